@@ -1,0 +1,45 @@
+# make run    the kit from images to pictures        make test   what CI checks on every change
+# Everything happens in .venv; a second call installs nothing.
+
+PYTHON ?= python3
+PY := .venv/bin/python
+NOTEBOOKS := train_default.ipynb train.ipynb train_best.ipynb inference.ipynb
+
+.PHONY: help run lab test test-all bench figures notebooks
+
+help:            ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv/run   ## train the baseline and look at it: notebooks to result/notebooks, numbers to result/*.csv
+	$(PY) -m lib.execute train_default.ipynb inference.ipynb
+
+lab: .venv/run   ## open the notebooks in JupyterLab
+	$(PY) -m jupyterlab train_default.ipynb
+
+test: .venv/dev  ## lint, unit tests, the four notebooks (smoke profile), the browser test where chromium is installed
+	$(PY) -m ruff check .
+	$(PY) -m pytest -q -n 2
+	$(PY) -m tests.notebooks $(NOTEBOOKS)
+	$(PY) -m pytest -q -m browser
+
+test-all: test   ## the same and the slow tests
+	$(PY) -m pytest -q -m slow
+
+bench: .venv/run ## speed and memory, measured side by side on this machine
+	$(PY) -m benchmarks.run
+
+notebooks: .venv/run ## execute the notebooks in place on the phantom, as they are committed
+	KIT_DATA=phantom KIT_PROFILE=quick $(PY) -m lib.execute --in-place $(NOTEBOOKS)
+
+figures: .venv/run ## draw the pictures of the README
+	$(PY) -m lib.figures img
+
+.venv/run: requirements.txt constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed, this is ' + sys.version.split()[0] + '; name another with: make PYTHON=python3.12')"
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install -q --disable-pip-version-check -r requirements.txt -c constraints.txt
+	touch $@
+
+.venv/dev: requirements-dev.txt .venv/run
+	$(PY) -m pip install -q --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
+	touch $@

@@ -1,0 +1,1 @@
+"""Brain MRI tumour segmentation: the code behind the course notebooks."""

@@ -1,0 +1,187 @@
+"""Preprocess a Kaggle folder once, in parallel, into arrays that are mapped into memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from threadpoolctl import threadpool_limits
+
+from lib import kaggle, transform
+from lib.kaggle import Patient
+from lib.transform import Geometry, preprocess, preprocess_mask
+from lib.utils import PROJECT, KitError, fingerprint, progress, sha256, source_fingerprint, write_json
+
+_VERSION = 1  # of the files below; changes of the preprocessing itself are seen from its source
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the cache knows of one patient.
+
+    Attributes:
+        rows: half-open range of the patient's slices in the arrays.
+        truth: offset in bytes of the packed native mask, or -1 without masks.
+        sha256: of the decoded pixels of images and masks.
+    """
+
+    name: str
+    rows: tuple[int, int]
+    truth: int
+    tumour_slices: int
+    sha256: str
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Preprocessed slices of all patients, read-only.
+
+    Attributes:
+        images: ``(N, 3, size, size)`` float16, z-scored; rounding is at most 1 part in 2,048.
+        masks: ``(N, size, size)`` {0, 1} uint8.
+        truth: native masks as packed bits; see ``native_mask``.
+    """
+
+    records: dict[str, Record]
+    remarks: list[str]
+    images: np.ndarray
+    masks: np.ndarray
+    truth: np.ndarray
+
+    def native_mask(self, name: str) -> np.ndarray | None:
+        """The mask as in the files, ``(S, H, W)`` {0, 1} uint8; None for a patient without masks."""
+        record = self.records[name]
+        if record.truth < 0:
+            return None
+        shape = record.geometry.shape
+        voxels = int(np.prod(shape))
+        packed = self.truth[record.truth:record.truth + -(-voxels // 8)]
+        return np.unpackbits(packed, count=voxels).reshape(shape)
+
+
+def cache_folder() -> Path:
+    """Where caches lie: ``KIT_CACHE``, else ``data/cache`` of the project, else the system's temporary folder."""
+    if os.environ.get("KIT_CACHE"):
+        return Path(os.environ["KIT_CACHE"])
+    folder = PROJECT / "data" / "cache"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return Path(tempfile.gettempdir()) / "brain-segmentation-cache"
+    return folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir()) / "brain-segmentation-cache"
+
+
+def open_cache(root: Path, patients: list[Patient], size: int, preprocessing: str) -> Cache:
+    """The cache of these patients at this size: opened when it is there and its sources are unchanged, else built.
+
+    It is built beside its place under a lock and renamed: two processes build it once, and an interruption leaves
+    nothing half-made.
+
+    Raises:
+        KitError: a file that cannot be used; see ``kaggle.read_patient``.
+    """
+    key = fingerprint([_VERSION, source_fingerprint(transform), kaggle.stat_key(patients), size, preprocessing])
+    series = f"{root.name}-{preprocessing}-{size}"
+    folder = cache_folder() / f"{series}-{key[:16]}"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f".{folder.name}.lock"):
+            if not folder.is_dir():
+                _build(folder, str(root.resolve()), patients, size, preprocessing)
+                _remove_outdated(folder, series)
+    return _open(folder)
+
+
+def _open(folder: Path) -> Cache:
+    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    records = {r["name"]: Record(**{**r, "rows": tuple(r["rows"]), "geometry": Geometry.from_dict(r["geometry"])})
+               for r in index["patients"]}
+    n, size = index["slices"], index["size"]
+    images = np.memmap(folder / "images.f16", np.float16, "r", shape=(n, 3, size, size))
+    masks = np.memmap(folder / "masks.u8", np.uint8, "r", shape=(n, size, size))
+    truth = np.fromfile(folder / "truth.bits", np.uint8)
+    return Cache(records, index["remarks"], images, masks, truth)
+
+
+def _build(folder: Path, root: str, patients: list[Patient], size: int, preprocessing: str) -> None:
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        records, remarks, rows, truth_bytes = [], [], 0, 0
+        with (open(partial / "images.f16", "wb") as images, open(partial / "masks.u8", "wb") as masks,
+              open(partial / "truth.bits", "wb") as truth):
+            for patient, done in zip(patients, _prepare_all(patients, size, preprocessing), strict=True):
+                images.write(done["images"])
+                masks.write(done["masks"])
+                truth.write(done["truth"])
+                n = len(done["masks"])
+                records.append({"name": patient.name, "rows": (rows, rows + n),
+                                "truth": truth_bytes if patient.masks else -1, **done["record"]})
+                remarks += done["remarks"]
+                rows, truth_bytes = rows + n, truth_bytes + len(done["truth"])
+        remarks += kaggle.twins({record["name"]: record["sha256"] for record in records})
+        write_json(partial / "index.json", {"root": root, "size": size, "slices": rows, "remarks": remarks,
+                                            "patients": records})
+        partial.chmod(0o755)
+        partial.rename(folder)
+    except OSError as error:
+        raise KitError(f"{folder.parent}: the cache cannot be written ({error}); free some space, or name another "
+                       f"folder in KIT_CACHE") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _prepare_all(patients: list[Patient], size: int, preprocessing: str) -> Iterator[dict[str, Any]]:
+    """Prepared patients in order; a few at a time are under way, so memory does not grow with their number.
+
+    Threads, not processes: the work is in numpy and zlib, which let other threads run, and nothing has to be copied.
+    """
+    workers = min(len(patients), os.cpu_count() or 1)
+    # one BLAS thread a worker: more of them than cores wait for each other in busy loops
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool, \
+            progress(total=len(patients), desc=f"preparing {size}x{size}", unit="patient") as bar:
+        under_way, queue = deque(), iter(patients)
+        try:
+            for patient in queue:
+                under_way.append(pool.submit(_prepare, patient, size, preprocessing))
+                if len(under_way) > workers:
+                    yield under_way.popleft().result()
+                    bar.update()
+            while under_way:
+                yield under_way.popleft().result()
+                bar.update()
+        finally:
+            for future in under_way:
+                future.cancel()
+
+
+def _prepare(patient: Patient, size: int, preprocessing: str) -> dict[str, Any]:
+    volume, mask, remarks = kaggle.read_patient(patient)
+    try:
+        images, geometry = preprocess(volume, size, preprocessing)
+    except ValueError as error:
+        raise KitError(f"{patient.images[0].parent}: {error}; remove this patient") from None
+    truth = b"" if mask is None else np.packbits(mask).tobytes()
+    masks = np.zeros(images[:, 0].shape, np.uint8) if mask is None else preprocess_mask(mask, geometry)
+    record = {"tumour_slices": 0 if mask is None else int(mask.any(axis=(1, 2)).sum()),
+              "sha256": sha256(repr(volume.shape).encode() + volume.tobytes() + truth), "geometry": geometry.to_dict()}
+    return {"images": images.astype(np.float16), "masks": masks, "truth": truth, "record": record, "remarks": remarks}
+
+
+def _remove_outdated(folder: Path, series: str) -> None:
+    """Delete caches of the same source and settings whose source has changed since."""
+    root = json.loads((folder / "index.json").read_text(encoding="utf-8"))["root"]
+    for other in folder.parent.glob(f"{series}-*"):
+        index = other / "index.json"
+        if other != folder and index.is_file() and json.loads(index.read_text(encoding="utf-8"))["root"] == root:
+            shutil.rmtree(other, ignore_errors=True)

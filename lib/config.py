@@ -1,0 +1,143 @@
+"""``Config``: every hyper-parameter of a run, in one frozen place; named recipes; profiles."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from lib.utils import KitError
+
+
+def _option(default: Any, help: str, choices: tuple[str, ...] = (), minimum: float | None = None) -> Any:
+    """A field that knows its help text and what it accepts: one source for validation and the command line."""
+    return field(default=default, metadata={"help": help, "choices": choices, "minimum": minimum})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides the outcome of a run. The defaults are the published baseline, as shipped.
+
+    Change a field with ``dataclasses.replace(config, lr=3e-4)``; a wrong value raises ``KitError`` at once.
+    Sources: Buda, Saha, Mazurowski 2019 (doi:10.1016/j.compbiomed.2019.05.002) and the code published with it.
+    """
+
+    # data
+    image_size: int = _option(256, "edge of the square slices that the network sees, pixels", minimum=16)
+    preprocessing: str = _option("reference", "reference (as published) or native (whole grid)",
+                                 ("reference", "native"))
+    split: str = _option("auto", "auto, published, holdout, holdout:N, or fold-I-of-K; always by patient")
+    # network
+    model: str = _option("unet", "network")
+    init_features: int = _option(32, "channels of the first level; each level below doubles them", minimum=1)
+    activation: str = _option("ReLU", "activation function between convolutions")
+    # objective and optimiser
+    loss: str = _option("DiceLoss", "loss function")
+    optimizer: str = _option("Adam", "optimiser", ("Adam", "SGD"))
+    lr: float = _option(1e-4, "initial learning rate", minimum=0)
+    momentum: float = _option(0.9, "momentum; used by SGD only", minimum=0)
+    weight_decay: float = _option(0.0, "L2 penalty on the weights", minimum=0)
+    lr_scheduler: str = _option("none", "none, or linear: down to a tenth of lr over the run", ("none", "linear"))
+    batch_size: int = _option(16, "slices per optimiser step", minimum=1)
+    epochs: int = _option(100, "passes over as many slices as the training patients have", minimum=1)
+    # sampling and augmentation
+    sampling: str = _option("frozen", "frozen: every epoch repeats one draw (as shipped); fresh: a new draw each epoch",
+                            ("frozen", "fresh"))
+    scale: float = _option(0.05, "augmentation: zoom by up to +- this share", minimum=0)
+    rotation: float = _option(15.0, "augmentation: rotate by up to +- degrees", minimum=0)
+    flip: float = _option(0.5, "augmentation: probability of a left-right flip", minimum=0)
+    padding: str = _option("zero", "what rotation brings in from outside: zero (as published: the mean intensity after "
+                                   "z-scoring, a grey frame) or background (black)", ("zero", "background"))
+    seed: int = _option(42, "seed of weights, sampling and augmentation", minimum=0)
+    # machine
+    device: str = _option("auto", "auto, cpu, cuda, cuda:1, mps")
+    precision: str = _option("auto", "auto, fp32, bf16 or fp16", ("auto", "fp32", "bf16", "fp16"))
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):
+            object.__setattr__(self, spec.name, _checked(spec, getattr(self, spec.name)))
+        if self.scale >= 1 or self.flip > 1:
+            raise KitError("Config: scale must be below 1 and flip at most 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Field name -> value; ``Config(**d)`` gives the same Config back."""
+        return dataclasses.asdict(self)
+
+
+def _checked(spec: dataclasses.Field, value: Any) -> Any:
+    """``value`` as the type of the field. Raises KitError when it is of another kind, too small or not a choice."""
+    kind = type(spec.default)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is float and number:
+        value = float(value)
+    if type(value) is not kind:
+        raise KitError(f"Config.{spec.name}: expected {kind.__name__}, got {value!r} ({spec.metadata['help']})")
+    minimum, choices = spec.metadata["minimum"], spec.metadata["choices"]
+    if minimum is not None and not minimum <= value < float("inf"):
+        raise KitError(f"Config.{spec.name}: {value} is out of range, the least is {minimum} ({spec.metadata['help']})")
+    if choices and value not in choices:
+        raise KitError(f"Config.{spec.name}: {value!r} is not one of {', '.join(choices)}")
+    return value
+
+
+REFERENCE = Config()
+"""The published recipe as shipped, its frozen sampling and grey frame included."""
+
+BEST = dataclasses.replace(REFERENCE, sampling="fresh", padding="background")
+"""The best recipe so far: the two faults of the shipped one mended. ``train_best.ipynb`` climbs on from here."""
+
+
+# --- profiles: how much of it this machine can do in a sitting ----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A named size of experiment and the reason it was chosen; ``apply`` shrinks a recipe to it."""
+
+    name: str
+    reason: str
+
+    def apply(self, config: Config) -> Config:
+        """``config`` at this profile's size: networks, images and epochs change, the question asked does not."""
+        return dataclasses.replace(config, **PROFILES[self.name])
+
+
+PROFILES: dict[str, dict[str, Any]] = {
+    # a few seconds a run: does everything work? Its numbers mean nothing.
+    "smoke": {"image_size": 64, "init_features": 4, "epochs": 2, "lr": 1e-3},
+    # a laptop: narrow network, small slices, and a larger rate because there are only a few hundred steps
+    "quick": {"image_size": 128, "init_features": 16, "epochs": 15, "lr": 1e-3},
+    # as published
+    "full": {},
+}
+
+
+def choose_profile(real_data: bool, device_type: str, asked: str | None = None) -> Profile:
+    """The profile for this data and device: ``full`` for real patients on an accelerator, otherwise ``quick``."""
+    if asked:
+        if asked not in PROFILES:
+            raise KitError(f"profile {asked!r} is unknown; use one of {', '.join(PROFILES)}")
+        return Profile(asked, "asked for" + (": too small to judge" if asked == "smoke" else ""))
+    if real_data and device_type != "cpu":
+        return Profile("full", "real patients and an accelerator")
+    why = "no accelerator" if real_data else "phantom data"
+    return Profile("quick", f"{why}; full is for real patients on an accelerator")
+
+
+# --- command line -------------------------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` one option per field of ``Config``, e.g. ``--init-features``; both - and _ are accepted."""
+    group = parser.add_argument_group("hyper-parameters (fields of Config)")
+    for spec in dataclasses.fields(Config):
+        names = dict.fromkeys((f"--{spec.name.replace('_', '-')}", f"--{spec.name}"))
+        group.add_argument(*names, dest=spec.name, type=type(spec.default), default=argparse.SUPPRESS,
+                           help=f"{spec.metadata['help']} (default: {spec.default})")
+
+
+def from_arguments(arguments: argparse.Namespace, base: Config = REFERENCE) -> Config:
+    """``base`` with the fields that were given on the command line."""
+    names = {spec.name for spec in dataclasses.fields(Config)}
+    return dataclasses.replace(base, **{name: value for name, value in vars(arguments).items() if name in names})

@@ -1,0 +1,255 @@
+"""Patients ready for a network: loading, splits by patient, and the draw of training slices."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lib import kaggle
+from lib.cache import Cache, Record, open_cache
+from lib.kaggle import Patient
+from lib.transform import draw_affine
+from lib.utils import KitError, fingerprint
+
+PUBLISHED_VALIDATION = tuple(f"TCGA_{name}" for name in (
+    "CS_4944_20010208", "CS_6667_20011105", "CS_6668_20011025", "DU_5851_19950428", "DU_6404_19850629",
+    "DU_6408_19860521", "DU_7014_19860618", "HT_7616_19940813", "HT_7692_19960724", "HT_7879_19981009",
+))
+"""The ten validation patients of the published code (its ``random.sample`` with seed 42)."""
+
+_SPLIT_SEED = 42  # not Config.seed: runs with other seeds must be scored on the same patients
+
+
+@dataclass(frozen=True)
+class Split:
+    """Patients to learn from and patients to score, never the same ones."""
+
+    name: str
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BrainData:
+    """A dataset in memory-mapped arrays, with its patients and their files."""
+
+    name: str
+    root: Path
+    image_size: int
+    preprocessing: str
+    patients: dict[str, Patient]
+    cache: Cache
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of the pixels of all patients: the same on every machine, whatever the dates of the files."""
+        return fingerprint(sorted((name, record.sha256) for name, record in self.cache.records.items()))
+
+    def record(self, patient: str) -> Record:
+        """What is known of one patient."""
+        return self.cache.records[patient]
+
+    def truth(self, patient: str) -> np.ndarray | None:
+        """Mask on the file's own grid, ``(S, H, W)`` {0, 1} uint8; None without masks."""
+        return self.cache.native_mask(patient)
+
+    def volume(self, patient: str) -> np.ndarray:
+        """Images as in the files, ``(S, H, W, 3)`` uint8: pre-contrast, FLAIR, post-contrast."""
+        return kaggle.read_patient(self.patients[patient])[0]
+
+    def slices(self, patients: tuple[str, ...]) -> SliceDataset:
+        """The slices of some patients as a torch dataset."""
+        return SliceDataset(self.cache, patients)
+
+    def report(self) -> str:
+        """What was found, in a few lines."""
+        records = self.cache.records.values()
+        counts = [record.geometry.shape[0] for record in records]
+        lines = [f"{self.name}: {len(records)} patients, {sum(counts)} slices ({min(counts)} to {max(counts)} each), "
+                 f"{sum(record.tumour_slices for record in records)} with tumour"]
+        remarks = self.cache.remarks
+        lines += [f"  note: {remark}" for remark in remarks[:5]]
+        return "\n".join(lines + [f"  ... and {len(remarks) - 5} more notes"] * (len(remarks) > 5))
+
+
+def load_data(root: str | Path, image_size: int = 256, preprocessing: str = "reference") -> BrainData:
+    """Find, check and preprocess a dataset in the Kaggle layout; from the second call on, open its cache.
+
+    Args:
+        root: the Kaggle folder, a folder that holds it, ``archive.zip``, or ``kaggle`` to download it.
+        image_size: edge of the network's slices, pixels.
+        preprocessing: ``reference`` or ``native``, see ``lib.transform.preprocess``.
+
+    Raises:
+        KitError: nothing usable there, or damaged files.
+    """
+    folder = kaggle.find_root(root)
+    patients = kaggle.list_patients(folder)
+    cache = open_cache(folder, patients, image_size, preprocessing)
+    return BrainData(folder.name, folder, image_size, preprocessing, {p.name: p for p in patients}, cache)
+
+
+# --- splits -------------------------------------------------------------------------------------------------------
+
+
+def make_split(data: BrainData, spec: str = "auto") -> Split:
+    """The split that ``Config.split`` names.
+
+    ``auto`` is ``published`` when all 110 patients of the dataset are there, a third of the patients for phantoms, and
+    otherwise ``holdout``: a stratified tenth, at least 5 and at most 10 patients. ``holdout:N`` holds out N patients,
+    ``fold-I-of-K`` is one of ``folds(data, K)``.
+
+    Raises:
+        KitError: the data cannot be split so.
+    """
+    names = tuple(data.patients)
+    unlabelled = [name for name in names if data.record(name).truth < 0]
+    if unlabelled:
+        raise KitError(f"{data.root}: {len(unlabelled)} patients have no masks, e.g. {unlabelled[0]}; training and "
+                       f"scoring need them")
+    if spec == "auto":
+        complete = len(names) == 110 and set(PUBLISHED_VALIDATION) <= set(names)
+        phantom = all(name.startswith("PHANTOM_") for name in names)
+        spec = "published" if complete else f"holdout:{max(1, len(names) // 3)}" if phantom else "holdout"
+    if spec == "published":
+        missing = set(PUBLISHED_VALIDATION).difference(names)
+        if missing:
+            raise KitError(f"{data.root}: the published split needs {min(missing)} and {len(missing) - 1} more; use "
+                           f"split=auto or fold-1-of-5")
+        return _split("published", names, PUBLISHED_VALIDATION)
+    if match := re.fullmatch(r"holdout(?::(\d+))?", spec):
+        count = int(match[1]) if match[1] else min(max(len(names) // 10, 5), 10, len(names) // 2)
+        return _holdout(data, count)
+    if (match := re.fullmatch(r"fold-(\d+)-of-(\d+)", spec)) and 1 <= int(match[1]) <= int(match[2]):
+        return folds(data, int(match[2]))[int(match[1]) - 1]
+    raise KitError(f"split {spec!r} is unknown; use auto, published, holdout, holdout:N or fold-I-of-K")
+
+
+def folds(data: BrainData, k: int = 5, seed: int = _SPLIT_SEED) -> list[Split]:
+    """Cross-validation: each patient is scored once, institutions are spread evenly over the folds.
+
+    Raises:
+        KitError: k below 2, or more folds than patients.
+    """
+    order = _dealing_order(data, seed)
+    if not 2 <= k <= len(order):
+        raise KitError(f"{k} folds of {len(order)} patients: k must lie between 2 and the number of patients")
+    return [_split(f"fold-{i + 1}-of-{k}", tuple(data.patients), order[i::k]) for i in range(k)]
+
+
+def _holdout(data: BrainData, count: int) -> Split:
+    order = _dealing_order(data, _SPLIT_SEED)
+    if not 1 <= count < len(order):
+        raise KitError(f"{data.root}: cannot hold out {count} of {len(order)} patients; at least one must be left to "
+                       f"learn from and one to score")
+    # evenly spaced along an order sorted by institution: each is represented by its share
+    picks = [order[int((i + 0.5) * len(order) / count)] for i in range(count)]
+    return _split(f"holdout:{count}", tuple(data.patients), picks)
+
+
+def _dealing_order(data: BrainData, seed: int) -> list[str]:
+    """Patients sorted by institution and shuffled within: dealt out like cards, each hand gets its share of each."""
+    names = np.random.default_rng(seed).permutation(sorted(data.patients))
+    return sorted((str(name) for name in names), key=lambda name: data.patients[name].institution)
+
+
+def _split(name: str, everyone: tuple[str, ...], validation: tuple[str, ...] | list[str]) -> Split:
+    held_out = set(validation)
+    return Split(name, tuple(p for p in everyone if p not in held_out), tuple(sorted(held_out)))
+
+
+# --- slices -------------------------------------------------------------------------------------------------------
+
+
+class SliceDataset(Dataset):
+    """Slices of some patients, patient by patient, as an ordinary torch dataset without augmentation.
+
+    An item is ``(image (3, H, W) float32, mask (1, H, W) float32 {0, 1})``. ``batch`` gathers many at once, which is
+    what training uses; ``__getitems__`` lets a ``DataLoader`` do the same.
+    """
+
+    def __init__(self, cache: Cache, patients: tuple[str, ...]) -> None:
+        ranges = [cache.records[name].rows for name in patients]
+        self.patients = patients
+        self.lengths = [stop - start for start, stop in ranges]
+        self._rows = np.concatenate([np.arange(start, stop) for start, stop in ranges])
+        self._images, self._masks = cache.images, cache.masks
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        images, masks = self.batch(np.array([index]))
+        return images[0], masks[0]
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor]]:
+        return list(zip(*self.batch(np.asarray(indices)), strict=True))
+
+    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        """``(N, 3, H, W)`` and ``(N, 1, H, W)`` float32, one gather for all."""
+        rows = self._rows[indices]
+        images = torch.from_numpy(self._images[rows].astype(np.float32))
+        return images, torch.from_numpy(self._masks[rows, None].astype(np.float32))
+
+    def volume_masks(self) -> list[np.ndarray]:
+        """The masks of each patient, ``(S, H, W)`` {0, 1} uint8, in the order of ``patients``."""
+        return np.split(self._masks[self._rows], np.cumsum(self.lengths)[:-1])
+
+    @cached_property
+    def areas(self) -> np.ndarray:
+        """Tumour pixels of each slice, ``(len,)``."""
+        return np.array([int(self._masks[row].sum()) for row in self._rows])
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The training samples of one epoch: which slices, and the matrices that augment them."""
+
+    indices: np.ndarray  # (n,) into a SliceDataset
+    theta: np.ndarray  # (n, 2, 3), see lib.transform.draw_affine
+
+
+class Sampler:
+    """The published sampling: a random patient, then one of its slices, weighted by tumour area + 10 % of the mean.
+
+    A draw depends on (seed, epoch) alone, so that an interrupted run goes on with the samples it would have seen.
+    ``frozen`` repeats the draw of epoch 0: the published code seeds its loader's workers anew at every epoch.
+
+    Args:
+        slices: the training slices; an epoch has as many samples.
+        sampling: ``frozen`` or ``fresh``.
+        scale, rotation, flip: see ``draw_affine``.
+    """
+
+    def __init__(self, slices: SliceDataset, seed: int, sampling: str, scale: float, rotation: float,
+                 flip: float) -> None:
+        self._seed, self._frozen = seed, sampling == "frozen"
+        self._augmentation = {"scale": scale, "rotation": rotation, "flip": flip}
+        self._patients = len(slices.patients)
+        # patient p owns the interval [p, p + 1), shared out among its slices by weight: one uniform number draws both
+        self._cumulative = np.concatenate([
+            p + _cumulative_weights(areas)
+            for p, areas in enumerate(np.split(slices.areas, np.cumsum(slices.lengths)[:-1]))
+        ])
+
+    def draw(self, epoch: int) -> Draw:
+        """The samples of an epoch, counted from 0."""
+        n = len(self._cumulative)
+        rng = np.random.default_rng([self._seed, 0 if self._frozen else epoch])
+        indices = np.searchsorted(self._cumulative, rng.random(n) * self._patients, side="right")
+        return Draw(np.minimum(indices, n - 1), draw_affine(rng, n, **self._augmentation))
+
+
+def _cumulative_weights(areas: np.ndarray) -> np.ndarray:
+    """Cumulative probabilities of a patient's slices, ending at 1."""
+    weights = areas + 0.1 * areas.mean() if areas.any() else np.ones(len(areas))
+    cumulative = np.cumsum(weights / weights.sum())
+    cumulative[-1] = 1.0
+    return cumulative

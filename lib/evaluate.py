@@ -1,0 +1,89 @@
+"""A network and patients -> probabilities, DSC per patient, and the table of cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lib.dataset import BrainData, SliceDataset
+from lib.metrics import counts, dsc, hd95, largest_component
+from lib.utils import Precision, memory_format
+
+THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and in which number format a network computes."""
+
+    device: torch.device
+    precision: Precision
+
+    def to_device(self, batch: Tensor) -> Tensor:
+        """``(N, C, H, W)`` in the layout that this device convolves fastest."""
+        return batch.to(self.device, memory_format=memory_format(self.device), non_blocking=True)
+
+
+def forward_batches(model: nn.Module, slices: SliceDataset, machine: Machine,
+                    batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits and masks, ``(N, 1, H, W)`` float32 on the device, batch by batch in the order of the slices."""
+    model.eval()
+    for start in range(0, len(slices), batch_size):
+        indices = np.arange(start, min(start + batch_size, len(slices)))
+        images, masks = (machine.to_device(part) for part in slices.batch(indices))
+        with torch.inference_mode(), machine.precision.autocast(machine.device):
+            logits = model(images)
+        yield logits.float(), masks
+
+
+def predict_volumes(model: nn.Module, data: BrainData, patients: tuple[str, ...], machine: Machine,
+                    batch_size: int) -> Iterator[tuple[str, np.ndarray]]:
+    """(patient, probabilities ``(S', size, size)`` float32 on the network's grid), one patient at a time."""
+    for patient in patients:
+        slices = data.slices((patient,))
+        logits = [logits for logits, _ in forward_batches(model, slices, machine, batch_size)]
+        yield patient, torch.sigmoid(torch.cat(logits)[:, 0]).cpu().numpy()
+
+
+def validate(model: nn.Module, loss: nn.Module, slices: SliceDataset, machine: Machine,
+             batch_size: int) -> tuple[float, float]:
+    """(mean loss over batches, mean DSC of the largest component over patients) on the network's grid."""
+    losses, masks = [], []
+    for logits, truth in forward_batches(model, slices, machine, batch_size):
+        losses.append(loss(logits, truth))
+        masks.append(torch.sigmoid(logits[:, 0]) > THRESHOLD)
+    predicted = np.split(torch.cat(masks).cpu().numpy(), np.cumsum(slices.lengths)[:-1])
+    scores = [dsc(largest_component(mask), truth)
+              for mask, truth in zip(predicted, slices.volume_masks(), strict=True)]
+    return torch.stack(losses).mean().item(), float(np.mean(scores))
+
+
+def native_mask(data: BrainData, patient: str, probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities on the network's grid -> largest component of the mask on the file's grid, ``(S, H, W)`` uint8."""
+    restored = data.record(patient).geometry.restore(probabilities)
+    return largest_component(restored > THRESHOLD).astype(np.uint8)
+
+
+def case_row(data: BrainData, patient: str, probabilities: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
+    """A row of cases.csv; only ``patient`` and ``slices`` for a patient without masks.
+
+    Args:
+        probabilities: ``(S', size, size)``, on the network's grid.
+        mask: ``(S, H, W)``, see ``native_mask``.
+    """
+    row: dict[str, Any] = {"patient": patient, "slices": len(mask)}
+    truth = data.truth(patient)
+    if truth is None:
+        return row
+    network_truth = data.slices((patient,)).volume_masks()[0]
+    native = counts(mask, truth)
+    return row | {
+        "dsc": dsc(largest_component(probabilities > THRESHOLD), network_truth), "dsc_native": native.dsc,
+        **native._asdict(), "iou": native.iou, "precision": native.precision, "recall": native.recall,
+        "hd95": hd95(mask, truth),
+    }

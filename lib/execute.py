@@ -1,0 +1,102 @@
+"""Run notebooks headless: ``python -m lib.execute train_default.ipynb inference.ipynb``
+
+Each runs top to bottom in a fresh kernel; what its cells print, progress bars included, appears as it comes. The
+executed copies go to ``<out>/notebooks``, or back into place with ``--in-place``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+from lib.logger import TRAIN_CSV, finished_runs
+from lib.utils import PROJECT, KitError, run_command, write_atomic
+
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+class _Client(NotebookClient):
+    """Passes on to the terminal what a cell prints, while it prints."""
+
+    def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
+        if msg["msg_type"] == "stream":
+            print(msg["content"]["text"], end="", file=getattr(sys, msg["content"]["name"]), flush=True)
+        return super().process_message(msg, cell, cell_index)
+
+
+def execute(notebook: Path, target: Path) -> None:
+    """Run ``notebook`` and write the executed copy to ``target``.
+
+    Raises:
+        KitError: a cell failed; what was executed until then is written too.
+    """
+    content = nbformat.read(notebook, as_version=4)
+    cells = sum(cell.cell_type == "code" for cell in content.cells)
+    started = iter(range(1, cells + 1))
+
+    def announce(cell: Any, **_: Any) -> None:
+        if cell.cell_type == "code":
+            print(f"--- {notebook.name} [{next(started)}/{cells}] {cell.source.splitlines()[0][:80]}", flush=True)
+
+    client = _Client(content, timeout=None, resources={"metadata": {"path": str(PROJECT)}}, on_cell_execute=announce,
+                     store_widget_state=False)
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        raise KitError(f"{notebook.name}: a cell failed with {error.ename}: {error.evalue}; the notebook up to there "
+                       f"is {target}") from None
+    finally:
+        _tidy(content)
+        write_atomic(target, nbformat.writes(content) + "\n")
+
+
+def _tidy(content: nbformat.NotebookNode) -> None:
+    """Drop what means nothing in a file: finished progress bars, widgets without their kernel, times of execution."""
+    for cell in content.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs
+                            if _WIDGET not in output.get("data", {})
+                            and not (output.get("name") == "stderr" and "\r" in output["text"])]
+
+
+def _report(out: Path, copies: list[Path]) -> None:
+    """Say how good the last run is and where everything lies."""
+    runs = sorted(finished_runs(out), key=lambda run: (run.folder / "run.json").stat().st_mtime)
+    if runs:
+        print(f"\nvalidation DSC  {runs[-1].dsc}")
+        print(f"run             {_short(runs[-1].folder)}")
+        print(f"result CSV      {_short(out / TRAIN_CSV)}")
+    print("\n".join(f"notebook        {_short(copy)}" for copy in copies))
+
+
+def _short(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m lib.execute", description="Run notebooks headless.")
+    parser.add_argument("notebooks", nargs="+", type=Path)
+    parser.add_argument("--in-place", action="store_true", help="write the outputs into the notebooks themselves")
+    arguments = parser.parse_args()
+    out = Path(os.environ.get("KIT_OUT") or PROJECT / "result")
+    os.environ.setdefault("KIT_PROGRESS", "text")  # the kernel inherits it: a widget would not show in a terminal
+    copies = []
+    for notebook in arguments.notebooks:
+        if not notebook.is_file():
+            raise KitError(f"{notebook}: no such notebook; run this in the folder that holds them")
+        copies.append(notebook if arguments.in_place else out / "notebooks" / notebook.name)
+        execute(notebook, copies[-1])
+    _report(out, copies)
+
+
+if __name__ == "__main__":
+    run_command(main)

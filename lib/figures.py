@@ -1,0 +1,68 @@
+"""The pictures of the README, drawn from the phantom: ``python -m lib.figures img``"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from lib.dataset import load_data
+from lib.metrics import Counts, counts
+from lib.phantom import write_phantom
+from lib.plot import BLUE, GREEN, VERMILION, patient_slices, styled
+from lib.session import PHANTOM_FOLDER
+from lib.utils import run_command
+
+
+def mri() -> Figure:
+    """The three sequences of a phantom and its tumour."""
+    data = load_data(write_phantom(PHANTOM_FOLDER), image_size=128)
+    return patient_slices(data, max(data.patients, key=lambda name: data.record(name).tumour_slices))
+
+
+@styled
+def dice_coefficient() -> Figure:
+    """What a Dice coefficient looks like: three predictions of the same disc, moved further and further away."""
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3.6))
+    y, x = np.mgrid[:240, :400]
+    truth = np.hypot(x - 160, y - 120) < 80
+    for axis, shift in zip(axes, (8, 40, 96), strict=True):
+        pred = np.hypot(x - 160 - shift, y - 120) < 80
+        axis.imshow(_errors(pred, truth))
+        axis.axis("off")
+        axis.set_title(_formula(counts(pred[None], truth[None])))
+    for axis, (text, colour) in zip(axes, (("true positive (TP)", GREEN), ("false negative (FN): missed", BLUE),
+                                           ("false positive (FP): false alarm", VERMILION)), strict=True):
+        axis.text(0.5, -0.06, f"■ {text}", color=colour, ha="center", va="top", transform=axis.transAxes)
+    return figure
+
+
+def _errors(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Colour image of true positives, false negatives and false positives on white."""
+    image = np.ones((*pred.shape, 3))
+    for region, colour in ((pred & truth, GREEN), (truth & ~pred, BLUE), (pred & ~truth, VERMILION)):
+        image[region] = plt.matplotlib.colors.to_rgb(colour)
+    return image
+
+
+def _formula(c: Counts) -> str:
+    return rf"DSC = $\frac{{2\,TP}}{{2\,TP + FP + FN}}$ = {c.dsc:.2f}"
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m lib.figures", description="Draw the pictures of the README.")
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for draw in (mri, dice_coefficient):
+        figure = draw()
+        figure.savefig(folder / f"{draw.__name__}.png", metadata={"Software": None})
+        print(folder / f"{draw.__name__}.png")
+
+
+if __name__ == "__main__":
+    run_command(main)

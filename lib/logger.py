@@ -1,0 +1,230 @@
+"""The run folder, the only source of truth, and the result CSVs derived from it."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import platform
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from filelock import FileLock
+
+from lib import dataset, evaluate, loss, metrics, networks, transform
+from lib.config import Config
+from lib.dataset import BrainData, Split
+from lib.metrics import Summary, summarise
+from lib.utils import KitError, fingerprint, sha256, source_fingerprint, write_atomic, write_json
+
+SCHEMA = 1
+TRAIN_CSV, BEST_CSV = "uexec_result_train.csv", "uexec_result_best.csv"
+BEST_PLAN = "best"  # runs of plans whose names start so go to BEST_CSV, all others to TRAIN_CSV
+
+
+def run_id(config: Config, data: BrainData, split: Split, train_module: Any) -> str:
+    """Readable slug and a hash of all that decides the outcome: config, data, split, and the source of what it uses.
+
+    A network or loss that the run does not use is not part of it; neither is the device.
+    """
+    settings = {name: value for name, value in config.to_dict().items() if name != "device"}
+    network = networks.network_class(config.model)
+    sources = source_fingerprint(__import__(network.__module__, fromlist=["_"]), type(loss.build_loss(config.loss)),
+                                 transform, dataset, train_module, evaluate, metrics)
+    digest = fingerprint([settings, data.fingerprint, split.train, split.validation, sources])
+    return (f"{config.model}{config.init_features}-{config.loss}-{config.optimizer}-{config.sampling}-"
+            f"{config.image_size}px-seed{config.seed}-{digest[:10]}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read: ``run.info`` (run.json), ``run.history`` and ``run.cases`` as tables, ``run.weights``."""
+
+    folder: Path
+
+    @property
+    def id(self) -> str:
+        """Name of the folder."""
+        return self.folder.name
+
+    @property
+    def weights(self) -> Path:
+        """Weights of the epoch with the best validation DSC."""
+        return self.folder / "best.pt"
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """The content of run.json."""
+        return json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+
+    @cached_property
+    def config(self) -> Config:
+        """The run's hyper-parameters."""
+        return Config(**self.info["config"])
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """A row per epoch: ``epoch, lr, train loss, val loss, val_dsc``."""
+        return pd.read_csv(self.folder / "history.csv")
+
+    @cached_property
+    def cases(self) -> pd.DataFrame:
+        """A row per validation patient; see ``lib.evaluate.case_row``."""
+        return pd.read_csv(self.folder / "cases.csv")
+
+    @cached_property
+    def dsc(self) -> Summary:
+        """Mean DSC over validation patients at the best epoch, with its spread."""
+        return summarise(self.cases["dsc"])
+
+    def unseen(self, data: BrainData) -> tuple[str, ...]:
+        """The patients of ``data`` that this run was not trained on: only they tell how good it is."""
+        return tuple(sorted(set(data.patients).difference(self.info["split"]["train"])))
+
+    def __str__(self) -> str:
+        best = self.info["best"]
+        return f"{self.id}: best epoch {best['epoch']} of {self.config.epochs}, validation DSC {self.dsc}"
+
+
+class RunFolder:
+    """Writes one run. ``with folder.lock(): ...`` keeps a second process from training the same run."""
+
+    def __init__(self, out: Path, run_id: str) -> None:
+        self.path = out / "runs" / run_id
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def lock(self) -> FileLock:
+        """Held while the run trains; a second process waits for it, and then finds the run finished."""
+        return FileLock(self.path / ".lock")
+
+    def read(self) -> dict[str, Any]:
+        """run.json so far, or an empty dict."""
+        file = self.path / "run.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+    def update(self, **values: Any) -> None:
+        """Change fields of run.json."""
+        write_json(self.path / "run.json", self.read() | values)
+
+    def add_plan(self, plan: str) -> None:
+        """Note that the run belongs to ``plan`` too."""
+        plans = self.read().get("plans", [])
+        if plan not in plans:
+            self.update(plans=sorted([*plans, plan]))
+
+    def write_history(self, rows: list[dict[str, Any]]) -> None:
+        """Write history.csv, a row per epoch."""
+        write_atomic(self.path / "history.csv", to_csv(pd.DataFrame(rows)))
+
+    def write_cases(self, rows: list[dict[str, Any]]) -> None:
+        """Write cases.csv, a row per validation patient."""
+        write_atomic(self.path / "cases.csv", to_csv(pd.DataFrame(rows)))
+
+    def save(self, name: str, content: dict[str, Any]) -> None:
+        """``torch.save`` into the folder, atomically and with the same bytes for the same content."""
+        buffer = io.BytesIO()  # saving to a path would put the temporary file's name into the archive
+        torch.save(content, buffer)
+        write_atomic(self.path / name, buffer.getvalue())
+
+    def load(self, name: str) -> dict[str, Any] | None:
+        """What ``save`` wrote, on the CPU; None when it is not there."""
+        file = self.path / name
+        return torch.load(file, map_location="cpu", weights_only=True) if file.is_file() else None
+
+    def log_tensorboard(self, row: dict[str, Any]) -> None:
+        """Write an epoch's figures for TensorBoard, where it is installed."""
+        if importlib.util.find_spec("tensorboard") is None:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+        with SummaryWriter(self.path / "tensorboard", purge_step=row["epoch"]) as writer:
+            for name in ("lr", "train loss", "val loss", "val_dsc"):
+                writer.add_scalar(name, row[name], row["epoch"])
+
+
+def description(config: Config, data: BrainData, split: Split) -> dict[str, Any]:
+    """What run.json says of a run before it starts."""
+    return {
+        "schema": SCHEMA, "status": "running", "config": config.to_dict(),
+        "data": {"name": data.name, "patients": len(data.patients), "sha256": data.fingerprint},
+        "split": {"name": split.name, "train": list(split.train), "validation": list(split.validation)},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
+                     "platform": platform.platform()},
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words: the name of the GPU, or the kind of CPU."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} (CUDA {torch.version.cuda})"
+    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def checkpoint_hashes(path: Path) -> dict[str, str]:
+    """SHA-256 of the weights and tables of a finished run."""
+    return {name: sha256(path / name) for name in ("best.pt", "history.csv", "cases.csv")}
+
+
+# --- result CSVs --------------------------------------------------------------------------------------------------
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """UTF-8 text with LF and ``.``, eight significant digits."""
+    return table.to_csv(index=False, lineterminator="\n", float_format="%.8g")
+
+
+def finished_runs(out: str | Path) -> list[Run]:
+    """All finished runs below ``out``, in the order of the CSVs: plan, config, run."""
+    runs = [Run(file.parent) for file in sorted(Path(out).glob("runs/*/run.json"))]
+    done = [run for run in runs if run.info["status"] == "finished"]
+    return sorted(done, key=lambda run: (run.info["plans"], json.dumps(run.info["config"], sort_keys=True), run.id))
+
+
+def write_result_csvs(out: str | Path) -> dict[str, Path]:
+    """Rebuild both result CSVs from the run folders; file name -> path of those that have rows."""
+    out = Path(out)
+    tables: dict[str, list[pd.DataFrame]] = {TRAIN_CSV: [], BEST_CSV: []}
+    for run in finished_runs(out):
+        best = [plan.startswith(BEST_PLAN) for plan in run.info["plans"]]
+        for name, belongs in ((BEST_CSV, any(best)), (TRAIN_CSV, not all(best))):
+            if belongs:
+                tables[name].append(_result_rows(run))
+    with FileLock(out / ".csv.lock"):
+        for name, parts in tables.items():
+            if parts:
+                write_atomic(out / name, to_csv(pd.concat(parts)))
+    return {name: out / name for name, parts in tables.items() if parts}
+
+
+def _result_rows(run: Run) -> pd.DataFrame:
+    """A run's rows in the coursework's columns and spelling, then the rest."""
+    c, history = run.config, run.history
+    return pd.DataFrame({
+        "loss function": c.loss, "optimizer function": c.optimizer, "weight decay": c.weight_decay,
+        "use_lr scheduler": "FALSE" if c.lr_scheduler == "none" else "TRUE",
+        "epoch": history["epoch"], "val loss": history["val loss"], "val_dsc": history["val_dsc"],
+        "model": c.model, "init features": c.init_features, "activation": c.activation, "batch size": c.batch_size,
+        "lr": history["lr"], "momentum": c.momentum if c.optimizer == "SGD" else "", "lr scheduler": c.lr_scheduler,
+        "seed": c.seed, "train loss": history["train loss"], "image size": c.image_size,
+        "dataset": run.info["data"]["name"], "split": run.info["split"]["name"], "run_id": run.id,
+        "plan": "; ".join(run.info["plans"]), "sampling": c.sampling, "padding": c.padding,
+        "precision": run.info["precision"], "parameters": run.info["parameters"],
+    })
+
+
+def find_run(out: str | Path, run_id: str | None = None) -> Run:
+    """The finished run of that id, or the one with the best mean validation DSC.
+
+    Raises:
+        KitError: there is none.
+    """
+    runs = [run for run in finished_runs(out) if run_id is None or run.id == run_id]
+    if not runs:
+        raise KitError(f"{Path(out) / 'runs'}: no finished run{f' {run_id}' if run_id else ''}; train one first")
+    return max(runs, key=lambda run: run.dsc.mean)
+
+

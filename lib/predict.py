@@ -1,0 +1,181 @@
+"""Weights and images -> masks in the Kaggle layout and the table of cases.
+
+Command line: ``python -m lib.predict --weights FILE --data DIR --out DIR``
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from lib.config import REFERENCE, Config
+from lib.dataset import BrainData, load_data
+from lib.evaluate import Machine, case_row, native_mask, predict_volumes
+from lib.kaggle import write_masks
+from lib.logger import to_csv
+from lib.metrics import summarise
+from lib.networks import build_model
+from lib.unet import from_published
+from lib.utils import (
+    KitError,
+    deterministic,
+    memory_format,
+    pick_device,
+    pick_precision,
+    progress,
+    run_command,
+    write_atomic,
+)
+
+
+def load_weights(file: str | Path) -> nn.Module:
+    """The network that a file describes, in eval mode on the CPU; its ``config`` says how to prepare images for it.
+
+    Args:
+        file: ``best.pt`` of a run, or a bare state dict of the published U-Net (``encoder1.enc1conv1.weight`` ...).
+            Opened as data: a file that wants to run code is refused.
+
+    Raises:
+        KitError: no such file, no weights in it, or weights of another network.
+    """
+    file = Path(file)
+    content = _read_checkpoint(file)
+    if isinstance(content.get("config"), dict) and isinstance(content.get("weights"), dict):
+        config, weights = _config_of(file, content["config"]), content["weights"]
+    else:
+        weights = from_published(content)
+        head = weights.get("conv.weight")
+        if not isinstance(head, torch.Tensor) or head.ndim != 4:
+            raise KitError(f"{file}: neither best.pt of a run nor a state dict of the published U-Net; give either")
+        config = dataclasses.replace(REFERENCE, init_features=head.shape[1])
+    model = build_model(config)
+    try:
+        model.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise KitError(f"{file}: its weights are not those of {config.model} with {config.init_features} features "
+                       f"({reason})") from None
+    model.config = config
+    return model.eval()
+
+
+def _read_checkpoint(file: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise KitError(f"{file}: no such file; give best.pt of a run, e.g. result/runs/<run>/best.pt") from None
+    except pickle.UnpicklingError:
+        raise KitError(f"{file}: holds more than weights, or is damaged; not opened, as it could run code") from None
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise KitError(f"{file}: cannot be read as weights ({' '.join(str(error).split())[:120]})") from None
+    if not isinstance(content, dict):
+        raise KitError(f"{file}: holds a {type(content).__name__}, expected a dict of weights")
+    return content
+
+
+def _config_of(file: Path, values: dict[str, Any]) -> Config:
+    try:
+        return Config(**values)
+    except TypeError as error:
+        raise KitError(f"{file}: made by another version of the kit ({error}); use that version") from None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predicted masks and how good they are.
+
+    Attributes:
+        cases: a row per patient, see ``lib.evaluate.case_row``.
+    """
+
+    data: BrainData
+    cases: pd.DataFrame
+    _packed: dict[str, np.ndarray]
+
+    def mask(self, patient: str) -> np.ndarray:
+        """Largest component of the predicted mask on the file's grid, ``(S, H, W)`` {0, 1} uint8."""
+        shape = self.data.record(patient).geometry.shape
+        return np.unpackbits(self._packed[patient], count=int(np.prod(shape))).reshape(shape)
+
+    def ranked(self) -> list[str]:
+        """Patients from the worst to the best native DSC; by name where there is no truth."""
+        by = [name for name in ("dsc_native", "patient") if name in self.cases]
+        return list(self.cases.sort_values(by)["patient"])
+
+    def __str__(self) -> str:
+        if "dsc" not in self.cases:
+            return f"{len(self.cases)} patients without masks: nothing to compare with"
+        scored = self.cases.dropna(subset=["dsc"])
+        return (f"DSC as published: {summarise(scored['dsc'])}\n"
+                f"DSC on the file's grid: {summarise(scored['dsc_native'])}")
+
+
+def predict(weights: nn.Module | str | Path, data: BrainData | str | Path, out: str | Path | None = None,
+            patients: tuple[str, ...] | list[str] | None = None, device: str = "auto", precision: str = "auto",
+            batch_size: int = 16) -> Prediction:
+    """Segment patients: prepare, run the network, bring masks back to the file's grid, keep the largest component.
+
+    Args:
+        weights: from ``load_weights``, or a file for it.
+        data: from ``load_data``, or a folder for it; masks are used for scoring where there are any.
+        out: where ``<patient>/<patient>_<slice>_mask.tif`` and ``cases.csv`` go; nothing is written without it.
+        patients: names; all of them by default.
+
+    Raises:
+        KitError: unusable weights, data or patient names, or data prepared for another image size.
+    """
+    model = weights if isinstance(weights, nn.Module) else load_weights(weights)
+    config: Config = model.config
+    if not isinstance(data, BrainData):
+        data = load_data(data, config.image_size, config.preprocessing)
+    if (data.image_size, data.preprocessing) != (config.image_size, config.preprocessing):
+        raise KitError(f"the network was trained on {config.preprocessing} at {config.image_size} pixels, the data was "
+                       f"loaded as {data.preprocessing} at {data.image_size}; load it with the network's values")
+    names = tuple(data.patients) if patients is None else tuple(patients)
+    unknown = [name for name in names if name not in data.patients]
+    if unknown:
+        raise KitError(f"{data.root}: no patient {unknown[0]} there; the first of {len(data.patients)} is "
+                       f"{next(iter(data.patients))}")
+    chosen = pick_device(device)
+    machine = Machine(chosen, pick_precision(chosen, precision))
+    model.to(chosen, memory_format=memory_format(chosen))
+    rows, packed = [], {}
+    with deterministic(), progress(total=len(names), desc="segmenting", unit="patient") as bar:
+        for name, probabilities in predict_volumes(model, data, names, machine, batch_size):
+            mask = native_mask(data, name, probabilities)
+            rows.append(case_row(data, name, probabilities, mask))
+            packed[name] = np.packbits(mask)
+            if out is not None:
+                write_masks(Path(out), data.patients[name], mask)
+            bar.update()
+    cases = pd.DataFrame(rows)
+    if out is not None:
+        write_atomic(Path(out) / "cases.csv", to_csv(cases))
+    return Prediction(data, cases, packed)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m lib.predict", description="Segment the patients of a folder.")
+    parser.add_argument("--weights", required=True, help="best.pt of a run, or a state dict of the published U-Net")
+    parser.add_argument("--data", required=True, help="Kaggle folder, a folder that holds it, or archive.zip")
+    parser.add_argument("--out", required=True, help="folder for masks and cases.csv")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
+    arguments = parser.parse_args()
+    print(predict(arguments.weights, arguments.data, arguments.out, device=arguments.device,
+                  precision=arguments.precision))
+    print(f"masks and cases.csv: {arguments.out}")
+
+
+if __name__ == "__main__":
+    run_command(main)

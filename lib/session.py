@@ -1,0 +1,93 @@
+"""The first cell of a notebook: is everything there, where is the data, and how large an experiment fits here?"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lib.config import Config, Profile, choose_profile
+from lib.dataset import BrainData, load_data
+from lib.phantom import write_phantom
+from lib.utils import PROJECT, KitError, pick_device, pick_precision
+
+KAGGLE_FOLDERS = (PROJECT / "data" / "kaggle_3m", PROJECT / "data" / "archive.zip",
+                  Path("/kaggle/input/lgg-mri-segmentation"))  # the last: where Kaggle's own notebooks find it
+PHANTOM_FOLDER = PROJECT / "data" / "phantom"
+
+
+@dataclass(frozen=True)
+class Session:
+    """Data, results folder and profile of a notebook."""
+
+    source: Path
+    out: Path
+    profile: Profile
+
+    def config(self, recipe: Config) -> Config:
+        """``recipe`` at the size of this session's profile."""
+        return self.profile.apply(recipe)
+
+    def load(self, config: Config) -> BrainData:
+        """The session's data, prepared as ``config`` wants it; says what was found."""
+        data = load_data(self.source, config.image_size, config.preprocessing)
+        print(data.report())
+        return data
+
+
+def start(profile: str | None = None, data: str | Path | None = None, out: str | Path | None = None) -> Session:
+    """Check the installation, find the data, choose the profile, and say so in ``[OK]`` / ``[FAIL]`` lines.
+
+    Args:
+        profile: ``smoke``, ``quick`` or ``full``; by default what data and device suggest.
+        data: Kaggle folder, ``archive.zip``, ``kaggle`` or ``phantom``; by default the Kaggle data if it is there.
+        out: folder of results; by default ``result``.
+
+    The environment variables ``KIT_PROFILE``, ``KIT_DATA`` and ``KIT_OUT`` come before all of them: that is how a
+    notebook is run elsewhere without changing it.
+
+    Raises:
+        KitError: a line said ``[FAIL]``.
+    """
+    out = Path(os.environ.get("KIT_OUT") or out or PROJECT / "result")
+    device = pick_device()
+    precision = pick_precision(device)
+    _say(sys.version_info >= (3, 11), f"Python {platform.python_version()}", "install Python 3.11 or newer")
+    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    _say(version >= (2, 6), f"torch {torch.__version__}", "pip install -r requirements.txt -c constraints.txt")
+    _say(True, f"device {device}, {precision.name}: {precision.reason}")
+    source, real = _find_data(os.environ.get("KIT_DATA") or data)
+    _say(True, f"data {_short(source)}" + ("" if real else ": the embedded phantom, generated, nobody's brain"))
+    chosen = choose_profile(real, device.type, os.environ.get("KIT_PROFILE") or profile)
+    _say(True, f"profile {chosen.name}: {chosen.reason}")
+    _say(True, f"results go to {_short(out)}")
+    return Session(source, out, chosen)
+
+
+def _find_data(asked: str | Path | None) -> tuple[Path, bool]:
+    """(where the data is, whether it is real); makes the phantom when it is needed."""
+    if asked and str(asked) != "phantom":
+        return Path(asked), True
+    if not asked:
+        for place in KAGGLE_FOLDERS:
+            if place.exists():
+                return place, True
+    return write_phantom(PHANTOM_FOLDER), False
+
+
+def _say(fine: bool, what: str, remedy: str = "") -> None:
+    print(f"[{'OK' if fine else 'FAIL'}] {what}")
+    if not fine:
+        raise KitError(f"{what} will not do: {remedy}")
+
+
+def _short(path: Path) -> str:
+    """A path as short as possible: notebooks are committed, and nobody's home folder belongs in them."""
+    for base in (Path.cwd(), PROJECT):
+        if path.resolve().is_relative_to(base.resolve()):
+            return path.resolve().relative_to(base.resolve()).as_posix()
+    return path.name

@@ -1,0 +1,225 @@
+"""Train one network: ``fit(config, data) -> Run``, with a checkpoint after every epoch and exact resumption.
+
+Command line: ``python -m lib.train --data DIR --out DIR [--epochs 30 --loss IOULoss ...]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib.config import Config, add_arguments, from_arguments
+from lib.dataset import BrainData, Sampler, Split, load_data, make_split
+from lib.evaluate import Machine, case_row, native_mask, predict_volumes, validate
+from lib.logger import (
+    Run,
+    RunFolder,
+    checkpoint_hashes,
+    description,
+    device_name,
+    run_id,
+    write_result_csvs,
+)
+from lib.loss import build_loss
+from lib.networks import build_model, count_parameters
+from lib.transform import warp
+from lib.utils import (
+    KitError,
+    deterministic,
+    memory_format,
+    peak_memory,
+    pick_device,
+    pick_precision,
+    progress,
+    run_command,
+    seed_everything,
+)
+
+
+def fit(config: Config, data: BrainData, out: str | Path = "result", plan: str = "train") -> Run:
+    """Train ``config`` on ``data`` and keep everything in ``<out>/runs/<run_id>/``.
+
+    The same run asked for twice is loaded, an interrupted one goes on from its last finished epoch, and ends with the
+    same bytes as if it had never stopped (on a CPU). The result CSVs in ``out`` are brought up to date.
+
+    Args:
+        config: hyper-parameters; ``config.image_size`` and ``config.preprocessing`` must be those of ``data``.
+        data: from ``load_data``.
+        out: folder of results.
+        plan: the experiment that this run belongs to; a name that starts with "best" puts it into the best CSV.
+
+    Raises:
+        KitError: config and data do not fit together, or the loss is no longer a number.
+    """
+    if (config.image_size, config.preprocessing) != (data.image_size, data.preprocessing):
+        raise KitError(f"config asks for {config.preprocessing} at {config.image_size} pixels, the data was loaded as "
+                       f"{data.preprocessing} at {data.image_size}; load it with the config's values")
+    split = make_split(data, config.split)
+    folder = RunFolder(Path(out), run_id(config, data, split, sys.modules[__name__]))
+    with folder.lock():
+        if folder.read().get("status") != "finished":
+            with deterministic():
+                _Training(config, data, split, folder).run()
+        folder.add_plan(plan)
+    write_result_csvs(out)
+    return Run(folder.path)
+
+
+def learning_rate(config: Config, epoch: int) -> float:
+    """The rate during ``epoch`` (from 0): constant, or linearly from ``lr`` in the first to ``lr / 10`` in the last."""
+    if config.lr_scheduler == "none" or config.epochs == 1:
+        return config.lr
+    return config.lr * (1 - 0.9 * epoch / (config.epochs - 1))
+
+
+def build_optimizer(config: Config, parameters: Any) -> torch.optim.Optimizer:
+    """The optimiser that ``config`` describes."""
+    if config.optimizer == "SGD":
+        return torch.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    return torch.optim.Adam(parameters, config.lr, weight_decay=config.weight_decay)
+
+
+class _Training:
+    """One run, from wherever its folder says it stands to its end."""
+
+    def __init__(self, config: Config, data: BrainData, split: Split, folder: RunFolder) -> None:
+        self.config, self.data, self.split, self.folder = config, data, split, folder
+        device = pick_device(config.device)
+        self.machine = Machine(device, pick_precision(device, config.precision))
+        self.train_slices, self.validation_slices = data.slices(split.train), data.slices(split.validation)
+        self.sampler = Sampler(self.train_slices, config.seed, config.sampling, config.scale, config.rotation,
+                               config.flip)
+        # the last, incomplete batch of an epoch is dropped, as published
+        self.batches = max(1, len(self.train_slices) // config.batch_size)
+        with torch.random.fork_rng():
+            seed_everything(config.seed)
+            self.model = build_model(config)  # on the CPU, so that every device starts from the same weights
+        self.model.to(device, memory_format=memory_format(device))
+        self.loss = build_loss(config.loss)
+        self.optimizer = build_optimizer(config, self.model.parameters())
+        self.scaler = self.machine.precision.grad_scaler(device)
+        self.history: list[dict[str, Any]] = []
+
+    def run(self) -> None:
+        """Train the epochs that are missing, then score the best one."""
+        self._resume()
+        seconds = self.folder.read().get("seconds", 0.0)
+        self.folder.update(**description(self.config, self.data, self.split), plans=self.folder.read().get("plans", []),
+                           device=device_name(self.machine.device), precision=self.machine.precision.name,
+                           parameters=count_parameters(self.model))
+        done, total = len(self.history), self.config.epochs
+        with progress(total=total * self.batches, initial=done * self.batches, desc=self.config.model,
+                      unit="step") as bar:
+            for epoch in range(done, total):
+                started = time.perf_counter()
+                self._epoch(epoch, bar)
+                seconds += time.perf_counter() - started
+                self.folder.update(seconds=round(seconds, 2))
+        self._finish(seconds)
+
+    def _epoch(self, epoch: int, bar: Any) -> None:
+        # a stream of random numbers per epoch: nothing to save, and a resumed run draws what it would have drawn
+        seed_everything(self.config.seed, epoch)
+        lr = learning_rate(self.config, epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        train_loss = self._train_epoch(epoch, bar)
+        val_loss, val_dsc = validate(self.model, self.loss, self.validation_slices, self.machine,
+                                     self.config.batch_size)
+        if not np.isfinite(train_loss):
+            raise KitError(f"{self.folder.path.name}: the loss is not a number after epoch {epoch + 1}; lower lr, "
+                           f"or use precision=fp32")
+        row = {"epoch": epoch + 1, "lr": lr, "train loss": train_loss, "val loss": val_loss, "val_dsc": val_dsc}
+        self._keep(row)
+        bar.set_postfix_str(f"epoch {epoch + 1}: loss {train_loss:.3f}, DSC {val_dsc:.3f}, best {self._best():.3f}")
+
+    def _train_epoch(self, epoch: int, bar: Any) -> float:
+        """One pass; the mean of the batches' losses."""
+        self.model.train()
+        draw, size, losses = self.sampler.draw(epoch), self.config.batch_size, []
+        for batch in range(self.batches):
+            part = slice(batch * size, (batch + 1) * size)
+            images, masks = (tensor.to(self.machine.device) for tensor in self.train_slices.batch(draw.indices[part]))
+            theta = torch.from_numpy(draw.theta[part]).to(self.machine.device)
+            losses.append(self._step(*warp(images, masks, theta, self.config.padding)))
+            bar.update()
+        return torch.stack(losses).mean().item()
+
+    def _step(self, images: Tensor, masks: Tensor) -> Tensor:
+        """One optimiser step; its loss, left on the device so that the next step need not wait for it."""
+        with self.machine.precision.autocast(self.machine.device):
+            logits = self.model(self.machine.to_device(images))
+        loss = self.loss(logits, masks)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach()
+
+    def _best(self) -> float:
+        return max((row["val_dsc"] for row in self.history), default=-1.0)
+
+    def _keep(self, row: dict[str, Any]) -> None:
+        """Write an epoch's outcome. ``last.pt`` comes last: until it is there, the epoch counts as not done."""
+        if row["val_dsc"] > self._best():
+            self.folder.save("best.pt", {"config": self.config.to_dict(), "epoch": row["epoch"],
+                                         "val_dsc": row["val_dsc"], "weights": _on_cpu(self.model.state_dict())})
+        self.history.append(row)
+        self.folder.write_history(self.history)
+        self.folder.log_tensorboard(row)
+        self.folder.save("last.pt", {"history": self.history, "weights": _on_cpu(self.model.state_dict()),
+                                     "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()})
+
+    def _resume(self) -> None:
+        checkpoint = self.folder.load("last.pt")
+        if checkpoint is None:
+            return
+        self.history = checkpoint["history"]
+        self.model.load_state_dict(checkpoint["weights"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.scaler.load_state_dict(checkpoint["scaler"])
+
+    def _finish(self, seconds: float) -> None:
+        """Score the best epoch patient by patient."""
+        best = self.folder.load("best.pt")
+        self.model.load_state_dict(best["weights"])
+        rows = [case_row(self.data, patient, probabilities, native_mask(self.data, patient, probabilities))
+                for patient, probabilities in predict_volumes(self.model, self.data, self.split.validation,
+                                                              self.machine, self.config.batch_size)]
+        self.folder.write_history(self.history)
+        self.folder.write_cases(rows)
+        trained = self.config.epochs * self.batches * self.config.batch_size
+        self.folder.update(best={"epoch": best["epoch"], "val_dsc": best["val_dsc"]},
+                           slices_per_s=round(trained / max(seconds, 1e-9), 1), **peak_memory(self.machine.device),
+                           sha256=checkpoint_hashes(self.folder.path), status="finished")
+
+
+def _on_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m lib.train", description="Train one network.")
+    parser.add_argument("--data", required=True, help="Kaggle folder, a folder that holds it, archive.zip, or: kaggle")
+    parser.add_argument("--out", default="result", help="folder of results (default: result)")
+    parser.add_argument("--plan", default="train", help="experiment that the run belongs to (default: train)")
+    add_arguments(parser)
+    arguments = parser.parse_args()
+    config = from_arguments(arguments)
+    data = load_data(arguments.data, config.image_size, config.preprocessing)
+    print(data.report())
+    run = fit(config, data, arguments.out, arguments.plan)
+    print(run)
+    print(f"everything about it: {run.folder}")
+
+
+if __name__ == "__main__":
+    run_command(main)

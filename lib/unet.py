@@ -1,0 +1,68 @@
+"""U-Net as in the published baseline.
+
+Ronneberger, Fischer, Brox 2015 (arXiv:1505.04597), with batch normalisation, zero-padded convolutions and half the
+width, as Buda, Saha, Mazurowski 2019 published it for the LGG data: 7,763,041 parameters at 32 features.
+"""
+
+from __future__ import annotations
+
+import re
+
+from torch import Tensor, nn
+
+from lib.unet_layers import DoubleConv, concat, require_divisible
+
+
+class UNet(nn.Module):
+    """Encoder, bottleneck and decoder with skip connections.
+
+    Args:
+        in_channels: sequences per slice (pre-contrast, FLAIR, post-contrast).
+        init_features: channels of the first level; they double at each of the four levels below.
+        activation: a key of ``lib.unet_layers.ACTIVATIONS``.
+
+    Shapes:
+        ``(N, in_channels, H, W)`` -> logits ``(N, 1, H, W)``; H and W divisible by 16.
+    """
+
+    def __init__(self, in_channels: int = 3, init_features: int = 32, activation: str = "ReLU") -> None:
+        super().__init__()
+        f1, f2, f3, f4, f5 = (init_features * 2**level for level in range(5))
+        self.encoder1 = DoubleConv(in_channels, f1, activation)
+        self.encoder2 = DoubleConv(f1, f2, activation)
+        self.encoder3 = DoubleConv(f2, f3, activation)
+        self.encoder4 = DoubleConv(f3, f4, activation)
+        self.bottleneck = DoubleConv(f4, f5, activation)
+        self.upconv4 = nn.ConvTranspose2d(f5, f4, kernel_size=2, stride=2)
+        self.decoder4 = DoubleConv(2 * f4, f4, activation)
+        self.upconv3 = nn.ConvTranspose2d(f4, f3, kernel_size=2, stride=2)
+        self.decoder3 = DoubleConv(2 * f3, f3, activation)
+        self.upconv2 = nn.ConvTranspose2d(f3, f2, kernel_size=2, stride=2)
+        self.decoder2 = DoubleConv(2 * f2, f2, activation)
+        self.upconv1 = nn.ConvTranspose2d(f2, f1, kernel_size=2, stride=2)
+        self.decoder1 = DoubleConv(2 * f1, f1, activation)
+        self.conv = nn.Conv2d(f1, 1, kernel_size=1)
+        self.pool = nn.MaxPool2d(kernel_size=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of a batch."""
+        require_divisible(x, 16)
+        enc1 = self.encoder1(x)
+        enc2 = self.encoder2(self.pool(enc1))
+        enc3 = self.encoder3(self.pool(enc2))
+        enc4 = self.encoder4(self.pool(enc3))
+        x = self.bottleneck(self.pool(enc4))
+        x = self.decoder4(concat(self.upconv4(x), enc4))
+        x = self.decoder3(concat(self.upconv3(x), enc3))
+        x = self.decoder2(concat(self.upconv2(x), enc2))
+        x = self.decoder1(concat(self.upconv1(x), enc1))
+        return self.conv(x)
+
+
+def from_published(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the keys of a state dict of the original repository, ``encoder1.enc1conv1.weight`` ... ``conv.bias``.
+
+    Keys that are already ours pass unchanged.
+    """
+    prefix = re.compile(r"\.(enc\d|dec\d|bottleneck)(conv|norm)(\d)\.")
+    return {prefix.sub(r".\2\3.", key): value for key, value in state_dict.items()}

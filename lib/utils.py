@@ -1,0 +1,191 @@
+"""Seeding, choice of device and precision, hashing, atomic writing, progress bars, command-line manners."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+class KitError(ValueError):
+    """Bad input. Its text is one line that says what is wrong, where, and what to do about it."""
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a command line's ``main``: exit 2 with one line on bad input, 130 when the user interrupts."""
+    try:
+        main()
+    except KitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from the last finished epoch", file=sys.stderr)
+        sys.exit(130)
+
+
+# --- device and precision -------------------------------------------------------------------------------------
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device to compute on: CUDA, then Apple MPS, then CPU, unless ``name`` says which.
+
+    Raises:
+        KitError: the named device does not exist on this machine.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, there in available.items() if there))
+    if not available.get(name.split(":")[0], False):
+        usable = ", ".join(kind for kind, there in available.items() if there)
+        raise KitError(f"device {name!r} is not available here; use one of: auto, {usable}")
+    return torch.device(name)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Number format of the network's forward pass, and why it was chosen."""
+
+    name: str  # fp32, bf16 or fp16
+    reason: str
+
+    def autocast(self, device: torch.device) -> AbstractContextManager:
+        """Context in which the network runs; weights, losses and optimiser stay in float32."""
+        dtype = torch.float16 if self.name == "fp16" else torch.bfloat16
+        return torch.autocast(device.type, dtype=dtype, enabled=self.name != "fp32")
+
+    def grad_scaler(self, device: torch.device) -> torch.amp.GradScaler:
+        """Loss scaler: only fp16 gradients underflow without one."""
+        return torch.amp.GradScaler(device.type, enabled=self.name == "fp16")
+
+
+def pick_precision(device: torch.device, name: str = "auto") -> Precision:
+    """fp32, bf16 or fp16 for ``device``: the fastest whose results stay within the noise of fp32."""
+    if name != "auto":
+        return Precision(name, "asked for")
+    if device.type == "cuda":
+        if torch.cuda.get_device_capability(device)[0] >= 8:
+            return Precision("bf16", "Ampere or newer")
+        return Precision("fp16", "older than Ampere: bf16 would be emulated")
+    if device.type == "cpu" and _cpu_has_bf16_units():
+        return Precision("bf16", "this CPU has bf16 matrix units")
+    return Precision("fp32", "no fast 16-bit format here")
+
+
+def _cpu_has_bf16_units() -> bool:
+    # Private names, present since torch 2.6; a release without them only costs the speed-up.
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return any(check() for check in checks if check is not None)
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """channels_last halves the time of convolutions on CPU and tensor cores; MPS gains nothing from it."""
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
+# --- reproducibility ------------------------------------------------------------------------------------------
+
+
+class deterministic:
+    """Context: torch computes the same bits each time, as far as the device can; restores the settings after."""
+
+    def __enter__(self) -> None:
+        self._before = (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+            torch.backends.cudnn.benchmark,
+        )
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+
+    def __exit__(self, *exc: object) -> None:
+        enabled, warn_only, benchmark = self._before
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark
+
+
+def seed_everything(*key: int) -> None:
+    """Seed torch (all devices) with a number derived from ``key``, e.g. (seed, epoch)."""
+    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+
+
+# --- hashing and writing --------------------------------------------------------------------------------------
+
+
+def sha256(data: bytes | Path) -> str:
+    """Hex SHA-256 of bytes or of a file's content."""
+    if isinstance(data, bytes):
+        return hashlib.sha256(data).hexdigest()
+    with open(data, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+    """Hex SHA-256 of a JSON-like value; equal values give equal fingerprints on every machine."""
+    return sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
+
+
+def source_fingerprint(*objects: Any) -> str:
+    """Hex SHA-256 of the source text of modules or classes, the same with Windows and Unix line ends."""
+    return fingerprint([inspect.getsource(thing).replace("\r\n", "\n") for thing in objects])
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a whole file or nothing: a reader, or a power cut, never meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(data, str):
+        data = data.encode("utf-8")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).chmod(0o644)  # mkstemp makes files that only the owner reads
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write readable JSON atomically."""
+    write_atomic(path, json.dumps(value, indent=1) + "\n")
+
+
+def progress(*args: Any, **kwargs: Any) -> Any:
+    """A tqdm bar: a widget in Jupyter, text elsewhere and where ``KIT_PROGRESS=text`` asks for it."""
+    if os.environ.get("KIT_PROGRESS") == "text":
+        from tqdm.std import tqdm
+    else:
+        from tqdm.auto import tqdm
+    return tqdm(*args, **{"leave": False, "dynamic_ncols": True, **kwargs})
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """Peak memory so far in GiB: of this process, and of the GPU where there is one."""
+    peaks = {}
+    if resource is not None:  # not on Windows
+        unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+        peaks["peak_ram_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 3)
+    if device.type == "cuda":
+        peaks["peak_gpu_gib"] = round(torch.cuda.max_memory_allocated(device) / 2**30, 3)
+    return peaks

@@ -1,0 +1,184 @@
+"""Training: reproducible to the byte, interruptible at any moment, never done twice."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lib import train
+from lib.config import Config
+from lib.dataset import load_data
+from lib.logger import Run, find_run, write_result_csvs
+from lib.train import fit, learning_rate
+from lib.utils import KitError
+
+ROOT = Path(__file__).parent.parent
+TINY = Config(image_size=32, init_features=2, epochs=3, batch_size=4, lr=1e-2, sampling="fresh", device="cpu",
+              split="holdout:2")
+OUTCOME = ("history.csv", "cases.csv", "best.pt", "last.pt")
+
+
+@pytest.fixture
+def data(tiny_kaggle, monkeypatch):
+    return load_data(tiny_kaggle, TINY.image_size)
+
+
+def outcome(run: Run) -> dict[str, bytes]:
+    return {name: (run.folder / name).read_bytes() for name in OUTCOME}
+
+
+def test_same_run_twice_gives_the_same_bytes(data, tmp_path):
+    first, second = (fit(TINY, data, tmp_path / name) for name in "ab")
+    assert first.id == second.id
+    assert outcome(first) == outcome(second)
+
+
+def test_finished_run_is_loaded_and_joins_the_plan(data, tmp_path, monkeypatch):
+    run = fit(TINY, data, tmp_path, plan="first")
+    monkeypatch.setattr(train, "_Training", None)  # training again would fail
+    again = fit(TINY, data, tmp_path, plan="second")
+    assert again.id == run.id
+    assert again.info["plans"] == ["first", "second"]
+
+
+def test_other_config_or_seed_is_another_run(data, tmp_path):
+    ids = {fit(dataclasses.replace(TINY, epochs=1, **change), data, tmp_path).id
+           for change in ({}, {"seed": 1}, {"loss": "IOULoss"}, {"lr": 1e-3})}
+    assert len(ids) == 4
+
+
+@pytest.mark.parametrize("moment", ["in an epoch", "after best.pt", "while scoring"])
+def test_interrupted_run_ends_as_if_it_had_not_been(data, tmp_path, monkeypatch, moment):
+    whole = outcome(fit(TINY, data, tmp_path / "whole"))
+    target = {"in an epoch": "_step", "after best.pt": "_keep", "while scoring": "_finish"}[moment]
+    original, calls = getattr(train._Training, target), []
+
+    def interrupted(self, *args):
+        calls.append(1)
+        if moment == "in an epoch" and len(calls) == self.batches + 2:
+            raise KeyboardInterrupt
+        if moment == "after best.pt" and len(calls) == 2:
+            self.folder.save("best.pt", {"half": "done"})
+            raise KeyboardInterrupt
+        if moment == "while scoring" and len(calls) == 1:
+            raise KeyboardInterrupt
+        return original(self, *args)
+
+    monkeypatch.setattr(train._Training, target, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(TINY, data, tmp_path / "cut")
+    resumed = fit(TINY, data, tmp_path / "cut")
+    assert outcome(resumed) == whole
+
+
+@pytest.mark.slow
+def test_killed_run_ends_as_if_it_had_not_been(tiny_kaggle, tmp_path):
+    command = [sys.executable, "-m", "lib.train", "--data", str(tiny_kaggle), "--image-size", "32", "--init-features", "2",
+               "--epochs", "40", "--batch-size", "2", "--sampling", "fresh", "--split", "holdout:2", "--device", "cpu"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "--out", str(tmp_path / "whole")], cwd=ROOT, env=environment, check=True)
+    whole = outcome(find_run(tmp_path / "whole"))
+    kills = 0
+    for attempt in range(20):
+        process = subprocess.Popen([*command, "--out", str(tmp_path / "cut")], cwd=ROOT, env=environment)
+        seen = _epochs(tmp_path / "cut")
+        while process.poll() is None and _epochs(tmp_path / "cut") == seen:
+            time.sleep(0.01)
+        time.sleep(0.03 * (attempt % 7))  # somewhere in the next epochs
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    subprocess.run([*command, "--out", str(tmp_path / "cut")], cwd=ROOT, env=environment, check=True)
+    assert kills >= 3
+    assert outcome(find_run(tmp_path / "cut")) == whole
+
+
+def _epochs(out: Path) -> int:
+    files = list(out.glob("runs/*/history.csv"))
+    return len(files[0].read_text().splitlines()) if files else 0
+
+
+def test_learns(data, tmp_path):
+    run = fit(dataclasses.replace(TINY, epochs=12, init_features=4), data, tmp_path)
+    assert run.history["train loss"].iloc[-1] < 0.6 * run.history["train loss"].iloc[0]
+    assert run.dsc.mean > 0.5
+
+
+def test_cases_agree_with_counts_and_history(data, tmp_path):
+    run = fit(TINY, data, tmp_path)
+    cases = run.cases
+    truth = [int(data.truth(name).sum()) for name in cases["patient"]]
+    assert (cases["tp"] + cases["fn"]).tolist() == truth
+    np.testing.assert_allclose(cases["dsc_native"], 2 * cases["tp"] / (2 * cases["tp"] + cases["fp"] + cases["fn"]),
+                               rtol=1e-7)
+    assert run.history["val_dsc"].max() == pytest.approx(cases["dsc"].mean(), abs=1e-6)
+    assert set(cases["patient"]) == set(run.info["split"]["validation"])
+
+
+def test_best_weights_are_those_of_the_best_epoch(data, tmp_path):
+    run = fit(TINY, data, tmp_path)
+    best = torch.load(run.weights, weights_only=True)
+    assert best["epoch"] == run.history.loc[run.history["val_dsc"].idxmax(), "epoch"]
+
+
+def test_result_csv_columns_and_rebuild(data, tmp_path):
+    fit(TINY, data, tmp_path, plan="loss")
+    fit(dataclasses.replace(TINY, lr_scheduler="linear", optimizer="SGD"), data, tmp_path, plan="best schedule")
+    files = write_result_csvs(tmp_path)
+    before = {name: path.read_bytes() for name, path in files.items()}
+    table = pd.read_csv(tmp_path / "uexec_result_train.csv", dtype=str)
+    assert list(table.columns[:7]) == ["loss function", "optimizer function", "weight decay", "use_lr scheduler",
+                                       "epoch", "val loss", "val_dsc"]
+    assert table["epoch"].tolist() == ["1", "2", "3"]
+    assert table["use_lr scheduler"].unique().tolist() == ["FALSE"]
+    best = pd.read_csv(tmp_path / "uexec_result_best.csv", dtype=str)
+    assert best[["optimizer function", "use_lr scheduler"]].iloc[0].tolist() == ["SGD", "TRUE"]
+    for path in files.values():
+        path.unlink()
+    assert {name: path.read_bytes() for name, path in write_result_csvs(tmp_path).items()} == before
+    assert all(b"\r" not in content for content in before.values())
+
+
+def test_linear_schedule_ends_at_a_tenth():
+    config = Config(lr=1e-4, lr_scheduler="linear", epochs=10)
+    rates = [learning_rate(config, epoch) for epoch in range(10)]
+    assert rates[0] == 1e-4
+    assert rates[-1] == pytest.approx(1e-5)
+    np.testing.assert_allclose(np.diff(rates), -1e-5)
+
+
+def test_data_of_another_size_is_refused(data, tmp_path):
+    with pytest.raises(KitError, match="64 pixels"):
+        fit(dataclasses.replace(TINY, image_size=64), data, tmp_path)
+
+
+def test_loss_that_is_no_number_stops_the_run(data, tmp_path):
+    with pytest.raises(KitError, match="not a number"):
+        fit(dataclasses.replace(TINY, lr=1e30, optimizer="SGD"), data, tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_gpu_trains_the_same_twice(data, tmp_path, precision):
+    config = dataclasses.replace(TINY, device="cuda", precision=precision)
+    first, second = (fit(config, data, tmp_path / name) for name in "ab")
+    pd.testing.assert_frame_equal(first.history, second.history)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_gpu_agrees_with_cpu(data, tmp_path):
+    runs = [fit(dataclasses.replace(TINY, device=device, precision="fp32", epochs=1), data, tmp_path / device)
+            for device in ("cpu", "cuda")]
+    assert runs[0].history["train loss"][0] == pytest.approx(runs[1].history["train loss"][0], abs=1e-3)
