@@ -6,7 +6,6 @@ executed copies go to ``<out>/notebooks``, or back into place with ``--in-place`
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from lib.logger import TRAIN_CSV, finished_runs
-from lib.utils import PROJECT, KitError, run_command, write_atomic
+from lib.utils import PROJECT, CommandParser, KitError, run_command, write_atomic
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -83,7 +82,7 @@ def _short(path: Path) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m lib.execute", description="Run notebooks headless.")
+    parser = CommandParser(prog="python -m lib.execute", description="Run notebooks headless.")
     parser.add_argument("notebooks", nargs="+", type=Path)
     parser.add_argument("--in-place", action="store_true", help="write the outputs into the notebooks themselves")
     arguments = parser.parse_args()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,7 +13,7 @@ from lib.metrics import Counts, counts
 from lib.phantom import write_phantom
 from lib.plot import BLUE, GREEN, VERMILION, patient_slices, styled
 from lib.session import PHANTOM_FOLDER
-from lib.utils import run_command
+from lib.utils import CommandParser, run_command
 
 
 def mri() -> Figure:
@@ -54,7 +53,7 @@ def _formula(c: Counts) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m lib.figures", description="Draw the pictures of the README.")
+    parser = CommandParser(prog="python -m lib.figures", description="Draw the pictures of the README.")
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)

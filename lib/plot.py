@@ -55,8 +55,8 @@ def patient_slices(data: BrainData, patient: str) -> Figure:
     number = _largest_slice(truth)
     figure, axes = plt.subplots(1, 4, figsize=(10, 2.9))
     for channel, axis in enumerate(axes[:3]):
-        _show(axis, volume[number, ..., channel], CHANNELS[channel])
-    _show(axes[3], volume[number, ..., FLAIR], "tumour on FLAIR")
+        _show(axis, volume[..., channel], number, CHANNELS[channel])
+    _show(axes[3], volume[..., FLAIR], number, "tumour on FLAIR")
     _outline(axes[3], truth[number], TRUTH)
     figure.suptitle(f"{patient}, slice {data.patients[patient].numbers[number]} of {len(volume)}", fontsize=11)
     return figure
@@ -71,7 +71,7 @@ def overlays(prediction: Prediction) -> Figure:
     for axis, (word, patient) in zip(axes, chosen.items(), strict=True):
         truth, mask = prediction.data.truth(patient), prediction.mask(patient)
         number = _largest_slice(truth)
-        _show(axis, prediction.data.volume(patient)[number, ..., FLAIR],
+        _show(axis, prediction.data.volume(patient)[..., FLAIR], number,
               f"{word}: {patient}\nDSC {counts(mask, truth).dsc:.3f}")
         _outline(axis, truth[number], TRUTH)
         _outline(axis, mask[number], PREDICTION)
@@ -87,8 +87,13 @@ def _largest_slice(mask: np.ndarray) -> int:
     return int(areas.argmax()) if areas.any() else len(mask) // 2
 
 
-def _show(axis: Axes, image: np.ndarray, title: str) -> None:
-    axis.imshow(image, vmin=0, vmax=255)
+def brightest(volume: np.ndarray) -> float:
+    """Intensity to show as white: the 99.5th percentile of what is not background."""
+    return float(np.percentile(volume[volume > 0.1 * volume.max()], 99.5)) if volume.any() else 1.0
+
+
+def _show(axis: Axes, volume: np.ndarray, number: int, title: str) -> None:
+    axis.imshow(volume[number], vmin=0, vmax=brightest(volume))
     axis.set_title(title)
     axis.axis("off")
 

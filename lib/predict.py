@@ -5,7 +5,6 @@ Command line: ``python -m lib.predict --weights FILE --data DIR --out DIR``
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import pickle
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from lib.metrics import summarise
 from lib.networks import build_model
 from lib.unet import from_published
 from lib.utils import (
+    CommandParser,
     KitError,
     deterministic,
     memory_format,
@@ -165,7 +165,7 @@ def predict(weights: nn.Module | str | Path, data: BrainData | str | Path, out: 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m lib.predict", description="Segment the patients of a folder.")
+    parser = CommandParser(prog="python -m lib.predict", description="Segment the patients of a folder.")
     parser.add_argument("--weights", required=True, help="best.pt of a run, or a state dict of the published U-Net")
     parser.add_argument("--data", required=True, help="Kaggle folder, a folder that holds it, or archive.zip")
     parser.add_argument("--out", required=True, help="folder for masks and cases.csv")

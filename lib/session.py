@@ -90,4 +90,4 @@ def _short(path: Path) -> str:
     for base in (Path.cwd(), PROJECT):
         if path.resolve().is_relative_to(base.resolve()):
             return path.resolve().relative_to(base.resolve()).as_posix()
-    return path.name
+    return str(path)

@@ -5,7 +5,6 @@ Command line: ``python -m lib.train --data DIR --out DIR [--epochs 30 --loss IOU
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -31,6 +30,7 @@ from lib.loss import build_loss
 from lib.networks import build_model, count_parameters
 from lib.transform import warp
 from lib.utils import (
+    CommandParser,
     KitError,
     deterministic,
     memory_format,
@@ -207,7 +207,7 @@ def _on_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m lib.train", description="Train one network.")
+    parser = CommandParser(prog="python -m lib.train", description="Train one network.")
     parser.add_argument("--data", required=True, help="Kaggle folder, a folder that holds it, archive.zip, or: kaggle")
     parser.add_argument("--out", default="result", help="folder of results (default: result)")
     parser.add_argument("--plan", default="train", help="experiment that the run belongs to (default: train)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import inspect
 import json
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -27,6 +28,14 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 class KitError(ValueError):
     """Bad input. Its text is one line that says what is wrong, where, and what to do about it."""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argument parser that answers a wrong option with one line instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit 2 with the message."""
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageColor
 from scipy import ndimage
 
-from lib.plot import FLAIR, PREDICTION, TRUTH
+from lib.plot import FLAIR, PREDICTION, TRUTH, brightest
 from lib.predict import Prediction
 
 _EDGE = 512  # pixels on screen
@@ -47,13 +47,14 @@ def browse(prediction: Prediction) -> widgets.Widget:
     def draw(*_: object) -> None:
         number = slider.value - 1
         truth = current["truth"]
-        picture.value = render(current["volume"][number, ..., FLAIR], None if truth is None else truth[number],
+        picture.value = render(current["flair"][number], None if truth is None else truth[number],
                                current["mask"][number])
 
     def open_patient(*_: object) -> None:
         patient = menu.value
-        current.update(volume=prediction.data.volume(patient), truth=prediction.data.truth(patient),
-                       mask=prediction.mask(patient))
+        flair = prediction.data.volume(patient)[..., FLAIR]
+        grey = np.minimum(flair * (255 / brightest(flair)), 255).astype(np.uint8)
+        current.update(flair=grey, truth=prediction.data.truth(patient), mask=prediction.mask(patient))
         shown = current["mask"] if current["truth"] is None else current["truth"]
         slider.min, slider.max = 1, len(shown)
         slider.value = 1 + int(shown.sum(axis=(1, 2)).argmax())

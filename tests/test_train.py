@@ -81,8 +81,9 @@ def test_interrupted_run_ends_as_if_it_had_not_been(data, tmp_path, monkeypatch,
 
 @pytest.mark.slow
 def test_killed_run_ends_as_if_it_had_not_been(tiny_kaggle, tmp_path):
-    command = [sys.executable, "-m", "lib.train", "--data", str(tiny_kaggle), "--image-size", "32", "--init-features", "2",
-               "--epochs", "40", "--batch-size", "2", "--sampling", "fresh", "--split", "holdout:2", "--device", "cpu"]
+    command = [sys.executable, "-m", "lib.train", "--data", str(tiny_kaggle), "--image-size", "32", "--epochs", "40",
+               "--init-features", "2", "--batch-size", "2", "--sampling", "fresh", "--split", "holdout:2", "--device",
+               "cpu"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([*command, "--out", str(tmp_path / "whole")], cwd=ROOT, env=environment, check=True)
     whole = outcome(find_run(tmp_path / "whole"))

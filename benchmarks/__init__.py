@@ -1,0 +1,1 @@
+"""What `make bench` runs: pairs of things measured in turns on this machine."""
