@@ -25,11 +25,10 @@ def mri() -> Figure:
 @styled
 def dice_coefficient() -> Figure:
     """What a Dice coefficient looks like: three predictions of the same disc, moved further and further away."""
-    figure, axes = plt.subplots(1, 3, figsize=(10, 3.6))
-    y, x = np.mgrid[:240, :400]
-    truth = np.hypot(x - 160, y - 120) < 80
-    for axis, shift in zip(axes, (8, 40, 96), strict=True):
-        pred = np.hypot(x - 160 - shift, y - 120) < 80
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3.1))
+    y, x = np.mgrid[-180:181, -300:301]
+    for axis, half in zip(axes, (8, 40, 96), strict=True):
+        truth, pred = np.hypot(x + half, y) < 160, np.hypot(x - half, y) < 160
         axis.imshow(_errors(pred, truth))
         axis.axis("off")
         axis.set_title(_formula(counts(pred[None], truth[None])))

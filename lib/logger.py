@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import platform
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -128,7 +129,7 @@ class RunFolder:
     def save(self, name: str, content: dict[str, Any]) -> None:
         """``torch.save`` into the folder, atomically and with the same bytes for the same content."""
         buffer = io.BytesIO()  # saving to a path would put the temporary file's name into the archive
-        torch.save(content, buffer)
+        torch.save(_interned(content), buffer)
         write_atomic(self.path / name, buffer.getvalue())
 
     def load(self, name: str) -> dict[str, Any] | None:
@@ -144,6 +145,16 @@ class RunFolder:
         with SummaryWriter(self.path / "tensorboard", purge_step=row["epoch"]) as writer:
             for name in ("lr", "train loss", "val loss", "val_dsc"):
                 writer.add_scalar(name, row[name], row["epoch"])
+
+
+def _interned(value: Any) -> Any:
+    """The same value with equal strings made identical: pickle writes a string it has met before as a reference, so a
+    state that was loaded would otherwise give other bytes than one that was computed."""
+    if isinstance(value, str):
+        return sys.intern(value)
+    if isinstance(value, dict):
+        return {_interned(key): _interned(part) for key, part in value.items()}
+    return [_interned(part) for part in value] if isinstance(value, list) else value
 
 
 def description(config: Config, data: BrainData, split: Split) -> dict[str, Any]:

@@ -138,7 +138,8 @@ class _Training:
                            f"or use precision=fp32")
         row = {"epoch": epoch + 1, "lr": lr, "train loss": train_loss, "val loss": val_loss, "val_dsc": val_dsc}
         self._keep(row)
-        bar.set_postfix_str(f"epoch {epoch + 1}: loss {train_loss:.3f}, DSC {val_dsc:.3f}, best {self._best():.3f}")
+        best = self._best()["val_dsc"]
+        bar.set_postfix_str(f"epoch {epoch + 1}: loss {train_loss:.3f}, DSC {val_dsc:.3f}, best {best:.3f}")
 
     def _train_epoch(self, epoch: int, bar: Any) -> float:
         """One pass; the mean of the batches' losses."""
@@ -163,19 +164,24 @@ class _Training:
         self.scaler.update()
         return loss.detach()
 
-    def _best(self) -> float:
-        return max((row["val_dsc"] for row in self.history), default=-1.0)
+    def _best(self) -> dict[str, Any]:
+        """The row of the best epoch; of equal ones the first."""
+        return max(self.history, key=lambda row: row["val_dsc"])
 
     def _keep(self, row: dict[str, Any]) -> None:
-        """Write an epoch's outcome. ``last.pt`` comes last: until it is there, the epoch counts as not done."""
-        if row["val_dsc"] > self._best():
-            self.folder.save("best.pt", {"config": self.config.to_dict(), "epoch": row["epoch"],
-                                         "val_dsc": row["val_dsc"], "weights": _on_cpu(self.model.state_dict())})
+        """Write an epoch's outcome. With ``last.pt`` the epoch counts as done; the rest follows from it."""
         self.history.append(row)
-        self.folder.write_history(self.history)
-        self.folder.log_tensorboard(row)
         self.folder.save("last.pt", {"history": self.history, "weights": _on_cpu(self.model.state_dict()),
                                      "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()})
+        if self._best() is row:
+            self._keep_best()
+        self.folder.write_history(self.history)
+        self.folder.log_tensorboard(row)
+
+    def _keep_best(self) -> None:
+        row = self.history[-1]
+        self.folder.save("best.pt", {"config": self.config.to_dict(), "epoch": row["epoch"],
+                                     "val_dsc": row["val_dsc"], "weights": _on_cpu(self.model.state_dict())})
 
     def _resume(self) -> None:
         checkpoint = self.folder.load("last.pt")
@@ -185,6 +191,9 @@ class _Training:
         self.model.load_state_dict(checkpoint["weights"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.scaler.load_state_dict(checkpoint["scaler"])
+        best = self.folder.load("best.pt")
+        if self._best() is self.history[-1] and (best is None or best["epoch"] != len(self.history)):
+            self._keep_best()  # it was interrupted between the two
 
     def _finish(self, seconds: float) -> None:
         """Score the best epoch patient by patient."""

@@ -16,7 +16,7 @@ import torch
 from lib import train
 from lib.config import Config
 from lib.dataset import load_data
-from lib.logger import Run, find_run, write_result_csvs
+from lib.logger import Run, RunFolder, find_run, write_result_csvs
 from lib.train import fit, learning_rate
 from lib.utils import KitError
 
@@ -55,28 +55,25 @@ def test_other_config_or_seed_is_another_run(data, tmp_path):
     assert len(ids) == 4
 
 
-@pytest.mark.parametrize("moment", ["in an epoch", "after best.pt", "while scoring"])
-def test_interrupted_run_ends_as_if_it_had_not_been(data, tmp_path, monkeypatch, moment):
+@pytest.mark.parametrize(("owner", "method", "call"), [
+    (train._Training, "_step", 9), (train._Training, "_keep", 2), (train._Training, "_keep_best", 1),
+    (train._Training, "_finish", 1), (RunFolder, "save", 3),
+    (RunFolder, "write_history", 2), (RunFolder, "write_cases", 1),
+])
+def test_interrupted_run_ends_as_if_it_had_not_been(data, tmp_path, monkeypatch, owner, method, call):
     whole = outcome(fit(TINY, data, tmp_path / "whole"))
-    target = {"in an epoch": "_step", "after best.pt": "_keep", "while scoring": "_finish"}[moment]
-    original, calls = getattr(train._Training, target), []
+    original, calls = getattr(owner, method), []
 
-    def interrupted(self, *args):
+    def interrupted(*args):
         calls.append(1)
-        if moment == "in an epoch" and len(calls) == self.batches + 2:
+        if len(calls) == call:
             raise KeyboardInterrupt
-        if moment == "after best.pt" and len(calls) == 2:
-            self.folder.save("best.pt", {"half": "done"})
-            raise KeyboardInterrupt
-        if moment == "while scoring" and len(calls) == 1:
-            raise KeyboardInterrupt
-        return original(self, *args)
+        return original(*args)
 
-    monkeypatch.setattr(train._Training, target, interrupted)
+    monkeypatch.setattr(owner, method, interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit(TINY, data, tmp_path / "cut")
-    resumed = fit(TINY, data, tmp_path / "cut")
-    assert outcome(resumed) == whole
+    assert outcome(fit(TINY, data, tmp_path / "cut")) == whole
 
 
 @pytest.mark.slow

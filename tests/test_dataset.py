@@ -1,0 +1,502 @@
+"""The cache, the splits and the draw of training slices."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch.utils.data import DataLoader
+
+from lib import cache, kaggle
+from lib.cache import Cache, Record, cache_folder
+from lib.dataset import PUBLISHED_VALIDATION, BrainData, Sampler, SliceDataset, folds, load_data, make_split
+from lib.kaggle import Patient
+from lib.transform import Geometry, preprocess, preprocess_mask
+from lib.utils import KitError
+from tests.conftest import NAMES, REAL_DATA, brain, write_patient
+
+ROOT = Path(__file__).parent.parent
+SIZE = 32
+
+
+def built() -> list[str]:
+    """Names of the finished caches, and of everything half-made."""
+    return sorted(path.name for path in cache_folder().iterdir() if path.is_dir())
+
+
+@pytest.fixture
+def builds(monkeypatch) -> list[int]:
+    """Grows by one with each cache that is built."""
+    calls, build = [], cache._build
+
+    def counted(*arguments):
+        calls.append(1)
+        build(*arguments)
+
+    monkeypatch.setattr(cache, "_build", counted)
+    return calls
+
+
+# --- cache --------------------------------------------------------------------------------------------------------
+
+
+def test_second_time_opens_the_cache(tiny_kaggle, builds):
+    first, second = (load_data(tiny_kaggle, SIZE) for _ in range(2))
+    assert len(builds) == 1
+    np.testing.assert_array_equal(first.cache.images, second.cache.images)
+    assert first.cache.records == second.cache.records
+    assert first.cache.remarks == second.cache.remarks
+    assert not first.cache.images.flags.writeable
+
+
+@pytest.mark.parametrize("change", ["content", "time", "new patient", "gone"])
+def test_changed_source_is_prepared_anew(tiny_kaggle, builds, change):
+    before = load_data(tiny_kaggle, SIZE)
+    folder = tiny_kaggle / NAMES[2]
+    if change == "content":
+        volume, mask = brain(77)
+        shutil.rmtree(folder)
+        write_patient(tiny_kaggle, NAMES[2], volume, mask)
+    elif change == "time":
+        os.utime(folder / f"{NAMES[2]}_1.tif", (10, 10))
+    elif change == "gone":
+        shutil.rmtree(folder)
+    else:
+        write_patient(tiny_kaggle, "TCGA_FG_0009_19990101", *brain(9))
+    after = load_data(tiny_kaggle, SIZE)
+    assert len(builds) == 2
+    assert len(built()) == 1, "the outdated cache is deleted"
+    assert (after.fingerprint == before.fingerprint) == (change == "time")
+    assert len(after.patients) == {"gone": 5, "new patient": 7}.get(change, 6)
+
+
+def test_sizes_and_modes_lie_side_by_side(tiny_kaggle, builds):
+    for size, mode in ((16, "reference"), (32, "reference"), (16, "native")) * 2:
+        data = load_data(tiny_kaggle, size, mode)
+        assert data.cache.images.shape[1:] == (3, size, size)
+    assert len(builds) == len(built()) == 3
+
+
+def test_two_datasets_of_the_same_folder_name(kaggle_folder):
+    one, other = load_data(kaggle_folder(NAMES[:2]), SIZE), load_data(kaggle_folder(NAMES[1:4]), SIZE)
+    assert len(built()) == 2
+    assert (list(one.patients), list(other.patients)) == (list(NAMES[:2]), list(NAMES[1:4]))
+    assert list(one.cache.records) == list(NAMES[:2])
+
+
+@pytest.mark.parametrize("mode", ["reference", "native"])
+def test_values_are_those_of_preprocess(tiny_kaggle, mode):
+    data = load_data(tiny_kaggle, 48, mode)
+    for name, patient in data.patients.items():
+        volume, mask, _ = kaggle.read_patient(patient)
+        images, geometry = preprocess(volume, 48, mode)
+        start, stop = data.record(name).rows
+        np.testing.assert_allclose(data.cache.images[start:stop].astype(np.float32), images, rtol=2**-11, atol=1e-6)
+        np.testing.assert_array_equal(data.cache.masks[start:stop], preprocess_mask(mask, geometry))
+        assert data.record(name).geometry == geometry
+        np.testing.assert_array_equal(data.truth(name), mask)
+        np.testing.assert_array_equal(data.volume(name), volume)
+        assert data.record(name).tumour_slices == mask.any(axis=(1, 2)).sum()
+
+
+def test_native_masks_of_odd_sizes_are_exact(tmp_path):
+    rng = np.random.default_rng(0)
+    masks = {}
+    for i, shape in enumerate([(3, 31, 29), (4, 17, 17), (1, 33, 21), (2, 30, 32)]):  # none a multiple of 8 voxels
+        volume, _ = brain(i, *shape)
+        masks[f"P_{i}"] = (rng.random(shape) < 0.4).astype(np.uint8)
+        write_patient(tmp_path / "data", f"P_{i}", volume, masks[f"P_{i}"])
+    data = load_data(tmp_path / "data", 16)
+    for name, mask in masks.items():
+        np.testing.assert_array_equal(data.truth(name), mask)
+
+
+def test_patients_with_and_without_masks(kaggle_folder):
+    root = kaggle_folder(NAMES[:2], masks=False)
+    volume, mask = brain(5)
+    write_patient(root, NAMES[2], volume, mask)
+    data = load_data(root, SIZE)
+    assert data.truth(NAMES[0]) is None
+    np.testing.assert_array_equal(data.truth(NAMES[2]), mask)
+    with pytest.raises(KitError, match="2 patients have no masks"):
+        make_split(data)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, KitError])
+def test_interruption_leaves_nothing(tiny_kaggle, monkeypatch, error):
+    prepare = cache._prepare
+
+    def interrupted(patient, *arguments):
+        if patient.name == NAMES[4]:
+            raise error("stop")
+        return prepare(patient, *arguments)
+
+    monkeypatch.setattr(cache, "_prepare", interrupted)
+    with pytest.raises(error):
+        load_data(tiny_kaggle, SIZE)
+    assert built() == []
+    monkeypatch.undo()
+    monkeypatch.setenv("KIT_PROGRESS", "text")
+    assert len(load_data(tiny_kaggle, SIZE).patients) == 6
+
+
+def test_disk_that_is_full(tiny_kaggle, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache, "write_json", full)
+    with pytest.raises(KitError, match="No space left.*KIT_CACHE") as caught:
+        load_data(tiny_kaggle, SIZE)
+    assert "\n" not in str(caught.value)
+    assert built() == []
+
+
+def test_cache_folder_that_cannot_be_made(tiny_kaggle, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("KIT_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(KitError, match="KIT_CACHE"):
+        load_data(tiny_kaggle, SIZE)
+
+
+def test_cache_that_lost_its_index_is_built_again(tiny_kaggle):
+    """What an interrupted deletion leaves behind must not stop every later run."""
+    load_data(tiny_kaggle, SIZE)
+    (cache_folder() / built()[0] / "index.json").unlink()
+    assert len(load_data(tiny_kaggle, SIZE).patients) == 6
+
+
+def test_threads_build_it_once(tiny_kaggle, builds):
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: load_data(tiny_kaggle, SIZE).fingerprint, range(4)))
+    assert len(set(found)) == 1
+    assert len(builds) == 1
+
+
+def test_processes_build_it_once(tiny_kaggle):
+    code = ("import sys\nfrom lib import cache\nfrom lib.dataset import load_data\nbuild = cache._build\n"
+            "def counted(*a):\n    print('built')\n    build(*a)\ncache._build = counted\n"
+            f"print(load_data(sys.argv[1], {SIZE}).fingerprint)")
+    processes = [subprocess.Popen([sys.executable, "-c", code, str(tiny_kaggle)], cwd=ROOT, text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(2)]
+    lines = "".join(process.communicate()[0] for process in processes).split()
+    assert all(process.returncode == 0 for process in processes)
+    assert lines.count("built") == 1
+    assert len(set(lines)) == 2, "both found the same data"
+
+
+def test_fingerprint_is_that_of_the_pixels(tiny_kaggle, tmp_path):
+    before = load_data(tiny_kaggle, SIZE)
+    elsewhere = tmp_path / "renamed"
+    shutil.copytree(tiny_kaggle, elsewhere)
+    for file in elsewhere.rglob("*.tif"):
+        os.utime(file, (1_000_000, 1_000_000))
+    assert load_data(elsewhere, SIZE).fingerprint == before.fingerprint
+    assert load_data(elsewhere, 16).fingerprint == before.fingerprint
+    volume, mask, _ = kaggle.read_patient(before.patients[NAMES[0]])
+    shutil.rmtree(elsewhere / NAMES[0])
+    mask[2, 16, 16] ^= 1
+    write_patient(elsewhere, NAMES[0], volume, mask)
+    assert load_data(elsewhere, SIZE).fingerprint != before.fingerprint
+
+
+def test_remarks_survive_in_the_cache_and_the_report(tiny_kaggle):
+    volume, mask = brain(0)  # the pixels of the first patient under another name
+    write_patient(tiny_kaggle, "TCGA_ZZ_1_1", volume, mask)
+    write_patient(tiny_kaggle, "TCGA_ZZ_2_1", *brain(50, tumour=False), numbers=(1, 2, 3, 4, 5, 9))
+    for _ in range(2):
+        report = load_data(tiny_kaggle, SIZE).report()
+        assert f"{NAMES[0]} = TCGA_ZZ_1_1" in report
+        assert "TCGA_ZZ_2_1: no tumour" in report
+        assert "TCGA_ZZ_2_1: slice numbers missing: 6, 7, 8" in report
+        assert "8 patients, 48 slices (6 to 6 each)" in report
+
+
+def test_black_patient_is_named(tiny_kaggle):
+    write_patient(tiny_kaggle, "TCGA_ZZ_1_1", np.zeros((4, 32, 32, 3), np.uint8), np.zeros((4, 32, 32), np.uint8))
+    with pytest.raises(KitError, match="TCGA_ZZ_1_1: all slices are black") as caught:
+        load_data(tiny_kaggle, SIZE)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason="needs the Kaggle data")
+def test_facts_of_the_real_dataset():
+    patients = kaggle.list_patients(REAL_DATA)
+    lengths = [len(patient.numbers) for patient in patients]
+    assert min(lengths) >= 20 and max(lengths) <= 88
+    assert {patient.institution for patient in patients} <= {"DU", "HT", "CS", "FG", "EZ"}
+    if len(patients) == 110:
+        assert sum(lengths) == 3929
+        assert Counter(patient.institution for patient in patients) == {"DU": 45, "HT": 34, "CS": 16, "FG": 14, "EZ": 1}
+
+
+# --- splits -------------------------------------------------------------------------------------------------------
+
+
+def fake_data(names, labelled=True) -> BrainData:
+    """Patients who exist as names only: enough to split them."""
+    geometry = Geometry((1, 1, 1), (0, 1, 0, 1, 0, 1), (0, 0), 16)
+    records = {name: Record(name, (i, i + 1), 0 if labelled else -1, 1, str(i), geometry)
+               for i, name in enumerate(names)}
+    nothing = Cache(records, [], np.zeros((0, 3, 16, 16), np.float16), np.zeros((0, 16, 16), np.uint8),
+                    np.zeros(0, np.uint8))
+    return BrainData("fake", Path("fake"), 16, "reference", {name: Patient(name, (), (), ()) for name in names}, nothing)
+
+
+def names_of(**institutions: int) -> list[str]:
+    return sorted(f"TCGA_{place}_{number:04}_19990101" for place, n in institutions.items() for number in range(n))
+
+
+def all_110() -> list[str]:
+    """110 names with the dataset's institutions, the ten published ones among them."""
+    left = Counter(DU=45, HT=34, CS=16, FG=14, EZ=1) - Counter(name.split("_")[1] for name in PUBLISHED_VALIDATION)
+    return sorted([*PUBLISHED_VALIDATION, *names_of(**left)])
+
+
+def check(split, names) -> None:
+    assert set(split.train).isdisjoint(split.validation)
+    assert sorted(split.train + split.validation) == sorted(names)
+
+
+def test_published_split_when_all_110_are_there():
+    names = all_110()
+    assert len(names) == 110
+    split = make_split(fake_data(names))
+    assert split.name == "published"
+    assert set(split.validation) == set(PUBLISHED_VALIDATION)
+    assert len(split.train) == 100
+    check(split, names)
+
+
+def test_published_validation_is_the_one_of_the_design():
+    assert [name.removeprefix("TCGA_") for name in PUBLISHED_VALIDATION] == [
+        "CS_4944_20010208", "CS_6667_20011105", "CS_6668_20011025", "DU_5851_19950428", "DU_6404_19850629",
+        "DU_6408_19860521", "DU_7014_19860618", "HT_7616_19940813", "HT_7692_19960724", "HT_7879_19981009"]
+
+
+def test_without_the_published_patients_a_tenth_is_held_out():
+    names = [name for name in all_110() if name not in PUBLISHED_VALIDATION]
+    split = make_split(fake_data(names))
+    assert split.name.startswith("holdout")
+    assert len(split.validation) == 10
+    check(split, names)
+    with pytest.raises(KitError, match="TCGA_CS_4944_20010208"):
+        make_split(fake_data(names), "published")
+
+
+@pytest.mark.parametrize(("patients", "held_out"), [(109, 10), (300, 10), (73, 7), (50, 5), (20, 5), (11, 5), (10, 5),
+                                                    (8, 4), (3, 1), (2, 1)])
+def test_size_of_the_holdout(patients, held_out):
+    names = names_of(DU=patients // 2, HT=patients - patients // 2)
+    split = make_split(fake_data(names))
+    assert len(split.validation) == held_out
+    check(split, names)
+
+
+def test_third_of_the_phantoms_is_held_out():
+    names = [f"PHANTOM_{i:04}" for i in range(30)]
+    assert len(make_split(fake_data(names)).validation) == 10
+    assert len(make_split(fake_data([*names, "TCGA_DU_1_1"])).validation) == 5
+
+
+def test_institutions_keep_their_share():
+    names = names_of(DU=45, HT=34, CS=16, FG=14, EZ=1)
+    split = make_split(fake_data(names), "holdout:20")
+    held_out = Counter(name.split("_")[1] for name in split.validation)
+    for place, n in Counter(name.split("_")[1] for name in names).items():
+        assert abs(held_out[place] - 20 * n / 110) <= 1
+
+
+@pytest.mark.parametrize("k", [2, 5, 7, 110])
+def test_folds_score_each_patient_once(k):
+    names = names_of(DU=45, HT=34, CS=16, FG=14, EZ=1)
+    splits = folds(fake_data(names), k)
+    assert len(splits) == k
+    for split in splits:
+        check(split, names)
+    assert sorted(name for split in splits for name in split.validation) == names
+    sizes = [len(split.validation) for split in splits]
+    assert max(sizes) - min(sizes) <= 1
+    for place in ("DU", "HT", "CS", "FG"):
+        shares = [sum(name.startswith(f"TCGA_{place}_") for name in split.validation) for split in splits]
+        assert max(shares) - min(shares) <= 1
+
+
+def test_folds_by_name_and_seed():
+    data = fake_data(names_of(DU=20, HT=11))
+    assert make_split(data, "fold-2-of-4") == folds(data, 4)[1]
+    assert folds(data, 4) == folds(data, 4)
+    assert folds(data, 4, seed=1) != folds(data, 4, seed=2)
+
+
+def test_split_does_not_depend_on_the_order_of_the_folder():
+    names = names_of(DU=20, HT=11)
+    one, other = make_split(fake_data(names)), make_split(fake_data(names[::-1]))
+    assert one.validation == other.validation
+    assert set(one.train) == set(other.train)
+
+
+@pytest.mark.parametrize(("spec", "text"), [
+    ("halves", "halves"), ("fold-6-of-5", "fold-6-of-5"), ("fold-0-of-5", "fold-0-of-5"), ("fold-1-of-1", "1 folds"),
+    ("fold-1-of-9", "9 folds of 8"), ("holdout:8", "8 of 8"), ("holdout:0", "0 of 8"), ("holdout:-1", "holdout:-1"),
+    ("", "''"), ("Published", "Published"),
+])
+def test_impossible_splits(spec, text):
+    with pytest.raises(KitError, match=text) as caught:
+        make_split(fake_data(names_of(DU=8)), spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_patient_cannot_be_split():
+    with pytest.raises(KitError):
+        make_split(fake_data(names_of(DU=1)))
+
+
+# --- slices -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slices(tiny_kaggle) -> SliceDataset:
+    return load_data(tiny_kaggle, SIZE).slices((NAMES[3], NAMES[1]))
+
+
+def test_items_and_batches_agree(slices):
+    images, masks = slices.batch(np.arange(len(slices)))
+    assert images.shape == (len(slices), 3, SIZE, SIZE)
+    assert masks.shape == (len(slices), 1, SIZE, SIZE)
+    assert images.dtype == masks.dtype == torch.float32
+    for index in (0, 3, len(slices) - 1, -1):
+        image, mask = slices[index]
+        assert torch.equal(image, images[index]) and torch.equal(mask, masks[index])
+    assert len(slices) == sum(slices.lengths) == len(list(slices.areas))
+    np.testing.assert_array_equal(slices.areas, masks.sum(dim=(1, 2, 3)).numpy())
+
+
+def test_patients_keep_the_order_asked_for(slices, tiny_kaggle):
+    data = load_data(tiny_kaggle, SIZE)
+    parts = [data.slices((name,)).batch(np.arange(length))[0]
+             for name, length in zip((NAMES[3], NAMES[1]), slices.lengths, strict=True)]
+    assert torch.equal(torch.cat(parts), slices.batch(np.arange(len(slices)))[0])
+    masks = slices.volume_masks()
+    assert [len(mask) for mask in masks] == slices.lengths
+    np.testing.assert_array_equal(np.concatenate(masks), slices.batch(np.arange(len(slices)))[1][:, 0])
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_dataloader_gives_the_same_slices(slices, batch_size):
+    images, masks = slices.batch(np.arange(len(slices)))
+    loader = DataLoader(slices, batch_size)
+    found = [torch.cat(parts) for parts in zip(*loader, strict=True)]
+    assert torch.equal(found[0], images) and torch.equal(found[1], masks)
+
+
+def test_shuffling_dataloader_gives_each_slice_once(slices):
+    images, _ = slices.batch(np.arange(len(slices)))
+    loader = DataLoader(slices, 5, shuffle=True, generator=torch.Generator().manual_seed(1))
+    found = torch.cat([part for part, _ in loader])
+    assert not torch.equal(found, images)
+    assert sorted(map(float, found.sum(dim=(1, 2, 3)))) == sorted(map(float, images.sum(dim=(1, 2, 3))))
+
+
+def test_past_the_end_is_an_index_error(slices):
+    with pytest.raises(IndexError):
+        slices[len(slices)]
+
+
+# --- sampler ------------------------------------------------------------------------------------------------------
+
+
+class Areas:
+    """What a Sampler needs to know of slices."""
+
+    def __init__(self, *patients):
+        self.patients = tuple(map(str, range(len(patients))))
+        self.lengths = [len(areas) for areas in patients]
+        self.areas = np.concatenate(patients).astype(int)
+
+
+PATIENTS = ([0, 10, 40, 0, 10], [5, 0], [0, 0, 0], [7])
+
+
+def draws(sampling="fresh", seed=1, epochs=1500, patients=PATIENTS):
+    sampler = Sampler(Areas(*patients), seed, sampling, 0.05, 15.0, 0.5)
+    return np.concatenate([sampler.draw(epoch).indices for epoch in range(epochs)])
+
+
+def test_slices_are_drawn_with_area_plus_a_tenth_of_the_mean():
+    expected = []
+    for areas in PATIENTS:
+        weights = np.array([area + 0.1 * sum(areas) / len(areas) for area in areas]) if any(areas) else np.ones(
+            len(areas))
+        expected.extend(weights / weights.sum() / len(PATIENTS))
+    found = np.bincount(draws(), minlength=len(expected))
+    assert found.sum() == 1500 * len(expected)
+    assert stats.chisquare(found, np.array(expected) * found.sum()).pvalue > 0.001
+    assert (found > 0).all(), "slices without tumour are drawn too"
+
+
+def test_patients_are_drawn_alike_whatever_their_size():
+    owner = np.repeat(np.arange(4), [len(areas) for areas in PATIENTS])
+    found = np.bincount(owner[draws(seed=5)])
+    assert stats.chisquare(found).pvalue > 0.001
+
+
+def test_frozen_repeats_and_fresh_does_not():
+    for sampling in ("frozen", "fresh"):
+        sampler = Sampler(Areas([3] * 40), 0, sampling, 0.05, 15.0, 0.5)
+        first, second = sampler.draw(0), sampler.draw(1)
+        same = np.array_equal(first.indices, second.indices) and np.array_equal(first.theta, second.theta)
+        assert same == (sampling == "frozen")
+    assert np.array_equal(first.indices, Sampler(Areas([3] * 40), 0, "frozen", 0.05, 15.0, 0.5).draw(7).indices)
+
+
+def test_a_draw_depends_on_seed_and_epoch_alone():
+    def sampler(seed):
+        return Sampler(Areas(*PATIENTS), seed, "fresh", 0.05, 15.0, 0.5)
+
+    one = sampler(3)
+    for epoch in range(5):
+        one.draw(epoch)
+    np.random.default_rng(0)
+    torch.manual_seed(9)
+    later, direct = one.draw(5), sampler(3).draw(5)
+    np.testing.assert_array_equal(later.indices, direct.indices)
+    np.testing.assert_array_equal(later.theta, direct.theta)
+    assert not np.array_equal(sampler(4).draw(5).theta, direct.theta)
+
+
+def test_an_epoch_has_as_many_samples_as_slices(slices):
+    draw = Sampler(slices, 0, "fresh", 0.05, 15.0, 0.5).draw(0)
+    assert draw.indices.shape == (len(slices),)
+    assert draw.theta.shape == (len(slices), 2, 3)
+    assert draw.indices.min() >= 0 and draw.indices.max() < len(slices)
+
+
+def test_fresh_sampling_sees_more_than_frozen():
+    """The flaw of the published recipe: a third of the slices, over and over."""
+    patients = [np.r_[np.zeros(20), np.full(10, 50)] for _ in range(20)]
+    seen = {sampling: len(np.unique(draws(sampling, epochs=30, patients=patients))) for sampling in ("frozen", "fresh")}
+    assert seen["frozen"] < 0.45 * 600
+    assert seen["fresh"] > 0.9 * 600
+
+
+def test_weights_follow_the_networks_masks(tiny_kaggle):
+    """In the first patient, slices with more tumour are drawn more often."""
+    slices = load_data(tiny_kaggle, SIZE).slices((NAMES[0],))
+    sampler = Sampler(slices, 0, "fresh", 0.0, 0.0, 0.0)
+    found = np.bincount(np.concatenate([sampler.draw(epoch).indices for epoch in range(2000)]), minlength=len(slices))
+    expected = slices.areas + 0.1 * slices.areas.mean()
+    np.testing.assert_allclose(found / found.sum(), expected / expected.sum(), atol=0.02)
+
+
+def test_index_of_the_cache_is_plain_json(tiny_kaggle):
+    load_data(tiny_kaggle, SIZE)
+    index = json.loads((cache_folder() / built()[0] / "index.json").read_text(encoding="utf-8"))
+    assert [patient["name"] for patient in index["patients"]] == sorted(NAMES)

@@ -1,0 +1,435 @@
+"""The Kaggle layout: what is found, what is refused and in which words, what is read and written."""
+
+import os
+import stat
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from lib import kaggle
+from lib.kaggle import find_root, list_patients, read_patient, twins, unpack, write_masks
+from lib.utils import KitError
+from tests.conftest import NAMES, brain, write_patient
+
+NAME = NAMES[0]
+
+
+def refused(place, call, *arguments):
+    """``call`` raises a KitError of one line that names ``place``; its text is returned."""
+    with pytest.raises(KitError) as caught:
+        call(*arguments)
+    text = str(caught.value)
+    assert str(place) in text
+    assert "\n" not in text
+    return text
+
+
+@pytest.fixture
+def patient_folder(tmp_path) -> Path:
+    return write_patient(tmp_path / "kaggle_3m", NAME, *brain(0))
+
+
+def only(folder: Path):
+    (patient,) = list_patients(folder.parent)
+    return patient
+
+
+# --- finding ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("above", [0, 1, 2, 3])
+def test_finds_the_folder_or_one_that_holds_it(tiny_kaggle, tmp_path, above):
+    holder = tmp_path.joinpath(*"abcd"[:above])
+    holder.mkdir(parents=True, exist_ok=True)
+    tiny_kaggle.rename(holder / "kaggle_3m")
+    (tmp_path / "README.md").touch()
+    for source in (tmp_path, str(holder), holder / "kaggle_3m"):
+        assert find_root(source) == holder / "kaggle_3m"
+
+
+def test_kaggles_doubled_folder(tiny_kaggle, tmp_path):
+    double = tmp_path / "lgg-mri-segmentation"
+    double.mkdir()
+    tiny_kaggle.rename(double / "kaggle_3m")
+    found = find_root(tmp_path)
+    assert [patient.name for patient in list_patients(found)] == sorted(NAMES)
+
+
+def test_nothing_there(tmp_path):
+    refused(tmp_path / "nowhere", find_root, tmp_path / "nowhere")
+    assert "kaggle_3m" in refused(tmp_path / "nowhere", find_root, tmp_path / "nowhere")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "cat_1.png").touch()
+    refused(tmp_path, find_root, tmp_path)
+
+
+def test_a_patients_own_folder(patient_folder):
+    assert "one patient" in refused(patient_folder, find_root, patient_folder)
+
+
+def test_home_folder_is_expanded(tiny_kaggle, monkeypatch):
+    monkeypatch.setenv("HOME", str(tiny_kaggle.parent))
+    monkeypatch.setenv("USERPROFILE", str(tiny_kaggle.parent))
+    assert find_root("~/kaggle_3m") == tiny_kaggle
+
+
+# --- archives -----------------------------------------------------------------------------------------------------
+
+
+def write_zip(path: Path, folder: Path, prefixes=("kaggle_3m", "lgg-mri-segmentation/kaggle_3m"),
+              compression=zipfile.ZIP_DEFLATED) -> Path:
+    """Kaggle's archive: the patients twice, with what else lies there."""
+    with zipfile.ZipFile(path, "w", compression) as bundle:
+        for prefix in prefixes:
+            bundle.writestr(f"{prefix}/README.md", "read me")
+            bundle.writestr(f"{prefix}/data.csv", "Patient,RNASeqCluster\n")
+            for file in sorted(folder.rglob("*.tif"), reverse=True):
+                bundle.write(file, f"{prefix}/{file.relative_to(folder).as_posix()}")
+            bundle.writestr(f"__MACOSX/{prefix}/{NAME}/._{NAME}_1.tif", b"junk")
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*.tif")}
+
+
+def test_archive_is_unpacked_once(tiny_kaggle, tmp_path):
+    archive = write_zip(tmp_path / "archive.zip", tiny_kaggle)
+    root = find_root(archive)
+    assert contents(root) == contents(tiny_kaggle)
+    assert {file.name for file in root.iterdir()} == set(NAMES)
+    (root / NAMES[1] / f"{NAMES[1]}_1.tif").write_bytes(b"changed since")
+    assert find_root(archive) == root
+    assert (root / NAMES[1] / f"{NAMES[1]}_1.tif").read_bytes() == b"changed since"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["archive.zip", root.name]
+
+
+def test_another_archive_in_the_same_folder_gives_its_own_patients(kaggle_folder, tmp_path):
+    first = write_zip(tmp_path / "archive.zip", kaggle_folder(NAMES[:2]))
+    second = write_zip(tmp_path / "hospital.zip", kaggle_folder(NAMES[2:4]))
+    assert [patient.name for patient in list_patients(find_root(first))] == sorted(NAMES[:2])
+    assert [patient.name for patient in list_patients(find_root(second))] == sorted(NAMES[2:4])
+
+
+def test_entries_cannot_lead_outside(tiny_kaggle, tmp_path):
+    inner = tmp_path / "deep" / "inner"
+    inner.mkdir(parents=True)
+    archive = inner / "archive.zip"
+    slice_bytes = (tiny_kaggle / NAME / f"{NAME}_1.tif").read_bytes()
+    link = zipfile.ZipInfo("kaggle_3m/evil/evil_3.tif")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(archive, "w") as bundle:
+        for place in ("../../evil/evil_1.tif", "/tmp/evil/evil_2.tif", "..\\..\\evil\\evil_4.tif",
+                      "../..//..//.._1.tif", "C:/evil/evil_5.tif", "evil/../../evil_6.tif", "x/../.._7.tif"):
+            bundle.writestr(place, slice_bytes)
+        bundle.writestr(link, str(tiny_kaggle / NAME / f"{NAME}_1.tif"))
+    root = unpack(archive)
+    assert root == inner / "kaggle_3m"
+    everything = [path for path in tmp_path.rglob("*") if not path.is_dir()]
+    assert all(path == archive or path.parent == root / "evil" for path in everything)
+    assert not any(path.is_symlink() for path in everything)
+    assert not Path("/tmp/evil/evil_2.tif").exists()
+
+
+@pytest.mark.parametrize(("limit", "value"), [("_MAX_FILES", 10), ("_MAX_BYTES", 10_000)])
+def test_zip_bomb(tiny_kaggle, tmp_path, monkeypatch, limit, value):
+    archive = write_zip(tmp_path / "archive.zip", tiny_kaggle)
+    monkeypatch.setattr(kaggle, limit, value)
+    assert "far more" in refused(archive, unpack, archive)
+    assert [path.name for path in tmp_path.iterdir()] == ["archive.zip"]
+
+
+def test_size_that_the_archive_lies_about(tmp_path):
+    """The limit is taken from the directory of the zip: an entry must not grow beyond what it says there."""
+    archive = tmp_path / "archive.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
+        bundle.writestr(f"{NAME}/{NAME}_1.tif", bytes(5_000_000))
+    content = bytearray(archive.read_bytes())
+    for signature, offset in ((b"PK\x01\x02", 24), (b"PK\x03\x04", 22)):
+        at = content.index(signature) + offset
+        content[at:at + 4] = (1000).to_bytes(4, "little")
+    archive.write_bytes(content)
+    refused(archive, unpack, archive)
+    assert [path.name for path in tmp_path.iterdir()] == ["archive.zip"]
+
+
+def damage_directory(content):
+    return content[:len(content) // 2]
+
+
+def damage_entry(content):
+    """Garbage in the compressed bytes of the first slice; the directory at the end stays whole."""
+    at = content.index(b".tif") + 40
+    return content[:at] + b"\xff" * 200 + content[at + 200:]
+
+
+def damage_start(content):
+    """Garbage where the first slice's compressed bytes begin: the decompressor itself stumbles, before any checksum."""
+    at = content.index(b".tif") + 4
+    return content[:at] + b"\xff" * 20 + content[at + 20:]
+
+
+def flip_stored_byte(content):
+    at = content.index(b".tif") + 400
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1:]
+
+
+@pytest.mark.parametrize(("compression", "damage"), [
+    (zipfile.ZIP_DEFLATED, damage_directory), (zipfile.ZIP_DEFLATED, damage_entry),
+    (zipfile.ZIP_DEFLATED, damage_start), (zipfile.ZIP_LZMA, damage_entry), (zipfile.ZIP_BZIP2, damage_entry),
+    (zipfile.ZIP_STORED, flip_stored_byte), (zipfile.ZIP_STORED, lambda content: b"no zip at all"),
+    (zipfile.ZIP_STORED, lambda content: b""),
+])
+def test_damaged_zip(tiny_kaggle, tmp_path, compression, damage):
+    archive = write_zip(tmp_path / "archive.zip", tiny_kaggle, compression=compression)
+    archive.write_bytes(damage(archive.read_bytes()))
+    refused(archive, unpack, archive)
+    assert [path.name for path in tmp_path.iterdir()] == ["archive.zip"]
+
+
+def test_zip_without_slices(tmp_path):
+    archive = tmp_path / "archive.zip"
+    with zipfile.ZipFile(archive, "w") as bundle:
+        bundle.writestr("kaggle_3m/README.md", "nothing here")
+        bundle.writestr("loose_1.tif", b"not in a patient's folder")
+    refused(archive, unpack, archive)
+
+
+def test_encrypted_zip(tiny_kaggle, tmp_path):
+    archive = write_zip(tmp_path / "archive.zip", tiny_kaggle)
+    content = bytearray(archive.read_bytes())
+    for signature, offset in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+        at = content.find(signature)
+        while at >= 0:
+            content[at + offset] |= 1
+            at = content.find(signature, at + 4)
+    archive.write_bytes(content)
+    assert "password" in refused(archive, unpack, archive)
+
+
+def test_interrupted_unpacking_leaves_nothing(tiny_kaggle, tmp_path, monkeypatch):
+    archive = write_zip(tmp_path / "archive.zip", tiny_kaggle)
+    copy, calls = kaggle.shutil.copyfileobj, []
+
+    def interrupted(source, sink):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        copy(source, sink)
+
+    monkeypatch.setattr(kaggle.shutil, "copyfileobj", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        unpack(archive)
+    assert [path.name for path in tmp_path.iterdir()] == ["archive.zip"]
+    monkeypatch.undo()
+    assert contents(unpack(archive)) == contents(tiny_kaggle)
+
+
+def test_archive_in_a_folder_that_is_taken_by_a_file(tiny_kaggle, tmp_path):
+    archive = write_zip(tmp_path / "archive.zip", tiny_kaggle)
+    (tmp_path / "kaggle_3m").touch()
+    refused(archive, unpack, archive)
+
+
+def test_download_that_fails(monkeypatch):
+    class Kagglehub:
+        def dataset_download(self, name):
+            raise OSError("no network\nand more lines")
+
+    monkeypatch.setitem(sys.modules, "kagglehub", Kagglehub())
+    text = refused("mateuszbuda/lgg-mri-segmentation", find_root, "kaggle")
+    assert "no network" in text and "archive.zip" in text
+    monkeypatch.setitem(sys.modules, "kagglehub", None)
+    assert "pip install" in refused("kagglehub", find_root, "kaggle")
+
+
+def test_download_that_works(tiny_kaggle, monkeypatch):
+    class Kagglehub:
+        def dataset_download(self, name):
+            return str(tiny_kaggle.parent)
+
+    monkeypatch.setitem(sys.modules, "kagglehub", Kagglehub())
+    assert find_root("kaggle") == tiny_kaggle
+
+
+# --- listing ------------------------------------------------------------------------------------------------------
+
+
+def test_slices_are_in_the_order_of_their_numbers(tmp_path):
+    volume, mask = brain(1, slices=12)
+    folder = write_patient(tmp_path, NAME, volume, mask)
+    for junk in ("README.md", ".DS_Store", "Thumbs.db", f"._{NAME}_1.tif", f"{NAME}.tif.txt", f"{NAME}_1_mask.tif.bak"):
+        (folder / junk).write_text("junk")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "data.csv").touch()
+    patient = only(folder)
+    assert patient.numbers == tuple(range(1, 13))
+    assert patient.images[9].name == f"{NAME}_10.tif"
+    assert patient.masks[9].name == f"{NAME}_10_mask.tif"
+    read, read_mask, remarks = read_patient(patient)
+    np.testing.assert_array_equal(read, volume)
+    np.testing.assert_array_equal(read_mask, mask)
+    assert remarks == []
+
+
+@pytest.mark.parametrize(("name", "institution"), [
+    ("TCGA_CS_4941_19960909", "CS"), ("TCGA_DU_5851_19950428", "DU"), ("PHANTOM_0001", "PHANTOM"), ("anna", "anna"),
+])
+def test_institution(tmp_path, name, institution):
+    assert only(write_patient(tmp_path, name, *brain(0))).institution == institution
+
+
+def test_unlabelled_patient(tmp_path):
+    volume, _ = brain(0)
+    patient = only(write_patient(tmp_path, NAME, volume, None))
+    assert patient.masks == ()
+    assert read_patient(patient)[1] is None
+
+
+@pytest.mark.parametrize(("gone", "word"), [("_3_mask.tif", "mask"), ("_3.tif", "image")])
+def test_missing_file(patient_folder, gone, word):
+    (patient_folder / f"{NAME}{gone}").unlink()
+    text = refused(patient_folder, list_patients, patient_folder.parent)
+    assert "slice 3" in text and f"no {word}" in text
+
+
+def test_masks_without_any_image(patient_folder):
+    for file in patient_folder.glob("*[0-9].tif"):
+        file.unlink()
+    assert "no image" in refused(patient_folder, list_patients, patient_folder.parent)
+
+
+@pytest.mark.parametrize("twin", [f"{NAME}_01.tif", f"{NAME}_1.tiff", f"{NAME}_001_mask.tif"])
+def test_slice_number_twice(patient_folder, twin):
+    (patient_folder / twin).write_bytes(b"")
+    assert twin in refused(patient_folder, list_patients, patient_folder.parent)
+
+
+def test_folder_without_patients(tmp_path):
+    refused(tmp_path, list_patients, tmp_path)
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def image_path(folder: Path, number: int = 3) -> Path:
+    return folder / f"{NAME}_{number}.tif"
+
+
+def mask_path(folder: Path, number: int = 3) -> Path:
+    return folder / f"{NAME}_{number}_mask.tif"
+
+
+@pytest.mark.parametrize("image", [
+    np.zeros((32, 40, 3), np.uint8), np.zeros((32, 32), np.uint8), np.zeros((32, 32, 4), np.uint8),
+    np.zeros((2, 32, 32, 3), np.uint8), np.zeros((32, 32, 3), np.uint16), np.zeros((32, 32, 3), np.float32),
+], ids=["size", "grey", "four channels", "two pages", "uint16", "float"])
+def test_odd_image(patient_folder, image):
+    tifffile.imwrite(image_path(patient_folder), image, photometric="rgb" if image.ndim > 2 else "minisblack")
+    refused(image_path(patient_folder), read_patient, only(patient_folder))
+
+
+@pytest.mark.parametrize("mask", [
+    np.zeros((32, 40), np.uint8), np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.int32),
+], ids=["size", "colour", "int32"])
+def test_odd_mask(patient_folder, mask):
+    tifffile.imwrite(mask_path(patient_folder), mask)
+    refused(mask_path(patient_folder), read_patient, only(patient_folder))
+
+
+def test_masks_of_another_size_than_the_images(patient_folder):
+    for number in range(1, 7):
+        tifffile.imwrite(mask_path(patient_folder, number), np.zeros((32, 40), np.uint8))
+    text = refused(patient_folder, read_patient, only(patient_folder))
+    assert "(32, 40)" in text and "(32, 32)" in text
+
+
+def truncated(content):
+    return content[:len(content) // 2]
+
+
+@pytest.mark.parametrize("damage", [truncated, lambda content: b"", lambda content: b"II*\0" + b"\xff" * 50,
+                                    lambda content: b"this is no TIFF", lambda content: content[:20]])
+@pytest.mark.parametrize("path", [image_path, mask_path])
+def test_damaged_tiff(patient_folder, damage, path, capfd, recwarn):
+    file = path(patient_folder)
+    file.write_bytes(damage(file.read_bytes()))
+    refused(file, read_patient, only(patient_folder))
+    assert capfd.readouterr().err == ""  # the readers' own complaints would stand beside our one line
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
+def test_compressed_tiff(patient_folder, compression):
+    before = read_patient(only(patient_folder))
+    for file in patient_folder.iterdir():
+        with Image.open(file) as image:
+            image.copy().save(file, compression=compression)
+    after = read_patient(only(patient_folder))
+    np.testing.assert_array_equal(after[0], before[0])
+    np.testing.assert_array_equal(after[1], before[1])
+
+
+@pytest.mark.parametrize("values", [(0, 1), (0, 255), (0, 255, 1), (0, 128), (0, 7, 200)])
+def test_mask_values(patient_folder, values):
+    drawn = np.random.default_rng(0).choice(np.array(values, np.uint8), (32, 32))
+    tifffile.imwrite(mask_path(patient_folder), drawn)
+    _, mask, remarks = read_patient(only(patient_folder))
+    np.testing.assert_array_equal(mask[2], drawn > 0)
+    assert mask.dtype == np.uint8
+    assert len(remarks) == (not {0, 1, 255}.issuperset(values))
+    assert all(NAME in remark for remark in remarks)
+
+
+def test_boolean_masks(patient_folder):
+    expected = read_patient(only(patient_folder))[1]
+    for number in range(1, 7):
+        Image.fromarray(expected[number - 1] * np.uint8(255)).convert("1").save(mask_path(patient_folder, number))
+    np.testing.assert_array_equal(read_patient(only(patient_folder))[1], expected)
+
+
+def test_remarks_on_gaps_and_on_no_tumour(tmp_path):
+    volume, mask = brain(0, tumour=False)
+    patient = only(write_patient(tmp_path, NAME, volume, mask, numbers=(1, 2, 5, 6, 7, 20)))
+    remarks = read_patient(patient)[2]
+    assert len(remarks) == 2
+    assert any("no tumour" in remark for remark in remarks)
+    assert any("3, 4, 8, 9, 10 ..." in remark for remark in remarks)
+
+
+def test_twins():
+    assert twins({"a": "1", "b": "2", "c": "3"}) == []
+    (remark,) = twins({"a": "1", "b": "2", "c": "1", "d": "1"})
+    assert remark.startswith("a = c = d")
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+def test_masks_are_read_back_as_written(tmp_path):
+    volume, mask = brain(4)
+    numbers = (2, 3, 9, 10, 11, 100)
+    patient = only(write_patient(tmp_path / "source", NAME, volume, mask, numbers))
+    random = (np.random.default_rng(0).random(mask.shape) < 0.5).astype(np.uint8)
+    write_masks(tmp_path / "out", patient, random)
+    files = {path.name for path in (tmp_path / "out" / NAME).iterdir()}
+    assert files == {f"{NAME}_{number}_mask.tif" for number in numbers}
+    raw = tifffile.imread(tmp_path / "out" / NAME / f"{NAME}_9_mask.tif")
+    assert raw.dtype == np.uint8
+    assert set(np.unique(raw)) == {0, 255}
+    for image in patient.images:
+        os.link(image, tmp_path / "out" / NAME / image.name)
+    np.testing.assert_array_equal(read_patient(only(tmp_path / "out" / NAME))[1], random)
+
+
+def test_stat_key_changes_with_any_file(patient_folder):
+    before = kaggle.stat_key([only(patient_folder)])
+    assert before == kaggle.stat_key([only(patient_folder)])
+    os.utime(mask_path(patient_folder), (1, 1))
+    assert kaggle.stat_key([only(patient_folder)]) != before
