@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -28,18 +29,25 @@ TRAIN_CSV, BEST_CSV = "uexec_result_train.csv", "uexec_result_best.csv"
 BEST_PLAN = "best"  # runs of plans whose names start so go to BEST_CSV, all others to TRAIN_CSV
 
 
-def run_id(config: Config, data: BrainData, split: Split, train_module: Any) -> str:
+def run_id(config: Config, data: BrainData, split: Split, train_module: ModuleType) -> str:
     """Readable slug and a hash of all that decides the outcome: config, data, split, and the source of what it uses.
 
     A network or loss that the run does not use is not part of it; neither is the device.
     """
     settings = {name: value for name, value in config.to_dict().items() if name != "device"}
-    network = networks.network_class(config.model)
-    sources = source_fingerprint(__import__(network.__module__, fromlist=["_"]), type(loss.build_loss(config.loss)),
-                                 transform, dataset, train_module, evaluate, metrics)
+    sources = source_fingerprint(*_classes_used(config), transform, dataset, train_module, evaluate, metrics)
     digest = fingerprint([settings, data.fingerprint, split.train, split.validation, sources])
     return (f"{config.model}{config.init_features}-{config.loss}-{config.optimizer}-{config.sampling}-"
             f"{config.image_size}px-seed{config.seed}-{digest[:10]}")
+
+
+def _classes_used(config: Config) -> list[type]:
+    """The classes that the network and the loss are made of, torch's own left out, in a fixed order."""
+    with torch.device("meta"):  # only its structure is wanted
+        modules = [*networks.build_model(config).modules(), loss.build_loss(config.loss)]
+    classes = {base for module in modules for base in type(module).__mro__ if base is not object}
+    ours = [cls for cls in classes if cls.__module__.split(".")[0] != "torch"]
+    return sorted(ours, key=lambda cls: (cls.__module__, cls.__qualname__))
 
 
 @dataclass(frozen=True)

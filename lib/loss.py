@@ -13,14 +13,6 @@ from torch import Tensor, nn
 from lib.utils import KitError
 
 
-def soft_counts(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Soft true positives, false positives and false negatives: scalars, in pixels."""
-    probability = torch.sigmoid(logits.float())
-    target = target.float()
-    true_positive = (probability * target).sum()
-    return true_positive, probability.sum() - true_positive, target.sum() - true_positive
-
-
 class TverskyLoss(nn.Module):
     """1 - Tversky index, (TP + s) / (TP + alpha FN + beta FP + s).
 
@@ -34,8 +26,16 @@ class TverskyLoss(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """The loss of a batch, a scalar."""
-        tp, fp, fn = soft_counts(logits, target)
+        tp, fp, fn = self.soft_counts(logits, target)
         return 1 - (tp + self.smooth) / (tp + self.alpha * fn + self.beta * fp + self.smooth)
+
+    @staticmethod
+    def soft_counts(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Soft true positives, false positives and false negatives: scalars, in pixels."""
+        probability = torch.sigmoid(logits.float())
+        target = target.float()
+        true_positive = (probability * target).sum()
+        return true_positive, probability.sum() - true_positive, target.sum() - true_positive
 
 
 class DiceLoss(TverskyLoss):

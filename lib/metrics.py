@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage, stats
+from scipy import ndimage
 
 
 class Counts(NamedTuple):
@@ -121,5 +121,6 @@ def summarise(values: np.ndarray) -> Summary:
     mean, median = float(values.mean()), float(np.median(values))
     if len(values) < 2 or np.ptp(values) == 0:  # nothing to resample
         return Summary(len(values), mean, median, 0.0, mean, mean)
+    from scipy import stats  # here, because it takes longer to import than all else but torch
     interval = stats.bootstrap((values,), np.mean, method="BCa", rng=np.random.default_rng(0)).confidence_interval
     return Summary(len(values), mean, median, float(values.std(ddof=1)), float(interval.low), float(interval.high))

@@ -11,20 +11,15 @@ from lib.utils import KitError
 NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet}
 
 
-def network_class(name: str) -> type[nn.Module]:
-    """The class behind ``Config.model``.
+def build_model(config: Config) -> nn.Module:
+    """The network that ``config`` describes, freshly initialised from torch's current random state, on the CPU.
 
     Raises:
-        KitError: the name is not a key of ``NETWORKS``.
+        KitError: ``config.model`` is not a key of ``NETWORKS``, or its activation is unknown.
     """
-    if name not in NETWORKS:
-        raise KitError(f"model {name!r} is unknown; use one of {', '.join(NETWORKS)}")
-    return NETWORKS[name]
-
-
-def build_model(config: Config) -> nn.Module:
-    """The network that ``config`` describes, freshly initialised from torch's current random state, on the CPU."""
-    return network_class(config.model)(init_features=config.init_features, activation=config.activation)
+    if config.model not in NETWORKS:
+        raise KitError(f"model {config.model!r} is unknown; use one of {', '.join(NETWORKS)}")
+    return NETWORKS[config.model](init_features=config.init_features, activation=config.activation)
 
 
 def count_parameters(model: nn.Module) -> int:

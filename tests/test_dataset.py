@@ -92,6 +92,18 @@ def test_two_datasets_of_the_same_folder_name(kaggle_folder):
     assert list(one.cache.records) == list(NAMES[:2])
 
 
+def test_equal_names_sizes_and_times_are_not_equal_pixels(tmp_path):
+    """Archives with normalised times: a corrected release must not be answered with the cache of the first one."""
+    found = []
+    for seed, place in enumerate(("first", "corrected")):
+        folder = write_patient(tmp_path / place / "kaggle_3m", NAMES[0], *brain(seed))
+        for file in folder.iterdir():
+            os.utime(file, (1_000_000, 1_000_000))
+        found.append(load_data(folder.parent, SIZE))
+        np.testing.assert_array_equal(found[-1].truth(NAMES[0]), brain(seed)[1])
+    assert found[0].fingerprint != found[1].fingerprint
+
+
 @pytest.mark.parametrize("mode", ["reference", "native"])
 def test_values_are_those_of_preprocess(tiny_kaggle, mode):
     data = load_data(tiny_kaggle, 48, mode)
@@ -153,7 +165,7 @@ def test_disk_that_is_full(tiny_kaggle, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cache, "write_json", full)
-    with pytest.raises(KitError, match="No space left.*KIT_CACHE") as caught:
+    with pytest.raises(KitError, match=r"No space left.*KIT_CACHE") as caught:
         load_data(tiny_kaggle, SIZE)
     assert "\n" not in str(caught.value)
     assert built() == []
@@ -247,7 +259,8 @@ def fake_data(names, labelled=True) -> BrainData:
                for i, name in enumerate(names)}
     nothing = Cache(records, [], np.zeros((0, 3, 16, 16), np.float16), np.zeros((0, 16, 16), np.uint8),
                     np.zeros(0, np.uint8))
-    return BrainData("fake", Path("fake"), 16, "reference", {name: Patient(name, (), (), ()) for name in names}, nothing)
+    patients = {name: Patient(name, (), (), ()) for name in names}
+    return BrainData("fake", Path("fake"), 16, "reference", patients, nothing)
 
 
 def names_of(**institutions: int) -> list[str]:

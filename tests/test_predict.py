@@ -1,0 +1,346 @@
+"""From weights and images to masks: what is opened, what is refused, what is written."""
+
+import io
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import torch
+from torch import nn
+
+from lib import kaggle, predict
+from lib.config import Config
+from lib.dataset import load_data
+from lib.metrics import dsc, hd95, iou, largest_component
+from lib.networks import build_model
+from lib.predict import load_weights
+from lib.unet import UNet
+from lib.utils import KitError
+from tests.conftest import NAMES, brain, write_patient
+from tests.test_config import command
+from tests.test_networks import Published
+
+ROOT = Path(__file__).parent.parent
+TINY = Config(image_size=32, init_features=2, device="cpu")
+
+
+@pytest.fixture
+def weights(tmp_path) -> Path:
+    """A ``best.pt`` of an untrained network."""
+    torch.manual_seed(0)
+    file = tmp_path / "best.pt"
+    torch.save({"config": TINY.to_dict(), "epoch": 1, "val_dsc": 0.5, "weights": build_model(TINY).state_dict()}, file)
+    return file
+
+
+class Bright(nn.Module):
+    """Finds what shines on FLAIR: on the synthetic patients, the tumour."""
+
+    def __init__(self, **changes):
+        super().__init__()
+        self.config = Config(**{**TINY.to_dict(), **changes})
+
+    def forward(self, x):
+        return (x[:, 1:2] - 1.8) * 20
+
+
+class Silent(Bright):
+    """Finds nothing."""
+
+    def forward(self, x):
+        return torch.full_like(x[:, :1], -9.0)
+
+
+# --- weights ------------------------------------------------------------------------------------------------------
+
+
+def test_weights_of_a_run(weights):
+    network = load_weights(weights)
+    assert isinstance(network, UNet)
+    assert not network.training
+    assert network.config == TINY
+    saved = torch.load(weights, weights_only=True)["weights"]
+    assert all(torch.equal(value, saved[name]) for name, value in network.state_dict().items())
+    assert load_weights(str(weights)).config == TINY
+
+
+def test_published_state_dict(tmp_path):
+    torch.manual_seed(0)
+    published = Published(4).eval()
+    torch.save(published.state_dict(), tmp_path / "unet.pt")
+    network = load_weights(tmp_path / "unet.pt")
+    assert (network.config.init_features, network.config.image_size) == (4, 256)
+    images = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(network(images).sigmoid(), published(images), atol=1e-6, rtol=0)
+
+
+class Bomb:
+    """Unpickling it leaves a file behind."""
+
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.system, (f'echo gotcha > "{self.trace}"',)
+
+
+def saved(content) -> bytes:
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    return stream.getvalue()
+
+
+def config_with(**changes):
+    return {"config": TINY.to_dict() | changes, "weights": build_model(TINY).state_dict()}
+
+
+def refused(file: Path) -> str:
+    """``load_weights`` raises a KitError of one line that names the file, and nothing else speaks."""
+    with warnings.catch_warnings(record=True) as spoken, pytest.raises(KitError) as caught:
+        warnings.simplefilter("always")
+        load_weights(file)
+    text = str(caught.value)
+    assert [str(warning.message) for warning in spoken] == []
+    assert str(file) in text
+    assert "\n" not in text
+    return text
+
+
+def test_missing_file_and_folder(tmp_path):
+    assert "no such file" in refused(tmp_path / "nowhere.pt")
+    refused(tmp_path)
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"garbage", b"\x80", b"\x80\x02", b"PK\x03\x04 not really", bytes(1000), b"\x00\xff" * 500, b"]q\x00.",
+    b"(dp0\n.", pickle.dumps({"a": 1}), pickle.dumps([1, 2]), b"import os\n",
+])
+def test_garbage(tmp_path, content):
+    (tmp_path / "best.pt").write_bytes(content)
+    refused(tmp_path / "best.pt")
+
+
+@pytest.mark.parametrize("content", [
+    {}, {"a": 1}, [], torch.zeros(3), {1: torch.zeros(3)}, {("a", 1): 2}, {"conv.weight": torch.zeros(1)},
+    {"conv.weight": torch.zeros(1, 0, 1, 1)}, {"conv.weight": torch.zeros(1, 2, 1, 1)}, {"config": {}, "weights": {}},
+    {"config": {}, "weights": 3}, {"config": {"lr": "x"}, "weights": {}}, {"config": {1: 2}, "weights": {}},
+    {"history": [], "weights": {}, "optimizer": {}, "scaler": {}},
+], ids=str)
+def test_files_that_hold_something_else(tmp_path, content):
+    (tmp_path / "best.pt").write_bytes(saved(content))
+    refused(tmp_path / "best.pt")
+
+
+@pytest.mark.parametrize("changes", [
+    {"init_features": 3}, {"model": "vnet"}, {"activation": "Step"}, {"epochs": 0}, {"brand_new_field": 1},
+])
+def test_config_that_does_not_fit(tmp_path, changes):
+    (tmp_path / "best.pt").write_bytes(saved(config_with(**changes)))
+    refused(tmp_path / "best.pt")
+
+
+def test_weights_of_another_network(tmp_path):
+    torch.save(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 1, 1)).state_dict(), tmp_path / "other.pt")
+    refused(tmp_path / "other.pt")
+    state = Published(2).state_dict()
+    del state["upconv2.bias"]
+    torch.save(state, tmp_path / "incomplete.pt")
+    assert "upconv2.bias" in refused(tmp_path / "incomplete.pt")
+
+
+@pytest.mark.parametrize("wrap", [lambda bomb: bomb, lambda bomb: {"weights": bomb, "config": {}},
+                                  lambda bomb: {"conv.weight": torch.zeros(1), "x": [bomb]}])
+@pytest.mark.parametrize("dump", [saved, pickle.dumps])
+def test_code_in_a_file_is_not_run(tmp_path, wrap, dump):
+    trace = tmp_path / "trace"
+    (tmp_path / "best.pt").write_bytes(dump(wrap(Bomb(trace))))
+    assert "could run code" in refused(tmp_path / "best.pt")
+    assert not trace.exists()
+
+
+def test_whole_pickled_network_is_refused(tmp_path):
+    torch.save(UNet(init_features=2), tmp_path / "network.pt")
+    refused(tmp_path / "network.pt")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999])
+def test_truncated_file(weights, share):
+    content = weights.read_bytes()
+    weights.write_bytes(content[:int(len(content) * share)])
+    refused(weights)
+
+
+def test_flipped_bytes_load_or_are_refused(weights):
+    content = weights.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        damaged = bytearray(content)
+        at = rng.integers(0, rng.choice([200, 5000, len(content)]), 3)  # mostly where the structure is
+        if rng.random() < 0.3:
+            at = len(content) - 1 - rng.integers(0, 500, 3)
+        for position in at:
+            damaged[position] = rng.integers(256)
+        weights.write_bytes(damaged)
+        try:
+            load_weights(weights)
+        except KitError as error:
+            assert "\n" not in str(error) and str(weights) in str(error)
+
+
+# --- prediction ---------------------------------------------------------------------------------------------------
+
+
+def test_masks_are_written_in_the_kaggle_layout(tiny_kaggle, tmp_path):
+    prediction = predict.predict(Bright(), tiny_kaggle, tmp_path / "out", device="cpu", precision="fp32")
+    for name in NAMES:
+        volume, truth, _ = kaggle.read_patient(prediction.data.patients[name])
+        files = sorted((tmp_path / "out" / name).iterdir(), key=lambda file: int(file.name.split("_")[-2]))
+        assert [file.name for file in files] == [f"{name}_{number}_mask.tif" for number in range(1, 7)]
+        written = np.stack([tifffile.imread(file) for file in files])
+        assert written.dtype == np.uint8
+        assert set(np.unique(written)) <= {0, 255}
+        assert written.shape == truth.shape == volume.shape[:3]
+        np.testing.assert_array_equal(written > 0, prediction.mask(name))
+        np.testing.assert_array_equal(written > 0, largest_component(written))
+        assert dsc(written, truth) > 0.7
+
+
+def test_cases_are_computed_from_the_written_masks(tiny_kaggle, tmp_path):
+    prediction = predict.predict(Bright(), tiny_kaggle, tmp_path / "out", device="cpu")
+    table = pd.read_csv(tmp_path / "out" / "cases.csv")
+    assert b"\r" not in (tmp_path / "out" / "cases.csv").read_bytes()
+    assert list(table.columns)[:7] == ["patient", "slices", "dsc", "dsc_native", "tp", "fp", "fn"]
+    assert list(table["patient"]) == sorted(NAMES)
+    for row in table.itertuples():
+        mask, truth = prediction.mask(row.patient).astype(bool), prediction.data.truth(row.patient).astype(bool)
+        assert (row.slices, row.tp) == (6, (mask & truth).sum())
+        assert (row.fp, row.fn) == ((mask & ~truth).sum(), (truth & ~mask).sum())
+        assert row.dsc_native == pytest.approx(dsc(mask, truth), abs=1e-7)
+        assert row.iou == pytest.approx(iou(mask, truth), abs=1e-7)
+        assert row.hd95 == pytest.approx(hd95(mask, truth), rel=1e-7)
+        assert 0.7 < row.dsc <= 1
+    pd.testing.assert_frame_equal(table, prediction.cases, rtol=1e-7, check_dtype=False)
+    assert prediction.ranked() == list(table.sort_values("dsc_native")["patient"])
+    assert "DSC as published: mean 0." in str(prediction)
+
+
+@pytest.mark.parametrize("mode", ["reference", "native"])
+@pytest.mark.parametrize("size", [32, 64])
+def test_masks_come_back_to_the_files_own_grid(tmp_path, mode, size):
+    volume, mask = brain(3, 8, 50, 41)
+    write_patient(tmp_path / "data", NAMES[0], volume, mask, numbers=(1, 2, 3, 5, 8, 9, 10, 11))
+    prediction = predict.predict(Bright(image_size=size, preprocessing=mode), tmp_path / "data", device="cpu")
+    assert prediction.mask(NAMES[0]).shape == (8, 50, 41)
+    assert prediction.cases["dsc_native"][0] > 0.8
+
+
+def test_unlabelled_patients(kaggle_folder, tmp_path):
+    root = kaggle_folder(NAMES[:2], masks=False)
+    prediction = predict.predict(Bright(), root, tmp_path / "out", device="cpu")
+    assert list(prediction.cases.columns) == ["patient", "slices"]
+    assert prediction.ranked() == list(NAMES[:2])
+    assert prediction.mask(NAMES[0]).any()
+    assert "2 patients without masks" in str(prediction)
+    assert len(list((tmp_path / "out").rglob("*_mask.tif"))) == 12
+
+
+def test_some_patients_without_masks(kaggle_folder, tmp_path):
+    root = kaggle_folder(NAMES[:2], masks=False)
+    write_patient(root, NAMES[2], *brain(5))
+    prediction = predict.predict(Bright(), root, device="cpu")
+    assert prediction.cases["dsc"].isna().tolist() == [True, True, False]
+    assert prediction.ranked()[0] == NAMES[2]
+    assert "1 patients" in str(prediction)
+
+
+def test_nothing_found(tiny_kaggle):
+    prediction = predict.predict(Silent(), tiny_kaggle, patients=[NAMES[4]], device="cpu")
+    row = prediction.cases.iloc[0]
+    assert (row["dsc"], row["dsc_native"], row["tp"], row["fp"], row["recall"]) == (0, 0, 0, 0, 0)
+    assert row["hd95"] == pytest.approx(np.sqrt(6**2 + 32**2 + 32**2))
+    assert not prediction.mask(NAMES[4]).any()
+
+
+def test_chosen_patients_only(tiny_kaggle, tmp_path):
+    prediction = predict.predict(Bright(), tiny_kaggle, tmp_path / "out", patients=[NAMES[3], NAMES[0]], device="cpu")
+    assert list(prediction.cases["patient"]) == [NAMES[3], NAMES[0]]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {NAMES[0], NAMES[3], "cases.csv"}
+    with pytest.raises(KitError, match=f"nobody.*{NAMES[0]}"):
+        predict.predict(Bright(), tiny_kaggle, patients=["nobody"], device="cpu")
+
+
+def test_batch_size_does_not_matter(tiny_kaggle, weights):
+    one, many = (predict.predict(weights, tiny_kaggle, device="cpu", precision="fp32", batch_size=n) for n in (1, 5))
+    pd.testing.assert_frame_equal(one.cases, many.cases)
+
+
+def test_data_of_another_size_is_refused(tiny_kaggle):
+    for data in (load_data(tiny_kaggle, 64), load_data(tiny_kaggle, 32, "native")):
+        with pytest.raises(KitError, match="reference at 32"):
+            predict.predict(Bright(), data, device="cpu")
+
+
+def test_the_true_masks_are_never_overwritten(tiny_kaggle, tmp_path):
+    """With the data folder as ``--out``, predictions would replace what the doctors drew."""
+    before = {file: file.read_bytes() for file in tiny_kaggle.rglob("*.tif")}
+    with pytest.raises(KitError) as caught:
+        predict.predict(Bright(), tiny_kaggle, tiny_kaggle, device="cpu")
+    assert str(tiny_kaggle) in str(caught.value)
+    assert {file: file.read_bytes() for file in tiny_kaggle.rglob("*.tif")} == before
+
+
+# --- command line -------------------------------------------------------------------------------------------------
+
+
+def test_command_line(weights, tiny_kaggle, tmp_path, monkeypatch, capfd):
+    status, out, err = command(predict.main, monkeypatch, capfd, "--weights", str(weights), "--data", str(tiny_kaggle),
+                               "--out", str(tmp_path / "out"), "--device", "cpu")
+    assert status == 0
+    assert "DSC on the file's grid: mean" in out
+    assert "error" not in err
+    assert len(pd.read_csv(tmp_path / "out" / "cases.csv")) == 6
+
+
+@pytest.mark.parametrize(("option", "value"), [
+    ("--weights", "{tmp}/nowhere.pt"), ("--weights", "{tmp}/file"), ("--data", "{tmp}/nowhere"), ("--data", "{tmp}"),
+    ("--data", "{tmp}/file"), ("--device", "abacus"), ("--precision", "int4"), ("--colour", "red"),
+    ("--out", "{tmp}/file"),
+])
+def test_bad_input_exits_2_with_one_line(option, value, weights, tiny_kaggle, tmp_path, monkeypatch, capfd):
+    (tmp_path / "file").write_text("neither a folder nor weights nor a zip")
+    arguments = {"--weights": str(weights), "--data": str(tiny_kaggle), "--out": str(tmp_path / "out"),
+                 "--device": "cpu"} | {option: value.format(tmp=tmp_path)}
+    status, out, err = command(predict.main, monkeypatch, capfd, *(part for pair in arguments.items() for part in pair))
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("damage", ["truncated", "uneven"])
+def test_damaged_data_exits_2_with_one_line(damage, weights, tiny_kaggle, tmp_path, monkeypatch, capfd):
+    file = tiny_kaggle / NAMES[1] / f"{NAMES[1]}_2.tif"
+    if damage == "truncated":
+        file.write_bytes(file.read_bytes()[:700])
+    else:
+        tifffile.imwrite(file, np.zeros((16, 16, 3), np.uint8), photometric="rgb")
+    status, _, err = command(predict.main, monkeypatch, capfd, "--weights", str(weights), "--data", str(tiny_kaggle),
+                             "--out", str(tmp_path / "out"))
+    assert status == 2
+    assert err.count("\n") == 1 and file.name in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_as_a_user_meets_it(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "lib.predict", "--weights", str(tmp_path / "nowhere.pt"), "--data",
+                           str(tmp_path), "--out", str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert "nowhere.pt" in done.stderr

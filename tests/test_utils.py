@@ -1,0 +1,132 @@
+"""Seeding, choices of device and precision, hashing, atomic writing."""
+
+import os
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from lib.utils import (
+    KitError,
+    Precision,
+    deterministic,
+    fingerprint,
+    pick_device,
+    pick_precision,
+    progress,
+    seed_everything,
+    sha256,
+    source_fingerprint,
+    write_atomic,
+    write_json,
+)
+
+
+def test_device_by_name():
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device().type in ("cpu", "cuda", "mps")
+    with pytest.raises(KitError, match="abacus.*auto"):
+        pick_device("abacus")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_missing_gpu_is_refused():
+    for name in ("cuda", "cuda:1"):
+        with pytest.raises(KitError, match=name):
+            pick_device(name)
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16")])
+def test_precision_of_a_gpu(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert pick_precision(torch.device("cuda")).name == expected
+
+
+def test_precision_asked_for_and_elsewhere():
+    assert pick_precision(torch.device("cpu"), "fp16").name == "fp16"
+    assert pick_precision(torch.device("mps")).name == "fp32"
+    assert pick_precision(torch.device("cpu")).name in ("fp32", "bf16")
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_autocast_computes_in_the_format(name, dtype):
+    cpu = torch.device("cpu")
+    with Precision(name, "").autocast(cpu):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+    assert not Precision(name, "").grad_scaler(cpu).is_enabled()
+
+
+def test_deterministic_puts_everything_back():
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    with pytest.raises(ZeroDivisionError), deterministic():
+        assert torch.are_deterministic_algorithms_enabled()
+        raise ZeroDivisionError
+    assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark) == before
+
+
+def test_seeds_are_told_apart():
+    def first(*key):
+        seed_everything(*key)
+        return torch.rand(1).item()
+
+    numbers = [first(seed, epoch) for seed in range(4) for epoch in range(4)]
+    assert len(set(numbers)) == 16
+    assert first(2, 3) == numbers[11]
+    assert first(1, 2) != first(2, 1)
+
+
+def test_hashes(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256(b"abc") == sha256(tmp_path / "file") == known
+    assert fingerprint({"a": 1, "b": [2, None]}) == fingerprint({"b": [2, None], "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+
+
+def test_source_is_the_same_with_windows_line_ends(monkeypatch):
+    source = "def f():\n    return 1\n"
+    monkeypatch.setattr("lib.utils.inspect", types.SimpleNamespace(getsource=lambda thing: thing))
+    assert source_fingerprint(source) == source_fingerprint(source.replace("\n", "\r\n"))
+    assert source_fingerprint(source) != source_fingerprint(source.replace("1", "2"))
+
+
+def test_atomic_writing(tmp_path):
+    file = tmp_path / "new" / "folder" / "file.txt"
+    write_atomic(file, "Läsion\n")
+    assert file.read_bytes() == "Läsion\n".encode()
+    write_atomic(file, b"second")
+    assert file.read_bytes() == b"second"
+    assert [path.name for path in file.parent.iterdir()] == ["file.txt"]
+    write_json(file, {"a": [1, 2.5]})
+    assert file.read_text().endswith("\n")
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_interrupted_writing_keeps_the_old_file(tmp_path, monkeypatch, error):
+    file = tmp_path / "file"
+    write_atomic(file, "old")
+
+    def fail(handle):
+        raise error
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(error):
+        write_atomic(file, "new")
+    assert file.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_progress_is_text_on_stderr_and_leaves_nothing(capfd):
+    assert list(progress(range(3), desc="counting")) == [0, 1, 2]
+    streams = capfd.readouterr()
+    assert streams.out == ""
+    assert "counting" in streams.err
+    assert streams.err.rpartition("\r")[2].strip() == ""
+
+
+def test_seed_does_not_touch_numpys_global_state():
+    np.random.seed(0)  # noqa: NPY002
+    expected = np.random.get_state()[1].copy()  # noqa: NPY002
+    seed_everything(5)
+    np.testing.assert_array_equal(np.random.get_state()[1], expected)  # noqa: NPY002
