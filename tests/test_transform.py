@@ -125,7 +125,7 @@ def test_input_is_left_alone():
 def test_real_patients_are_preprocessed_as_published(index):
     patients = sorted(kaggle.list_patients(REAL_DATA), key=lambda patient: len(patient.numbers))
     volume, mask, _ = kaggle.read_patient(patients[index])
-    assert_as_published(volume[:16], mask[:16], 128)
+    assert_as_published(volume[8:16], mask[8:16], 128)
 
 
 # --- the way back -------------------------------------------------------------------------------------------------

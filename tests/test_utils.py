@@ -26,7 +26,7 @@ from lib.utils import (
 def test_device_by_name():
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device().type in ("cpu", "cuda", "mps")
-    with pytest.raises(KitError, match="abacus.*auto"):
+    with pytest.raises(KitError, match=r"abacus.*auto"):
         pick_device("abacus")
 
 
