@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from lib.utils import KitError
 
+# What the fields accept by name; the modules that build them hold a table with the same keys.
+MODELS = ("unet",)
+ACTIVATIONS = ("ReLU", "LeakyReLU", "ELU", "SiLU", "GELU", "Mish")
+LOSSES = ("DiceLoss", "IOULoss", "TverskyLoss", "FocalTverskyLoss")
+SPLITS = re.compile(r"auto|published|holdout(:[1-9]\d*)?|fold-[1-9]\d*-of-[1-9]\d*")
+DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+OWN_CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # "my_module:MyNetwork"
 
-def _option(default: Any, help: str, choices: tuple[str, ...] = (), minimum: float | None = None) -> Any:
-    """A field that knows its help text and what it accepts: one source for validation and the command line."""
-    return field(default=default, metadata={"help": help, "choices": choices, "minimum": minimum})
+
+def _option(default: Any, help: str, choices: tuple[str, ...] = (), minimum: float | None = None,
+            pattern: re.Pattern[str] | None = None) -> Any:
+    """A field that knows its help text and what it accepts: one source for validation and the command line.
+
+    A text field takes one of ``choices`` or what matches ``pattern``.
+    """
+    return field(default=default,
+                 metadata={"help": help, "choices": choices, "minimum": minimum, "pattern": pattern})
 
 
 @dataclass(frozen=True)
@@ -24,16 +38,17 @@ class Config:
     """
 
     # data
-    image_size: int = _option(256, "edge of the square slices that the network sees, pixels", minimum=16)
+    image_size: int = _option(256, "edge of the square slices that the network sees, pixels", minimum=32)
     preprocessing: str = _option("reference", "reference (as published) or native (whole grid)",
                                  ("reference", "native"))
-    split: str = _option("auto", "auto, published, holdout, holdout:N, or fold-I-of-K; always by patient")
+    split: str = _option("auto", "auto, published, holdout, holdout:N, or fold-I-of-K; always by patient",
+                         pattern=SPLITS)
     # network
-    model: str = _option("unet", "network")
+    model: str = _option("unet", "network; or one of your own, as module:Class", MODELS, pattern=OWN_CLASS)
     init_features: int = _option(32, "channels of the first level; each level below doubles them", minimum=1)
-    activation: str = _option("ReLU", "activation function between convolutions")
+    activation: str = _option("ReLU", "activation function between convolutions", ACTIVATIONS)
     # objective and optimiser
-    loss: str = _option("DiceLoss", "loss function")
+    loss: str = _option("DiceLoss", "loss function; or one of your own, as module:Class", LOSSES, pattern=OWN_CLASS)
     optimizer: str = _option("Adam", "optimiser", ("Adam", "SGD"))
     lr: float = _option(1e-4, "initial learning rate", minimum=0)
     momentum: float = _option(0.9, "momentum; used by SGD only", minimum=0)
@@ -51,7 +66,7 @@ class Config:
                                    "z-scoring, a grey frame) or background (black)", ("zero", "background"))
     seed: int = _option(42, "seed of weights, sampling and augmentation", minimum=0)
     # machine
-    device: str = _option("auto", "auto, cpu, cuda, cuda:1, mps")
+    device: str = _option("auto", "auto, cpu, cuda, cuda:1, mps", pattern=DEVICES)
     precision: str = _option("auto", "auto, fp32, bf16 or fp16", ("auto", "fp32", "bf16", "fp16"))
 
     def __post_init__(self) -> None:
@@ -76,8 +91,10 @@ def _checked(spec: dataclasses.Field, value: Any) -> Any:
     minimum, choices = spec.metadata["minimum"], spec.metadata["choices"]
     if minimum is not None and not minimum <= value < float("inf"):
         raise KitError(f"Config.{spec.name}: {value} is out of range, the least is {minimum} ({spec.metadata['help']})")
-    if choices and value not in choices:
-        raise KitError(f"Config.{spec.name}: {value!r} is not one of {', '.join(choices)}")
+    pattern = spec.metadata["pattern"]
+    if (choices or pattern) and value not in choices and not (pattern and pattern.fullmatch(value)):
+        accepted = f"one of {', '.join(choices)}" if choices else spec.metadata["help"]
+        raise KitError(f"Config.{spec.name}: {value!r} is not {accepted}")
     return value
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lib.utils import KitError
+from lib.utils import KitError, load_class
 
 
 class TverskyLoss(nn.Module):
@@ -71,11 +71,13 @@ LOSSES: dict[str, type[nn.Module]] = {
 
 
 def build_loss(name: str) -> nn.Module:
-    """The loss of that name, with its published settings.
+    """The loss of that name with its published settings, or one's own by ``"module:Class"``.
 
     Raises:
-        KitError: the name is not a key of ``LOSSES``.
+        KitError: no loss of that name.
     """
-    if name not in LOSSES:
-        raise KitError(f"loss {name!r} is unknown; use one of {', '.join(LOSSES)}")
-    return LOSSES[name]()
+    if name in LOSSES:
+        return LOSSES[name]()
+    if ":" not in name:
+        raise KitError(f"loss {name!r} is not one of {', '.join(LOSSES)}")
+    return load_class(name)()

@@ -6,7 +6,7 @@ from torch import nn
 
 from lib.config import Config
 from lib.unet import UNet
-from lib.utils import KitError
+from lib.utils import load_class
 
 NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet}
 
@@ -15,11 +15,10 @@ def build_model(config: Config) -> nn.Module:
     """The network that ``config`` describes, freshly initialised from torch's current random state, on the CPU.
 
     Raises:
-        KitError: ``config.model`` is not a key of ``NETWORKS``, or its activation is unknown.
+        KitError: ``config.model`` is ``"module:Class"`` and there is no such network.
     """
-    if config.model not in NETWORKS:
-        raise KitError(f"model {config.model!r} is unknown; use one of {', '.join(NETWORKS)}")
-    return NETWORKS[config.model](init_features=config.init_features, activation=config.activation)
+    network = NETWORKS[config.model] if config.model in NETWORKS else load_class(config.model)
+    return network(init_features=config.init_features, activation=config.activation)
 
 
 def count_parameters(model: nn.Module) -> int:

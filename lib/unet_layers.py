@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from lib.utils import KitError
+
+EMPTY_LOGIT = -30.0
+"""Logit of a pixel that is surely not tumour: its sigmoid is 1e-13, and it is finite in every number format."""
+
+
+class Guided(NamedTuple):
+    """What a network with a classification-guided module returns in train mode.
+
+    Attributes:
+        logits: of the masks, ``(N, 1, H, W)`` each, finest first.
+        presence: logit of "this slice holds tumour", ``(N,)``.
+    """
+
+    logits: list[Tensor]
+    presence: Tensor
+
 
 ACTIVATIONS = {act.__name__: act for act in (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Mish)}
 
@@ -40,11 +58,11 @@ class DoubleConv(nn.Module):
 
 
 def require_divisible(x: Tensor, factor: int) -> None:
-    """Raise ``ValueError`` with the size to pad to unless height and width of ``(N, C, H, W)`` divide by ``factor``."""
+    """Raise ``KitError`` with the size to pad to unless height and width of ``(N, C, H, W)`` divide by ``factor``."""
     height, width = x.shape[-2:]
     if height % factor or width % factor:
         up = [-(-edge // factor) * factor for edge in (height, width)]
-        raise ValueError(f"image of {height}x{width} pixels: this network halves it {factor.bit_length() - 1} times, "
+        raise KitError(f"image of {height}x{width} pixels: this network halves it {factor.bit_length() - 1} times, "
                          f"pad it to {up[0]}x{up[1]}")
 
 

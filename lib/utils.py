@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import inspect
 import json
 import os
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from torch import nn
 
 try:
     import resource
@@ -134,6 +136,25 @@ class deterministic:
 def seed_everything(*key: int) -> None:
     """Seed torch (all devices) with a number derived from ``key``, e.g. (seed, epoch)."""
     torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+
+
+# --- a student's own classes ------------------------------------------------------------------------------------
+
+
+def load_class(spec: str) -> type[nn.Module]:
+    """The class that ``"module:Class"`` names: a network or loss of one's own. Importing it runs that module's code.
+
+    Raises:
+        KitError: no such module or class, or not a ``torch.nn.Module``.
+    """
+    module, _, name = spec.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise KitError(f"{spec}: cannot be loaded ({error}); expected module:Class, importable from here") from None
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise KitError(f"{spec}: is not a class derived from torch.nn.Module")
+    return found
 
 
 # --- hashing and writing --------------------------------------------------------------------------------------

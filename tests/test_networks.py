@@ -8,6 +8,7 @@ from monai.losses import DiceLoss as MonaiDice
 from monai.losses import TverskyLoss as MonaiTversky
 from torch import nn
 
+from lib import config as config_names
 from lib.config import Config
 from lib.loss import LOSSES, DiceLoss, FocalTverskyLoss, IOULoss, TverskyLoss, build_loss
 from lib.networks import NETWORKS, build_model, count_parameters
@@ -52,6 +53,17 @@ class Published(nn.Module):
             x = torch.cat([self.get_submodule(f"upconv{level}")(x), skipped.pop()], 1)
             x = self.get_submodule(f"decoder{level}")(x)
         return self.conv(x).sigmoid()
+
+
+class OneConvolution(nn.Module):
+    """A student's own network."""
+
+    def __init__(self, init_features: int = 1, activation: str = "ReLU"):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 1)
+
+    def forward(self, x):
+        return self.conv(x)
 
 
 @pytest.fixture
@@ -130,18 +142,31 @@ def test_same_random_state_same_weights():
 
 
 @pytest.mark.parametrize(("call", "word"), [
-    (lambda: build_model(Config(model="vnet")), "vnet"), (lambda: build_model(Config(activation="Step")), "Step"),
-    (lambda: build_loss("Hinge"), "Hinge"),
+    (lambda: Config(model="vnet"), "vnet"), (lambda: Config(activation="Step"), "Step"),
+    (lambda: Config(loss="Hinge"), "Hinge"), (lambda: build_loss("Hinge"), "Hinge"),
 ])
 def test_unknown_names_are_answered_with_the_known_ones(call, word):
     with pytest.raises(KitError, match=f"'{word}' is .* one of .*(unet|ReLU|DiceLoss)"):
         call()
 
 
-def test_tables_of_names():
-    assert set(NETWORKS) >= {"unet"}
+def test_config_knows_the_names_that_can_be_built():
+    assert tuple(NETWORKS) == config_names.MODELS
+    assert tuple(LOSSES) == config_names.LOSSES
+    assert tuple(ACTIVATIONS) == config_names.ACTIVATIONS
     assert all(LOSSES[name].__name__ == name for name in LOSSES)
-    assert {"DiceLoss", "IOULoss", "TverskyLoss", "FocalTverskyLoss"} <= set(LOSSES)
+
+
+def test_a_network_and_a_loss_of_ones_own():
+    network = build_model(Config(model="tests.test_networks:OneConvolution", init_features=4))
+    assert isinstance(network, OneConvolution)
+    assert isinstance(build_loss("tests.test_networks:OneConvolution"), OneConvolution)
+
+
+@pytest.mark.parametrize("spec", ["tests.nowhere:Net", "tests.test_networks:Nothing", "os:system", "math:pi"])
+def test_a_class_that_is_none_of_these_is_refused(spec):
+    with pytest.raises(KitError, match=spec):
+        build_model(Config(model=spec))
 
 
 # --- losses -------------------------------------------------------------------------------------------------------
