@@ -91,15 +91,22 @@ def open_cache(root: Path, patients: list[Patient], size: int, preprocessing: st
     Raises:
         KitError: a file that cannot be used; see ``kaggle.read_patient``.
     """
-    key = fingerprint([_VERSION, source_fingerprint(transform), kaggle.stat_key(patients), size, preprocessing])
+    place = str(root.resolve())  # equal names, sizes and dates elsewhere may be other pixels
+    key = fingerprint([_VERSION, source_fingerprint(transform), place, kaggle.stat_key(patients), size, preprocessing])
     series = f"{root.name}-{preprocessing}-{size}"
     folder = cache_folder() / f"{series}-{key[:16]}"
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f".{folder.name}.lock"):
-            if not folder.is_dir():
-                _build(folder, str(root.resolve()), patients, size, preprocessing)
-                _remove_outdated(folder, series)
+    index = folder / "index.json"
+    if not index.is_file():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder.parent / f".{folder.name}.lock"):
+                if not index.is_file():
+                    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted deletion left
+                    _build(folder, place, patients, size, preprocessing)
+                    _remove_outdated(folder, series)
+        except OSError as error:
+            raise KitError(f"{folder.parent}: the cache cannot be written ({error}); free some space, or name another "
+                           f"folder in KIT_CACHE") from None
     return _open(folder)
 
 
@@ -134,9 +141,6 @@ def _build(folder: Path, root: str, patients: list[Patient], size: int, preproce
                                             "patients": records})
         partial.chmod(0o755)
         partial.rename(folder)
-    except OSError as error:
-        raise KitError(f"{folder.parent}: the cache cannot be written ({error}); free some space, or name another "
-                       f"folder in KIT_CACHE") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import lzma
 import re
 import shutil
 import tempfile
+import threading
 import warnings
 import zipfile
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,9 @@ KAGGLE_DATASET = "mateuszbuda/lgg-mri-segmentation"
 _SLICE = re.compile(r"(?P<stem>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?", re.IGNORECASE)
 _MAX_FILES, _MAX_BYTES = 50_000, 8 * 2**30  # the real archive: 15,718 files (each twice), 2 GiB
 _SEARCH_DEPTH = 4
+_DAMAGED_ZIP = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError,
+                RuntimeError)  # the last two: a kind of compression that Python lacks, a password
+_pillow = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -96,15 +102,15 @@ def _download() -> Path:
 
 
 def unpack(archive: Path) -> Path:
-    """Unpack the slices of Kaggle's zip into ``kaggle_3m`` beside it, once; everything else in it is left out.
+    """Unpack the slices of a zip beside it, once: ``archive.zip`` into ``kaggle_3m``, others into a folder of their name.
 
     Only entries named ``<patient>/<patient>_<slice>.tif`` are read, and only those two names decide where they go: an
-    absolute path, ``..`` or a link in the archive cannot lead outside.
+    absolute path, ``..`` or a link in the archive cannot lead outside. Everything else in it is left out.
 
     Raises:
         KitError: not a zip, damaged, without slices, or far larger than the dataset.
     """
-    target = archive.parent / "kaggle_3m"
+    target = archive.parent / ("kaggle_3m" if archive.name == "archive.zip" else archive.stem)
     if target.is_dir() and any(_folders(target)):
         return target
     try:
@@ -120,7 +126,7 @@ def unpack(archive: Path) -> Path:
                 partial.rename(target)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGED_ZIP as error:
         raise KitError(f"{archive}: cannot be unpacked ({error}); download it again") from None
     except OSError as error:
         raise KitError(f"{archive}: cannot be unpacked here ({error}); unpack it by hand elsewhere") from None
@@ -237,9 +243,12 @@ def _read(path: Path) -> np.ndarray:
         try:
             image = tifffile.imread(path)
         except ValueError:  # compressed in a way that tifffile leaves to an extra package
-            with warnings.catch_warnings(), Image.open(path) as opened:
+            # one thread at a time: filters of warnings are shared by all
+            with _pillow, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a damaged file is reported below, in our words
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
-                image = np.asarray(opened)
+                with Image.open(path) as opened:
+                    image = np.asarray(opened)
     except Exception as error:  # damaged files raise almost anything
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise KitError(f"{path}: cannot be read as TIFF ({reason}); copy the file again") from None

@@ -5,8 +5,8 @@ Command line: ``python -m lib.predict --weights FILE --data DIR --out DIR``
 
 from __future__ import annotations
 
-import dataclasses
 import pickle
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from lib.config import REFERENCE, Config
+from lib.config import MODELS, REFERENCE, Config
 from lib.dataset import BrainData, load_data
 from lib.evaluate import Machine, case_row, native_mask, predict_volumes
 from lib.kaggle import write_masks
@@ -37,12 +37,13 @@ from lib.utils import (
 )
 
 
-def load_weights(file: str | Path) -> nn.Module:
+def load_weights(file: str | Path, model: str | None = None) -> nn.Module:
     """The network that a file describes, in eval mode on the CPU; its ``config`` says how to prepare images for it.
 
     Args:
         file: ``best.pt`` of a run, or a bare state dict of the published U-Net (``encoder1.enc1conv1.weight`` ...).
             Opened as data: a file that wants to run code is refused.
+        model: for a network of your own, its ``"module:Class"`` once more: a file must not choose code to run.
 
     Raises:
         KitError: no such file, no weights in it, or weights of another network.
@@ -51,12 +52,15 @@ def load_weights(file: str | Path) -> nn.Module:
     content = _read_checkpoint(file)
     if isinstance(content.get("config"), dict) and isinstance(content.get("weights"), dict):
         config, weights = _config_of(file, content["config"]), content["weights"]
+        if config.model not in MODELS and config.model != model:
+            raise KitError(f"{file}: made by a network of its own, {config.model}; if you trust that code, say "
+                           f"model={config.model!r}")
     else:
         weights = from_published(content)
         head = weights.get("conv.weight")
         if not isinstance(head, torch.Tensor) or head.ndim != 4:
             raise KitError(f"{file}: neither best.pt of a run nor a state dict of the published U-Net; give either")
-        config = dataclasses.replace(REFERENCE, init_features=head.shape[1])
+        config = _config_of(file, REFERENCE.to_dict() | {"init_features": head.shape[1]})
     model = build_model(config)
     try:
         model.load_state_dict(weights)
@@ -70,22 +74,25 @@ def load_weights(file: str | Path) -> nn.Module:
 
 def _read_checkpoint(file: Path) -> dict[str, Any]:
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old pickles: what cannot be read is reported below
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise KitError(f"{file}: no such file; give best.pt of a run, e.g. result/runs/<run>/best.pt") from None
     except pickle.UnpicklingError:
         raise KitError(f"{file}: holds more than weights, or is damaged; not opened, as it could run code") from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise KitError(f"{file}: cannot be read as weights ({' '.join(str(error).split())[:120]})") from None
-    if not isinstance(content, dict):
-        raise KitError(f"{file}: holds a {type(content).__name__}, expected a dict of weights")
+    except Exception as error:  # damaged files raise almost anything
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise KitError(f"{file}: cannot be read as weights ({reason})") from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise KitError(f"{file}: holds no dict of weights by name; give best.pt of a run or a published state dict")
     return content
 
 
 def _config_of(file: Path, values: dict[str, Any]) -> Config:
     try:
         return Config(**values)
-    except TypeError as error:
+    except (KitError, TypeError) as error:
         raise KitError(f"{file}: made by another version of the kit ({error}); use that version") from None
 
 
@@ -145,6 +152,8 @@ def predict(weights: nn.Module | str | Path, data: BrainData | str | Path, out: 
     if unknown:
         raise KitError(f"{data.root}: no patient {unknown[0]} there; the first of {len(data.patients)} is "
                        f"{next(iter(data.patients))}")
+    if out is not None:
+        _require_free(Path(out), data)
     chosen = pick_device(device)
     machine = Machine(chosen, pick_precision(chosen, precision))
     model.to(chosen, memory_format=memory_format(chosen))
@@ -161,6 +170,17 @@ def predict(weights: nn.Module | str | Path, data: BrainData | str | Path, out: 
     if out is not None:
         write_atomic(Path(out) / "cases.csv", to_csv(cases))
     return Prediction(data, cases, packed)
+
+
+def _require_free(out: Path, data: BrainData) -> None:
+    """Raise KitError unless masks can be written below ``out`` without replacing those that experts drew."""
+    folders = {patient.images[0].parent.resolve() for patient in data.patients.values()}
+    if any((out / folder.name).resolve() == folder for folder in folders):
+        raise KitError(f"{out}: holds the data itself, its masks would be overwritten; name another folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KitError(f"{out}: cannot be written ({error}); name another folder") from None
 
 
 def main() -> None:
