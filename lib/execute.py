@@ -45,7 +45,7 @@ def execute(notebook: Path, target: Path) -> None:
             print(f"--- {notebook.name} [{next(started)}/{cells}] {cell.source.splitlines()[0][:80]}", flush=True)
 
     client = _Client(content, timeout=None, resources={"metadata": {"path": str(PROJECT)}}, on_cell_execute=announce,
-                     store_widget_state=False)
+                     store_widget_state=False, extra_arguments=["--IPKernelApp.log_level=ERROR"])
     try:
         client.execute()
     except CellExecutionError as error:

@@ -102,7 +102,8 @@ def _download() -> Path:
 
 
 def unpack(archive: Path) -> Path:
-    """Unpack the slices of a zip beside it, once: ``archive.zip`` into ``kaggle_3m``, others into a folder of their name.
+    """Unpack the slices of a zip beside it, once: ``archive.zip`` into ``kaggle_3m``, others into a folder of their
+    name.
 
     Only entries named ``<patient>/<patient>_<slice>.tif`` are read, and only those two names decide where they go: an
     absolute path, ``..`` or a link in the archive cannot lead outside. Everything else in it is left out.
