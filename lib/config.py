@@ -49,12 +49,23 @@ class Config:
     activation: str = _option("ReLU", "activation function between convolutions", ACTIVATIONS)
     # objective and optimiser
     loss: str = _option("DiceLoss", "loss function; or one of your own, as module:Class", LOSSES, pattern=OWN_CLASS)
-    optimizer: str = _option("Adam", "optimiser", ("Adam", "SGD"))
+    optimizer: str = _option("Adam", "optimiser", ("Adam", "AdamW", "SGD"))
     lr: float = _option(1e-4, "initial learning rate", minimum=0)
     momentum: float = _option(0.9, "momentum; used by SGD only", minimum=0)
+    nesterov: bool = _option(False, "look ahead along the momentum; SGD only")
     weight_decay: float = _option(0.0, "L2 penalty on the weights", minimum=0)
-    lr_scheduler: str = _option("none", "none, or linear: down to a tenth of lr over the run", ("none", "linear"))
+    clip: float = _option(0.0, "largest norm of the gradient, longer ones are shortened; 0: no limit", minimum=0)
+    lr_scheduler: str = _option("none", "learning rate over the run, see lib.optim.learning_rate",
+                                ("none", "linear", "cosine", "poly", "step", "plateau"))
+    warmup: int = _option(0, "epochs in which the learning rate climbs to lr", minimum=0)
+    lr_step: int = _option(10, "epochs between cuts (step); epochs without a lower loss before a cut (plateau)",
+                           minimum=1)
+    lr_factor: float = _option(0.1, "what a cut multiplies the learning rate by; step and plateau only", minimum=0)
+    ema: float = _option(0.0, "decay of the moving average of weights that is scored and kept, e.g. 0.999; 0: none",
+                         minimum=0)
     batch_size: int = _option(16, "slices per optimiser step", minimum=1)
+    accumulate: int = _option(1, "parts that a batch is computed in, to save memory; normalisation and batch-wise "
+                                 "losses then see one part at a time", minimum=1)
     epochs: int = _option(100, "passes over as many slices as the training patients have", minimum=1)
     # sampling and augmentation
     sampling: str = _option("frozen", "frozen: every epoch repeats one draw (as shipped); fresh: a new draw each epoch",
@@ -72,8 +83,16 @@ class Config:
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
             object.__setattr__(self, spec.name, _checked(spec, getattr(self, spec.name)))
-        if self.scale >= 1 or self.flip > 1:
-            raise KitError("Config: scale must be below 1 and flip at most 1")
+        for wrong, message in (
+            (self.scale >= 1 or self.flip > 1, "scale must be below 1 and flip at most 1"),
+            (self.ema >= 1, "ema must be below 1, e.g. 0.999"),
+            (self.nesterov and (self.optimizer != "SGD" or not self.momentum),
+             "nesterov needs optimizer=SGD and a momentum above 0"),
+            (self.warmup >= self.epochs, "warmup must be shorter than epochs"),
+            (self.accumulate > self.batch_size, "accumulate must not exceed batch_size"),
+        ):
+            if wrong:
+                raise KitError(f"Config: {message}")
 
     def to_dict(self) -> dict[str, Any]:
         """Field name -> value; ``Config(**d)`` gives the same Config back."""

@@ -1,11 +1,13 @@
 """Run notebooks headless: ``python -m lib.execute train_default.ipynb inference.ipynb``
 
 Each runs top to bottom in a fresh kernel; what its cells print, progress bars included, appears as it comes. The
-executed copies go to ``<out>/notebooks``, or back into place with ``--in-place``.
+executed copies go to ``<out>/notebooks``, their pictures to ``<out>/figures``; with ``--in-place`` they go back into
+place instead.
 """
 
 from __future__ import annotations
 
+import base64
 import os
 import sys
 from pathlib import Path
@@ -66,6 +68,15 @@ def _tidy(content: nbformat.NotebookNode) -> None:
                             and not (output.get("name") == "stderr" and "\r" in output["text"])]
 
 
+def _save_figures(notebook: Path, folder: Path) -> None:
+    """The pictures of an executed notebook as ``<notebook>_<number>.png``."""
+    content = nbformat.read(notebook, as_version=4)
+    pictures = [output.data["image/png"] for cell in content.cells if cell.cell_type == "code"
+                for output in cell.outputs if "image/png" in output.get("data", {})]
+    for number, picture in enumerate(pictures, 1):
+        write_atomic(folder / f"{notebook.stem}_{number}.png", base64.b64decode(picture))
+
+
 def _report(out: Path, copies: list[Path]) -> None:
     """Say how good the last run is and where everything lies."""
     runs = sorted(finished_runs(out), key=lambda run: (run.folder / "run.json").stat().st_mtime)
@@ -74,6 +85,8 @@ def _report(out: Path, copies: list[Path]) -> None:
         print(f"run             {_short(runs[-1].folder)}")
         print(f"result CSV      {_short(out / TRAIN_CSV)}")
     print("\n".join(f"notebook        {_short(copy)}" for copy in copies))
+    if (out / "figures").is_dir():
+        print(f"figures         {_short(out / 'figures')}")
 
 
 def _short(path: Path) -> str:
@@ -94,6 +107,8 @@ def main() -> None:
             raise KitError(f"{notebook}: no such notebook; run this in the folder that holds them")
         copies.append(notebook if arguments.in_place else out / "notebooks" / notebook.name)
         execute(notebook, copies[-1])
+        if not arguments.in_place:
+            _save_figures(copies[-1], out / "figures")
     _report(out, copies)
 
 

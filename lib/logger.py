@@ -18,8 +18,8 @@ import pandas as pd
 import torch
 from filelock import FileLock
 
-from lib import dataset, evaluate, loss, metrics, networks, transform
-from lib.config import Config
+from lib import dataset, evaluate, loss, metrics, networks, optim, transform
+from lib.config import REFERENCE, Config
 from lib.dataset import BrainData, Split
 from lib.metrics import Summary, summarise
 from lib.utils import KitError, fingerprint, sha256, source_fingerprint, write_atomic, write_json
@@ -32,13 +32,16 @@ BEST_PLAN = "best"  # runs of plans whose names start so go to BEST_CSV, all oth
 def run_id(config: Config, data: BrainData, split: Split, train_module: ModuleType) -> str:
     """Readable slug and a hash of all that decides the outcome: config, data, split, and the source of what it uses.
 
-    A network or loss that the run does not use is not part of it; neither is the device.
+    A network or loss that the run does not use is not part of it; neither is the device. Settings that are the
+    published ones are left out of the hash: a field that a later version of the kit adds retrains nothing.
     """
-    settings = {name: value for name, value in config.to_dict().items() if name != "device"}
-    sources = source_fingerprint(*_classes_used(config), transform, dataset, train_module, evaluate, metrics)
+    published = REFERENCE.to_dict() | {"device": config.device}
+    settings = {name: value for name, value in config.to_dict().items() if value != published[name]}
+    sources = source_fingerprint(*_classes_used(config), transform, dataset, optim, train_module, evaluate, metrics)
     digest = fingerprint([settings, data.fingerprint, split.train, split.validation, sources])
-    return (f"{config.model}{config.init_features}-{config.loss}-{config.optimizer}-{config.sampling}-"
-            f"{config.image_size}px-seed{config.seed}-{digest[:10]}")
+    network, loss_name = (name.rpartition(":")[2] for name in (config.model, config.loss))  # Windows: no : in a name
+    return (f"{network}{config.init_features}-{loss_name}-{config.optimizer}-{config.sampling}-{config.image_size}px-"
+            f"seed{config.seed}-{digest[:10]}")
 
 
 def _classes_used(config: Config) -> list[type]:
@@ -220,9 +223,9 @@ def write_result_csvs(out: str | Path) -> dict[str, Path]:
 
 
 def _result_rows(run: Run) -> pd.DataFrame:
-    """A run's rows in the coursework's columns and spelling, then the rest."""
+    """A run's rows in the coursework's columns and spelling, then the rest of its settings by their names in Config."""
     c, history = run.config, run.history
-    return pd.DataFrame({
+    columns = pd.DataFrame({
         "loss function": c.loss, "optimizer function": c.optimizer, "weight decay": c.weight_decay,
         "use_lr scheduler": "FALSE" if c.lr_scheduler == "none" else "TRUE",
         "epoch": history["epoch"], "val loss": history["val loss"], "val_dsc": history["val_dsc"],
@@ -230,9 +233,11 @@ def _result_rows(run: Run) -> pd.DataFrame:
         "lr": history["lr"], "momentum": c.momentum if c.optimizer == "SGD" else "", "lr scheduler": c.lr_scheduler,
         "seed": c.seed, "train loss": history["train loss"], "image size": c.image_size,
         "dataset": run.info["data"]["name"], "split": run.info["split"]["name"], "run_id": run.id,
-        "plan": "; ".join(run.info["plans"]), "sampling": c.sampling, "padding": c.padding,
-        "precision": run.info["precision"], "parameters": run.info["parameters"],
+        "plan": "; ".join(run.info["plans"]), "parameters": run.info["parameters"],
     })
+    known = {name.replace(" ", "_") for name in columns} | {"loss", "optimizer", "device"}
+    rest = {name: value for name, value in c.to_dict().items() if name not in known}
+    return columns.assign(**rest | {"precision": run.info["precision"]})
 
 
 def find_run(out: str | Path, run_id: str | None = None) -> Run:

@@ -114,6 +114,7 @@ def curves(run: Run) -> Figure:
     for name, style in (("train loss", "-"), ("val loss", "--")):
         left.plot(history["epoch"], history[name], style, marker=".", label=name.replace("val", "validation"))
     left.set(title=run.config.loss, xlabel="epoch", ylabel="loss")
+    left.xaxis.get_major_locator().set_params(integer=True)
     left.legend()
     _dsc_axis(right, "validation DSC per epoch")
     best = history.loc[history["val_dsc"].idxmax()]
@@ -141,6 +142,7 @@ def compare(runs: Sequence[Run], labels: Sequence[str]) -> Figure:
 
 def _dsc_axis(axis: Axes, title: str) -> None:
     axis.set(title=title, xlabel="epoch", ylabel="mean DSC over patients", ylim=(0, 1))
+    axis.xaxis.get_major_locator().set_params(integer=True)
 
 
 @styled

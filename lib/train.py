@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib.config import Config, add_arguments, from_arguments
 from lib.dataset import BrainData, Sampler, Split, load_data, make_split
@@ -28,6 +30,7 @@ from lib.logger import (
 )
 from lib.loss import build_loss
 from lib.networks import build_model, count_parameters
+from lib.optim import MovingAverage, build_optimizer, learning_rate
 from lib.transform import warp
 from lib.utils import (
     CommandParser,
@@ -39,6 +42,7 @@ from lib.utils import (
     pick_precision,
     progress,
     run_command,
+    say,
     seed_everything,
 )
 
@@ -72,20 +76,6 @@ def fit(config: Config, data: BrainData, out: str | Path = "result", plan: str =
     return Run(folder.path)
 
 
-def learning_rate(config: Config, epoch: int) -> float:
-    """The rate during ``epoch`` (from 0): constant, or linearly from ``lr`` in the first to ``lr / 10`` in the last."""
-    if config.lr_scheduler == "none" or config.epochs == 1:
-        return config.lr
-    return config.lr * (1 - 0.9 * epoch / (config.epochs - 1))
-
-
-def build_optimizer(config: Config, parameters: Any) -> torch.optim.Optimizer:
-    """The optimiser that ``config`` describes."""
-    if config.optimizer == "SGD":
-        return torch.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
-    return torch.optim.Adam(parameters, config.lr, weight_decay=config.weight_decay)
-
-
 class _Training:
     """One run, from wherever its folder says it stands to its end."""
 
@@ -104,7 +94,9 @@ class _Training:
         self.model.to(device, memory_format=memory_format(device))
         self.loss = build_loss(config.loss)
         self.optimizer = build_optimizer(config, self.model.parameters())
+        self.average = MovingAverage(self.model, config.ema) if config.ema else None
         self.scaler = self.machine.precision.grad_scaler(device)
+        self.parts = config.accumulate
         self.history: list[dict[str, Any]] = []
 
     def run(self) -> None:
@@ -127,12 +119,13 @@ class _Training:
     def _epoch(self, epoch: int, bar: Any) -> None:
         # a stream of random numbers per epoch: nothing to save, and a resumed run draws what it would have drawn
         seed_everything(self.config.seed, epoch)
-        lr = learning_rate(self.config, epoch)
+        lr = learning_rate(self.config, epoch, [row["val loss"] for row in self.history])
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         train_loss = self._train_epoch(epoch, bar)
-        val_loss, val_dsc = validate(self.model, self.loss, self.validation_slices, self.machine,
-                                     self.config.batch_size)
+        with self._averaged():
+            val_loss, val_dsc = validate(self.model, self.loss, self.validation_slices, self.machine,
+                                         self.config.batch_size)
         if not np.isfinite(train_loss):
             raise KitError(f"{self.folder.path.name}: the loss is not a number after epoch {epoch + 1}; lower lr, "
                            f"or use precision=fp32")
@@ -155,14 +148,61 @@ class _Training:
 
     def _step(self, images: Tensor, masks: Tensor) -> Tensor:
         """One optimiser step; its loss, left on the device so that the next step need not wait for it."""
-        with self.machine.precision.autocast(self.machine.device):
-            logits = self.model(self.machine.to_device(images))
-        loss = self.loss(logits, masks)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        while True:
+            try:
+                loss = self._gradients(images, masks)
+                break
+            except torch.OutOfMemoryError:
+                pass  # not here: the error holds on to the activations
+            self._halve()
+        if self.config.clip:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss.detach()
+        if self.average is not None:
+            self.average.update(self.model)
+        return loss
+
+    def _gradients(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Gradients of a batch, one part after the other; the mean loss of its slices' parts."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=images.device)
+        for some, truth in zip(images.split(self._part_size()), masks.split(self._part_size()), strict=True):
+            with self.machine.precision.autocast(self.machine.device):
+                output = self.model(self.machine.to_device(some))
+            loss = self.loss(output, truth) * (len(some) / len(images))
+            self.scaler.scale(loss).backward()
+            total += loss.detach()
+        return total
+
+    def _part_size(self) -> int:
+        """Slices computed at once."""
+        return -(-self.config.batch_size // self.parts)
+
+    def _halve(self) -> None:
+        """Compute a batch in twice as many parts from now on, and say so."""
+        if self._part_size() == 1:
+            raise KitError(f"{self.folder.path.name}: out of memory with a single slice; use a smaller image_size or "
+                           f"init_features, or checkpointing=True")
+        self.parts *= 2
+        if self.machine.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.folder.update(accumulate=self.parts)
+        say(f"out of memory: each batch of {self.config.batch_size} is now computed in {self.parts} parts")
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The network with its averaged weights, where an average is kept."""
+        if self.average is None:
+            yield
+            return
+        current = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self.model.load_state_dict(self.average.weights)
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(current)
 
     def _best(self) -> dict[str, Any]:
         """The row of the best epoch; of equal ones the first."""
@@ -171,8 +211,10 @@ class _Training:
     def _keep(self, row: dict[str, Any]) -> None:
         """Write an epoch's outcome. With ``last.pt`` the epoch counts as done; the rest follows from it."""
         self.history.append(row)
+        average = self.average.state_dict() if self.average is not None else None
         self.folder.save("last.pt", {"history": self.history, "weights": _on_cpu(self.model.state_dict()),
-                                     "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()})
+                                     "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
+                                     "average": average, "parts": self.parts})
         if self._best() is row:
             self._keep_best()
         self.folder.write_history(self.history)
@@ -180,8 +222,9 @@ class _Training:
 
     def _keep_best(self) -> None:
         row = self.history[-1]
+        weights = self.model.state_dict() if self.average is None else self.average.weights
         self.folder.save("best.pt", {"config": self.config.to_dict(), "epoch": row["epoch"],
-                                     "val_dsc": row["val_dsc"], "weights": _on_cpu(self.model.state_dict())})
+                                     "val_dsc": row["val_dsc"], "weights": _on_cpu(weights)})
 
     def _resume(self) -> None:
         checkpoint = self.folder.load("last.pt")
@@ -191,6 +234,9 @@ class _Training:
         self.model.load_state_dict(checkpoint["weights"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.scaler.load_state_dict(checkpoint["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(checkpoint["average"])
+        self.parts = checkpoint["parts"]
         best = self.folder.load("best.pt")
         if self._best() is self.history[-1] and (best is None or best["epoch"] != len(self.history)):
             self._keep_best()  # it was interrupted between the two

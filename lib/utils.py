@@ -210,6 +210,12 @@ def progress(*args: Any, **kwargs: Any) -> Any:
     return tqdm(*args, **{"leave": False, "dynamic_ncols": True, **kwargs})
 
 
+def say(line: str) -> None:
+    """Print a line above the progress bars that are on screen."""
+    from tqdm.std import tqdm
+    tqdm.write(line)
+
+
 def peak_memory(device: torch.device) -> dict[str, float]:
     """Peak memory so far in GiB: of this process, and of the GPU where there is one."""
     peaks = {}

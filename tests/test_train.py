@@ -17,7 +17,7 @@ from lib import train
 from lib.config import Config
 from lib.dataset import load_data
 from lib.logger import Run, RunFolder, find_run, write_result_csvs
-from lib.train import fit, learning_rate
+from lib.train import fit
 from lib.utils import KitError
 
 ROOT = Path(__file__).parent.parent
@@ -145,14 +145,6 @@ def test_result_csv_columns_and_rebuild(data, tmp_path):
         path.unlink()
     assert {name: path.read_bytes() for name, path in write_result_csvs(tmp_path).items()} == before
     assert all(b"\r" not in content for content in before.values())
-
-
-def test_linear_schedule_ends_at_a_tenth():
-    config = Config(lr=1e-4, lr_scheduler="linear", epochs=10)
-    rates = [learning_rate(config, epoch) for epoch in range(10)]
-    assert rates[0] == 1e-4
-    assert rates[-1] == pytest.approx(1e-5)
-    np.testing.assert_allclose(np.diff(rates), -1e-5)
 
 
 def test_data_of_another_size_is_refused(data, tmp_path):

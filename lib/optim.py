@@ -1,0 +1,89 @@
+"""Optimisers, learning-rate schedules and the moving average of weights, all chosen by ``Config``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lib.config import Config
+
+
+def build_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser that ``config`` describes. Weight decay is an L2 penalty but in AdamW, where it is decoupled."""
+    if config.optimizer == "SGD":
+        return torch.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay,
+                               nesterov=config.nesterov)
+    kind = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[config.optimizer]
+    return kind(parameters, config.lr, weight_decay=config.weight_decay)
+
+
+def learning_rate(config: Config, epoch: int, val_losses: Sequence[float] = ()) -> float:
+    """The learning rate during ``epoch``, counted from 0. It depends on nothing else, so a resumed run needs no state.
+
+    ``none``: constant. ``linear``: from lr in the first to lr / 10 in the last epoch. ``cosine``: half a cosine towards
+    0 (Loshchilov and Hutter, arXiv:1608.03983). ``poly``: lr (1 - epoch / epochs) ** 0.9 (Chen et al.,
+    arXiv:1606.00915). ``step``: lr_factor every lr_step epochs. ``plateau``: lr_factor each time that the validation
+    loss has not fallen for lr_step epochs. The first ``warmup`` epochs climb to it in equal steps.
+
+    Args:
+        val_losses: validation loss of each epoch before this one; only ``plateau`` looks at them.
+    """
+    done, whole = epoch - config.warmup, config.epochs - config.warmup
+    if done < 0:
+        return config.lr * (epoch + 1) / (config.warmup + 1)
+    share = done / whole
+    return config.lr * {
+        "none": lambda: 1.0,
+        "linear": lambda: 1 - 0.9 * done / max(whole - 1, 1),
+        "cosine": lambda: (1 + math.cos(math.pi * share)) / 2,
+        "poly": lambda: (1 - share) ** 0.9,
+        "step": lambda: config.lr_factor ** (done // config.lr_step),
+        "plateau": lambda: config.lr_factor ** _plateaus(val_losses[config.warmup:epoch], config.lr_step),
+    }[config.lr_scheduler]()
+
+
+def _plateaus(losses: Sequence[float], patience: int) -> int:
+    """How often the loss has not reached a new minimum for ``patience`` epochs; each time the count begins anew."""
+    best, waited, found = math.inf, 0, 0
+    for loss in losses:
+        best, waited = (loss, 0) if loss < best else (best, waited + 1)
+        if waited == patience:
+            waited, found = 0, found + 1
+    return found
+
+
+class MovingAverage:
+    """Exponential moving average of a network's weights and buffers, Polyak and Juditsky 1992.
+
+    After step t the average is a + (1 - d) (w - a) with d = min(decay, (1 + t) / (10 + t)): young averages forget fast,
+    or the random weights of the start would linger for hundreds of steps.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay, self.steps = decay, 0
+        self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take in the weights after an optimiser step."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for name, tensor in model.state_dict().items():
+            average = self.weights[name]
+            if average.is_floating_point():
+                average.lerp_(tensor, 1 - decay)
+            else:  # a count of batches
+                average.copy_(tensor)
+
+    def state_dict(self) -> dict[str, int | dict[str, Tensor]]:
+        """What ``load_state_dict`` needs to go on."""
+        return {"steps": self.steps, "weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, int | dict[str, Tensor]]) -> None:
+        """Go on from a ``state_dict``."""
+        self.steps = state["steps"]
+        for name, tensor in state["weights"].items():
+            self.weights[name].copy_(tensor)

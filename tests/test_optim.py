@@ -1,0 +1,204 @@
+"""Optimisers and schedules against torch's own, the moving average against its sum, batches computed in parts."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+
+from lib import train
+from lib.config import Config
+from lib.dataset import load_data
+from lib.optim import MovingAverage, build_optimizer, learning_rate
+from lib.train import fit
+from lib.utils import KitError
+from tests.test_train import TINY, outcome
+
+EPOCHS = 12
+
+
+def weight() -> nn.Parameter:
+    return nn.Parameter(torch.tensor([1.0, -2.0]))
+
+
+# --- schedules ----------------------------------------------------------------------------------------------------
+
+
+def rates(**settings) -> list[float]:
+    config = Config(lr=0.1, epochs=EPOCHS, **settings)
+    return [learning_rate(config, epoch) for epoch in range(EPOCHS)]
+
+
+@pytest.mark.parametrize(("name", "theirs"), [
+    ("none", lambda o: lr_scheduler.ConstantLR(o, 1.0)),
+    ("linear", lambda o: lr_scheduler.LinearLR(o, 1.0, 0.1, total_iters=EPOCHS - 1)),
+    ("cosine", lambda o: lr_scheduler.CosineAnnealingLR(o, EPOCHS)),
+    ("poly", lambda o: lr_scheduler.PolynomialLR(o, EPOCHS, 0.9)),
+    ("step", lambda o: lr_scheduler.StepLR(o, 5, 0.3)),
+])
+def test_schedules_are_torchs(name, theirs):
+    optimizer = torch.optim.SGD([weight()], 0.1)
+    scheduler, expected = theirs(optimizer), []
+    for _ in range(EPOCHS):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    np.testing.assert_allclose(rates(lr_scheduler=name, lr_step=5, lr_factor=0.3), expected, rtol=1e-9)
+
+
+def test_plateau_is_torchs():
+    losses = np.random.default_rng(0).normal(np.linspace(1, 0.5, 60), 0.1).tolist()
+    config = Config(lr=0.1, epochs=60, lr_scheduler="plateau", lr_step=3, lr_factor=0.5)
+    optimizer = torch.optim.SGD([weight()], 0.1)
+    # torch cuts after more than `patience` bad epochs, we after lr_step of them
+    scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=2, threshold=0)
+    for epoch, loss in enumerate(losses):
+        assert learning_rate(config, epoch, losses[:epoch]) == pytest.approx(optimizer.param_groups[0]["lr"])
+        scheduler.step(loss)
+    assert optimizer.param_groups[0]["lr"] < 0.03, "the comparison is of several cuts"
+
+
+@pytest.mark.parametrize("name", ["none", "linear", "cosine", "poly", "step", "plateau"])
+def test_warm_up_climbs_and_then_the_schedule_begins(name):
+    warm, plain = rates(lr_scheduler=name, warmup=3), rates(lr_scheduler=name)
+    np.testing.assert_allclose(warm[:4], [0.025, 0.05, 0.075, 0.1])
+    assert warm[3] == plain[0] == 0.1
+    assert min(warm) > 0
+    assert learning_rate(Config(lr=0.1, epochs=1, lr_scheduler=name), 0) == 0.1
+
+
+# --- optimisers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("settings", "theirs"), [
+    ({"optimizer": "Adam"}, lambda w: torch.optim.Adam(w, 0.1, weight_decay=0.01)),
+    ({"optimizer": "AdamW"}, lambda w: torch.optim.AdamW(w, 0.1, weight_decay=0.01)),
+    ({"optimizer": "SGD", "momentum": 0.8}, lambda w: torch.optim.SGD(w, 0.1, 0.8, weight_decay=0.01)),
+    ({"optimizer": "SGD", "nesterov": True}, lambda w: torch.optim.SGD(w, 0.1, 0.9, weight_decay=0.01, nesterov=True)),
+])
+def test_optimisers_are_torchs(settings, theirs):
+    ours, other = weight(), weight()
+    pairs = [(ours, build_optimizer(Config(lr=0.1, weight_decay=0.01, **settings), [ours])), (other, theirs([other]))]
+    for parameter, optimizer in pairs:
+        for _ in range(3):
+            optimizer.zero_grad()
+            (parameter**2).sum().backward()
+            optimizer.step()
+    assert torch.equal(ours, other)
+
+
+def test_moving_average_is_the_weighted_sum():
+    model = nn.BatchNorm1d(2)
+    average, expected = MovingAverage(model, 0.9), torch.ones(2)
+    for step in range(1, 40):
+        with torch.no_grad():
+            model.weight.fill_(step)
+            model.num_batches_tracked += 1
+        average.update(model)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    torch.testing.assert_close(average.weights["weight"], expected)
+    assert average.weights["num_batches_tracked"] == 39
+    assert average.weights["weight"].data_ptr() != model.weight.data_ptr()
+
+
+# --- in a run -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def data(tiny_kaggle):
+    return load_data(tiny_kaggle, TINY.image_size)
+
+
+VARIANTS = [{"ema": 0.9}, {"accumulate": 2}, {"optimizer": "SGD", "nesterov": True, "lr_scheduler": "plateau"},
+            {"clip": 0.1, "optimizer": "AdamW", "lr_scheduler": "cosine", "warmup": 1}]
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_resumes_to_the_same_bytes(data, tmp_path, monkeypatch, changes):
+    config = dataclasses.replace(TINY, **changes)
+    whole = fit(config, data, tmp_path / "whole")
+    step, calls = train._Training._step, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 10:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr(train._Training, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, data, tmp_path / "cut")
+    assert outcome(fit(config, data, tmp_path / "cut")) == outcome(whole)
+    plain = fit(TINY, data, tmp_path / "plain")
+    assert not whole.history["train loss"].equals(plain.history["train loss"]) or "ema" in changes
+
+
+def test_the_average_is_what_is_scored_and_kept(data, tmp_path):
+    averaged, plain = (fit(dataclasses.replace(TINY, ema=ema), data, tmp_path) for ema in (0.9, 0.0))
+    assert averaged.history["train loss"].equals(plain.history["train loss"]), "it does not change the training"
+    assert not averaged.history["val loss"].equals(plain.history["val loss"])
+    kept = torch.load(averaged.weights, weights_only=True)
+    last = torch.load(averaged.folder / "last.pt", weights_only=True)
+    if kept["epoch"] == TINY.epochs:
+        assert all(torch.equal(value, last["average"]["weights"][name]) for name, value in kept["weights"].items())
+    assert any(not torch.equal(value, last["weights"][name]) for name, value in kept["weights"].items())
+
+
+class PerImage(nn.Module):
+    """A network without batch normalisation: a batch in parts must give the same gradients."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+class MeanSquare(nn.Module):
+    """A mean over pixels, so that parts of a batch add up to the whole."""
+
+    def forward(self, logits, target):
+        return ((logits - target) ** 2).mean()
+
+
+OWN = {"model": f"{__name__}:PerImage", "loss": f"{__name__}:MeanSquare", "precision": "fp32", "batch_size": 5}
+
+
+def test_parts_of_a_batch_add_up_to_it(data, tmp_path):
+    whole, parts = (fit(dataclasses.replace(TINY, accumulate=n, **OWN), data, tmp_path) for n in (1, 3))
+    pd.testing.assert_frame_equal(whole.history, parts.history, rtol=1e-5)
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(data, tmp_path, monkeypatch, capsys):
+    config = dataclasses.replace(TINY, **OWN)
+    whole = fit(config, data, tmp_path / "whole")
+    forward, sizes = PerImage.forward, []
+
+    def limited(self, x):
+        if self.training:
+            sizes.append(len(x))
+            if len(x) > 2:
+                raise torch.OutOfMemoryError("no more")
+        return forward(self, x)
+
+    monkeypatch.setattr(PerImage, "forward", limited)
+    run = fit(config, data, tmp_path / "small")
+    assert sizes[:2] == [5, 3]
+    assert max(sizes[2:]) == 2, "the lesson is remembered"
+    assert run.info["accumulate"] == 4
+    assert "out of memory" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(whole.history, run.history, rtol=1e-5)
+
+
+def test_not_even_one_slice_fits(data, tmp_path, monkeypatch):
+    def full(self, x):
+        raise torch.OutOfMemoryError("no more")
+
+    monkeypatch.setattr(PerImage, "forward", full)
+    with pytest.raises(KitError, match="single slice"):
+        fit(dataclasses.replace(TINY, **OWN), data, tmp_path)
