@@ -13,7 +13,8 @@ from lib.utils import KitError
 # What the fields accept by name; the modules that build them hold a table with the same keys.
 MODELS = ("unet",)
 ACTIVATIONS = ("ReLU", "LeakyReLU", "ELU", "SiLU", "GELU", "Mish")
-LOSSES = ("DiceLoss", "IOULoss", "TverskyLoss", "FocalTverskyLoss")
+LOSSES = ("DiceLoss", "IOULoss", "TverskyLoss", "FocalTverskyLoss", "FocalLoss", "BCELoss", "DiceBCELoss",
+          "MSSSIMLoss", "HybridLoss")
 SPLITS = re.compile(r"auto|published|holdout(:[1-9]\d*)?|fold-[1-9]\d*-of-[1-9]\d*")
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 OWN_CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # "my_module:MyNetwork"

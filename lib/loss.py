@@ -1,72 +1,184 @@
-"""Overlap losses: one soft Tversky core, of which Dice and IoU are special cases.
+"""Losses: one soft Tversky core, of which Dice and IoU are special cases; pixel losses; MS-SSIM; deep supervision.
 
-All take logits and targets in {0, 1}, both ``(N, 1, H, W)``, and return a scalar in [0, 1] that is computed in
-float32. Sums run over the whole batch, as published: a slice without tumour then costs what is falsely drawn on it,
-but its own ratio, 0/0, never arises.
+All take logits in any floating format and targets in {0, 1}, both ``(N, 1, H, W)``, and return a scalar, computed in
+float32 (float64 for float64 logits). They raise ``KitError`` when the two shapes differ: shapes that merely broadcast
+would give a number, of something else.
+
+Overlap losses lie in [0, 1]. Their sums run over the whole batch, as published: a slice without tumour then costs what
+is falsely drawn on it, but its own ratio, 0/0, never arises. With ``per_image=True`` each image has its own ratio and
+the loss is their mean: small tumours count as much as large ones, and on an empty slice a single false pixel costs
+half as much as nothing but false pixels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from lib.ms_ssim import MultiScaleSSIM
+from lib.unet_layers import EMPTY_LOGIT, Guided
 from lib.utils import KitError, load_class
 
 
-class TverskyLoss(nn.Module):
+class MaskLoss(nn.Module):
+    """What all losses share: a check of the shapes, and numbers wide enough to sum a million pixels."""
+
+    @staticmethod
+    def prepare(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Both in float32, or in float64 when the logits are."""
+        require_same_shape(logits, target)
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        return logits.to(dtype), target.to(dtype)
+
+
+def require_same_shape(logits: Tensor, target: Tensor) -> None:
+    """Raise ``KitError`` unless logits and target have the same shape."""
+    if logits.shape != target.shape:
+        raise KitError(f"loss: logits of shape {tuple(logits.shape)} against a target of shape {tuple(target.shape)}; "
+                       f"they must be equal, the outputs of deep supervision at the full size too")
+
+
+# --- overlap ------------------------------------------------------------------------------------------------------
+
+
+class TverskyLoss(MaskLoss):
     """1 - Tversky index, (TP + s) / (TP + alpha FN + beta FP + s).
 
     ``alpha`` weighs false negatives and ``beta`` false positives, as in Abraham and Khan 2018 (arXiv:1810.07842);
     several libraries have them the other way round.
     """
 
-    def __init__(self, alpha: float = 0.7, beta: float = 0.3, smooth: float = 1.0) -> None:
+    def __init__(self, alpha: float = 0.7, beta: float = 0.3, smooth: float = 1.0, per_image: bool = False) -> None:
         super().__init__()
-        self.alpha, self.beta, self.smooth = alpha, beta, smooth
+        self.alpha, self.beta, self.smooth, self.per_image = alpha, beta, smooth, per_image
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """The loss of a batch, a scalar."""
+        return self.losses(logits, target).mean()
+
+    def losses(self, logits: Tensor, target: Tensor) -> Tensor:
+        """One loss for the batch, a scalar, or one for each image, ``(N,)``."""
         tp, fp, fn = self.soft_counts(logits, target)
         return 1 - (tp + self.smooth) / (tp + self.alpha * fn + self.beta * fp + self.smooth)
 
-    @staticmethod
-    def soft_counts(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Soft true positives, false positives and false negatives: scalars, in pixels."""
-        probability = torch.sigmoid(logits.float())
-        target = target.float()
-        true_positive = (probability * target).sum()
-        return true_positive, probability.sum() - true_positive, target.sum() - true_positive
+    def soft_counts(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Soft true positives, false positives and false negatives, in pixels: of the batch or of each image."""
+        logits, target = self.prepare(logits, target)
+        probability = torch.sigmoid(logits)
+        dims = (1, 2, 3) if self.per_image else None
+        true_positive = (probability * target).sum(dims)
+        return true_positive, probability.sum(dims) - true_positive, target.sum(dims) - true_positive
 
 
 class DiceLoss(TverskyLoss):
     """1 - (2 TP + 1) / (2 TP + FP + FN + 1): Tversky with both weights and the smoothing at one half."""
 
-    def __init__(self) -> None:
-        super().__init__(alpha=0.5, beta=0.5, smooth=0.5)
+    def __init__(self, per_image: bool = False) -> None:
+        super().__init__(alpha=0.5, beta=0.5, smooth=0.5, per_image=per_image)
 
 
 class IOULoss(TverskyLoss):
     """1 - (TP + 1) / (TP + FP + FN + 1): Tversky with both weights at one (Jaccard, intersection over union)."""
 
-    def __init__(self) -> None:
-        super().__init__(alpha=1.0, beta=1.0, smooth=1.0)
+    def __init__(self, per_image: bool = False) -> None:
+        super().__init__(alpha=1.0, beta=1.0, smooth=1.0, per_image=per_image)
 
 
 class FocalTverskyLoss(TverskyLoss):
     """(1 - Tversky index) ** (1 / gamma), Abraham and Khan 2018, equation 4, with gamma = 4/3."""
 
-    def __init__(self, alpha: float = 0.7, beta: float = 0.3, smooth: float = 1.0, gamma: float = 4 / 3) -> None:
-        super().__init__(alpha, beta, smooth)
+    def __init__(self, alpha: float = 0.7, beta: float = 0.3, smooth: float = 1.0, gamma: float = 4 / 3,
+                 per_image: bool = False) -> None:
+        super().__init__(alpha, beta, smooth, per_image)
         self.gamma = gamma
+
+    def losses(self, logits: Tensor, target: Tensor) -> Tensor:
+        """One loss for the batch, a scalar, or one for each image, ``(N,)``: the power comes before the mean."""
+        # the power's slope is infinite at 0, and infinity times a zero gradient is NaN: stop just above it
+        return super().losses(logits, target).clamp(min=1e-6) ** (1 / self.gamma)
+
+
+# --- pixel by pixel -----------------------------------------------------------------------------------------------
+
+
+class BCELoss(MaskLoss):
+    """Binary cross-entropy, mean over all pixels; at least 0, without an upper bound."""
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """The loss of a batch, a scalar."""
-        # the power's slope is infinite at 0, and infinity times a zero gradient is NaN: stop just above it
-        return super().forward(logits, target).clamp(min=1e-6) ** (1 / self.gamma)
+        return F.binary_cross_entropy_with_logits(*self.prepare(logits, target))
 
+
+class FocalLoss(MaskLoss):
+    """-alpha_t (1 - p_t) ** gamma log p_t, Lin et al. 2017 (arXiv:1708.02002), equation 5; mean over all pixels.
+
+    ``p_t`` is the probability given to the true class; ``alpha`` weighs tumour pixels and 1 - ``alpha`` the others.
+    The paper divides by the number of objects instead of pixels, which a mask does not have.
+    """
+
+    def __init__(self, gamma: float = 2.0, alpha: float = 0.25) -> None:
+        super().__init__()
+        self.gamma, self.alpha = gamma, alpha
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of a batch, a scalar."""
+        logits, target = self.prepare(logits, target)
+        margin = logits * (2 * target - 1)  # logit of the true class: p_t is its sigmoid
+        alpha = self.alpha * target + (1 - self.alpha) * (1 - target)
+        # logarithms of p_t and of 1 - p_t, either taken from the logit: neither probability is ever rounded to 0
+        log_right, log_wrong = F.logsigmoid(margin), F.logsigmoid(-margin)
+        return -(alpha * torch.exp(self.gamma * log_wrong) * log_right).mean()
+
+
+# --- of images, and sums ------------------------------------------------------------------------------------------
+
+
+class MSSSIMLoss(MaskLoss):
+    """1 - MS-SSIM of probabilities and mask, mean over images; in [0, 1]. See ``MultiScaleSSIM`` for small images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.similarity = MultiScaleSSIM()
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of a batch, a scalar."""
+        logits, target = self.prepare(logits, target)
+        return 1 - self.similarity(torch.sigmoid(logits), target).mean()
+
+
+class DiceBCELoss(MaskLoss):
+    """Dice loss + ``weight`` * binary cross-entropy."""
+
+    def __init__(self, weight: float = 1.0, per_image: bool = False) -> None:
+        super().__init__()
+        self.weight = weight
+        self.dice, self.bce = DiceLoss(per_image), BCELoss()
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of a batch, a scalar."""
+        return self.dice(logits, target) + self.weight * self.bce(logits, target)
+
+
+class HybridLoss(MaskLoss):
+    """Focal + MS-SSIM + IoU loss, unweighted: pixel, patch and map, Huang et al. 2020 (UNet 3+, arXiv:2004.08790)."""
+
+    def __init__(self, per_image: bool = False) -> None:
+        super().__init__()
+        self.focal, self.ms_ssim, self.iou = FocalLoss(), MSSSIMLoss(), IOULoss(per_image)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of a batch, a scalar."""
+        return self.focal(logits, target) + self.ms_ssim(logits, target) + self.iou(logits, target)
+
+
+# --- by name, and on many outputs ---------------------------------------------------------------------------------
 
 LOSSES: dict[str, type[nn.Module]] = {
-    loss.__name__: loss for loss in (DiceLoss, IOULoss, TverskyLoss, FocalTverskyLoss)
+    loss.__name__: loss for loss in (DiceLoss, IOULoss, TverskyLoss, FocalTverskyLoss, FocalLoss, BCELoss, DiceBCELoss,
+                                     MSSSIMLoss, HybridLoss)
 }
 
 
@@ -81,3 +193,51 @@ def build_loss(name: str) -> nn.Module:
     if ":" not in name:
         raise KitError(f"loss {name!r} is not one of {', '.join(LOSSES)}")
     return load_class(name)()
+
+
+class DeepSupervisionLoss(nn.Module):
+    """Any loss of a mask, applied to whatever a network returns: ``(output, target)`` -> scalar.
+
+    - A Tensor, as in eval mode: the loss itself.
+    - A list of logits, finest first: the weighted mean of their losses. U-Net++ (Zhou et al. 2018, arXiv:1807.10165,
+      equation 3) adds them with equal weights; their mean has the same minimum, keeps the scale of a single loss and
+      with it the meaning of a learning rate.
+    - ``Guided``: the same, where slices whose mask is empty are set to "no tumour" first, as the true label would have
+      gated them; plus the binary cross-entropy of ``presence`` against "this slice's mask is not empty" (UNet 3+,
+      arXiv:2004.08790, section 2.3). The classifier learns from the latter alone, the mask from slices with tumour.
+
+    Args:
+        loss: takes logits and target, ``(N, 1, H, W)``.
+        weights: of the outputs, finest first; only their ratios count. Equal when None.
+
+    Raises:
+        KitError: a weight is negative or all are 0; there are more or fewer outputs than weights; an output has
+            another shape than the target.
+    """
+
+    def __init__(self, loss: nn.Module, weights: Sequence[float] | None = None) -> None:
+        super().__init__()
+        if weights is not None and (min(weights, default=0) < 0 or not sum(weights) > 0):
+            raise KitError(f"deep supervision: weights {list(weights)} must not be negative, nor all be 0")
+        self.loss, self.presence, self.weights = loss, BCELoss(), weights
+
+    def forward(self, output: Tensor | list[Tensor] | Guided, target: Tensor) -> Tensor:
+        """The loss of a batch, a scalar."""
+        outputs = output.logits if isinstance(output, Guided) else output
+        for logits in [outputs] if isinstance(outputs, Tensor) else outputs:
+            require_same_shape(logits, target)
+        if isinstance(outputs, Tensor):
+            return self.loss(outputs, target)
+        if not isinstance(output, Guided):
+            return self.mean(outputs, target)
+        empty = (target == 0).flatten(1).all(1)
+        gated = [logits.masked_fill(empty.view(-1, 1, 1, 1), EMPTY_LOGIT) for logits in outputs]
+        return self.mean(gated, target) + self.presence(output.presence, ~empty)
+
+    def mean(self, outputs: list[Tensor], target: Tensor) -> Tensor:
+        """The weighted mean of the outputs' losses."""
+        weights = self.weights or [1.0] * len(outputs)
+        if len(weights) != len(outputs):
+            raise KitError(f"deep supervision: {len(weights)} weights for a network with {len(outputs)} outputs")
+        losses = [weight * self.loss(logits, target) for weight, logits in zip(weights, outputs, strict=True)]
+        return torch.stack(losses).sum() / sum(weights)
