@@ -47,7 +47,7 @@ def run_id(config: Config, data: BrainData, split: Split, train_module: ModuleTy
 def _classes_used(config: Config) -> list[type]:
     """The classes that the network and the loss are made of, torch's own left out, in a fixed order."""
     with torch.device("meta"):  # only its structure is wanted
-        modules = [*networks.build_model(config).modules(), loss.build_loss(config.loss)]
+        modules = [*networks.build_model(config).modules(), *loss.build_objective(config).modules()]
     classes = {base for module in modules for base in type(module).__mro__ if base is not object}
     ours = [cls for cls in classes if cls.__module__.split(".")[0] != "torch"]
     return sorted(ours, key=lambda cls: (cls.__module__, cls.__qualname__))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lib.config import Config
 from lib.ms_ssim import MultiScaleSSIM
 from lib.unet_layers import EMPTY_LOGIT, Guided
 from lib.utils import KitError, load_class
@@ -193,6 +194,16 @@ def build_loss(name: str) -> nn.Module:
     if ":" not in name:
         raise KitError(f"loss {name!r} is not one of {', '.join(LOSSES)}")
     return load_class(name)()
+
+
+def build_objective(config: Config) -> nn.Module:
+    """What ``config`` minimises: its loss, on every output where its network has several.
+
+    Raises:
+        KitError: no loss of that name.
+    """
+    loss = build_loss(config.loss)
+    return DeepSupervisionLoss(loss) if config.deep_supervision or config.guided else loss
 
 
 class DeepSupervisionLoss(nn.Module):

@@ -28,7 +28,7 @@ from lib.logger import (
     run_id,
     write_result_csvs,
 )
-from lib.loss import build_loss
+from lib.loss import build_objective
 from lib.networks import build_model, count_parameters
 from lib.optim import MovingAverage, build_optimizer, learning_rate
 from lib.transform import warp
@@ -92,7 +92,7 @@ class _Training:
             seed_everything(config.seed)
             self.model = build_model(config)  # on the CPU, so that every device starts from the same weights
         self.model.to(device, memory_format=memory_format(device))
-        self.loss = build_loss(config.loss)
+        self.loss = build_objective(config)
         self.optimizer = build_optimizer(config, self.model.parameters())
         self.average = MovingAverage(self.model, config.ema) if config.ema else None
         self.scaler = self.machine.precision.grad_scaler(device)
