@@ -11,8 +11,10 @@ from typing import Any
 from lib.utils import KitError
 
 # What the fields accept by name; the modules that build them hold a table with the same keys.
-MODELS = ("unet",)
+MODELS = ("unet", "unet_2plus", "unet_3plus")
 ACTIVATIONS = ("ReLU", "LeakyReLU", "ELU", "SiLU", "GELU", "Mish")
+NORMALISATIONS = ("batch", "instance", "group", "none")
+INITIALISERS = ("default", "normal", "xavier", "kaiming", "orthogonal")
 LOSSES = ("DiceLoss", "IOULoss", "TverskyLoss", "FocalTverskyLoss")
 SPLITS = re.compile(r"auto|published|holdout(:[1-9]\d*)?|fold-[1-9]\d*-of-[1-9]\d*")
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -47,6 +49,11 @@ class Config:
     model: str = _option("unet", "network; or one of your own, as module:Class", MODELS, pattern=OWN_CLASS)
     init_features: int = _option(32, "channels of the first level; each level below doubles them", minimum=1)
     activation: str = _option("ReLU", "activation function between convolutions", ACTIVATIONS)
+    normalisation: str = _option("batch", "normalisation after each convolution", NORMALISATIONS)
+    initialiser: str = _option("default", "how the first weights are drawn; default is torch's", INITIALISERS)
+    deep_supervision: bool = _option(False, "a loss at every level; U-Net++ and UNet 3+")
+    guided: bool = _option(False, "classification-guided module: is there a tumour at all? UNet 3+")
+    checkpointing: bool = _option(False, "train in less memory: compute again in backward what is cheap to compute")
     # objective and optimiser
     loss: str = _option("DiceLoss", "loss function; or one of your own, as module:Class", LOSSES, pattern=OWN_CLASS)
     optimizer: str = _option("Adam", "optimiser", ("Adam", "SGD"))
@@ -74,6 +81,11 @@ class Config:
             object.__setattr__(self, spec.name, _checked(spec, getattr(self, spec.name)))
         if self.scale >= 1 or self.flip > 1:
             raise KitError("Config: scale must be below 1 and flip at most 1")
+        # a network of one's own may have either
+        if self.deep_supervision and self.model == "unet":
+            raise KitError("Config: deep_supervision is for model unet_2plus or unet_3plus; unet has one output only")
+        if self.guided and self.model in ("unet", "unet_2plus"):
+            raise KitError(f"Config: guided is for model unet_3plus; {self.model} has no classification-guided module")
 
     def to_dict(self) -> dict[str, Any]:
         """Field name -> value; ``Config(**d)`` gives the same Config back."""
@@ -150,8 +162,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("hyper-parameters (fields of Config)")
     for spec in dataclasses.fields(Config):
         names = dict.fromkeys((f"--{spec.name.replace('_', '-')}", f"--{spec.name}"))
-        group.add_argument(*names, dest=spec.name, type=type(spec.default), default=argparse.SUPPRESS,
+        kind: dict[str, Any] = {"type": type(spec.default)}
+        if kind["type"] is bool:  # --guided alone means true
+            kind = {"type": _true_or_false, "nargs": "?", "const": True, "metavar": "true|false"}
+        group.add_argument(*names, dest=spec.name, default=argparse.SUPPRESS, **kind,
                            help=f"{spec.metadata['help']} (default: {spec.default})")
+
+
+def _true_or_false(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    return text.lower() == "true"
 
 
 def from_arguments(arguments: argparse.Namespace, base: Config = REFERENCE) -> Config:

@@ -149,7 +149,8 @@ class Branch(Recomputing):
         if not self.recompute:
             return self.conv(self.resize(x))
         parts = x.split(max(1, self.part_size // int(x[0].numel() * self.scale**2)))
-        return torch.cat([self.step(lambda part: self.conv(self.resize(part)), part) for part in parts])
+        done = [self.step(lambda part: self.conv(self.resize(part)), part) for part in parts]
+        return torch.cat(done) if len(done) > 1 else done[0]
 
 
 class Head(nn.Module):

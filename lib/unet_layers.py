@@ -156,18 +156,18 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Enlarged features of a batch."""
         n, c, h, w = x.shape
-        rows, columns = self._weights(h, x), self._weights(w, x)
+        rows = self._weights(h, x)
+        columns = rows if h == w else self._weights(w, x)
         x = x.permute(0, 2, 3, 1).reshape(n, h, w * c)
         x = torch.bmm(rows.expand(n, -1, -1), x).view(n * len(rows), w, c)
         x = torch.bmm(columns.expand(len(x), -1, -1), x)
         return x.view(n, len(rows), len(columns), c).permute(0, 3, 1, 2)
 
     def _weights(self, size: int, like: Tensor) -> Tensor:
-        """``(factor size, size)``: the share of each old pixel in each new one."""
+        """``(factor size, size)``: the share of each old pixel in each new one, whose centre lies between two."""
         old = torch.arange(size, device=like.device, dtype=torch.float32)
-        new = torch.arange(size * self.factor, device=like.device, dtype=torch.float32)
-        centre = ((new + 0.5) / self.factor - 0.5).clamp(0, size - 1)
-        return (1 - (centre[:, None] - old).abs()).clamp(min=0).to(like.dtype)
+        new = torch.arange(0.5 / self.factor - 0.5, size - 0.5, 1 / self.factor, device=like.device)
+        return (1 - (new.clamp(0, size - 1)[:, None] - old).abs()).clamp(min=0).to(like.dtype)
 
 
 def require_divisible(x: Tensor, factor: int) -> None:
