@@ -11,8 +11,10 @@ from typing import Any
 from lib.utils import KitError
 
 # What the fields accept by name; the modules that build them hold a table with the same keys.
-MODELS = ("unet",)
+MODELS = ("unet", "unet_2plus", "unet_3plus")
 ACTIVATIONS = ("ReLU", "LeakyReLU", "ELU", "SiLU", "GELU", "Mish")
+NORMALISATIONS = ("batch", "instance", "group", "none")
+INITIALISERS = ("default", "normal", "xavier", "kaiming", "orthogonal")
 LOSSES = ("DiceLoss", "IOULoss", "TverskyLoss", "FocalTverskyLoss", "FocalLoss", "BCELoss", "DiceBCELoss",
           "MSSSIMLoss", "HybridLoss")
 SPLITS = re.compile(r"auto|published|holdout(:[1-9]\d*)?|fold-[1-9]\d*-of-[1-9]\d*")
@@ -48,6 +50,11 @@ class Config:
     model: str = _option("unet", "network; or one of your own, as module:Class", MODELS, pattern=OWN_CLASS)
     init_features: int = _option(32, "channels of the first level; each level below doubles them", minimum=1)
     activation: str = _option("ReLU", "activation function between convolutions", ACTIVATIONS)
+    normalisation: str = _option("batch", "normalisation after each convolution", NORMALISATIONS)
+    initialiser: str = _option("default", "how the first weights are drawn; default is torch's", INITIALISERS)
+    deep_supervision: bool = _option(False, "a loss at every level; U-Net++ and UNet 3+")
+    guided: bool = _option(False, "classification-guided module: is there a tumour at all? UNet 3+")
+    checkpointing: bool = _option(False, "train in less memory: compute again in backward what is cheap to compute")
     # objective and optimiser
     loss: str = _option("DiceLoss", "loss function; or one of your own, as module:Class", LOSSES, pattern=OWN_CLASS)
     optimizer: str = _option("Adam", "optimiser", ("Adam", "AdamW", "SGD"))
@@ -84,16 +91,25 @@ class Config:
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
             object.__setattr__(self, spec.name, _checked(spec, getattr(self, spec.name)))
-        for wrong, message in (
+        problem = self._contradiction()
+        if problem:
+            raise KitError(f"Config: {problem}")
+
+    def _contradiction(self) -> str | None:
+        """What does not go together, in words."""
+        return next((problem for wrong, problem in (
             (self.scale >= 1 or self.flip > 1, "scale must be below 1 and flip at most 1"),
             (self.ema >= 1, "ema must be below 1, e.g. 0.999"),
             (self.nesterov and (self.optimizer != "SGD" or not self.momentum),
              "nesterov needs optimizer=SGD and a momentum above 0"),
             (self.warmup >= self.epochs, "warmup must be shorter than epochs"),
             (self.accumulate > self.batch_size, "accumulate must not exceed batch_size"),
-        ):
-            if wrong:
-                raise KitError(f"Config: {message}")
+            # a network of one's own may have either
+            (self.deep_supervision and self.model == "unet",
+             "deep_supervision is for model unet_2plus or unet_3plus; unet has one output only"),
+            (self.guided and self.model in ("unet", "unet_2plus"),
+             f"guided is for model unet_3plus; {self.model} has no classification-guided module"),
+        ) if wrong), None)
 
     def to_dict(self) -> dict[str, Any]:
         """Field name -> value; ``Config(**d)`` gives the same Config back."""
@@ -170,8 +186,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("hyper-parameters (fields of Config)")
     for spec in dataclasses.fields(Config):
         names = dict.fromkeys((f"--{spec.name.replace('_', '-')}", f"--{spec.name}"))
-        group.add_argument(*names, dest=spec.name, type=type(spec.default), default=argparse.SUPPRESS,
+        kind: dict[str, Any] = {"type": type(spec.default)}
+        if kind["type"] is bool:  # --guided alone means true
+            kind = {"type": _true_or_false, "nargs": "?", "const": True, "metavar": "true|false"}
+        group.add_argument(*names, dest=spec.name, default=argparse.SUPPRESS, **kind,
                            help=f"{spec.metadata['help']} (default: {spec.default})")
+
+
+def _true_or_false(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    return text.lower() == "true"
 
 
 def from_arguments(arguments: argparse.Namespace, base: Config = REFERENCE) -> Config:

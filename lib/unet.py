@@ -7,10 +7,12 @@ width, as Buda, Saha, Mazurowski 2019 published it for the LGG data: 7,763,041 p
 from __future__ import annotations
 
 import re
+from functools import partial
 
 from torch import Tensor, nn
 
-from lib.unet_layers import DoubleConv, concat, require_divisible
+from lib.unet_init_weights import initialise
+from lib.unet_layers import DoubleConv, require_divisible, set_recompute
 
 
 class UNet(nn.Module):
@@ -20,42 +22,49 @@ class UNet(nn.Module):
         in_channels: sequences per slice (pre-contrast, FLAIR, post-contrast).
         init_features: channels of the first level; they double at each of the four levels below.
         activation: a key of ``lib.unet_layers.ACTIVATIONS``.
+        normalisation: one of ``lib.unet_layers.NORMALISATIONS``; without one the convolutions have a bias.
+        initialiser: a key of ``lib.unet_init_weights.INITIALISERS``.
+        checkpointing: keep less for backward and compute it again there; same results, less memory, more time.
 
     Shapes:
         ``(N, in_channels, H, W)`` -> logits ``(N, 1, H, W)``; H and W divisible by 16.
     """
 
-    def __init__(self, in_channels: int = 3, init_features: int = 32, activation: str = "ReLU") -> None:
+    def __init__(self, in_channels: int = 3, init_features: int = 32, activation: str = "ReLU",
+                 normalisation: str = "batch", initialiser: str = "default", checkpointing: bool = False) -> None:
         super().__init__()
         f1, f2, f3, f4, f5 = (init_features * 2**level for level in range(5))
-        self.encoder1 = DoubleConv(in_channels, f1, activation)
-        self.encoder2 = DoubleConv(f1, f2, activation)
-        self.encoder3 = DoubleConv(f2, f3, activation)
-        self.encoder4 = DoubleConv(f3, f4, activation)
-        self.bottleneck = DoubleConv(f4, f5, activation)
+        block = partial(DoubleConv, activation=activation, normalisation=normalisation, bias=normalisation == "none")
+        self.encoder1 = block(in_channels, f1)
+        self.encoder2 = block(f1, f2)
+        self.encoder3 = block(f2, f3)
+        self.encoder4 = block(f3, f4)
+        self.bottleneck = block(f4, f5)
         self.upconv4 = nn.ConvTranspose2d(f5, f4, kernel_size=2, stride=2)
-        self.decoder4 = DoubleConv(2 * f4, f4, activation)
+        self.decoder4 = block(2 * f4, f4)
         self.upconv3 = nn.ConvTranspose2d(f4, f3, kernel_size=2, stride=2)
-        self.decoder3 = DoubleConv(2 * f3, f3, activation)
+        self.decoder3 = block(2 * f3, f3)
         self.upconv2 = nn.ConvTranspose2d(f3, f2, kernel_size=2, stride=2)
-        self.decoder2 = DoubleConv(2 * f2, f2, activation)
+        self.decoder2 = block(2 * f2, f2)
         self.upconv1 = nn.ConvTranspose2d(f2, f1, kernel_size=2, stride=2)
-        self.decoder1 = DoubleConv(2 * f1, f1, activation)
+        self.decoder1 = block(2 * f1, f1)
         self.conv = nn.Conv2d(f1, 1, kernel_size=1)
         self.pool = nn.MaxPool2d(kernel_size=2)
+        initialise(self, initialiser)
+        set_recompute(self, checkpointing)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a batch."""
         require_divisible(x, 16)
         enc1 = self.encoder1(x)
-        enc2 = self.encoder2(self.pool(enc1))
-        enc3 = self.encoder3(self.pool(enc2))
-        enc4 = self.encoder4(self.pool(enc3))
-        x = self.bottleneck(self.pool(enc4))
-        x = self.decoder4(concat(self.upconv4(x), enc4))
-        x = self.decoder3(concat(self.upconv3(x), enc3))
-        x = self.decoder2(concat(self.upconv2(x), enc2))
-        x = self.decoder1(concat(self.upconv1(x), enc1))
+        enc2 = self.encoder2(enc1, join=self.pool)
+        enc3 = self.encoder3(enc2, join=self.pool)
+        enc4 = self.encoder4(enc3, join=self.pool)
+        x = self.bottleneck(enc4, join=self.pool)
+        x = self.decoder4(self.upconv4(x), enc4)
+        x = self.decoder3(self.upconv3(x), enc3)
+        x = self.decoder2(self.upconv2(x), enc2)
+        x = self.decoder1(self.upconv1(x), enc1)
         return self.conv(x)
 
 

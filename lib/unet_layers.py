@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lib.utils import KitError
 
@@ -26,9 +30,10 @@ class Guided(NamedTuple):
 
 
 ACTIVATIONS = {act.__name__: act for act in (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Mish)}
+NORMALISATIONS = ("batch", "instance", "group", "none")
 
 
-def make_activation(name: str) -> nn.Module:
+def make_activation(name: str, inplace: bool = True) -> nn.Module:
     """The activation of that name, computed in place where torch allows it.
 
     Raises:
@@ -36,25 +41,133 @@ def make_activation(name: str) -> nn.Module:
     """
     if name not in ACTIVATIONS:
         raise KitError(f"activation {name!r} is unknown; use one of {', '.join(ACTIVATIONS)}")
-    return nn.GELU() if name == "GELU" else ACTIVATIONS[name](inplace=True)
+    return nn.GELU() if name == "GELU" else ACTIVATIONS[name](inplace=inplace)
 
 
-class DoubleConv(nn.Module):
-    """(3x3 convolution, batch normalisation, activation) twice: ``(N, in, H, W)`` -> ``(N, out, H, W)``."""
+def make_normalisation(name: str, channels: int) -> nn.Module:
+    """The normalisation of that name, with a learned scale and shift per channel.
 
-    def __init__(self, in_channels: int, out_channels: int, activation: str = "ReLU") -> None:
+    Groups (Wu and He 2018, arXiv:1803.08494) have 16 channels, or the largest divisor of 16 that ``channels`` allows.
+
+    Raises:
+        KitError: the name is not one of ``NORMALISATIONS``.
+    """
+    if name == "batch":
+        return nn.BatchNorm2d(channels)
+    if name == "instance":
+        return nn.InstanceNorm2d(channels, affine=True)
+    if name == "group":
+        return nn.GroupNorm(channels // math.gcd(channels, 16), channels)
+    if name == "none":
+        return nn.Identity()
+    raise KitError(f"normalisation {name!r} is unknown; use one of {', '.join(NORMALISATIONS)}")
+
+
+def concat(*features: Tensor) -> Tensor:
+    """Join feature maps along the channels."""
+    return features[0] if len(features) == 1 else torch.cat(features, dim=1)
+
+
+class Recomputing(nn.Module):
+    """A block whose forward pass consists of steps that backward can compute again instead of keeping their insides.
+
+    Activation checkpointing, Chen et al. 2016 (arXiv:1604.06174). A step ends with its convolution where it has one:
+    the recomputation stops as soon as it has met all that backward needs, the input of the convolution, so that only
+    cheap operations (resizing, joining, normalising, activating) run twice.
+    """
+
+    recompute = False
+
+    def step(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """``function(*inputs)``. With ``recompute`` only the inputs are kept for backward, which calls it again."""
+        if not (self.recompute and torch.is_grad_enabled()):
+            return function(*inputs)
+        return checkpoint(function, *inputs, use_reentrant=False,
+                          context_fn=lambda: (nullcontext(), self._spare_buffers()))
+
+    @contextmanager
+    def _spare_buffers(self) -> Iterator[None]:
+        """Running statistics meanwhile go to copies: they were updated when the step was computed first."""
+        owners = [(module, dict(module._buffers)) for module in self.modules() if module._buffers]
+        try:
+            for module, buffers in owners:
+                module._buffers.update({name: buffer.clone() for name, buffer in buffers.items() if buffer is not None})
+            yield
+        finally:
+            for module, buffers in owners:
+                module._buffers.update(buffers)
+
+
+def set_recompute(network: nn.Module, recompute: bool) -> None:
+    """Switch activation checkpointing on or off in all blocks of a network."""
+    for module in network.modules():
+        if isinstance(module, Recomputing):
+            module.recompute = recompute
+
+
+class DoubleConv(Recomputing):
+    """(3x3 convolution, normalisation, activation) twice: ``(N, in, H, W)`` -> ``(N, out, H, W)``.
+
+    Args:
+        in_channels, out_channels: of the features.
+        activation: a key of ``ACTIVATIONS``.
+        normalisation: one of ``NORMALISATIONS``.
+        bias: of the convolutions. A normalisation by channel subtracts it again, so the baseline has none; the
+            published U-Net++ and UNet 3+ have it all the same.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, activation: str = "ReLU", normalisation: str = "batch",
+                 bias: bool = False) -> None:
         super().__init__()
-        # no bias: the normalisation that follows subtracts the mean and would cancel it
-        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(out_channels)
-        self.activation = make_activation(activation)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=bias)
+        self.norm1 = make_normalisation(normalisation, out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=bias)
+        self.norm2 = make_normalisation(normalisation, out_channels)
+        # without normalisation the activation would overwrite what a step has to start from again
+        self.activation = make_activation(activation, inplace=normalisation != "none")
+
+    def forward(self, *features: Tensor, join: Callable[..., Tensor] = concat) -> Tensor:
+        """Features of a batch.
+
+        Args:
+            features: what ``join`` makes the input of; pooled or enlarged there, they need not be kept in that form.
+            join: takes the features, gives ``(N, in, H, W)``.
+        """
+        x = self.step(lambda *inputs: self.conv1(join(*inputs)), *features)
+        x = self.step(lambda x: self.conv2(self.activation(self.norm1(x))), x)
+        return self.step(lambda x: self.activation(self.norm2(x)), x)
+
+
+class Upsample(nn.Module):
+    """Bilinear enlargement by a whole factor, as ``F.interpolate(..., align_corners=False)`` computes it.
+
+    Written as one matrix product per axis: torch's own has no deterministic backward on CUDA, and its substitute under
+    ``use_deterministic_algorithms`` keeps many times the memory. The weights are multiples of 1 / (2 factor), exact in
+    bfloat16 for factors up to 16.
+
+    Shapes:
+        ``(N, C, H, W)`` -> ``(N, C, factor H, factor W)`` in channels_last.
+    """
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features of a batch."""
-        x = self.activation(self.norm1(self.conv1(x)))
-        return self.activation(self.norm2(self.conv2(x)))
+        """Enlarged features of a batch."""
+        n, c, h, w = x.shape
+        rows = self._weights(h, x)
+        columns = rows if h == w else self._weights(w, x)
+        x = x.permute(0, 2, 3, 1).reshape(n, h, w * c)
+        x = torch.bmm(rows.expand(n, -1, -1), x).view(n * len(rows), w, c)
+        x = torch.bmm(columns.expand(len(x), -1, -1), x)
+        return x.view(n, len(rows), len(columns), c).permute(0, 3, 1, 2)
+
+    def _weights(self, size: int, like: Tensor) -> Tensor:
+        """``(factor size, size)``: the share of each old pixel in each new one, whose centre lies between two."""
+        old = torch.arange(size, device=like.device, dtype=torch.float32)
+        new = torch.arange(0.5 / self.factor - 0.5, size - 0.5, 1 / self.factor, device=like.device)
+        return (1 - (new.clamp(0, size - 1)[:, None] - old).abs()).clamp(min=0).to(like.dtype)
 
 
 def require_divisible(x: Tensor, factor: int) -> None:
@@ -64,8 +177,3 @@ def require_divisible(x: Tensor, factor: int) -> None:
         up = [-(-edge // factor) * factor for edge in (height, width)]
         raise KitError(f"image of {height}x{width} pixels: this network halves it {factor.bit_length() - 1} times, "
                          f"pad it to {up[0]}x{up[1]}")
-
-
-def concat(*features: Tensor) -> Tensor:
-    """Join feature maps along the channels."""
-    return torch.cat(features, dim=1)

@@ -1,0 +1,160 @@
+"""Activation checkpointing changes memory and time, nothing else."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lib.unet import UNet
+from lib.unet_2plus import UNet2Plus
+from lib.unet_3plus import Branch, UNet3Plus
+from lib.unet_layers import DoubleConv, Upsample, set_recompute
+
+CASES = [
+    (UNet, {}), (UNet2Plus, {}), (UNet2Plus, {"deep_supervision": True}),
+    (UNet2Plus, {"upsampling": "transposed", "activation": "SiLU"}),
+    (UNet3Plus, {}), (UNet3Plus, {"deep_supervision": True}), (UNet3Plus, {"deep_supervision": True, "guided": True}),
+    *((network, {"normalisation": norm, "activation": "LeakyReLU"})
+      for network in (UNet, UNet2Plus, UNet3Plus) for norm in ("instance", "group", "none")),
+]
+
+
+def tensors(output):
+    return [output] if isinstance(output, torch.Tensor) else [tensor for part in output for tensor in tensors(part)]
+
+
+def step(network: nn.Module, images: torch.Tensor, precision: torch.dtype | None = None) -> list[torch.Tensor]:
+    """Outputs of a training step with its gradients left in the network; dropout is the same each time."""
+    torch.manual_seed(1)
+    with torch.autocast("cpu", precision or torch.bfloat16, enabled=precision is not None):
+        outputs = tensors(network(images))
+    sum(output.float().square().mean() for output in outputs).backward()
+    return outputs
+
+
+def twins(network, options, size=32, dtype=torch.float32):
+    """A network with and without checkpointing, and images for it."""
+    torch.manual_seed(0)
+    images = torch.randn(3, 3, size, size, dtype=dtype)
+    plain = network(init_features=4, **options).to(dtype)
+    frugal = network(init_features=4, checkpointing=True, **options).to(dtype)
+    frugal.load_state_dict(plain.state_dict())
+    return plain, frugal, images
+
+
+def assert_equal(plain, frugal, outputs, tolerance):
+    """Outputs, gradients and buffers, each relative to its own largest number.
+
+    What cancels (the gradient of a bias before batch normalisation) is rounding and nothing else: a thousandth of the
+    network's largest number of that kind is the least to compare with.
+    """
+    kinds = [outputs, [[parameter.grad for parameter in network.parameters()] for network in (plain, frugal)],
+             [list(network.buffers()) for network in (plain, frugal)]]
+    for ours, others in kinds:
+        largest = max((one.abs().max().item() for one in ours), default=0)
+        for one, other in zip(ours, others, strict=True):
+            if one.is_floating_point():
+                assert (one - other).abs().max() <= tolerance * max(one.abs().max().item(), 1e-3 * largest)
+            else:
+                assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("network", "options", "layout"), [
+    *((*case, torch.channels_last) for case in CASES),
+    (UNet, {}, torch.contiguous_format), (UNet3Plus, {}, torch.contiguous_format),
+])
+def test_same_outputs_gradients_and_statistics(network, options, layout):
+    plain, frugal, images = twins(network, options)
+    plain, frugal, images = (thing.to(memory_format=layout) for thing in (plain, frugal, images))
+    for _ in range(2):
+        outputs = step(plain, images), step(frugal, images)
+    assert_equal(plain, frugal, outputs, 1e-6)
+    counted = [module.num_batches_tracked.item() for module in frugal.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert set(counted) <= {2}
+    assert bool(counted) == (options.get("normalisation", "batch") == "batch")
+
+
+@pytest.mark.parametrize("switches", [{}, {"deep_supervision": True, "guided": True}])
+def test_the_batch_in_parts(switches, monkeypatch):
+    """In double precision, as a single tiny image in float32 goes to another convolution, which rounds otherwise."""
+    monkeypatch.setattr(Branch, "part_size", 1)
+    plain, frugal, images = twins(UNet3Plus, switches, dtype=torch.float64)
+    assert_equal(plain, frugal, (step(plain, images), step(frugal, images)), 1e-12)
+
+
+def test_a_branch_in_parts_in_float32(monkeypatch):
+    torch.manual_seed(0)
+    plain, x = Branch(64, 16, 2), torch.randn(3, 64, 16, 16)
+    frugal = copy.deepcopy(plain)
+    set_recompute(frugal, True)
+    monkeypatch.setattr(Branch, "part_size", 2 * 64 * 64 * 64)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    outputs = plain(inputs[0]), frugal(inputs[1])
+    for output in outputs:
+        output.square().sum().backward()
+    for one, other in ((outputs[0], outputs[1]), (inputs[0].grad, inputs[1].grad),
+                       (plain.conv.weight.grad, frugal.conv.weight.grad)):
+        assert (one - other).abs().max() <= 1e-6 * one.abs().max()
+
+
+@pytest.mark.parametrize(("network", "options"), [CASES[i] for i in (0, 2, 6)])
+def test_same_in_bfloat16(network, options):
+    plain, frugal, images = twins(network, options)
+    assert_equal(plain, frugal, (step(plain, images, torch.bfloat16), step(frugal, images, torch.bfloat16)), 1e-6)
+
+
+class Convolutions(TorchDispatchMode):
+    """Counts how often a convolution is computed."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func in (torch.ops.aten.convolution.default, torch.ops.aten.mkldnn_convolution.default)
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_convolution_is_computed_twice():
+    for network in (UNet, UNet2Plus, UNet3Plus):
+        net = network(init_features=2, checkpointing=True)
+        with Convolutions() as mode:
+            step(net, torch.zeros(2, 3, 32, 32).normal_())
+        there = sum(isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) for module in net.modules())
+        assert mode.count == there
+
+
+def test_without_gradients_nothing_is_kept():
+    net = UNet3Plus(init_features=2, checkpointing=True)
+    kept = []
+    with torch.no_grad(), torch.autograd.graph.saved_tensors_hooks(kept.append, lambda x: x):
+        net(torch.randn(2, 3, 32, 32))
+    assert not kept
+    with torch.inference_mode():
+        assert net.eval()(torch.randn(2, 3, 32, 32)).shape == (2, 1, 32, 32)
+
+
+def test_statistics_survive_an_error_in_backward():
+    block = DoubleConv(3, 4)
+    set_recompute(block, True)
+    own = dict(block.norm1._buffers)
+    with pytest.raises(ZeroDivisionError), block._spare_buffers():
+        assert block.norm1.running_mean is not own["running_mean"]
+        raise ZeroDivisionError
+    assert all(block.norm1._buffers[name] is buffer for name, buffer in own.items())
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8, 16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_enlarging_is_torchs_bilinear(factor, layout):
+    x = torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(0)).to(memory_format=layout)
+    x = [x.clone().requires_grad_() for _ in range(2)]
+    ours = Upsample(factor)(x[0])
+    torchs = nn.functional.interpolate(x[1], scale_factor=factor, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(ours, torchs, atol=2e-6, rtol=1e-6)
+    weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
+    (ours * weights).sum().backward()
+    (torchs * weights).sum().backward()
+    torch.testing.assert_close(x[0].grad, x[1].grad, atol=1e-4, rtol=1e-5)
+    assert torch.equal(Upsample(factor)(torch.ones(1, 1, 3, 3, dtype=torch.bfloat16)),
+                       torch.ones(1, 1, 3 * factor, 3 * factor, dtype=torch.bfloat16))
