@@ -47,6 +47,7 @@ class UNet2Plus(nn.Module):
             raise KitError(f"upsampling {upsampling!r} is unknown; use one of {', '.join(UPSAMPLINGS)}")
         _check_depth(depth, 4)
         self.depth, self.deep_supervision = depth, deep_supervision
+        bilinear = upsampling == "bilinear"  # it keeps the channels of the level below
         f = [init_features * 2**i for i in range(depth + 1)]
         block = partial(DoubleConv, activation=activation, normalisation=normalisation, bias=True)
         self.nodes, self.ups = nn.ModuleDict(), nn.ModuleDict()
@@ -54,12 +55,9 @@ class UNet2Plus(nn.Module):
             for i in range(depth + 1 - j):
                 if j == 0:
                     self.nodes[f"x{i}{j}"] = block(f[i - 1] if i else in_channels, f[i])
-                elif upsampling == "bilinear":
-                    self.ups[f"x{i}{j}"] = Upsample(2)
-                    self.nodes[f"x{i}{j}"] = block(j * f[i] + f[i + 1], f[i])
                 else:
-                    self.ups[f"x{i}{j}"] = nn.ConvTranspose2d(f[i + 1], f[i], kernel_size=2, stride=2)
-                    self.nodes[f"x{i}{j}"] = block(j * f[i] + f[i], f[i])
+                    self.ups[f"x{i}{j}"] = Upsample(2) if bilinear else nn.ConvTranspose2d(f[i + 1], f[i], 2, stride=2)
+                    self.nodes[f"x{i}{j}"] = block(j * f[i] + (f[i + 1] if bilinear else f[i]), f[i])
         self.pool = nn.MaxPool2d(kernel_size=2)
         self.heads = nn.ModuleDict({f"x0{j}": nn.Conv2d(f[0], 1, kernel_size=1)
                                     for j in range(1 if deep_supervision else depth, depth + 1)})
@@ -79,13 +77,19 @@ class UNet2Plus(nn.Module):
                     x[i, j] = node(x[i - 1, 0], join=self.pool)
                 else:
                     x[i, j] = node(*(x[i, k] for k in range(j)), x[i + 1, j - 1],
-                                   join=partial(_join, self.ups[f"x{i}{j}"]))
+                                   join=partial(self._join, self.ups[f"x{i}{j}"]))
         if self.training and self.deep_supervision:
             return [self.heads[f"x0{j}"](x[0, j]) for j in range(self.depth, 0, -1)]
         return self.heads[f"x0{self.depth}"](x[0, self.depth])
 
+    @staticmethod
+    def _join(up: nn.Module, *features: Tensor) -> Tensor:
+        """The nodes of a level, and the one below enlarged by ``up``."""
+        *same_level, below = features
+        return concat(*same_level, up(below))
+
     def prune(self, level: int) -> UNet2Plus:
-        """Keep L1 to L4 only, for faster inference: all nodes and heads that X^{0,level} does not need are dropped.
+        """Make it the smaller network L1 ... L4, for faster inference: drop what X^{0,level} does not need.
 
         Returns:
             The network itself. It gives one output, in train mode too.
@@ -103,12 +107,6 @@ class UNet2Plus(nn.Module):
             del self.heads[name]
         self.depth, self.deep_supervision = level, False
         return self
-
-
-def _join(up: nn.Module, *features: Tensor) -> Tensor:
-    """The nodes of a level, and the one below enlarged by ``up``."""
-    *same_level, below = features
-    return concat(*same_level, up(below))
 
 
 def _check_depth(level: int, deepest: int) -> None:

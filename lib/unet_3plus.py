@@ -80,15 +80,16 @@ class UNet3Plus(nn.Module):
         heads = self.heads if self.training else self.heads[:1]
         logits = [head(level) for head, level in zip(heads, features, strict=False)]
         if not self.training:
-            return logits[0] if presence is None else logits[0].masked_fill(_absent(presence), EMPTY_LOGIT)
+            return logits[0] if presence is None else self._gated(logits[0], presence)
         if presence is not None:
             return Guided(logits, presence)
         return logits if self.deep_supervision else logits[0]
 
-
-def _absent(presence: Tensor) -> Tensor:
-    """``(N, 1, 1, 1)``: the slices that hold no tumour. Written so that a NaN counts as none."""
-    return ~(presence > 0)[:, None, None, None]
+    @staticmethod
+    def _gated(logits: Tensor, presence: Tensor) -> Tensor:
+        """The logits, with slices without tumour made empty; a presence that is not a number counts as none."""
+        absent = ~(presence > 0)
+        return logits.masked_fill(absent[:, None, None, None], EMPTY_LOGIT)
 
 
 class FullScale(Recomputing):

@@ -158,3 +158,22 @@ def test_enlarging_is_torchs_bilinear(factor, layout):
     torch.testing.assert_close(x[0].grad, x[1].grad, atol=1e-4, rtol=1e-5)
     assert torch.equal(Upsample(factor)(torch.ones(1, 1, 3, 3, dtype=torch.bfloat16)),
                        torch.ones(1, 1, 3 * factor, 3 * factor, dtype=torch.bfloat16))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("network", "switches"), [
+    (UNet2Plus, {"deep_supervision": True}), (UNet3Plus, {"deep_supervision": True, "guided": True}),
+])
+def test_full_width_needs_at_most_7_gib(network, switches):
+    """A whole training step at batch 16, 256x256, bfloat16."""
+    model = network(init_features=64, checkpointing=True, **switches).cuda().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(model.parameters())
+    images = torch.randn(16, 3, 256, 256, device="cuda").to(memory_format=torch.channels_last)
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(2):  # Adam's moments exist from the second step on
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cuda", torch.bfloat16):
+            outputs = tensors(model(images))
+        sum(output.float().square().mean() for output in outputs).backward()
+        optimizer.step()
+    assert torch.cuda.max_memory_allocated() <= 7.0 * 2**30

@@ -83,10 +83,8 @@ def test_full_width_on_8_gb(config):
     assert "\n" not in str(found)
 
 
-@pytest.mark.parametrize("config", [Config(init_features=8),
-                                    Config(model="unet_2plus", init_features=4, checkpointing=True)])
-def test_the_largest_batch_fits_and_a_larger_one_does_not(config):
-    limit = 2**28
+def test_the_largest_batch_fits_and_a_larger_one_does_not():
+    config, limit = Config(init_features=8, checkpointing=True), 2**28
     size = largest_batch(config, 64, limit, "bf16")
     assert size > 16
     assert 0.85 * limit < summary(config, size, 64, "bf16").peak_bytes < 0.91 * limit
