@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib.config import Config, add_arguments, from_arguments
+from lib.config import MODELS, Config, add_arguments, from_arguments
 from lib.dataset import BrainData, Sampler, Split, load_data, make_split
 from lib.evaluate import Machine, case_row, native_mask, predict_volumes, validate
 from lib.logger import (
@@ -29,13 +29,14 @@ from lib.logger import (
     write_result_csvs,
 )
 from lib.loss import build_objective
-from lib.networks import build_model, count_parameters
+from lib.networks import build_model, count_parameters, largest_batch, summary
 from lib.optim import MovingAverage, build_optimizer, learning_rate
 from lib.transform import warp
 from lib.utils import (
     CommandParser,
     KitError,
     deterministic,
+    free_memory,
     memory_format,
     peak_memory,
     pick_device,
@@ -102,6 +103,7 @@ class _Training:
     def run(self) -> None:
         """Train the epochs that are missing, then score the best one."""
         self._resume()
+        self._announce()
         seconds = self.folder.read().get("seconds", 0.0)
         self.folder.update(**description(self.config, self.data, self.split), plans=self.folder.read().get("plans", []),
                            device=device_name(self.machine.device), precision=self.machine.precision.name,
@@ -115,6 +117,16 @@ class _Training:
                 seconds += time.perf_counter() - started
                 self.folder.update(seconds=round(seconds, 2))
         self._finish(seconds)
+
+    def _announce(self) -> None:
+        """Say what the network costs and how large a batch this device can take."""
+        config, precision = self.config, self.machine.precision.name
+        if config.model not in MODELS:
+            return  # one's own may do what cannot be followed without computing it
+        say(str(summary(config, self._part_size(), precision=precision)))
+        most = largest_batch(config, config.image_size, free_memory(self.machine.device), precision)
+        advice = "" if most >= self._part_size() else "; too few: set checkpointing=True, or accumulate"
+        say(f"free memory of this device: enough for {most} slices at once{advice}")
 
     def _epoch(self, epoch: int, bar: Any) -> None:
         # a stream of random numbers per epoch: nothing to save, and a resumed run draws what it would have drawn

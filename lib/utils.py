@@ -216,6 +216,16 @@ def say(line: str) -> None:
     tqdm.write(line)
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on the device: of the GPU, of what Apple lets a GPU have, or of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    import psutil
+    return psutil.virtual_memory().available
+
+
 def peak_memory(device: torch.device) -> dict[str, float]:
     """Peak memory so far in GiB: of this process, and of the GPU where there is one."""
     peaks = {}
