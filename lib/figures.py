@@ -1,19 +1,25 @@
-"""The pictures of the README, drawn from the phantom: ``python -m lib.figures img``"""
+"""The pictures of README and notebooks: ``python -m lib.figures img``. The heads are phantoms."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from lib.architecture import draw_network
+from lib.config import Config
 from lib.dataset import load_data
 from lib.metrics import Counts, counts
 from lib.phantom import write_phantom
 from lib.plot import BLUE, GREEN, VERMILION, patient_slices, styled
 from lib.session import PHANTOM_FOLDER
 from lib.utils import CommandParser, run_command
+
+PUBLISHED_NETWORKS = (Config(), Config(model="unet_2plus"), Config(model="unet_3plus", init_features=64))
+"""The three networks in the widths of their papers' tables."""
 
 
 def mri() -> Figure:
@@ -56,10 +62,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
-    for draw in (mri, dice_coefficient):
-        figure = draw()
-        figure.savefig(folder / f"{draw.__name__}.png", metadata={"Software": None})
-        print(folder / f"{draw.__name__}.png")
+    drawings = {"mri": mri, "dice_coefficient": dice_coefficient}
+    drawings |= {config.model: partial(draw_network, config) for config in PUBLISHED_NETWORKS}
+    for name, draw in drawings.items():
+        file = folder / f"{name}.png"
+        draw().savefig(file, metadata={"Software": None})
+        print(file)
 
 
 if __name__ == "__main__":
