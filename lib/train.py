@@ -164,9 +164,10 @@ class _Training:
             try:
                 loss = self._gradients(images, masks)
                 break
-            except torch.OutOfMemoryError:
-                pass  # not here: the error holds on to the activations
-            self._halve()
+            except RuntimeError as error:  # CUDA has a class of its own for it, Apple's backend has not
+                if "out of memory" not in str(error):
+                    raise
+            self._halve()  # not above: the error holds on to the activations
         if self.config.clip:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)

@@ -183,7 +183,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(data, tmp_path, monkeypatch,
         if self.training:
             sizes.append(len(x))
             if len(x) > 2:
-                raise torch.OutOfMemoryError("no more")
+                raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, x)
 
     monkeypatch.setattr(PerImage, "forward", limited)
@@ -197,7 +197,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(data, tmp_path, monkeypatch,
 
 def test_not_even_one_slice_fits(data, tmp_path, monkeypatch):
     def full(self, x):
-        raise torch.OutOfMemoryError("no more")
+        raise RuntimeError("MPS backend out of memory")
 
     monkeypatch.setattr(PerImage, "forward", full)
     with pytest.raises(KitError, match="single slice"):
