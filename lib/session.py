@@ -13,7 +13,7 @@ import torch
 from lib.config import Config, Profile, choose_profile
 from lib.dataset import BrainData, load_data
 from lib.phantom import write_phantom
-from lib.utils import PROJECT, KitError, pick_device, pick_precision
+from lib.utils import PROJECT, KitError, pick_device, pick_precision, short_path
 
 KAGGLE_FOLDERS = (PROJECT / "data" / "kaggle_3m", PROJECT / "data" / "archive.zip",
                   Path("/kaggle/input/lgg-mri-segmentation"))  # the last: where Kaggle's own notebooks find it
@@ -61,10 +61,10 @@ def start(profile: str | None = None, data: str | Path | None = None, out: str |
     _say(version >= (2, 6), f"torch {torch.__version__}", "pip install -r requirements.txt -c constraints.txt")
     _say(True, f"device {device}, {precision.name}: {precision.reason}")
     source, real = _find_data(os.environ.get("KIT_DATA") or data)
-    _say(True, f"data {_short(source)}" + ("" if real else ": the embedded phantom, generated, nobody's brain"))
+    _say(True, f"data {short_path(source)}" + ("" if real else ": the embedded phantom, generated, nobody's brain"))
     chosen = choose_profile(real, device.type, os.environ.get("KIT_PROFILE") or profile)
     _say(True, f"profile {chosen.name}: {chosen.reason}")
-    _say(True, f"results go to {_short(out)}")
+    _say(True, f"results go to {short_path(out)}")
     return Session(source, out, chosen)
 
 
@@ -83,11 +83,3 @@ def _say(fine: bool, what: str, remedy: str = "") -> None:
     print(f"[{'OK' if fine else 'FAIL'}] {what}")
     if not fine:
         raise KitError(f"{what} will not do: {remedy}")
-
-
-def _short(path: Path) -> str:
-    """A path as short as possible: notebooks are committed, and nobody's home folder belongs in them."""
-    for base in (Path.cwd(), PROJECT):
-        if path.resolve().is_relative_to(base.resolve()):
-            return path.resolve().relative_to(base.resolve()).as_posix()
-    return str(path)
