@@ -14,17 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lib.dataset import BrainData
+from lib.frames import BLUE, CHANNELS, FLAIR, GREEN, ORANGE, PREDICTION, PURPLE, SKY, TRUTH, VERMILION, brightest
 from lib.logger import Run
 from lib.metrics import counts, summarise
 from lib.predict import Prediction
 
-# Okabe and Ito's palette: told apart with any kind of colour vision
-ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
-    "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 CYCLE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
-TRUTH, PREDICTION = YELLOW, VERMILION
-CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
-FLAIR = 1
 
 _STYLE = {
     "figure.dpi": 100, "savefig.dpi": 100, "savefig.bbox": "tight", "figure.facecolor": "white", "font.size": 10,
@@ -85,11 +80,6 @@ def _largest_slice(mask: np.ndarray) -> int:
     """Index of the slice with the most tumour; the middle one when there is none."""
     areas = mask.sum(axis=(1, 2))
     return int(areas.argmax()) if areas.any() else len(mask) // 2
-
-
-def brightest(volume: np.ndarray) -> float:
-    """Intensity to show as white: the 99.5th percentile of what is not background."""
-    return float(np.percentile(volume[volume > 0.1 * volume.max()], 99.5)) if volume.any() else 1.0
 
 
 def _show(axis: Axes, volume: np.ndarray, number: int, title: str) -> None:
