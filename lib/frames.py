@@ -56,13 +56,18 @@ def colour_table(overlay: str, opacity: float = OPACITY, window: tuple[float, fl
 
 def outline(mask: np.ndarray, width: int = 1) -> np.ndarray:
     """The pixels of ``(H, W)`` within ``width`` of its edge, bool. The frame of the image counts as an edge."""
-    inside = np.pad(mask.astype(bool), 1)
+    edge = np.zeros(mask.shape, bool)
+    if not mask.any():
+        return edge
+    box = tuple(slice(*(np.flatnonzero(mask.any(axis=axis))[[0, -1]] + (0, 1))) for axis in (1, 0))  # often small
+    inside = np.pad(mask[box].astype(bool), 1)
     for _ in range(width):
         shrunk = np.zeros_like(inside)
         shrunk[1:-1, 1:-1] = (inside[1:-1, 1:-1] & inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2]
                               & inside[1:-1, 2:])
         inside = shrunk
-    return mask.astype(bool) & ~inside[1:-1, 1:-1]
+    edge[box] = mask[box].astype(bool) & ~inside[1:-1, 1:-1]
+    return edge
 
 
 def render(image: np.ndarray, truth: np.ndarray | None, mask: np.ndarray | None, overlay: str = "contour",
@@ -76,7 +81,7 @@ def render(image: np.ndarray, truth: np.ndarray | None, mask: np.ndarray | None,
         scale: pixels of the picture along an edge of one of ``image``; lines are drawn after enlarging.
     """
     found = kinds(truth, mask, image.shape)
-    index = _enlarged(_TO_GREY[image] + found * np.uint8(_GREYS), scale)
+    index = _enlarged(np.take(_TO_GREY, image) + found * np.uint8(_GREYS), scale)
     if overlay in ("contour", "both"):
         # the truth is the wider line: where both run together it still shows inside the other
         for line, (bit, width) in enumerate(((1, scale), (2, (scale + 1) // 2))):

@@ -17,6 +17,7 @@ const LEGEND = { hit: "found (TP)", missed: "missed (FN)", alarm: "false alarm (
                  prediction: "prediction" };
 const FLAIR = 1;
 const FRAMES_PER_SECOND = 8;
+const HINT = "keys: arrows, PageUp and PageDown, Home, End, space to play; drag the picture for brightness and contrast";
 const KEYS = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 5, PageDown: -5,
                Home: -Infinity, End: Infinity };
 
@@ -140,7 +141,7 @@ export function mount(host, source) {
   const worst = element("button", { onclick: () => show(state.header.worst),
                                     title: "the slice with the most wrong pixels" }, "worst slice");
   const legend = element("span", { class: "legend" });
-  const note = element("div", { class: "note", role: "status" });
+  const note = element("div", { class: "note", role: "status" }, HINT);
   const grid = element("div", { class: "panels" });
   opacity.input.value = state.opacity;
   slider.input.classList.add("slice");
@@ -156,7 +157,7 @@ export function mount(host, source) {
   async function open(patient) {
     const ticket = ++asked;
     stop();
-    note.textContent = "";
+    note.textContent = HINT;
     try {
       const [header, masks, frames] = await Promise.all([source.header(patient), source.masks(patient),
                                                          source.frames(patient, state.channel)]);
