@@ -22,9 +22,11 @@ _LINES = 4 * _GREYS
 _TO_GREY = ((np.arange(256) * (_GREYS - 1) + 127) // 255).astype(np.uint8)
 
 
-def brightest(volume: np.ndarray) -> float:
-    """Intensity to show as white: the 99.5th percentile of what is not background."""
-    return float(np.percentile(volume[volume > 0.1 * volume.max()], 99.5)) if volume.any() else 1.0
+def brightest(volume: np.ndarray) -> int:
+    """Intensity to show as white: the 99.5th percentile of what is not background. ``volume`` is uint8."""
+    histogram = np.bincount(volume.ravel(), minlength=256)
+    histogram[:int(0.1 * volume.max()) + 1] = 0
+    return max(1, int(np.searchsorted(histogram.cumsum(), 0.995 * histogram.sum())))
 
 
 def kinds(truth: np.ndarray | None, mask: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
@@ -96,19 +98,22 @@ def _enlarged(plane: np.ndarray, scale: int) -> np.ndarray:
     return plane if scale == 1 else plane.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
-def grey_png(image: np.ndarray, level: int = 1) -> bytes:
-    """``(H, W)`` uint8 as an indexed PNG that gives back exactly these intensities.
-
-    Args:
-        level: of compression; 1 is for now, 9 for a file.
-    """
-    return _indexed_png(image, np.arange(256, dtype=np.uint8).repeat(3), level)
+def grey_png(image: np.ndarray) -> bytes:
+    """``(H, W)`` uint8 as an indexed PNG that gives back exactly these intensities; made in an instant."""
+    return _indexed_png(image, np.arange(256, dtype=np.uint8).repeat(3))
 
 
-def _indexed_png(index: np.ndarray, palette: np.ndarray, level: int = 1) -> bytes:
+def grey_webp(image: np.ndarray) -> bytes:
+    """The same as a lossless WebP: a third smaller, thirty times as long to make; for files."""
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(stream, format="webp", lossless=True, quality=50)
+    return stream.getvalue()
+
+
+def _indexed_png(index: np.ndarray, palette: np.ndarray) -> bytes:
     # indexed, because Pillow then tries no filters: twice as fast as a grey PNG, five times as fast as RGB
     picture = Image.fromarray(np.ascontiguousarray(index))
     picture.putpalette(palette.tobytes())
     stream = io.BytesIO()
-    picture.save(stream, format="png", compress_level=level)
+    picture.save(stream, format="png", compress_level=1)
     return stream.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from lib.dataset import BrainData
 from lib.frames import CHANNELS, FLAIR, brightest, grey_png
+from lib.kaggle import read_patient
 from lib.metrics import Counts
 from lib.predict import Prediction
 from lib.utils import KitError
@@ -37,8 +39,9 @@ class Gallery:
             self._check_same_images(label, run)
         names = list(self.data.patients) if isinstance(shown, BrainData) else self._ranked()
         self.labels = {name: self._label(name) for name in names}
-        # one patient's volume serves its three sequences; frames of the last few patients stay at hand
-        self.volume = lru_cache(maxsize=2)(self.data.volume)
+        # what the last patients are made of stays at hand: one volume serves three sequences
+        self.volume = lru_cache(maxsize=2)(self._volume)
+        self.masks = lru_cache(maxsize=2)(self._masks)
         self.frames = lru_cache(maxsize=24)(self._frames)
 
     def _check_same_images(self, label: str, run: Prediction) -> None:
@@ -59,8 +62,15 @@ class Gallery:
         scores = [f"{s[name]:.3f}" if name in s else "none" for s in self._scores.values()]
         return f"{name}  DSC {' | '.join(scores)}" if any(name in s for s in self._scores.values()) else name
 
-    def masks(self, patient: str) -> tuple[np.ndarray | None, dict[str, np.ndarray | None]]:
-        """Truth, and label -> prediction, each ``(S, H, W)`` {0, 1} uint8; None where there is none."""
+    def _volume(self, patient: str) -> np.ndarray:
+        """Images, ``(S, H, W, 3)`` uint8; cached, as ``volume``. The files of the masks need not be read for it."""
+        return read_patient(replace(self.data.patients[patient], masks=()))[0]
+
+    def _masks(self, patient: str) -> tuple[np.ndarray | None, dict[str, np.ndarray | None]]:
+        """Truth, and label -> prediction, each ``(S, H, W)`` {0, 1} uint8; None where there is none.
+
+        Cached, as ``masks``.
+        """
         runs = {label: run.mask(patient) if patient in set(run.cases["patient"]) else None
                 for label, run in self.runs.items()}
         return self.data.truth(patient), runs
@@ -89,14 +99,14 @@ class Gallery:
         """Each sequence's name, window and, when it is missing and another stands in for it, which one."""
         volume = self.volume(patient)
         flair = volume[..., FLAIR]
-        return [{"name": name, "window": [0, max(1, round(brightest(volume[..., i])))],
+        return [{"name": name, "window": [0, brightest(volume[..., i])],
                  "empty": not volume[..., i].any(),
                  "same_as": FLAIR if i != FLAIR and np.array_equal(volume[..., i], flair) else None}
                 for i, name in enumerate(CHANNELS)]
 
-    def _frames(self, patient: str, channel: int, level: int = 1) -> list[bytes]:
-        """The slices of one sequence as PNGs, see ``lib.frames.grey_png``. Cached; as ``frames``."""
-        return [grey_png(plane, level) for plane in self.volume(patient)[..., channel]]
+    def _frames(self, patient: str, channel: int) -> list[bytes]:
+        """The slices of one sequence as PNGs, see ``lib.frames.grey_png``. Cached, as ``frames``."""
+        return [grey_png(plane) for plane in self.volume(patient)[..., channel]]
 
     def packed_masks(self, patient: str) -> list[bytes]:
         """Truth and predictions as ``run_lengths``, in this order; nothing for one that there is not."""
@@ -106,8 +116,9 @@ class Gallery:
 
 def run_lengths(mask: np.ndarray) -> bytes:
     """The places, in reading order, at which a {0, 1} array changes, as little-endian uint32; it starts with 0."""
-    flat = np.concatenate([[0], mask.ravel()]).astype(bool)
-    return np.flatnonzero(flat[1:] != flat[:-1]).astype("<u4").tobytes()
+    flat = mask.ravel()
+    places = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    return np.concatenate([[0] * int(flat[0]), places]).astype("<u4").tobytes()
 
 
 def _labelled(shown: Shown) -> dict[str, Prediction]:
@@ -132,7 +143,7 @@ def _run_header(label: str, mask: np.ndarray | None, truth: np.ndarray | None) -
     if mask is None:
         return {"label": label, "dsc": None, "slices": []}
     inside = truth if truth is not None else np.zeros_like(mask)
-    tp, found, there = (part.sum(axis=(1, 2), dtype=int) for part in (mask & inside, mask, inside))
+    tp, found, there = (part.reshape(len(mask), -1).sum(axis=1, dtype=int) for part in (mask & inside, mask, inside))
     slices = np.stack([tp, found - tp, there - tp], axis=1)
     dsc = None if truth is None else Counts(*map(int, slices.sum(axis=0))).dsc
     return {"label": label, "dsc": dsc, "slices": slices.tolist()}

@@ -4,7 +4,7 @@
 //   patients: [[name, label], ...]     the menu, worst first
 //   header(name): Promise<object>      see Gallery.header
 //   masks(name): Promise<bytes[]>      truth and predictions as run lengths, empty where there is none
-//   frames(name, channel): Promise<bytes[]>   a PNG per slice
+//   frames(name, channel): Promise<bytes[]>   a PNG or WebP per slice
 // In a notebook the source asks the kernel (render, at the end); in an exported file it reads the page.
 
 const COLOURS = {  // the same as in lib/frames.py
@@ -50,9 +50,9 @@ function unpack(bytes, length, bit) {
   return voxels;
 }
 
-// PNG -> intensities. The browser's decoder turns grey into RGBA; red is the intensity.
+// PNG or WebP -> intensities. The browser's decoder turns grey into RGBA; red is the intensity.
 async function decode(bytes, width, height) {
-  const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }), { colorSpaceConversion: "none" });
+  const bitmap = await createImageBitmap(new Blob([bytes]), { colorSpaceConversion: "none" });
   const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(bitmap, 0, 0);

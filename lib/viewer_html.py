@@ -9,6 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from lib.frames import grey_webp
 from lib.gallery import Gallery
 from lib.utils import KitError, write_atomic
 
@@ -71,7 +72,8 @@ def write_page(gallery: Gallery, path: str | Path, patients: list[str] | None = 
 
 def _patient(gallery: Gallery, name: str) -> dict[str, Any]:
     header = gallery.header(name)
-    frames = [[] if channel["same_as"] is not None else [_text(png) for png in gallery.frames(name, i, 9)]
+    frames = [[] if channel["same_as"] is not None else [_text(grey_webp(plane)) for plane in
+                                                         gallery.volume(name)[..., i]]
               for i, channel in enumerate(header["channels"])]
     return {"header": header, "masks": [_text(mask) for mask in gallery.packed_masks(name)], "frames": frames}
 

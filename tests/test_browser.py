@@ -50,6 +50,37 @@ def show(number):
     plt.show()
 """
 
+LIVE = """
+from dataclasses import replace
+import lib.live
+from lib.config import BEST
+from lib.session import start
+from lib.train import fit
+lib.live._SHARE = 9  # draw after every epoch, however short
+session = start()
+config = replace(session.config(BEST), epochs=8)
+run = fit(config, session.load(config), session.out, watch=lib.live.LiveView())
+print("finished")
+"""
+
+# in every frame of the screen: how often the picture changed, and in how many frames there was none or of other size
+FLICKER = """() => {
+  window.frames_seen = { changes: 0, without: 0, heights: [] };
+  let last = null;
+  const look = () => {
+    const image = document.querySelector('.jp-RenderedImage img');
+    if (image && image.complete && image.naturalWidth) {
+      if (image.src !== last) window.frames_seen.changes += 1;
+      last = image.src;
+    } else if (last) window.frames_seen.without += 1;
+    const area = document.querySelector('.jp-RenderedImage');
+    if (last && area && !window.frames_seen.heights.includes(area.clientHeight))
+      window.frames_seen.heights.push(area.clientHeight);
+    requestAnimationFrame(look);
+  };
+  look();
+}"""
+
 # from the key event to the end of the frame in which the picture is another one
 TIMER = """(picture) => {
   const now = eval(picture);
@@ -116,15 +147,17 @@ def server(environment):
     folder = environment / "lab"
     folder.mkdir()
     shutil.copy(ROOT / "inference.ipynb", folder)
-    by_hand = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(INTERACT)], metadata={
-        "kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}})
-    nbformat.write(by_hand, folder / "interact.ipynb")
+    for name, code in {"interact": INTERACT, "live": LIVE}.items():
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+        notebook.metadata = nbformat.read(ROOT / "inference.ipynb", as_version=4).metadata
+        nbformat.write(notebook, folder / f"{name}.ipynb")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
                f"--port={port}", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}",
-               "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+               "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None",
+               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     paths = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
                           "JUPYTER_CONFIG_DIR": str(folder / ".jupyter")}
     paths.pop("KIT_PROGRESS")
@@ -154,7 +187,9 @@ def watched(context):
 def run_all(context, address, name):
     """Open a notebook in JupyterLab and run its cells."""
     page, problems = watched(context)
-    page.goto(f"{address}/lab/tree/{name}")
+    # JupyterLab asks for a kernel when another page has the folder open
+    page.add_locator_handler(page.locator(".jp-Dialog .jp-mod-accept"), lambda button: button.click())
+    page.goto(f"{address}/lab/tree/{name}?reset")
     page.get_by_text("Python 3 (ipykernel) | Idle").first.wait_for(timeout=90_000)
     problems.clear()  # those of JupyterLab's own start are not ours
     page.get_by_role("menuitem", name="Run", exact=True).click()
@@ -195,7 +230,7 @@ def expected(data, place, mask, overlay="off", opacity=0.4):
     """What numpy makes of the same slice."""
     patient, channel, number = place
     volume, truth = data.volume(patient), data.truth(patient)
-    table = colour_table(overlay, opacity, (0, round(brightest(volume[..., channel]))))
+    table = colour_table(overlay, opacity, (0, brightest(volume[..., channel])))
     image = volume[number, ..., channel]
     return table[kinds(truth[number], None if mask is None else mask[number], image.shape), image]
 
@@ -296,9 +331,7 @@ def test_lab_menus_and_toggles(lab, environment):
 
 def test_lab_in_the_dark(lab):
     page, _ = lab
-    page.get_by_role("menuitem", name="Settings", exact=True).click()
-    page.get_by_role("menuitem", name="Theme", exact=True).click()
-    page.get_by_role("menuitem", name="JupyterLab Dark", exact=True).click()
+    page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
     page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")
     page.wait_for_timeout(500)
     page.locator(".slices").screenshot(path=SHOTS / "lab_dark.png")
@@ -319,6 +352,22 @@ def test_lab_is_faster_than_interact(lab, chromium, server, capsys):
         print(f"\nkey press to new picture in JupyterLab, median of {PRESSES}: slice browser {ours:.0f} ms, "
               f"interact + matplotlib {theirs:.0f} ms")
     assert ours < theirs
+
+
+def test_lab_draws_a_training_in_place(lab, chromium, server, capsys):
+    context = chromium.new_context(viewport={"width": 1200, "height": 1400})
+    page, problems = run_all(context, server, "live.ipynb")
+    page.evaluate(FLICKER)
+    page.get_by_text("finished", exact=True).wait_for(timeout=120_000)
+    page.wait_for_timeout(500)
+    seen = page.evaluate("() => window.frames_seen")
+    page.screenshot(path=SHOTS / "live.png")
+    assert page.locator(".jp-RenderedImage img").count() == 1
+    context.close()
+    with capsys.disabled():
+        print(f"\nlive view: {seen['changes']} pictures, {seen['without']} frames of the screen without one, "
+              f"heights {seen['heights']}")
+    assert seen["changes"] > 2 and len(seen["heights"]) == 1 and not problems
 
 
 # --- the exported file --------------------------------------------------------------------------------------------
@@ -345,7 +394,7 @@ def test_file_shows_what_is_odd(case, tmp_path, offline):
     patient, _, number = shown(page)
     image = data.volume(patient)[0, ..., FLAIR]
     assert number == 0
-    table = colour_table("off", 0, (0, round(brightest(data.volume(patient)[..., FLAIR]))))
+    table = colour_table("off", 0, (0, brightest(data.volume(patient)[..., FLAIR])))
     assert (picture(page) == table[0][image]).all()
     assert page.locator("canvas.image").count() == (4 if case == "four runs" else 1)
     words = page.locator(".slices").inner_text()

