@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullLocator
 
 from lib.calibrate import Calibration
 from lib.dataset import BrainData
@@ -241,6 +242,9 @@ def size_against_dsc(cases: pd.DataFrame) -> Figure:
     axis.set(xscale="log", xlabel="tumour size (voxels on the file's grid, logarithmic)", ylabel="DSC", ylim=(0, 1),
              title=f"tumour size and DSC, {len(scored)} patients, the worst by name")
     axis.margins(x=0.15)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:,.0f}")
+    axis.xaxis.set_minor_locator(NullLocator())
     return figure
 
 
@@ -288,7 +292,8 @@ def forest(table: pd.DataFrame) -> Figure:
         colour = colours[row["verdict"]]
         axis.plot([row["CI low"], row["CI high"]], [place, place], color=colour, linewidth=2.5)
         axis.plot(row["difference"], place, "o", color=colour, markersize=8)
-        words = f"{row['difference']:+.3f}   p = {row['p (Holm)']:.3f}   {row['verdict']}"
+        p = "p < 0.001" if row["p (Holm)"] < 0.001 else f"p = {row['p (Holm)']:.3f}"
+        words = f"{row['difference']:+.3f}   {p}   {row['verdict']}"
         axis.text(1.02, place, words, transform=axis.get_yaxis_transform(), va="center", color=colour)
     axis.axvline(0, color="black", linewidth=1)
     axis.set_yticks(range(len(table)), table["label"])
@@ -304,11 +309,10 @@ def calibration(result: Calibration) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
     left.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfect")
     left.plot(result.predicted, result.observed, marker="o", color=BLUE, label="network")
-    for x, y, voxels in zip(result.predicted, result.observed, result.voxels, strict=True):
-        if voxels:
-            left.annotate(f"{voxels:,}", (x, y), (5, -9), textcoords="offset points", fontsize=7, color="dimgrey")
-    left.set(title="probability and truth (numbers: voxels)", xlabel="predicted probability",
-             ylabel="share that is tumour", xlim=(-0.03, 1.12), ylim=(-0.05, 1.03))
+    for i, voxels in enumerate(result.voxels):
+        left.text((i + 0.5) / len(result.voxels), -0.07, _short(voxels), fontsize=8, color="dimgrey", ha="center")
+    left.set(title="probability and truth (small: voxels)", xlabel="predicted probability",
+             ylabel="share that is tumour", xlim=(-0.03, 1.03), ylim=(-0.1, 1.05))
     left.legend(loc="upper left")
     mean = result.dsc.mean(axis=0)
     best = int(mean.argmax())
@@ -319,5 +323,10 @@ def calibration(result: Calibration) -> Figure:
     right.axvline(0.5, color="grey", linestyle=":", label="as scored: 0.5")
     right.set(title="threshold and DSC (chosen on these patients, it flatters)", xlabel="threshold", ylabel="DSC",
               ylim=(0, 1))
-    right.legend(loc="lower center")
+    right.legend(loc="lower right")
     return figure
+
+
+def _short(count: int) -> str:
+    """A count in at most four characters."""
+    return str(count) if count < 1000 else f"{count / 1000:.0f}k" if count < 1_000_000 else f"{count / 1e6:.1f}M"
