@@ -42,6 +42,7 @@ class Gallery:
         # what the last patients are made of stays at hand: one volume serves three sequences
         self.volume = lru_cache(maxsize=2)(self._volume)
         self.masks = lru_cache(maxsize=2)(self._masks)
+        self.header = lru_cache(maxsize=8)(self._header)
         self.frames = lru_cache(maxsize=24)(self._frames)
 
     def _check_same_images(self, label: str, run: Prediction) -> None:
@@ -75,8 +76,8 @@ class Gallery:
                 for label, run in self.runs.items()}
         return self.data.truth(patient), runs
 
-    def header(self, patient: str) -> dict[str, Any]:
-        """All that the browser says of a patient, as JSON-like values.
+    def _header(self, patient: str) -> dict[str, Any]:
+        """All that the browser says of a patient, as JSON-like values; cached, as ``header``.
 
         ``runs`` holds, for each run, its DSC and its ``[tp, fp, fn]`` per slice; without truth, what it found counts as
         fp. ``largest`` is the slice with the most tumour, ``worst`` the one with the most wrong pixels of all runs.
@@ -98,11 +99,16 @@ class Gallery:
     def _channels(self, patient: str) -> list[dict[str, Any]]:
         """Each sequence's name, window and, when it is missing and another stands in for it, which one."""
         volume = self.volume(patient)
-        flair = volume[..., FLAIR]
-        return [{"name": name, "window": [0, brightest(volume[..., i])],
-                 "empty": not volume[..., i].any(),
-                 "same_as": FLAIR if i != FLAIR and np.array_equal(volume[..., i], flair) else None}
-                for i, name in enumerate(CHANNELS)]
+        middle, flair = len(volume) // 2, volume[..., FLAIR]
+        channels = []
+        for i, name in enumerate(CHANNELS):
+            one = volume[..., i]
+            # one slice mostly tells already, and all take time
+            same = i != FLAIR and np.array_equal(one[middle], flair[middle]) and np.array_equal(one, flair)
+            empty = not one[middle].any() and not one.any()
+            channels.append({"name": name, "window": [0, brightest(one)], "empty": empty,
+                             "same_as": FLAIR if same else None})
+        return channels
 
     def _frames(self, patient: str, channel: int) -> list[bytes]:
         """The slices of one sequence as PNGs, see ``lib.frames.grey_png``. Cached, as ``frames``."""

@@ -58,7 +58,9 @@ async function decode(bytes, width, height) {
   context.drawImage(bitmap, 0, 0);
   bitmap.close();
   const rgba = context.getImageData(0, 0, width, height).data;
-  return Uint8Array.from({ length: width * height }, (_, i) => rgba[4 * i]);
+  const intensities = new Uint8Array(width * height);
+  for (let i = 0; i < intensities.length; i++) intensities[i] = rgba[4 * i];
+  return intensities;
 }
 
 // The line between the pixels that are in `mask` and those that are not, in pixels of the image.

@@ -22,7 +22,8 @@ from lib.execute import execute
 from lib.frames import CHANNELS, FLAIR, brightest, colour_table, kinds
 from lib.session import PHANTOM_FOLDER
 from lib.viewer import browse
-from tests.test_viewer import EDGE_CASES, edge_case
+from tests.conftest import NAMES, brain, write_patient
+from tests.test_viewer import EDGE_CASES, edge_case, prediction
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -62,6 +63,25 @@ config = replace(session.config(BEST), epochs=8)
 run = fit(config, session.load(config), session.out, watch=lib.live.LiveView())
 print("finished")
 """
+
+LARGE = """
+from lib.dataset import load_data
+from lib.viewer import browse
+from tests.test_viewer import prediction
+data = load_data("large", 64)
+browse([prediction(data, 1), prediction(data, 4)])
+"""
+
+# from the choice of a patient to the end of the frame in which it is on the screen
+OPENING = """(name) => new Promise((resolve) => {
+  const [root, menu] = ['.slices', '.slices select'].map((where) => document.querySelector(where));
+  const start = performance.now();
+  menu.value = name;
+  menu.dispatchEvent(new Event('change'));
+  const look = () => root.dataset.shown.startsWith(name) ? setTimeout(() => resolve(performance.now() - start))
+    : requestAnimationFrame(look);
+  look();
+})"""
 
 # in every frame of the screen: how often the picture changed, and in how many frames there was none or of other size
 FLICKER = """() => {
@@ -147,7 +167,7 @@ def server(environment):
     folder = environment / "lab"
     folder.mkdir()
     shutil.copy(ROOT / "inference.ipynb", folder)
-    for name, code in {"interact": INTERACT, "live": LIVE}.items():
+    for name, code in {"interact": INTERACT, "live": LIVE, "large": LARGE}.items():
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
         notebook.metadata = nbformat.read(ROOT / "inference.ipynb", as_version=4).metadata
         nbformat.write(notebook, folder / f"{name}.ipynb")
@@ -354,6 +374,24 @@ def test_lab_is_faster_than_interact(lab, chromium, server, capsys):
     assert ours < theirs
 
 
+def test_lab_opens_a_large_patient(lab, environment, chromium, server, capsys):
+    for seed, name in enumerate(NAMES[:3]):
+        write_patient(environment / "lab" / "large", name, *brain(seed, 88, 256, 256))
+    context = chromium.new_context(viewport={"width": 1200, "height": 1200})
+    page, problems = run_all(context, server, "large.ipynb")
+    page.locator(".slices[data-shown]").wait_for(timeout=60_000)
+    page.wait_for_timeout(1000)
+    first = shown(page)[0]
+    waits = [page.evaluate(OPENING, name) for name in NAMES[:3] if name != first]
+    page.wait_for_timeout(1000)
+    again = page.evaluate(OPENING, first)
+    context.close()
+    with capsys.disabled():
+        print(f"\nopening 88 slices of 256x256 with truth and two predictions in JupyterLab: "
+              f"{' and '.join(f'{wait:.0f}' for wait in waits)} ms, one seen before {again:.0f} ms")
+    assert not problems
+
+
 def test_lab_draws_a_training_in_place(lab, chromium, server, capsys):
     context = chromium.new_context(viewport={"width": 1200, "height": 1400})
     page, problems = run_all(context, server, "live.ipynb")
@@ -411,7 +449,6 @@ def test_file_shows_what_is_odd(case, tmp_path, offline):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_file_is_fast_without_a_network(theme, tmp_path, offline, capsys):
-    from tests.test_viewer import prediction
     page, problems = offline
     data = load_data(PHANTOM_FOLDER, 64)
     some = list(data.patients)[:3]
@@ -426,6 +463,19 @@ def test_file_is_fast_without_a_network(theme, tmp_path, offline, capsys):
         assert (picture(page, panel) == expected(data, shown(page), run.mask(patient), "error")).all()
     choose(page, OVERLAY_MENU, "contour")
     page.screenshot(path=SHOTS / f"file_{theme}.png")
+    before, number = picture(page), shown(page)[2]
+    canvas = page.locator("canvas.lines").first.bounding_box()
+    page.mouse.move(canvas["x"] + 100, canvas["y"] + 100)
+    page.mouse.wheel(0, 100)
+    assert shown(page)[2] == number  # it was not clicked yet: the page scrolls
+    page.mouse.down()
+    page.mouse.move(canvas["x"] + 160, canvas["y"] + 140)
+    page.mouse.up()
+    assert (picture(page) != before).any()
+    page.mouse.dblclick(canvas["x"] + 100, canvas["y"] + 100)
+    assert (picture(page) == before).all()
+    page.mouse.wheel(0, 100)
+    page.wait_for_function("(n) => document.querySelector('.slices').dataset.shown.endsWith('/' + n)", arg=number + 1)
     wait = median_wait(page, SHOWN, page.locator(".slices"))
     with capsys.disabled():
         print(f"\nkey press to new picture in the exported file ({theme}), two runs, median of {PRESSES}: "
