@@ -17,7 +17,7 @@ const LEGEND = { hit: "found (TP)", missed: "missed (FN)", alarm: "false alarm (
                  prediction: "prediction" };
 const FLAIR = 1;
 const FRAMES_PER_SECOND = 8;
-const HINT = "keys: arrows, PageUp and PageDown, Home, End, space to play; drag the picture for brightness and contrast";
+const HINT = "keys: arrows, PageUp, PageDown, Home, End, space to play; drag the picture for brightness and contrast";
 const KEYS = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 5, PageDown: -5,
                Home: -Infinity, End: Infinity };
 
@@ -120,181 +120,222 @@ function range(label, min, max, step, oninput) {
 
 // --- the browser ----------------------------------------------------------------------------------------------------
 
-export function mount(host, source) {
-  const root = element("div", { class: "slices", tabindex: 0, "data-lm-suppress-shortcuts": "true",
-                                "aria-label": "slice browser: arrow keys change the slice, Home and End jump" });
-  const state = { slice: 0, channel: FLAIR, overlay: "contour", opacity: 0.4, windows: [], header: null };
-  let panels = [], grey = {}, table = null, timer = null, asked = 0;
-
-  const patients = menu("patient, worst first", source.patients, open);
-  const sequences = element("span", { class: "buttons", role: "group", "aria-label": "sequence" });
-  const overlays = menu("what is drawn over the image", Object.entries(OVERLAYS), (value) => {
-    state.overlay = value;
-    recolour();
-  });
-  const opacity = range("opacity", 0, 1, 0.05, (value) => { state.opacity = value; recolour(); });
-  const level = range("level", 0, 255, 1, (value) => setWindow(value, windowNow()[1] - windowNow()[0]));
-  const width = range("window", 1, 255, 1, (value) => setWindow((windowNow()[0] + windowNow()[1]) / 2, value));
-  const reset = element("button", { onclick: resetWindow, title: "brightness and contrast as at first" }, "reset");
-  const play = element("button", { class: "play", onclick: togglePlay, "aria-label": "play" }, "▶");
-  const slider = range("slice", 0, 0, 1, show);
-  const readout = element("output", { class: "readout" });
-  const largest = element("button", { onclick: () => show(state.header.largest) }, "largest lesion");
-  const worst = element("button", { onclick: () => show(state.header.worst),
-                                    title: "the slice with the most wrong pixels" }, "worst slice");
-  const legend = element("span", { class: "legend" });
-  const note = element("div", { class: "note", role: "status" }, HINT);
-  const grid = element("div", { class: "panels" });
-  opacity.input.value = state.opacity;
-  slider.input.classList.add("slice");
-  root.append(
-    element("div", { class: "row" }, patients, sequences, element("label", {}, "show ", overlays)),
-    element("div", { class: "row" }, play, slider.node, readout, largest, worst),
-    grid, element("div", { class: "row" }, legend),
-    element("div", { class: "row" }, opacity.node, level.node, width.node, reset), note);
-  host.append(root);
-
-  // --- choosing
-
-  async function open(patient) {
-    const ticket = ++asked;
-    stop();
-    note.textContent = HINT;
-    try {
-      const [header, masks, frames] = await Promise.all([source.header(patient), source.masks(patient),
-                                                         source.frames(patient, state.channel)]);
-      if (ticket !== asked) return;  // another patient was chosen meanwhile
-      patients.value = patient;
-      grey = {};
-      keep(header, masks);
-      await useFrames(state.channel, frames, ticket);
-    } catch (error) {
-      if (ticket === asked) note.textContent = `cannot be shown: ${error.message}`;
-    }
+class Viewer {
+  constructor(host, source) {
+    this.source = source;
+    this.header = null;  // of the patient on the screen; null until the first is there
+    this.slice = 0;
+    this.channel = FLAIR;
+    this.overlay = "contour";
+    this.opacity = 0.4;
+    this.windows = [];  // [low, high] of each channel
+    this.grey = {};  // channel -> intensities of each slice, as far as they are decoded
+    this.panels = [];
+    this.table = null;
+    this.timer = null;
+    this.asked = 0;  // counts the patients chosen: an answer that comes too late is recognised
+    this.watcher = new ResizeObserver(() => { if (this.table) this.draw(); });
+    this.root = element("div", { class: "slices", tabindex: 0, "data-lm-suppress-shortcuts": "true",
+                                 "aria-label": "slice browser: arrow keys change the slice, Home and End jump" });
+    this.makeControls();
+    this.arrange();
+    this.listen();
+    host.append(this.root);
+    this.open(source.patients[0][0]);
   }
 
-  function keep(header, masks) {
-    state.header = header;
-    state.windows = header.channels.map((channel) => channel.window);
-    state.slice = header.largest;
-    const voxels = header.shape.reduce((a, b) => a * b);
-    const [truth, ...runs] = masks.map((bytes, i) => bytes.byteLength ? unpack(bytes, voxels, i ? 2 : 1) : null);
-    const shown = runs.length ? header.runs.map((run, i) => [run, runs[i]]) : [[null, null]];
-    panels = shown.map(([run, mask]) => makePanel(run, truth, mask));
-    grid.replaceChildren(...panels.map((panel) => panel.node));
-    grid.style.setProperty("--panels", panels.length);
-    panels.forEach((panel) => watcher.observe(panel.lines));
-    slider.input.max = header.shape[0] - 1;
-    slider.input.disabled = play.disabled = header.shape[0] < 2;
-    worst.disabled = header.worst === null;
-    largest.disabled = !header.tumour;
-    overlays.querySelector("[value=error]").disabled = !header.truth || !runs.length;
-    if (overlays.selectedOptions[0].disabled) overlays.value = state.overlay = "contour";
-    sequences.replaceChildren(...header.channels.map((channel, i) => element("button", {
-      onclick: () => choose(i), disabled: channel.empty,
-      title: channel.empty ? "this sequence is missing" : channel.same_as === null ? channel.name
-        : `missing: the files hold ${header.channels[channel.same_as].name} in its place` },
-      channel.name + (channel.same_as === null ? "" : " *"))));
+  close() {
+    this.stop();
+    this.asked += 1;
+    this.watcher.disconnect();
+    this.root.remove();
   }
 
-  // Several slices are decoded while the first is looked at; a step then finds its pixels ready.
-  async function useFrames(channel, frames, ticket) {
-    const [count, height, columns] = state.header.shape;
-    grey[channel] = new Array(count);
-    const turn = [state.slice, ...Array(count).keys()];
-    for (const slice of turn) {
-      if (ticket !== asked) return;
-      grey[channel][slice] ??= await decode(frames[slice], columns, height);
-      if (slice === state.slice && channel === state.channel) recolourOnce(channel, slice);
-    }
+  // --- elements
+
+  makeControls() {
+    this.patients = menu("patient, worst first", this.source.patients, (name) => this.open(name));
+    this.sequences = element("span", { class: "buttons", role: "group", "aria-label": "sequence" });
+    this.overlays = menu("what is drawn over the image", Object.entries(OVERLAYS), (value) => {
+      this.overlay = value;
+      this.recolour();
+    });
+    this.opacities = range("opacity", 0, 1, 0.05, (value) => { this.opacity = value; this.recolour(); });
+    this.level = range("level", 0, 255, 1, (value) => this.setWindow(value, this.window[1] - this.window[0]));
+    this.width = range("window", 1, 255, 1, (value) => this.setWindow((this.window[0] + this.window[1]) / 2, value));
+    this.reset = element("button", { onclick: () => this.resetWindow(), title: "brightness and contrast as at first" },
+                         "reset");
+    this.play = element("button", { class: "play", onclick: () => this.togglePlay(), "aria-label": "play" }, "▶");
+    this.slider = range("slice", 0, 0, 1, (value) => this.show(value));
+    this.readout = element("output", { class: "readout" });
+    this.largest = element("button", { onclick: () => this.show(this.header.largest) }, "largest lesion");
+    this.worst = element("button", { onclick: () => this.show(this.header.worst),
+                                     title: "the slice with the most wrong pixels" }, "worst slice");
+    this.legend = element("span", { class: "legend" });
+    this.note = element("div", { class: "note", role: "status" }, HINT);
+    this.grid = element("div", { class: "panels" });
+    this.opacities.input.value = this.opacity;
+    this.slider.input.classList.add("slice");
   }
 
-  function recolourOnce(channel, slice) {
-    if (root.dataset.shown !== `${state.header.patient}/${channel}/${slice}`) recolour();
+  arrange() {
+    const row = (...parts) => element("div", { class: "row" }, ...parts);
+    this.root.append(
+      row(this.patients, this.sequences, element("label", {}, "show ", this.overlays)),
+      row(this.play, this.slider.node, this.readout, this.largest, this.worst),
+      this.grid, row(this.legend), row(this.opacities.node, this.level.node, this.width.node, this.reset), this.note);
   }
 
-  async function choose(channel) {
-    state.channel = channel;
-    const ticket = asked;
-    if (grey[channel]) return recolour();
-    try {
-      const frames = await source.frames(state.header.patient, channel);
-      if (ticket === asked) await useFrames(channel, frames, ticket);
-    } catch (error) {
-      note.textContent = `cannot be shown: ${error.message}`;
-    }
-  }
-
-  // --- brightness and contrast
-
-  function windowNow() { return state.windows[state.channel]; }
-
-  function setWindow(middle, size) {
-    state.windows[state.channel] = [middle - size / 2, middle + size / 2];
-    recolour();
-  }
-
-  function resetWindow() {
-    state.windows = state.header.channels.map((channel) => channel.window);
-    recolour();
-  }
-
-  // --- drawing
-
-  function makePanel(run, truth, mask) {
-    const [, height, columns] = state.header.shape;
+  makePanel(run, truth, mask) {
+    const [, height, columns] = this.header.shape;
     const image = element("canvas", { class: "image", width: columns, height });
     const lines = element("canvas", { class: "lines" });
     const words = element("div", { class: "words" });
-    const title = run ? [element("b", {}, run.label), element("span", {}, volumeWords(run, state.header.truth))]
+    const title = run ? [element("b", {}, run.label), element("span", {}, volumeWords(run, this.header.truth))]
       : [element("b", {}, "no prediction")];
     const picture = element("div", { class: "picture", title: "drag: brightness and contrast; double click: reset" },
                             image, lines);
-    drag(picture);
+    this.listenToDrags(picture);
     const context = image.getContext("2d");
     const pixels = context.createImageData(columns, height);
     return { run, truth, mask, lines, words, context, pixels, colours: new Uint32Array(pixels.data.buffer),
              node: element("figure", {}, element("figcaption", {}, ...title), picture, words) };
   }
 
-  function recolour() {
-    if (!state.header) return;
-    table = colourTable(state.overlay, state.opacity, windowNow());
-    const [low, high] = windowNow();
-    level.input.value = (low + high) / 2;
-    width.input.value = high - low;
-    opacity.input.disabled = !FILLS[state.overlay];
-    [...sequences.children].forEach((button, i) => button.setAttribute("aria-pressed", i === state.channel));
-    describe();
-    draw();
+  makeSequences() {
+    this.sequences.replaceChildren(...this.header.channels.map((channel, i) => {
+      const standIn = channel.same_as === null ? null : this.header.channels[channel.same_as].name;
+      const title = channel.empty ? "this sequence is missing"
+        : standIn ? `missing: the files hold ${standIn} in its place` : channel.name;
+      return element("button", { onclick: () => this.choose(i), disabled: channel.empty, title },
+                     channel.name + (standIn ? " *" : ""));
+    }));
   }
 
-  function describe() {
-    const { truth, runs } = state.header;
+  // --- choosing
+
+  async open(patient) {
+    const ticket = ++this.asked;
+    this.stop();
+    this.note.textContent = HINT;
+    try {
+      const { source } = this;
+      const [header, masks, frames] = await Promise.all([source.header(patient), source.masks(patient),
+                                                         source.frames(patient, this.channel)]);
+      if (ticket !== this.asked) return;  // another patient was chosen meanwhile
+      this.patients.value = patient;
+      this.keep(header, masks);
+      await this.useFrames(this.channel, frames, ticket);
+    } catch (error) {
+      if (ticket === this.asked) this.complain(error);
+    }
+  }
+
+  async choose(channel) {
+    const ticket = this.asked;
+    this.channel = channel;
+    if (this.grey[channel]) return this.recolour();
+    try {
+      const frames = await this.source.frames(this.header.patient, channel);
+      if (ticket === this.asked) await this.useFrames(channel, frames, ticket);
+    } catch (error) {
+      if (ticket === this.asked) this.complain(error);
+    }
+  }
+
+  complain(error) { this.note.textContent = `cannot be shown: ${error.message}`; }
+
+  keep(header, masks) {
+    this.header = header;
+    this.grey = {};
+    this.windows = header.channels.map((channel) => channel.window);
+    this.slice = header.largest;
+    const voxels = header.shape.reduce((a, b) => a * b);
+    const [truth, ...runs] = masks.map((bytes, i) => bytes.byteLength ? unpack(bytes, voxels, i ? 2 : 1) : null);
+    const shown = runs.length ? header.runs.map((run, i) => [run, runs[i]]) : [[null, null]];
+    this.watcher.disconnect();
+    this.panels = shown.map(([run, mask]) => this.makePanel(run, truth, mask));
+    this.grid.replaceChildren(...this.panels.map((panel) => panel.node));
+    this.grid.style.setProperty("--panels", this.panels.length);
+    this.panels.forEach((panel) => this.watcher.observe(panel.lines));
+    this.makeSequences();
+    this.slider.input.max = header.shape[0] - 1;
+    this.slider.input.disabled = this.play.disabled = header.shape[0] < 2;
+    this.worst.disabled = header.worst === null;
+    this.largest.disabled = !header.tumour;
+    this.overlays.querySelector("[value=error]").disabled = !header.truth || !runs.length;
+    if (this.overlays.selectedOptions[0].disabled) this.overlays.value = this.overlay = "contour";
+  }
+
+  // The slice on the screen is decoded first, then all others: a step to one finds its pixels ready.
+  async useFrames(channel, frames, ticket) {
+    const [count, height, columns] = this.header.shape;
+    const decoded = this.grey[channel] = new Array(count);
+    for (const slice of [this.slice, ...decoded.keys()]) {
+      decoded[slice] ??= await decode(frames[slice], columns, height);
+      if (ticket !== this.asked) return;
+      if (channel === this.channel && slice === this.slice && this.root.dataset.shown !== this.place()) this.recolour();
+    }
+  }
+
+  // --- brightness and contrast
+
+  get window() { return this.windows[this.channel]; }
+
+  setWindow(middle, size) {
+    this.windows[this.channel] = [middle - size / 2, middle + size / 2];
+    this.recolour();
+  }
+
+  resetWindow() {
+    this.windows = this.header.channels.map((channel) => channel.window);
+    this.recolour();
+  }
+
+  // --- drawing
+
+  place() { return `${this.header.patient}/${this.channel}/${this.slice}`; }
+
+  recolour() {
+    if (!this.header) return;
+    const [low, high] = this.window;
+    this.table = colourTable(this.overlay, this.opacity, this.window);
+    this.level.input.value = (low + high) / 2;
+    this.width.input.value = high - low;
+    this.opacities.input.disabled = !FILLS[this.overlay];
+    [...this.sequences.children].forEach((button, i) => button.setAttribute("aria-pressed", i === this.channel));
+    this.describe();
+    this.draw();
+  }
+
+  describe() {
+    const { truth, runs, channels } = this.header;
     const there = (name) => name === "truth" ? truth : name === "prediction" ? runs.length > 0 : truth && runs.length;
-    const names = FILLS[state.overlay] ?? (state.overlay === "off" ? [] : ["truth", "prediction"]);
-    legend.replaceChildren(...names.filter(there).map((name) => element("span", { class: "key" }, element("i", {
-      class: state.overlay === "contour" ? "line" : "area", style: `background:${COLOURS[name]}` }), LEGEND[name])));
-    if (!legend.childElementCount) legend.append(state.overlay === "off" ? "image only" : "no masks to show");
-    const { same_as: other, name } = state.header.channels[state.channel];
-    if (other !== null) legend.append(` ${name} is missing: the files hold ${state.header.channels[other].name} there`);
+    const names = FILLS[this.overlay] ?? (this.overlay === "off" ? [] : ["truth", "prediction"]);
+    const form = this.overlay === "contour" ? "line" : "area";
+    this.legend.replaceChildren(...names.filter(there).map((name) => element("span", { class: "key" },
+      element("i", { class: form, style: `background:${COLOURS[name]}` }), LEGEND[name])));
+    if (!this.legend.childElementCount) this.legend.append(this.overlay === "off" ? "image only" : "no masks to show");
+    const { same_as: other, name } = channels[this.channel];
+    if (other !== null) this.legend.append(`${name} is missing: the files hold ${channels[other].name} there`);
   }
 
-  function draw() {
-    const { shape: [count, height, columns], numbers, patient, truth } = state.header;
-    const pixels = grey[state.channel]?.[state.slice];
-    slider.input.value = state.slice;
-    readout.textContent = `${state.slice + 1} of ${count} (file ${numbers[state.slice]})`;
-    for (const panel of panels) {
-      if (panel.run?.slices.length) panel.words.textContent = sliceWords(panel.run.slices[state.slice], truth);
+  draw() {
+    const { shape: [count, height, columns], numbers, truth } = this.header;
+    const pixels = this.grey[this.channel]?.[this.slice];
+    this.slider.input.value = this.slice;
+    this.readout.textContent = `${this.slice + 1} of ${count} (file ${numbers[this.slice]})`;
+    for (const { run, words } of this.panels) {
+      if (run?.slices.length) words.textContent = sliceWords(run.slices[this.slice], truth);
     }
     if (!pixels) return;  // still being decoded: useFrames draws it
-    const start = state.slice * height * columns;
-    panels.forEach((panel) => { paint(panel, pixels, start); drawLines(panel, start); });
-    root.dataset.shown = `${patient}/${state.channel}/${state.slice}`;
+    const start = this.slice * height * columns;
+    this.panels.forEach((panel) => { this.paint(panel, pixels, start); this.drawLines(panel, start); });
+    this.root.dataset.shown = this.place();
   }
 
-  function paint({ truth, mask, colours, context, pixels }, intensities, start) {
+  paint({ truth, mask, colours, context, pixels }, intensities, start) {
+    const { table } = this;
     for (let i = 0; i < intensities.length; i++) {
       const kind = (truth ? truth[start + i] : 0) | (mask ? mask[start + i] : 0);
       colours[i] = table[(kind << 8) | intensities[i]];
@@ -303,12 +344,13 @@ export function mount(host, source) {
   }
 
   // Lines are drawn at the resolution of the screen: sharp however much the image is enlarged.
-  function drawLines({ truth, mask, lines }, start) {
-    const [, height, columns] = state.header.shape;
-    const scale = Math.max(1, (lines.clientWidth || 512) * (window.devicePixelRatio || 1) / columns);
+  drawLines({ truth, mask, lines }, start) {
+    const [, height, columns] = this.header.shape;
+    const density = window.devicePixelRatio || 1;
+    const scale = Math.max(1, (lines.clientWidth || 512) * density / columns);
     lines.width = Math.round(columns * scale);
     lines.height = Math.round(height * scale);
-    if (state.overlay !== "contour" && state.overlay !== "both") return;
+    if (this.overlay !== "contour" && this.overlay !== "both") return;
     const context = lines.getContext("2d");
     context.scale(scale, scale);
     context.lineCap = "square";
@@ -316,75 +358,75 @@ export function mount(host, source) {
     for (const [voxels, name, thickness] of [[truth, "truth", 5], [mask, "prediction", 2]]) {
       if (!voxels) continue;
       context.strokeStyle = COLOURS[name];
-      context.lineWidth = thickness * (window.devicePixelRatio || 1) / scale;
+      context.lineWidth = thickness * density / scale;
       context.stroke(outline(voxels, start, columns, height));
     }
   }
 
-  function show(slice) {
-    if (!state.header) return;
-    state.slice = Math.min(Math.max(slice, 0), state.header.shape[0] - 1);
-    draw();
+  show(slice) {
+    if (!this.header) return;
+    this.slice = Math.min(Math.max(slice, 0), this.header.shape[0] - 1);
+    this.draw();
   }
 
   // --- playing, keys, mouse
 
-  function togglePlay() {
-    if (timer) return stop();
-    play.textContent = "⏸";
-    timer = setInterval(() => root.isConnected ? show((state.slice + 1) % state.header.shape[0]) : stop(),
-                        1000 / FRAMES_PER_SECOND);
+  togglePlay() {
+    if (this.timer) return this.stop();
+    this.play.textContent = "⏸";
+    this.timer = setInterval(() => this.root.isConnected ? this.show((this.slice + 1) % this.header.shape[0])
+      : this.stop(), 1000 / FRAMES_PER_SECOND);
   }
 
-  function stop() {
-    clearInterval(timer);
-    timer = null;
-    play.textContent = "▶";
+  stop() {
+    clearInterval(this.timer);
+    this.timer = null;
+    this.play.textContent = "▶";
   }
 
-  root.addEventListener("keydown", (event) => {
+  listen() {
+    this.root.addEventListener("keydown", (event) => this.press(event));
+    // the page scrolls as usual until the browser was clicked
+    this.grid.addEventListener("wheel", (event) => {
+      if (!this.root.contains(document.activeElement) || event.ctrlKey) return;
+      event.preventDefault();
+      this.show(this.slice + Math.sign(event.deltaY));
+    }, { passive: false });
+  }
+
+  press(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     event.stopPropagation();  // or JupyterLab would move to another cell
     const control = event.target;
-    if (control.tagName === "SELECT" || (control.type === "range" && control !== slider.input)) return;
+    if (control.tagName === "SELECT" || (control.type === "range" && control !== this.slider.input)) return;
     if (event.key in KEYS) {
       event.preventDefault();
-      show(state.slice + KEYS[event.key]);
-    } else if (event.key === " " && control.tagName !== "BUTTON") {
+      this.show(this.slice + KEYS[event.key]);
+    } else if (event.key === " " && control.tagName !== "BUTTON" && !this.play.disabled) {
       event.preventDefault();
-      togglePlay();
+      this.togglePlay();
     }
-  });
-  // the page scrolls as usual until the browser was clicked
-  grid.addEventListener("wheel", (event) => {
-    if (!root.contains(document.activeElement) || event.ctrlKey) return;
-    event.preventDefault();
-    show(state.slice + Math.sign(event.deltaY));
-  }, { passive: false });
+  }
 
-  function drag(picture) {
+  listenToDrags(picture) {
     let from = null;
     picture.addEventListener("pointerdown", (event) => {
-      root.focus({ preventScroll: true });
+      this.root.focus({ preventScroll: true });
       picture.setPointerCapture(event.pointerId);
-      from = [event.clientX, event.clientY, ...windowNow()];
+      from = [event.clientX, event.clientY, ...this.window];
     });
     picture.addEventListener("pointermove", (event) => {
       if (!from) return;
       const [x, y, low, high] = from;
       const size = Math.min(Math.max(high - low + (event.clientX - x) / 2, 1), 255);
-      setWindow(Math.min(Math.max((low + high) / 2 + (event.clientY - y) / 2, 0), 255), size);
+      this.setWindow(Math.min(Math.max((low + high) / 2 + (event.clientY - y) / 2, 0), 255), size);
     });
     for (const name of ["pointerup", "pointercancel"]) picture.addEventListener(name, () => { from = null; });
-    picture.addEventListener("dblclick", resetWindow);
+    picture.addEventListener("dblclick", () => this.resetWindow());
   }
-
-  const watcher = new ResizeObserver(() => { if (state.header && table) draw(); });
-  open(source.patients[0][0]);
-  return () => { stop(); asked += 1; watcher.disconnect(); root.remove(); };
 }
 
-// --- in a notebook: the kernel is asked -------------------------------------------------------------------------------
+// --- in a notebook: the kernel is asked -----------------------------------------------------------------------------
 
 function kernelSource(model) {
   const waiting = new Map();
@@ -408,8 +450,8 @@ function kernelSource(model) {
 
 function render({ model, el }) {
   const source = kernelSource(model);
-  const unmount = mount(el, source);
-  return () => { unmount(); source.close(); };
+  const viewer = new Viewer(el, source);
+  return () => { viewer.close(); source.close(); };
 }
 
 export default { render };

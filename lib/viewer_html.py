@@ -35,7 +35,7 @@ const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeA
 const part = async (name, of) => of(read("patient-" + names.indexOf(name)));
 const menuOfPage = read("patients");
 const names = menuOfPage.map(([name]) => name);
-mount(document.getElementById("slices"), {
+new Viewer(document.getElementById("slices"), {
   patients: menuOfPage,
   header: (name) => part(name, (patient) => patient.header),
   masks: (name) => part(name, (patient) => patient.masks.map(bytes)),
