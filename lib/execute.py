@@ -64,8 +64,16 @@ def _tidy(content: nbformat.NotebookNode) -> None:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs
-                            if _WIDGET not in output.get("data", {})
+                            if not _only_a_widget(output)
                             and not (output.get("name") == "stderr" and "\r" in output["text"])]
+            for output in cell.outputs:
+                output.get("data", {}).pop(_WIDGET, None)
+
+
+def _only_a_widget(output: nbformat.NotebookNode) -> bool:
+    """Whether an output is a widget without a still picture of it; the slice browser has one."""
+    data = output.get("data", {})
+    return _WIDGET in data and "image/png" not in data
 
 
 def _save_figures(notebook: Path, folder: Path) -> None:

@@ -3,7 +3,7 @@ shows it once, ``figure.savefig("name.svg")`` keeps it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 
 import matplotlib.pyplot as plt
@@ -12,19 +12,36 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullLocator
 
+from lib.calibrate import Calibration
 from lib.dataset import BrainData
+from lib.frames import (
+    BLUE,
+    CHANNELS,
+    FALSE_ALARM,
+    FLAIR,
+    GREEN,
+    HIT,
+    MISSED,
+    ORANGE,
+    PREDICTION,
+    PURPLE,
+    SKY,
+    TRUTH,
+    VERMILION,
+    brightest,
+    colour_table,
+    kinds,
+)
 from lib.logger import Run
 from lib.metrics import counts, summarise
 from lib.predict import Prediction
+from lib.stats import METRICS
+from lib.utils import KitError
 
-# Okabe and Ito's palette: told apart with any kind of colour vision
-ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
-    "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 CYCLE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
-TRUTH, PREDICTION = YELLOW, VERMILION
-CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
-FLAIR = 1
 
 _STYLE = {
     "figure.dpi": 100, "savefig.dpi": 100, "savefig.bbox": "tight", "figure.facecolor": "white", "font.size": 10,
@@ -64,20 +81,25 @@ def patient_slices(data: BrainData, patient: str) -> Figure:
 
 @styled
 def overlays(prediction: Prediction) -> Figure:
-    """Worst, median and best patient: FLAIR at the slice with the most tumour, truth and prediction outlined."""
+    """Worst, median and best patient at the slice with the most tumour: truth and prediction outlined, errors below."""
     ranked = [name for name in prediction.ranked() if prediction.data.truth(name) is not None]
     chosen = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}
-    figure, axes = plt.subplots(1, 3, figsize=(10, 3.9))
-    for axis, (word, patient) in zip(axes, chosen.items(), strict=True):
+    figure, axes = plt.subplots(2, 3, figsize=(10, 7.1))
+    for (above, below), (word, patient) in zip(axes.T, chosen.items(), strict=True):
         truth, mask = prediction.data.truth(patient), prediction.mask(patient)
-        number = _largest_slice(truth)
-        _show(axis, prediction.data.volume(patient)[..., FLAIR], number,
-              f"{word}: {patient}\nDSC {counts(mask, truth).dsc:.3f}")
-        _outline(axis, truth[number], TRUTH)
-        _outline(axis, mask[number], PREDICTION)
-    figure.legend(handles=[Line2D([], [], color=TRUTH, label="truth"), Line2D([], [], color=PREDICTION,
-                                                                              label="prediction")],
-                  loc="outside lower center", ncols=2, labelcolor="black", facecolor="lightgrey", frameon=True)
+        flair, number = prediction.data.volume(patient)[..., FLAIR], _largest_slice(truth)
+        _show(above, flair, number, f"{word}: {patient}\nDSC {counts(mask, truth).dsc:.3f}, slice {number + 1} of "
+                                    f"{len(mask)}")
+        _outline(above, truth[number], TRUTH, 2.5)
+        _outline(above, mask[number], PREDICTION)
+        colours = colour_table("error", 0.6, (0, brightest(flair)))
+        below.imshow(colours[kinds(truth[number], mask[number], flair[number].shape), flair[number]])
+        below.axis("off")
+    lines = [Line2D([], [], color=colour, label=label, linewidth=2)
+             for label, colour in (("truth", TRUTH), ("prediction", PREDICTION))]
+    areas = [Patch(facecolor=colour, label=label) for label, colour in
+             (("found (TP)", HIT), ("missed (FN)", MISSED), ("false alarm (FP)", FALSE_ALARM))]
+    figure.legend(handles=[*lines, *areas], loc="outside lower center", ncols=5, facecolor="lightgrey", frameon=True)
     return figure
 
 
@@ -87,20 +109,15 @@ def _largest_slice(mask: np.ndarray) -> int:
     return int(areas.argmax()) if areas.any() else len(mask) // 2
 
 
-def brightest(volume: np.ndarray) -> float:
-    """Intensity to show as white: the 99.5th percentile of what is not background."""
-    return float(np.percentile(volume[volume > 0.1 * volume.max()], 99.5)) if volume.any() else 1.0
-
-
 def _show(axis: Axes, volume: np.ndarray, number: int, title: str) -> None:
     axis.imshow(volume[number], vmin=0, vmax=brightest(volume))
     axis.set_title(title)
     axis.axis("off")
 
 
-def _outline(axis: Axes, mask: np.ndarray, colour: str) -> None:
+def _outline(axis: Axes, mask: np.ndarray, colour: str, width: float = 1.2) -> None:
     if mask.any():
-        axis.contour(mask, levels=[0.5], colors=[colour], linewidths=1.5)
+        axis.contour(mask, levels=[0.5], colors=[colour], linewidths=width)
 
 
 # --- training -----------------------------------------------------------------------------------------------------
@@ -140,6 +157,40 @@ def compare(runs: Sequence[Run], labels: Sequence[str]) -> Figure:
     return figure
 
 
+@styled
+def sweep_curves(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
+    """Loss and validation DSC per epoch of a sweep; of several seeds their mean, and a band to the extremes.
+
+    Args:
+        runs: label -> run, or its runs with several seeds. Losses of different loss functions cannot be compared.
+
+    Raises:
+        KitError: nothing to draw.
+    """
+    if not runs:
+        raise KitError("sweep_curves: no runs to draw; train some first")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
+    losses = set()
+    for (label, given), colour in zip(runs.items(), _colours(len(runs)), strict=True):
+        several = [given] if isinstance(given, Run) else list(given)
+        losses |= {run.config.loss for run in several}
+        for axis, column in ((left, "val loss"), (right, "val_dsc")):
+            table = pd.concat([run.history.set_index("epoch")[column] for run in several], axis=1)
+            axis.plot(table.index, table.mean(axis=1), marker=".", markersize=4, color=colour, label=label)
+            if len(several) > 1:
+                axis.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=colour, alpha=0.2, lw=0)
+    left.set(title="validation loss" + ("" if len(losses) == 1 else " (different losses: not comparable)"),
+             xlabel="epoch", ylabel="loss")
+    left.xaxis.get_major_locator().set_params(integer=True)
+    _dsc_axis(right, "validation DSC")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(runs), 4))
+    return figure
+
+
+def _colours(count: int) -> list[str]:
+    return [CYCLE[i % len(CYCLE)] for i in range(count)]
+
+
 def _dsc_axis(axis: Axes, title: str) -> None:
     axis.set(title=title, xlabel="epoch", ylabel="mean DSC over patients", ylim=(0, 1))
     axis.xaxis.get_major_locator().set_params(integer=True)
@@ -166,3 +217,116 @@ def dsc_bars(cases: pd.DataFrame, column: str = "dsc") -> Figure:
     axis.grid(axis="y", visible=False)
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
+
+
+@styled
+def size_against_dsc(cases: pd.DataFrame) -> Figure:
+    """Tumour size of each patient against its DSC on the file's own grid; the three worst by name.
+
+    Args:
+        cases: ``run.cases`` or ``prediction.cases``; patients without tumour have no size and are left out.
+
+    Raises:
+        KitError: no patient with a tumour and a score.
+    """
+    scored = cases.dropna(subset=["dsc_native"]) if "dsc_native" in cases else cases.iloc[:0]
+    size = (scored["tp"] + scored["fn"]) if len(scored) else pd.Series(dtype=int)
+    scored = scored.assign(size=size).query("size > 0") if len(scored) else scored
+    if scored.empty:
+        raise KitError("size_against_dsc: no patient with a tumour and a score; are there masks?")
+    figure, axis = plt.subplots(figsize=(7.5, 4))
+    axis.scatter(scored["size"], scored["dsc_native"], color=BLUE, alpha=0.8)
+    for row in scored.nsmallest(3, "dsc_native").itertuples():
+        axis.annotate(row.patient, (row.size, row.dsc_native), (0, -13), textcoords="offset points", fontsize=8,
+                      ha="center")
+    axis.set(xscale="log", xlabel="tumour size (voxels on the file's grid, logarithmic)", ylabel="DSC", ylim=(0, 1),
+             title=f"tumour size and DSC, {len(scored)} patients, the worst by name")
+    axis.margins(x=0.15)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:,.0f}")
+    axis.xaxis.set_minor_locator(NullLocator())
+    return figure
+
+
+# --- comparing ----------------------------------------------------------------------------------------------------
+
+
+@styled
+def slopes(before: Run, after: Run, labels: tuple[str, str] = ("before", "after"), metric: str = "dsc") -> Figure:
+    """The same patients in two runs: a line each, and the mean.
+
+    Args:
+        metric: column of ``cases``.
+
+    Raises:
+        KitError: the runs scored different patients.
+    """
+    scores = [run.cases.set_index("patient")[metric].sort_index() for run in (before, after)]
+    if list(scores[0].index) != list(scores[1].index):
+        raise KitError("slopes: the runs scored different patients; use the same split")
+    up = scores[1] > scores[0]
+    figure, axis = plt.subplots(figsize=(6, 4.4))
+    for better, first, second in zip(up, *scores, strict=True):
+        axis.plot([0, 1], [first, second], marker="o", markersize=4, linewidth=1.2, color=BLUE if better else VERMILION)
+    axis.plot([0, 1], [score.mean() for score in scores], marker="D", color="black", linewidth=3)
+    legend = {f"better ({up.sum()})": BLUE, f"not better ({(~up).sum()})": VERMILION,
+              f"mean {scores[0].mean():.3f} to {scores[1].mean():.3f}": "black"}
+    axis.legend(handles=[Line2D([], [], color=colour, label=label, marker="o", markersize=4)
+                         for label, colour in legend.items()], loc="upper left", bbox_to_anchor=(1, 1))
+    axis.set(title=f"the same {len(up)} patients", ylabel=METRICS.get(metric, metric), xlim=(-0.2, 1.2))
+    axis.set_xticks([0, 1], labels)
+    axis.grid(axis="x", visible=False)
+    return figure
+
+
+@styled
+def forest(table: pd.DataFrame) -> Figure:
+    """Differences to a baseline with their 95 % intervals, a row each, and what they allow to say.
+
+    Args:
+        table: from ``lib.stats.compare``.
+    """
+    colours = {"helps": BLUE, "hurts": VERMILION, "cannot tell": "grey"}
+    figure, axis = plt.subplots(figsize=(10, 1.3 + 0.42 * len(table)))
+    for place, row in enumerate(table.to_dict("records")):
+        colour = colours[row["verdict"]]
+        axis.plot([row["CI low"], row["CI high"]], [place, place], color=colour, linewidth=2.5)
+        axis.plot(row["difference"], place, "o", color=colour, markersize=8)
+        p = "p < 0.001" if row["p (Holm)"] < 0.001 else f"p = {row['p (Holm)']:.3f}"
+        words = f"{row['difference']:+.3f}   {p}   {row['verdict']}"
+        axis.text(1.02, place, words, transform=axis.get_yaxis_transform(), va="center", color=colour)
+    axis.axvline(0, color="black", linewidth=1)
+    axis.set_yticks(range(len(table)), table["label"])
+    axis.set(ylim=(len(table) - 0.5, -0.5), xlabel="mean difference to the baseline, over patients",
+             title=f"differences with 95 % CI, {table['patients'].iloc[0]} patients (p: sign flips, Holm)")
+    axis.grid(axis="y", visible=False)
+    return figure
+
+
+@styled
+def calibration(result: Calibration) -> Figure:
+    """Are probabilities right (left), and what does another threshold than one half give (right)?"""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    left.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfect")
+    left.plot(result.predicted, result.observed, marker="o", color=BLUE, label="network")
+    for i, voxels in enumerate(result.voxels):
+        left.text((i + 0.5) / len(result.voxels), -0.07, _short(voxels), fontsize=8, color="dimgrey", ha="center")
+    left.set(title="probability and truth (small: voxels)", xlabel="predicted probability",
+             ylabel="share that is tumour", xlim=(-0.03, 1.03), ylim=(-0.1, 1.05))
+    left.legend(loc="upper left")
+    mean = result.dsc.mean(axis=0)
+    best = int(mean.argmax())
+    right.plot(result.thresholds, result.dsc.T, color=SKY, linewidth=0.8, alpha=0.7)
+    right.plot(result.thresholds, mean, color=BLUE, linewidth=2.5, label="mean (thin lines: patients)")
+    right.plot(result.thresholds[best], mean[best], "o", color=VERMILION,
+               label=f"best {mean[best]:.3f} at {result.thresholds[best]:.2f}")
+    right.axvline(0.5, color="grey", linestyle=":", label="as scored: 0.5")
+    right.set(title="threshold and DSC (chosen on these patients, it flatters)", xlabel="threshold", ylabel="DSC",
+              ylim=(0, 1))
+    right.legend(loc="lower right")
+    return figure
+
+
+def _short(count: int) -> str:
+    """A count in at most four characters."""
+    return str(count) if count < 1000 else f"{count / 1000:.0f}k" if count < 1_000_000 else f"{count / 1e6:.1f}M"

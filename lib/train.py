@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lib.config import MODELS, Config, add_arguments, from_arguments
-from lib.dataset import BrainData, Sampler, Split, load_data, make_split
+from lib.dataset import BrainData, Sampler, SliceDataset, Split, load_data, make_split
 from lib.evaluate import Machine, case_row, native_mask, predict_volumes, validate
 from lib.logger import (
     Run,
@@ -50,7 +50,24 @@ from lib.utils import (
 )
 
 
-def fit(config: Config, data: BrainData, out: str | Path = "result", plan: str = "train") -> Run:
+class Epoch(NamedTuple):
+    """What the watcher of a training gets to see after an epoch; it must not change anything of it.
+
+    Attributes:
+        history: a row per epoch so far, as in history.csv.
+        model: in eval mode, with the weights that were scored.
+        slices: of the validation patients.
+    """
+
+    config: Config
+    history: list[dict[str, Any]]
+    model: nn.Module
+    slices: SliceDataset
+    machine: Machine
+
+
+def fit(config: Config, data: BrainData, out: str | Path = "result", plan: str = "train",
+        watch: Callable[[Epoch], None] | None = None) -> Run:
     """Train ``config`` on ``data`` and keep everything in ``<out>/runs/<run_id>/``.
 
     The same run asked for twice is loaded, an interrupted one goes on from its last finished epoch, and ends with the
@@ -61,6 +78,7 @@ def fit(config: Config, data: BrainData, out: str | Path = "result", plan: str =
         data: from ``load_data``.
         out: folder of results.
         plan: the experiment that this run belongs to; a name that starts with "best" puts it into the best CSV.
+        watch: called after each epoch that is trained, e.g. ``lib.live.LiveView()``; the run is the same without.
 
     Raises:
         KitError: config and data do not fit together, or the loss is no longer a number.
@@ -74,7 +92,7 @@ def fit(config: Config, data: BrainData, out: str | Path = "result", plan: str =
     with folder.lock():
         if folder.read().get("status") != "finished":
             with deterministic():
-                _Training(config, data, split, folder).run(code)
+                _Training(config, data, split, folder, watch).run(code)
         folder.add_plan(plan)
     write_result_csvs(out)
     return Run(folder.path)
@@ -83,8 +101,9 @@ def fit(config: Config, data: BrainData, out: str | Path = "result", plan: str =
 class _Training:
     """One run, from wherever its folder says it stands to its end."""
 
-    def __init__(self, config: Config, data: BrainData, split: Split, folder: RunFolder) -> None:
-        self.config, self.data, self.split, self.folder = config, data, split, folder
+    def __init__(self, config: Config, data: BrainData, split: Split, folder: RunFolder,
+                 watch: Callable[[Epoch], None] | None) -> None:
+        self.config, self.data, self.split, self.folder, self.watch = config, data, split, folder, watch
         device = pick_device(config.device)
         self.machine = Machine(device, pick_precision(device, config.precision))
         self.train_slices, self.validation_slices = data.slices(split.train), data.slices(split.validation)
@@ -123,6 +142,7 @@ class _Training:
                 self._epoch(epoch, bar)
                 seconds += time.perf_counter() - started
                 self.folder.update(seconds=round(seconds, 2))
+                self._tell()
         self._finish(seconds)
 
     def _announce(self) -> None:
@@ -157,6 +177,12 @@ class _Training:
         self._keep(row)
         best = self._best()["val_dsc"]
         bar.set_postfix_str(f"epoch {epoch + 1}: loss {train_loss:.3f}, DSC {val_dsc:.3f}, best {best:.3f}")
+
+    def _tell(self) -> None:
+        """Let the watcher look; what it takes is not counted as training."""
+        if self.watch is not None:
+            with self._averaged():
+                self.watch(Epoch(self.config, self.history, self.model, self.validation_slices, self.machine))
 
     def _train_epoch(self, epoch: int, bar: Any) -> float:
         """One pass; the mean of the batches' losses."""

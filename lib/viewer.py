@@ -1,66 +1,82 @@
-"""A slice browser for notebooks: a patient menu, a slider, and a picture that is drawn in a few milliseconds."""
+"""The slice browser of the notebooks: ``browse(prediction)``. What it does is written in ``viewer.js``; here the kernel
+answers what it asks for."""
 
 from __future__ import annotations
 
-import io
+import base64
+from pathlib import Path
+from typing import Any
 
-import ipywidgets as widgets
-import numpy as np
-from PIL import Image, ImageColor
-from scipy import ndimage
+import anywidget
+import traitlets
 
-from lib.plot import FLAIR, PREDICTION, TRUTH, brightest
-from lib.predict import Prediction
+from lib.gallery import Gallery, Shown
+from lib.montage import montage
+from lib.viewer_html import SCRIPT, STYLE, write_page
 
-_EDGE = 512  # pixels on screen
+_WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
-def render(image: np.ndarray, truth: np.ndarray | None, mask: np.ndarray) -> bytes:
-    """A slice as PNG with the outlines of truth and prediction.
+class Browser(anywidget.AnyWidget):
+    """A gallery as a widget; where no kernel answers, as on GitHub or in a PDF, a still picture of its first patient.
+
+    Keys, once it was clicked: arrows for the slice, PageUp and PageDown for five, Home and End, space to play.
+    """
+
+    _esm = SCRIPT
+    _css = STYLE
+    patients = traitlets.List().tag(sync=True)
+
+    def __init__(self, gallery: Gallery) -> None:
+        super().__init__(patients=[[name, label] for name, label in gallery.labels.items()])
+        self.gallery = gallery
+        self.on_msg(self._answer)
+
+    def _answer(self, _: Any, question: dict[str, Any], __: Any) -> None:
+        """Send what the browser asked for, or why there is none: an exception here would reach nobody."""
+        try:
+            header, buffers = self.answer(question["what"], question["patient"], question["channel"])
+            self.send({"id": question["id"], "header": header}, buffers)
+        except Exception as error:  # files may have gone or be damaged by now
+            self.send({"id": question["id"], "error": str(error) or type(error).__name__})
+
+    def answer(self, what: str, patient: str, channel: int | None) -> tuple[dict[str, Any] | None, list[bytes]]:
+        """The ``header``, the ``masks`` or the ``frames`` of a patient: (JSON-like values, buffers)."""
+        if what == "header":
+            return self.gallery.header(patient), []
+        if what == "masks":
+            return None, self.gallery.packed_masks(patient)
+        return None, self.gallery.frames(patient, channel)
+
+    def to_html(self, path: str | Path, patients: list[str] | None = None) -> Path:
+        """Write the browser as one file that needs neither kernel nor network; prints how large it is.
+
+        Args:
+            path: the file; replaced if it is there.
+            patients: names; all by default.
+
+        Raises:
+            KitError: a patient that is not shown here.
+        """
+        return write_page(self.gallery, path, patients)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        # beside the widget, so that every other program that opens the notebook has something to show
+        picture = base64.b64encode(montage(self.gallery)).decode()
+        return {"text/plain": f"slice browser of {len(self.patients)} patients", "image/png": picture,
+                _WIDGET: {"version_major": 2, "version_minor": 1, "model_id": self.model_id}}
+
+
+def browse(shown: Shown) -> Browser:
+    """Browse patients, the worst first: drag through the slices, compare up to four predictions.
 
     Args:
-        image: ``(H, W)`` uint8.
-        truth: ``(H, W)`` {0, 1}, or None.
-        mask: ``(H, W)`` {0, 1}.
+        shown: a prediction; a list of them, or label -> prediction; or data from ``load_data``, without predictions.
+
+    Returns:
+        The browser, which a cell shows when it ends with it; ``browse(...).to_html("file.html")`` writes it to a file.
+
+    Raises:
+        KitError: more than four predictions, or predictions of different data.
     """
-    rgb = np.repeat(image[..., None], 3, axis=2)
-    for outlined, colour in ((truth, TRUTH), (mask, PREDICTION)):
-        if outlined is not None and outlined.any():
-            rgb[outlined.astype(bool) & ~ndimage.binary_erosion(outlined)] = ImageColor.getrgb(colour)
-    stream = io.BytesIO()
-    Image.fromarray(rgb).save(stream, format="png", compress_level=1)
-    return stream.getvalue()
-
-
-def browse(prediction: Prediction) -> widgets.Widget:
-    """Browse predicted patients, worst first: choose one, drag through its slices."""
-    names = prediction.ranked()
-    scores = prediction.cases.set_index("patient").get("dsc_native")
-    labels = [name if scores is None or np.isnan(scores[name]) else f"{name}  DSC {scores[name]:.3f}" for name in names]
-    menu = widgets.Dropdown(options=list(zip(labels, names, strict=True)), description="patient")
-    slider = widgets.IntSlider(description="slice", continuous_update=True, layout=widgets.Layout(width=f"{_EDGE}px"))
-    picture = widgets.Image(format="png", width=_EDGE, height=_EDGE)
-    legend = widgets.HTML(f'<b style="color:{TRUTH};background:#333;padding:0 .5em">truth</b> '
-                          f'<b style="color:{PREDICTION};background:#333;padding:0 .5em">prediction</b>')
-    current = {}
-
-    def draw(*_: object) -> None:
-        number = slider.value - 1
-        truth = current["truth"]
-        picture.value = render(current["flair"][number], None if truth is None else truth[number],
-                               current["mask"][number])
-
-    def open_patient(*_: object) -> None:
-        patient = menu.value
-        flair = prediction.data.volume(patient)[..., FLAIR]
-        grey = np.minimum(flair * (255 / brightest(flair)), 255).astype(np.uint8)
-        current.update(flair=grey, truth=prediction.data.truth(patient), mask=prediction.mask(patient))
-        shown = current["mask"] if current["truth"] is None else current["truth"]
-        slider.min, slider.max = 1, len(shown)
-        slider.value = 1 + int(shown.sum(axis=(1, 2)).argmax())
-        draw()
-
-    menu.observe(open_patient, "value")
-    slider.observe(draw, "value")
-    open_patient()
-    return widgets.VBox([menu, slider, picture, legend])
+    return Browser(Gallery(shown))

@@ -1,0 +1,157 @@
+"""Watch a training: ``fit(config, data, watch=LiveView())`` draws curves and the same few slices anew, in one place."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from IPython import get_ipython
+from IPython.display import DisplayHandle, Image, display
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from lib.evaluate import THRESHOLD
+from lib.frames import BLUE, FLAIR, GREEN, PREDICTION, TRUTH, VERMILION, outline
+from lib.plot import styled
+from lib.train import Epoch
+
+_SHARE = 0.03  # of the time between two pictures may go into drawing: short epochs are drawn less often
+_SLICES = 5
+_SCALE = 2  # slices are enlarged before lines are drawn
+_DPI = 100
+
+
+class LiveView:
+    """Curves so far, and FLAIR slices of validation patients with truth and prediction outlined.
+
+    In a notebook the picture is replaced in place, and the last one stays as an ordinary output of the cell. With
+    ``KIT_PROGRESS=text`` only the last one is shown; outside a notebook none. One object may watch several runs.
+    """
+
+    def __init__(self) -> None:
+        self._config = None
+
+    def __call__(self, epoch: Epoch) -> None:
+        """Draw, unless drawing would slow the training down; the last epoch is always drawn."""
+        if not _in_notebook():
+            return
+        if epoch.config is not self._config:
+            self._begin(epoch)
+        last = len(epoch.history) == epoch.config.epochs
+        live = os.environ.get("KIT_PROGRESS") != "text"
+        if not last and not (live and (time.perf_counter() - self._drawn) * _SHARE >= self._cost):
+            return
+        started = time.perf_counter()
+        self._show(self._draw(epoch))
+        self._drawn = time.perf_counter()
+        self._cost = self._drawn - started
+
+    def _begin(self, epoch: Epoch) -> None:
+        self._config, self._drawn, self._cost = epoch.config, 0.0, 0.0
+        self._handle: DisplayHandle | None = None
+        self._numbers = _telling_slices(epoch)
+        images, truth = epoch.slices.batch(self._numbers)
+        self._batch, self._truth = images, truth[:, 0].numpy().astype(np.uint8)
+        self._grey = np.stack([_grey(image) for image in images[:, FLAIR].numpy()])
+        self._canvas = _Canvas(epoch, len(self._numbers))
+
+    def _draw(self, epoch: Epoch) -> bytes:
+        with torch.inference_mode(), epoch.machine.precision.autocast(epoch.machine.device):
+            logits = epoch.model(epoch.machine.to_device(self._batch))
+        masks = (torch.sigmoid(logits.float())[:, 0] > THRESHOLD).cpu().numpy().astype(np.uint8)
+        pictures = [_outlined(*planes) for planes in zip(self._grey, self._truth, masks, strict=True)]
+        return self._canvas.draw(epoch, pictures)
+
+    def _show(self, png: bytes) -> None:
+        # its size is said beforehand: the page does not jump while the next picture is decoded
+        picture = Image(png, width=self._canvas.width, height=self._canvas.height)
+        if self._handle is None:
+            self._handle = display(picture, display_id=True)
+        else:
+            self._handle.update(picture)
+
+
+class _Canvas:
+    """One figure, laid out once; afterwards only its lines and pictures change."""
+
+    def __init__(self, epoch: Epoch, count: int) -> None:
+        self._figure = _empty_figure(epoch, count)
+        (loss, score), self._pictures = self._figure.axes[:2], [axis.images[0] for axis in self._figure.axes[2:]]
+        self._axes, self._lines = (loss, score), [*loss.lines, *score.lines]
+        self.width, self.height = (int(inches * _DPI) for inches in self._figure.get_size_inches())
+
+    def draw(self, epoch: Epoch, pictures: list[np.ndarray]) -> bytes:
+        """PNG of the state after an epoch."""
+        numbers = [row["epoch"] for row in epoch.history]
+        best = max(epoch.history, key=lambda row: row["val_dsc"])
+        for line, name in zip(self._lines, ("train loss", "val loss", "val_dsc"), strict=False):
+            line.set_data(numbers, [row[name] for row in epoch.history])
+        self._lines[-1].set_data([best["epoch"]], [best["val_dsc"]])
+        self._axes[0].relim()
+        self._axes[0].autoscale_view(scalex=False)
+        self._axes[0].set_title(f"{epoch.config.loss}: {epoch.history[-1]['train loss']:.3f} after epoch {numbers[-1]}")
+        self._axes[1].set_title(f"validation DSC {epoch.history[-1]['val_dsc']:.3f}, best {best['val_dsc']:.3f}")
+        for axis_image, picture in zip(self._pictures, pictures, strict=True):
+            axis_image.set_data(picture)
+        stream = io.BytesIO()
+        self._figure.savefig(stream, format="png", dpi=_DPI, metadata={"Software": None})
+        return stream.getvalue()
+
+
+@styled
+def _empty_figure(epoch: Epoch, count: int) -> Figure:
+    figure = plt.figure(figsize=(10, 5.2))
+    above, below = figure.subfigures(2, 1, height_ratios=(3, 2.3))
+    loss, score = above.subplots(1, 2)
+    loss.plot([], [], marker=".", color=BLUE, label="train loss")
+    loss.plot([], [], "--", marker=".", color=VERMILION, label="validation loss")
+    score.plot([], [], marker=".", color=GREEN)
+    score.plot([], [], "o", color=VERMILION)
+    loss.set(xlabel="epoch", ylabel="loss", title=" ")
+    score.set(xlabel="epoch", ylabel="mean DSC over patients", ylim=(0, 1), title=" ")
+    for axis in (loss, score):
+        axis.set_xlim(0.5, epoch.config.epochs + 0.5)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    loss.legend(loc="lower left")
+    for axis in below.subplots(1, count, squeeze=False)[0]:
+        axis.imshow(np.zeros((8, 8, 3), np.uint8))
+        axis.axis("off")
+    below.suptitle("the same slices of validation patients, from the smallest tumour to the largest", fontsize=9)
+    below.legend(handles=[Line2D([], [], color=TRUTH, linewidth=3, label="truth"),
+                          Line2D([], [], color=PREDICTION, linewidth=2, label="prediction")],
+                 loc="outside lower center", ncols=2, frameon=True, facecolor="lightgrey")
+    figure.canvas.draw()
+    figure.set_layout_engine("none")  # laid out once: doing it again would cost as much as drawing
+    return figure
+
+
+def _in_notebook() -> bool:
+    return getattr(get_ipython(), "kernel", None) is not None
+
+
+def _telling_slices(epoch: Epoch) -> np.ndarray:
+    """The slice with the most tumour of a few patients, evenly from the one with the smallest to the largest."""
+    starts = np.cumsum([0, *epoch.slices.lengths[:-1]])
+    largest = np.array([start + epoch.slices.areas[start:start + length].argmax()
+                        for start, length in zip(starts, epoch.slices.lengths, strict=True)])
+    by_size = largest[np.argsort(epoch.slices.areas[largest], kind="stable")]
+    return by_size[np.unique(np.linspace(0, len(by_size) - 1, _SLICES).round().astype(int))]
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    """``(H, W)`` float -> uint8, the darkest black and the 99.5th percentile white."""
+    low, high = image.min(), np.percentile(image, 99.5)
+    return (np.clip((image - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
+
+
+def _outlined(grey: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """``(H * scale, W * scale, 3)`` uint8."""
+    grey, truth, mask = (plane.repeat(_SCALE, axis=0).repeat(_SCALE, axis=1) for plane in (grey, truth, mask))
+    picture = np.repeat(grey[..., None], 3, axis=2)
+    for plane, colour, width in ((truth, TRUTH, 2), (mask, PREDICTION, 1)):
+        picture[outline(plane, width)] = np.array(plt.matplotlib.colors.to_rgb(colour)) * 255
+    return picture
