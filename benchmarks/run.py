@@ -107,6 +107,7 @@ def memory() -> list[dict[str, Any]]:
                   "largest other tensor": ours.largest_bytes, "peak, plain": plain_way.peak_bytes,
                   "peak, checkpointing": ours.peak_bytes}
         rows.append({"network": f"{config.model} {config.init_features}", "parameters": ours.parameters,
+                     "GFLOPs a slice": round(ours.gflops, 1),
                      **{what: round(size / 2**30, 2) for what, size in in_gib.items()}})
     return rows
 

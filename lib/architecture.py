@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib.config import Config
-from lib.networks import build_model, summary
+from lib.networks import build_model, summary, tensors_in
 from lib.plot import BLUE, GREEN, SKY, VERMILION, styled
 from lib.unet_layers import Recomputing
 
@@ -53,10 +53,10 @@ class Flow(TorchDispatchMode):
         self._mark(output, {name})
 
     def _sources_of(self, value: Any) -> set[str]:
-        return set().union(*(self._sources.get(id(tensor), set()) for tensor in _tensors(value)))
+        return set().union(*(self._sources.get(id(tensor), set()) for tensor in tensors_in(value)))
 
     def _mark(self, value: Any, sources: set[str]) -> None:
-        for tensor in _tensors(value):
+        for tensor in tensors_in(value):
             self._sources[id(tensor)] = sources
             self._alive.append(tensor)
 
@@ -148,9 +148,3 @@ def _label(name: str) -> str:
     if match := re.fullmatch(r"(en|de)coder\.(\d)", name):
         return rf"$X_{{{match[1].title()}}}^{{{int(match[2]) + 1}}}$"
     return name
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    return [tensor for part in value for tensor in _tensors(part)] if isinstance(value, (list, tuple)) else []

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from threadpoolctl import threadpool_limits
 
 from lib import kaggle, transform
 from lib.kaggle import Patient
 from lib.transform import Geometry, preprocess, preprocess_mask
-from lib.utils import PROJECT, KitError, fingerprint, progress, sha256, source_fingerprint, write_json
+from lib.utils import PROJECT, KitError, build_folder, fingerprint, progress, sha256, source_fingerprint, write_json
 
 _VERSION = 1  # of the files below; changes of the preprocessing itself are seen from its source
 
@@ -95,18 +94,17 @@ def open_cache(root: Path, patients: list[Patient], size: int, preprocessing: st
     key = fingerprint([_VERSION, source_fingerprint(transform), place, kaggle.stat_key(patients), size, preprocessing])
     series = f"{root.name}-{preprocessing}-{size}"
     folder = cache_folder() / f"{series}-{key[:16]}"
-    index = folder / "index.json"
-    if not index.is_file():
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder.parent / f".{folder.name}.lock"):
-                if not index.is_file():
-                    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted deletion left
-                    _build(folder, place, patients, size, preprocessing)
-                    _remove_outdated(folder, series)
-        except OSError as error:
-            raise KitError(f"{folder.parent}: the cache cannot be written ({error}); free some space, or name another "
-                           f"folder in KIT_CACHE") from None
+
+    def build(partial: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted deletion left
+        _remove_outdated(folder.parent, series, place)
+        _build(partial, place, patients, size, preprocessing)
+
+    try:
+        build_folder(folder, (folder / "index.json").is_file, build)
+    except OSError as error:
+        raise KitError(f"{folder.parent}: the cache cannot be written ({error}); free some space, or name another "
+                       f"folder in KIT_CACHE") from None
     return _open(folder)
 
 
@@ -122,27 +120,21 @@ def _open(folder: Path) -> Cache:
 
 
 def _build(folder: Path, root: str, patients: list[Patient], size: int, preprocessing: str) -> None:
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        records, remarks, rows, truth_bytes = [], [], 0, 0
-        with (open(partial / "images.f16", "wb") as images, open(partial / "masks.u8", "wb") as masks,
-              open(partial / "truth.bits", "wb") as truth):
-            for patient, done in zip(patients, _prepare_all(patients, size, preprocessing), strict=True):
-                images.write(done["images"])
-                masks.write(done["masks"])
-                truth.write(done["truth"])
-                n = len(done["masks"])
-                records.append({"name": patient.name, "rows": (rows, rows + n),
-                                "truth": truth_bytes if patient.masks else -1, **done["record"]})
-                remarks += done["remarks"]
-                rows, truth_bytes = rows + n, truth_bytes + len(done["truth"])
-        remarks += kaggle.twins({record["name"]: record["sha256"] for record in records})
-        write_json(partial / "index.json", {"root": root, "size": size, "slices": rows, "remarks": remarks,
-                                            "patients": records})
-        partial.chmod(0o755)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    records, remarks, rows, truth_bytes = [], [], 0, 0
+    with (open(folder / "images.f16", "wb") as images, open(folder / "masks.u8", "wb") as masks,
+          open(folder / "truth.bits", "wb") as truth):
+        for patient, done in zip(patients, _prepare_all(patients, size, preprocessing), strict=True):
+            images.write(done["images"])
+            masks.write(done["masks"])
+            truth.write(done["truth"])
+            n = len(done["masks"])
+            records.append({"name": patient.name, "rows": (rows, rows + n),
+                            "truth": truth_bytes if patient.masks else -1, **done["record"]})
+            remarks += done["remarks"]
+            rows, truth_bytes = rows + n, truth_bytes + len(done["truth"])
+    remarks += kaggle.twins({record["name"]: record["sha256"] for record in records})
+    write_json(folder / "index.json", {"root": root, "size": size, "slices": rows, "remarks": remarks,
+                                       "patients": records})
 
 
 def _prepare_all(patients: list[Patient], size: int, preprocessing: str) -> Iterator[dict[str, Any]]:
@@ -182,10 +174,8 @@ def _prepare(patient: Patient, size: int, preprocessing: str) -> dict[str, Any]:
     return {"images": images.astype(np.float16), "masks": masks, "truth": truth, "record": record, "remarks": remarks}
 
 
-def _remove_outdated(folder: Path, series: str) -> None:
-    """Delete caches of the same source and settings whose source has changed since."""
-    root = json.loads((folder / "index.json").read_text(encoding="utf-8"))["root"]
-    for other in folder.parent.glob(f"{series}-*"):
-        index = other / "index.json"
-        if other != folder and index.is_file() and json.loads(index.read_text(encoding="utf-8"))["root"] == root:
-            shutil.rmtree(other, ignore_errors=True)
+def _remove_outdated(caches: Path, series: str, root: str) -> None:
+    """Delete caches of the same source and settings: the source has changed since."""
+    for index in caches.glob(f"{series}-*/index.json"):
+        if json.loads(index.read_text(encoding="utf-8"))["root"] == root:
+            shutil.rmtree(index.parent, ignore_errors=True)

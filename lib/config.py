@@ -190,7 +190,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if kind["type"] is bool:  # --guided alone means true
             kind = {"type": _true_or_false, "nargs": "?", "const": True, "metavar": "true|false"}
         group.add_argument(*names, dest=spec.name, default=argparse.SUPPRESS, **kind,
-                           help=f"{spec.metadata['help']} (default: {spec.default})")
+                           help=f"{spec.metadata['help']}{_choices(spec)} (default: {spec.default})")
+
+
+def _choices(spec: dataclasses.Field) -> str:
+    """The field's choices, unless its help text tells them already."""
+    names = [name for name in spec.metadata["choices"] if name not in spec.metadata["help"]]
+    return f": {', '.join(spec.metadata['choices'])}" if names else ""
 
 
 def _true_or_false(text: str) -> bool:

@@ -18,7 +18,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from lib.logger import TRAIN_CSV, finished_runs
-from lib.utils import PROJECT, CommandParser, KitError, run_command, write_atomic
+from lib.utils import PROJECT, CommandParser, KitError, run_command, short_path, write_atomic
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -90,15 +90,11 @@ def _report(out: Path, copies: list[Path]) -> None:
     runs = sorted(finished_runs(out), key=lambda run: (run.folder / "run.json").stat().st_mtime)
     if runs:
         print(f"\nvalidation DSC  {runs[-1].dsc}")
-        print(f"run             {_short(runs[-1].folder)}")
-        print(f"result CSV      {_short(out / TRAIN_CSV)}")
-    print("\n".join(f"notebook        {_short(copy)}" for copy in copies))
+        print(f"run             {short_path(runs[-1].folder)}")
+        print(f"result CSV      {short_path(out / TRAIN_CSV)}")
+    print("\n".join(f"notebook        {short_path(copy)}" for copy in copies))
     if (out / "figures").is_dir():
-        print(f"figures         {_short(out / 'figures')}")
-
-
-def _short(path: Path) -> str:
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+        print(f"figures         {short_path(out / 'figures')}")
 
 
 def main() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import lzma
 import re
 import shutil
-import tempfile
 import threading
 import warnings
 import zipfile
@@ -18,7 +17,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from lib.utils import KitError
+from lib.utils import KitError, build_folder
 
 KAGGLE_DATASET = "mateuszbuda/lgg-mri-segmentation"
 _SLICE = re.compile(r"(?P<stem>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?", re.IGNORECASE)
@@ -112,21 +111,16 @@ def unpack(archive: Path) -> Path:
         KitError: not a zip, damaged, without slices, or far larger than the dataset.
     """
     target = archive.parent / ("kaggle_3m" if archive.name == "archive.zip" else archive.stem)
-    if target.is_dir() and any(_folders(target)):
-        return target
-    try:
+
+    def extract(folder: Path) -> None:
         with zipfile.ZipFile(archive) as bundle:
-            entries = _slice_entries(archive, bundle)
-            partial = Path(tempfile.mkdtemp(dir=archive.parent, prefix=".kaggle_3m."))
-            try:
-                for (patient, name), entry in entries.items():
-                    (partial / patient).mkdir(exist_ok=True)
-                    with bundle.open(entry) as source, open(partial / patient / name, "wb") as sink:
-                        shutil.copyfileobj(source, sink)
-                partial.chmod(0o755)
-                partial.rename(target)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+            for (patient, name), entry in _slice_entries(archive, bundle).items():
+                (folder / patient).mkdir(exist_ok=True)
+                with bundle.open(entry) as source, open(folder / patient / name, "wb") as sink:
+                    shutil.copyfileobj(source, sink)
+
+    try:
+        build_folder(target, lambda: target.is_dir() and any(_folders(target)), extract)
     except _DAMAGED_ZIP as error:
         raise KitError(f"{archive}: cannot be unpacked ({error}); download it again") from None
     except OSError as error:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import io
 import json
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,41 +19,49 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
+from torch import nn
 
-from lib import dataset, evaluate, loss, metrics, networks, optim, transform
-from lib.config import REFERENCE, Config
+from lib import dataset, evaluate, loss, metrics, networks, optim, transform, unet_init_weights
+from lib.config import Config
 from lib.dataset import BrainData, Split
 from lib.metrics import Summary, summarise
-from lib.utils import KitError, fingerprint, sha256, source_fingerprint, write_atomic, write_json
+from lib.utils import KitError, fingerprint, say, sha256, source_fingerprint, write_atomic, write_json
 
 SCHEMA = 1
 TRAIN_CSV, BEST_CSV = "uexec_result_train.csv", "uexec_result_best.csv"
 BEST_PLAN = "best"  # runs of plans whose names start so go to BEST_CSV, all others to TRAIN_CSV
 
 
-def run_id(config: Config, data: BrainData, split: Split, train_module: ModuleType) -> str:
-    """Readable slug and a hash of all that decides the outcome: config, data, split, and the source of what it uses.
+def code_fingerprint(config: Config, train_module: ModuleType) -> str:
+    """Hex SHA-256 of the source of what a run uses: adding another loss or network changes nothing here.
 
-    A network or loss that the run does not use is not part of it; neither is the device. Settings that are the
-    published ones are left out of the hash: a field that a later version of the kit adds retrains nothing.
+    Of a network the whole modules of its classes count; of a loss its classes, as ``lib.loss`` holds all of them.
     """
-    published = REFERENCE.to_dict() | {"device": config.device}
-    settings = {name: value for name, value in config.to_dict().items() if value != published[name]}
-    sources = source_fingerprint(*_classes_used(config), transform, dataset, optim, train_module, evaluate, metrics)
-    digest = fingerprint([settings, data.fingerprint, split.train, split.validation, sources])
+    with torch.random.fork_rng(devices=[]):
+        network, objective = networks.build_model(config), loss.build_objective(config)
+    modules = {inspect.getmodule(cls) for cls in _own_classes(network)}
+    losses = {cls if cls.__module__.startswith("lib.") else inspect.getmodule(cls) for cls in _own_classes(objective)}
+    used = sorted(modules | losses, key=lambda thing: (getattr(thing, "__module__", ""), thing.__name__))
+    return source_fingerprint(*used, unet_init_weights, transform, dataset, optim, evaluate, metrics, train_module)
+
+
+def _own_classes(module: nn.Module) -> set[type]:
+    """The classes that a module and its parts are made of, torch's own left out."""
+    classes = {base for part in module.modules() for base in type(part).__mro__ if base is not object}
+    return {cls for cls in classes if cls.__module__.split(".")[0] != "torch"}
+
+
+def run_id(config: Config, data: BrainData, split: Split, code: str) -> str:
+    """Readable slug and a hash of all that decides the outcome: config, data, split and ``code_fingerprint``.
+
+    The device is not part of it, nor the name of the split, as its patients are.
+    """
+    settings = {name: value for name, value in config.to_dict().items() if name not in ("device", "split")}
+    digest = fingerprint([settings, data.fingerprint, split.train, split.validation, code])
     network, loss_name = (name.rpartition(":")[2] for name in (config.model, config.loss))  # Windows: no : in a name
     return (f"{network}{config.init_features}-{loss_name}-{config.optimizer}-{config.sampling}-{config.image_size}px-"
             f"seed{config.seed}-{digest[:10]}")
-
-
-def _classes_used(config: Config) -> list[type]:
-    """The classes that the network and the loss are made of, torch's own left out, in a fixed order."""
-    with torch.device("meta"):  # only its structure is wanted
-        modules = [*networks.build_model(config).modules(), *loss.build_objective(config).modules()]
-    classes = {base for module in modules for base in type(module).__mro__ if base is not object}
-    ours = [cls for cls in classes if cls.__module__.split(".")[0] != "torch"]
-    return sorted(ours, key=lambda cls: (cls.__module__, cls.__qualname__))
 
 
 @dataclass(frozen=True)
@@ -95,7 +106,7 @@ class Run:
         return summarise(self.cases["dsc"])
 
     def unseen(self, data: BrainData) -> tuple[str, ...]:
-        """The patients of ``data`` that this run was not trained on: only they tell how good it is."""
+        """The patients of ``data`` that this run was not trained on; its best epoch may have been chosen on them."""
         return tuple(sorted(set(data.patients).difference(self.info["split"]["train"])))
 
     def __str__(self) -> str:
@@ -108,11 +119,24 @@ class RunFolder:
 
     def __init__(self, out: Path, run_id: str) -> None:
         self.path = out / "runs" / run_id
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise KitError(f"{out}: cannot be written ({error}); name another folder for results") from None
 
-    def lock(self) -> FileLock:
-        """Held while the run trains; a second process waits for it, and then finds the run finished."""
-        return FileLock(self.path / ".lock")
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held while the run trains; a second process says that it waits, and then finds the run finished."""
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            say(f"another process trains {self.path.name}: waiting for it")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def read(self) -> dict[str, Any]:
         """run.json so far, or an empty dict."""
@@ -124,10 +148,8 @@ class RunFolder:
         write_json(self.path / "run.json", self.read() | values)
 
     def add_plan(self, plan: str) -> None:
-        """Note that the run belongs to ``plan`` too."""
-        plans = self.read().get("plans", [])
-        if plan not in plans:
-            self.update(plans=sorted([*plans, plan]))
+        """Note that the run belongs to ``plan`` too; the file's date says when it was asked for last."""
+        self.update(plans=sorted({*self.read().get("plans", []), plan}))
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
         """Write history.csv, a row per epoch."""
@@ -168,11 +190,12 @@ def _interned(value: Any) -> Any:
     return [_interned(part) for part in value] if isinstance(value, list) else value
 
 
-def description(config: Config, data: BrainData, split: Split) -> dict[str, Any]:
-    """What run.json says of a run before it starts."""
+def description(config: Config, data: BrainData, split: Split, code: str) -> dict[str, Any]:
+    """What run.json says of a run before it starts; ``code`` is its ``code_fingerprint``."""
     return {
         "schema": SCHEMA, "status": "running", "config": config.to_dict(),
         "data": {"name": data.name, "patients": len(data.patients), "sha256": data.fingerprint},
+        "code": {"sha256": code},
         "split": {"name": split.name, "train": list(split.train), "validation": list(split.validation)},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
                      "platform": platform.platform()},
@@ -200,25 +223,46 @@ def to_csv(table: pd.DataFrame) -> str:
 
 
 def finished_runs(out: str | Path) -> list[Run]:
-    """All finished runs below ``out``, in the order of the CSVs: plan, config, run."""
+    """All finished runs below ``out``, in the order of the CSVs: plan, config, run.
+
+    One that cannot be read, damaged or of another version of the kit, is named and left out.
+    """
     runs = [Run(file.parent) for file in sorted(Path(out).glob("runs/*/run.json"))]
-    done = [run for run in runs if run.info["status"] == "finished"]
+    done = [run for run in runs if _is_finished(run)]
     return sorted(done, key=lambda run: (run.info["plans"], json.dumps(run.info["config"], sort_keys=True), run.id))
 
 
+def _is_finished(run: Run) -> bool:
+    """Is the run finished, and can all of it be read?"""
+    try:
+        return run.info["status"] == "finished" and all(
+            part is not None for part in (run.config, run.info["plans"], run.history, run.cases))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        say(f"{run.id}: left out of the results, it cannot be read ({' '.join(str(error).split())[:100]})")
+        return False
+
+
 def write_result_csvs(out: str | Path) -> dict[str, Path]:
-    """Rebuild both result CSVs from the run folders; file name -> path of those that have rows."""
+    """Rebuild both result CSVs from the run folders; file name -> path of those that have rows.
+
+    Raises:
+        KitError: a CSV cannot be replaced, e.g. because a spreadsheet has it open.
+    """
     out = Path(out)
     tables: dict[str, list[pd.DataFrame]] = {TRAIN_CSV: [], BEST_CSV: []}
-    for run in finished_runs(out):
-        best = [plan.startswith(BEST_PLAN) for plan in run.info["plans"]]
-        for name, belongs in ((BEST_CSV, any(best)), (TRAIN_CSV, not all(best))):
-            if belongs:
-                tables[name].append(_result_rows(run))
     with FileLock(out / ".csv.lock"):
+        for run in finished_runs(out):
+            best = [plan.startswith(BEST_PLAN) for plan in run.info["plans"]]
+            for name, belongs in ((BEST_CSV, any(best)), (TRAIN_CSV, not all(best))):
+                if belongs:
+                    tables[name].append(_result_rows(run))
         for name, parts in tables.items():
             if parts:
-                write_atomic(out / name, to_csv(pd.concat(parts)))
+                try:
+                    write_atomic(out / name, to_csv(pd.concat(parts)))
+                except PermissionError:
+                    raise KitError(f"{out / name}: cannot be replaced; close it in other programs and run this again, "
+                                   f"the runs themselves are safe") from None
     return {name: out / name for name, parts in tables.items() if parts}
 
 
@@ -227,7 +271,7 @@ def _result_rows(run: Run) -> pd.DataFrame:
     c, history = run.config, run.history
     columns = pd.DataFrame({
         "loss function": c.loss, "optimizer function": c.optimizer, "weight decay": c.weight_decay,
-        "use_lr scheduler": "FALSE" if c.lr_scheduler == "none" else "TRUE",
+        "use_lr scheduler": _flag(c.lr_scheduler != "none" or c.warmup > 0),
         "epoch": history["epoch"], "val loss": history["val loss"], "val_dsc": history["val_dsc"],
         "model": c.model, "init features": c.init_features, "activation": c.activation, "batch size": c.batch_size,
         "lr": history["lr"], "momentum": c.momentum if c.optimizer == "SGD" else "", "lr scheduler": c.lr_scheduler,
@@ -236,19 +280,29 @@ def _result_rows(run: Run) -> pd.DataFrame:
         "plan": "; ".join(run.info["plans"]), "parameters": run.info["parameters"],
     })
     known = {name.replace(" ", "_") for name in columns} | {"loss", "optimizer", "device"}
-    rest = {name: value for name, value in c.to_dict().items() if name not in known}
-    return columns.assign(**rest | {"precision": run.info["precision"]})
+    settings = c.to_dict() | {name: run.info[name] for name in ("precision", "accumulate")}  # what it came to
+    rest = {name: _flag(value) if isinstance(value, bool) else value for name, value in settings.items()
+            if name not in known}
+    return columns.assign(**rest)
 
 
-def find_run(out: str | Path, run_id: str | None = None) -> Run:
-    """The finished run of that id, or the one with the best mean validation DSC.
+def _flag(value: bool) -> str:
+    """As the coursework and spreadsheets write it."""
+    return "TRUE" if value else "FALSE"
+
+
+def find_run(out: str | Path, data: BrainData | None = None, run_id: str | None = None) -> Run:
+    """The finished run with the best mean validation DSC, among those on ``data`` or of that id where these are given.
 
     Raises:
         KitError: there is none.
     """
     runs = [run for run in finished_runs(out) if run_id is None or run.id == run_id]
+    if data is not None:
+        runs = [run for run in runs if run.info["data"]["sha256"] == data.fingerprint]
     if not runs:
-        raise KitError(f"{Path(out) / 'runs'}: no finished run{f' {run_id}' if run_id else ''}; train one first")
+        wanted = (f" {run_id}" if run_id else "") + (f" on {data.name}" if data else "")
+        raise KitError(f"{Path(out) / 'runs'}: no finished run{wanted}; train one first")
     return max(runs, key=lambda run: run.dsc.mean)
 
 

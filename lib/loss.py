@@ -31,8 +31,13 @@ class MaskLoss(nn.Module):
     def prepare(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Both in float32, or in float64 when the logits are."""
         require_same_shape(logits, target)
-        dtype = torch.promote_types(logits.dtype, torch.float32)
-        return logits.to(dtype), target.to(dtype)
+        logits = widen(logits)
+        return logits, target.to(logits.dtype)
+
+
+def widen(logits: Tensor) -> Tensor:
+    """In float32, or in float64 when they are; 16 bits cannot hold the sum of a batch's pixels."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def require_same_shape(logits: Tensor, target: Tensor) -> None:
@@ -250,5 +255,5 @@ class DeepSupervisionLoss(nn.Module):
         weights = self.weights or [1.0] * len(outputs)
         if len(weights) != len(outputs):
             raise KitError(f"deep supervision: {len(weights)} weights for a network with {len(outputs)} outputs")
-        losses = [weight * self.loss(logits, target) for weight, logits in zip(weights, outputs, strict=True)]
+        losses = [weight * self.loss(widen(logits), target) for weight, logits in zip(weights, outputs, strict=True)]
         return torch.stack(losses).sum() / sum(weights)

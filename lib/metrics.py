@@ -70,7 +70,8 @@ def iou(pred: np.ndarray, true: np.ndarray) -> float:
 def largest_component(mask: np.ndarray) -> np.ndarray:
     """The largest face-connected component of a 3-D mask, bool; the first of equals; nothing for an empty mask.
 
-    The published protocol scores this: a patient has one tumour, and specks elsewhere are errors that cost nothing.
+    The published protocol scores this. It assumes that a patient has one tumour, and specks elsewhere are errors that
+    cost nothing; of a tumour in two places only the larger part can be found.
     """
     labels, n = ndimage.label(mask)
     if n < 2:

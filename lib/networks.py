@@ -189,7 +189,7 @@ def _trace_step(model: nn.Module, images: Tensor, precision: str) -> _Trace:
         with (torch.autograd.graph.saved_tensors_hooks(trace.keep, lambda tensor: tensor),
               torch.autocast("cpu", torch.bfloat16, enabled=precision != "fp32")):
             outputs = model(images)
-        torch.stack([output.float().sum() for output in _tensors(outputs)]).sum().backward()
+        torch.stack([output.float().sum() for output in tensors_in(outputs)]).sum().backward()
     return trace
 
 
@@ -209,7 +209,7 @@ class _Trace(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        for tensor in _tensors(out):
+        for tensor in tensors_in(out):
             self._meet(tensor)
         return out
 
@@ -245,8 +245,8 @@ class _Trace(TorchDispatchMode):
         return max(made for key, made in enumerate(self._made) if key not in self._kept)
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def tensors_in(value: Any) -> list[Tensor]:
     """The tensors of a network's output, or of an operation's: one, or several in lists and tuples."""
     if isinstance(value, Tensor):
         return [value]
-    return [tensor for part in value for tensor in _tensors(part)] if isinstance(value, (list, tuple)) else []
+    return [tensor for part in value for tensor in tensors_in(part)] if isinstance(value, (list, tuple)) else []

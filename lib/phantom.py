@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from PIL import Image
 from scipy import ndimage
 
 from lib.anatomy import FLAIR, POST, PRE, SUBSLICES, draw_head, smooth_noise
-from lib.utils import CommandParser, KitError, progress, run_command, write_json
+from lib.utils import CommandParser, KitError, build_folder, progress, run_command, write_json
 
 VERSION = 1  # raise it whenever the same seed gives other pixels
 PATIENTS, SEED, SIZE = 30, 0, 128
@@ -157,20 +156,15 @@ def write_phantom(root: str | Path, patients: int = PATIENTS, seed: int = SEED, 
     root = Path(root)
     _check_request(patients, seed, size)
     record = {"version": VERSION, "seed": seed, "patients": patients, "size": size}
-    if _already_there(root, record):
-        return root
-    temporary = root.absolute().with_name(f".{root.absolute().name}-{os.getpid()}")
-    temporary.mkdir(parents=True)
+
+    def build(folder: Path) -> None:
+        _write_all(folder, patients, seed, size)
+        write_json(folder / RECORD, record)
+
     try:
-        _write_all(temporary, patients, seed, size)
-        write_json(temporary / RECORD, record)
-        if root.exists():
-            root.rmdir()  # empty: checked above
-        temporary.rename(root)
+        build_folder(root, lambda: _already_there(root, record), build)
     except OSError as error:
         raise KitError(f"{root}: cannot be written ({error}); name another folder") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # also after Ctrl-C: leave nothing half-made behind
     return root
 
 

@@ -38,7 +38,9 @@ from lib.utils import (
 
 
 def load_weights(file: str | Path, model: str | None = None) -> nn.Module:
-    """The network that a file describes, in eval mode on the CPU; its ``config`` says how to prepare images for it.
+    """The network that a file describes, in eval mode on the CPU.
+
+    Its ``config`` says how to prepare images for it, its ``trained_on`` which patients it has learnt from, if known.
 
     Args:
         file: ``best.pt`` of a run, or a bare state dict of the published U-Net (``encoder1.enc1conv1.weight`` ...).
@@ -68,7 +70,7 @@ def load_weights(file: str | Path, model: str | None = None) -> nn.Module:
         reason = " ".join(str(error).split())[:200]
         raise KitError(f"{file}: its weights are not those of {config.model} with {config.init_features} features "
                        f"({reason})") from None
-    model.config = config
+    model.config, model.trained_on = config, tuple(content.get("trained_on", ()))
     return model.eval()
 
 
@@ -102,10 +104,12 @@ class Prediction:
 
     Attributes:
         cases: a row per patient, see ``lib.evaluate.case_row``.
+        seen: the patients among them that the network was trained on.
     """
 
     data: BrainData
     cases: pd.DataFrame
+    seen: tuple[str, ...]
     _packed: dict[str, np.ndarray]
 
     def mask(self, patient: str) -> np.ndarray:
@@ -122,8 +126,13 @@ class Prediction:
         if "dsc" not in self.cases:
             return f"{len(self.cases)} patients without masks: nothing to compare with"
         scored = self.cases.dropna(subset=["dsc"])
-        return (f"DSC as published: {summarise(scored['dsc'])}\n"
-                f"DSC on the file's grid: {summarise(scored['dsc_native'])}")
+        seen = scored["patient"].isin(self.seen)
+        lines = [f"DSC {where}: {summarise(scored.loc[~seen, column])}" for where, column in
+                 (("as published", "dsc"), ("on the file's grid", "dsc_native")) if not seen.all()]
+        if seen.any():
+            lines.append(f"not counted: {seen.sum()} patients that the network was trained on (DSC "
+                         f"{scored.loc[seen, 'dsc'].mean():.3f}, which tells what it remembers)")
+        return "\n".join(lines)
 
 
 def predict(weights: nn.Module | str | Path, data: BrainData | str | Path, out: str | Path | None = None,
@@ -169,7 +178,7 @@ def predict(weights: nn.Module | str | Path, data: BrainData | str | Path, out: 
     cases = pd.DataFrame(rows)
     if out is not None:
         write_atomic(Path(out) / "cases.csv", to_csv(cases))
-    return Prediction(data, cases, packed)
+    return Prediction(data, cases, tuple(name for name in names if name in model.trained_on), packed)
 
 
 def _require_free(out: Path, data: BrainData) -> None:
@@ -189,11 +198,12 @@ def main() -> None:
     parser.add_argument("--weights", required=True, help="best.pt of a run, or a state dict of the published U-Net")
     parser.add_argument("--data", required=True, help="Kaggle folder, a folder that holds it, or archive.zip")
     parser.add_argument("--out", required=True, help="folder for masks and cases.csv")
+    parser.add_argument("--model", help="module:Class, where the weights are of a network of your own")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
     arguments = parser.parse_args()
-    print(predict(arguments.weights, arguments.data, arguments.out, device=arguments.device,
-                  precision=arguments.precision))
+    model = load_weights(arguments.weights, arguments.model)
+    print(predict(model, arguments.data, arguments.out, device=arguments.device, precision=arguments.precision))
     print(f"masks and cases.csv: {arguments.out}")
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +15,14 @@ import torch
 
 from lib.config import Config, Profile, choose_profile
 from lib.dataset import BrainData, load_data
+from lib.kaggle import find_root
 from lib.phantom import write_phantom
-from lib.utils import PROJECT, KitError, pick_device, pick_precision
+from lib.utils import PROJECT, KitError, pick_device, pick_precision, short_path
 
 KAGGLE_FOLDERS = (PROJECT / "data" / "kaggle_3m", PROJECT / "data" / "archive.zip",
                   Path("/kaggle/input/lgg-mri-segmentation"))  # the last: where Kaggle's own notebooks find it
+PACKAGES = ("scipy", "skimage", "pandas", "matplotlib", "tqdm", "ipywidgets")
+INSTALL = "pip install -r requirements.txt -c constraints.txt"
 PHANTOM_FOLDER = PROJECT / "data" / "phantom"
 
 
@@ -58,25 +64,25 @@ def start(profile: str | None = None, data: str | Path | None = None, out: str |
     precision = pick_precision(device)
     _say(sys.version_info >= (3, 11), f"Python {platform.python_version()}", "install Python 3.11 or newer")
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-    _say(version >= (2, 6), f"torch {torch.__version__}", "pip install -r requirements.txt -c constraints.txt")
+    _say(version >= (2, 6), f"torch {torch.__version__}", INSTALL)
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    _say(not missing, f"packages{' missing: ' if missing else ''}{', '.join(missing)}", INSTALL)
     _say(True, f"device {device}, {precision.name}: {precision.reason}")
-    source, real = _find_data(os.environ.get("KIT_DATA") or data)
-    _say(True, f"data {_short(source)}" + ("" if real else ": the embedded phantom, generated, nobody's brain"))
-    chosen = choose_profile(real, device.type, os.environ.get("KIT_PROFILE") or profile)
+    with _failing("data"):
+        source, real = _find_data(os.environ.get("KIT_DATA") or data)
+    _say(True, f"data {short_path(source)}" + ("" if real else ": the embedded phantom, generated, nobody's brain"))
+    with _failing("profile"):
+        chosen = choose_profile(real, device.type, os.environ.get("KIT_PROFILE") or profile)
     _say(True, f"profile {chosen.name}: {chosen.reason}")
-    _say(True, f"results go to {_short(out)}")
+    _say(True, f"results go to {short_path(out)}")
     return Session(source, out, chosen)
 
 
 def _find_data(asked: str | Path | None) -> tuple[Path, bool]:
-    """(where the data is, whether it is real); makes the phantom when it is needed."""
-    if asked and str(asked) != "phantom":
-        return Path(asked), True
-    if not asked:
-        for place in KAGGLE_FOLDERS:
-            if place.exists():
-                return place, True
-    return write_phantom(PHANTOM_FOLDER), False
+    """(folder of the patients, whether they are real); makes the phantom when it is needed."""
+    if str(asked) == "phantom" or not (asked or any(place.exists() for place in KAGGLE_FOLDERS)):
+        return write_phantom(PHANTOM_FOLDER), False
+    return find_root(asked or next(place for place in KAGGLE_FOLDERS if place.exists())), True
 
 
 def _say(fine: bool, what: str, remedy: str = "") -> None:
@@ -85,9 +91,11 @@ def _say(fine: bool, what: str, remedy: str = "") -> None:
         raise KitError(f"{what} will not do: {remedy}")
 
 
-def _short(path: Path) -> str:
-    """A path as short as possible: notebooks are committed, and nobody's home folder belongs in them."""
-    for base in (Path.cwd(), PROJECT):
-        if path.resolve().is_relative_to(base.resolve()):
-            return path.resolve().relative_to(base.resolve()).as_posix()
-    return str(path)
+@contextmanager
+def _failing(what: str) -> Iterator[None]:
+    """Say ``[FAIL]`` of what raises a ``KitError``."""
+    try:
+        yield
+    except KitError as error:
+        print(f"[FAIL] {what}: {error}")
+        raise

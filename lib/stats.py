@@ -207,6 +207,18 @@ def _check_comparable(label: str, run: Run, reference: Run, metric: str) -> None
 # --- what so few patients can show --------------------------------------------------------------------------------
 
 
+def verdicts(runs: Sequence[Runs], labels: Sequence[str], metric: str = "dsc") -> pd.DataFrame:
+    """``compare`` for reading: the first of ``runs`` is the baseline of the others; prints the ``resolution`` too.
+
+    Returns:
+        A row per candidate: mean, difference with its interval, adjusted p, share of patients improved, verdict.
+    """
+    table = compare(runs[0], dict(zip(labels[1:], runs[1:], strict=True)), metric)
+    print(resolution(table))
+    hidden = ["SD", "p", "p (Wilcoxon)", "patients", "seeds"]
+    return table.drop(columns=hidden).round(3).set_index("label")
+
+
 def smallest_detectable(sd: float, n: int, power: float = 0.8, alpha: float = ALPHA) -> float:
     """The smallest true mean difference that ``n`` patients would show with probability ``power``.
 

@@ -5,6 +5,7 @@ Command line: ``python -m lib.train --data DIR --out DIR [--epochs 30 --loss IOU
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,12 +24,13 @@ from lib.logger import (
     Run,
     RunFolder,
     checkpoint_hashes,
+    code_fingerprint,
     description,
     device_name,
     run_id,
     write_result_csvs,
 )
-from lib.loss import build_objective
+from lib.loss import build_objective, widen
 from lib.networks import build_model, count_parameters, largest_batch, summary
 from lib.optim import MovingAverage, build_optimizer, learning_rate
 from lib.transform import warp
@@ -85,11 +87,12 @@ def fit(config: Config, data: BrainData, out: str | Path = "result", plan: str =
         raise KitError(f"config asks for {config.preprocessing} at {config.image_size} pixels, the data was loaded as "
                        f"{data.preprocessing} at {data.image_size}; load it with the config's values")
     split = make_split(data, config.split)
-    folder = RunFolder(Path(out), run_id(config, data, split, sys.modules[__name__]))
+    code = code_fingerprint(config, sys.modules[__name__])
+    folder = RunFolder(Path(out), run_id(config, data, split, code))
     with folder.lock():
         if folder.read().get("status") != "finished":
             with deterministic():
-                _Training(config, data, split, folder, watch).run()
+                _Training(config, data, split, folder, watch).run(code)
         folder.add_plan(plan)
     write_result_csvs(out)
     return Run(folder.path)
@@ -112,21 +115,25 @@ class _Training:
             seed_everything(config.seed)
             self.model = build_model(config)  # on the CPU, so that every device starts from the same weights
         self.model.to(device, memory_format=memory_format(device))
-        self.loss = build_objective(config)
+        self.loss = build_objective(config).to(device)
         self.optimizer = build_optimizer(config, self.model.parameters())
         self.average = MovingAverage(self.model, config.ema) if config.ema else None
         self.scaler = self.machine.precision.grad_scaler(device)
         self.parts = config.accumulate
         self.history: list[dict[str, Any]] = []
 
-    def run(self) -> None:
-        """Train the epochs that are missing, then score the best one."""
+    def run(self, code: str) -> None:
+        """Train the epochs that are missing, then score the best one; ``code`` is the run's ``code_fingerprint``."""
         self._resume()
         self._announce()
-        seconds = self.folder.read().get("seconds", 0.0)
-        self.folder.update(**description(self.config, self.data, self.split), plans=self.folder.read().get("plans", []),
-                           device=device_name(self.machine.device), precision=self.machine.precision.name,
-                           parameters=count_parameters(self.model))
+        if self.machine.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.machine.device)
+        before = self.folder.read()
+        seconds = before.get("seconds", 0.0)
+        self.folder.update(**description(self.config, self.data, self.split, code), plans=before.get("plans", []),
+                           device=_joined(before.get("device"), device_name(self.machine.device)),
+                           precision=_joined(before.get("precision"), self.machine.precision.name),
+                           parameters=count_parameters(self.model), accumulate=self.parts)
         done, total = len(self.history), self.config.epochs
         with progress(total=total * self.batches, initial=done * self.batches, desc=self.config.model,
                       unit="step") as bar:
@@ -143,10 +150,15 @@ class _Training:
         config, precision = self.config, self.machine.precision.name
         if config.model not in MODELS:
             return  # one's own may do what cannot be followed without computing it
-        say(str(summary(config, self._part_size(), precision=precision)))
-        most = largest_batch(config, config.image_size, free_memory(self.machine.device), precision)
-        advice = "" if most >= self._part_size() else "; too few: set checkpointing=True, or accumulate"
-        say(f"free memory of this device: enough for {most} slices at once{advice}")
+        try:
+            cost = summary(config, self._part_size(), precision=precision)
+            most = largest_batch(config, config.image_size, free_memory(self.machine.device), precision)
+        except Exception as error:  # rests on parts of torch that its next release may change; it is advice only
+            say(f"what {config.model} costs is not known with this torch ({type(error).__name__})")
+            return
+        remedy = "accumulate" if config.checkpointing else "checkpointing=True, or accumulate"
+        advice = "" if most >= self._part_size() else f"; too few: set {remedy}"
+        say(f"{cost}\nfree memory of this device: enough for {most} slices at once{advice}")
 
     def _epoch(self, epoch: int, bar: Any) -> None:
         # a stream of random numbers per epoch: nothing to save, and a resumed run draws what it would have drawn
@@ -156,8 +168,8 @@ class _Training:
             group["lr"] = lr
         train_loss = self._train_epoch(epoch, bar)
         with self._averaged():
-            val_loss, val_dsc = validate(self.model, self.loss, self.validation_slices, self.machine,
-                                         self.config.batch_size)
+            val_loss, val_dsc = self._within_memory(lambda: validate(
+                self.model, self.loss, self.validation_slices, self.machine, self._scoring_size()))
         if not np.isfinite(train_loss):
             raise KitError(f"{self.folder.path.name}: the loss is not a number after epoch {epoch + 1}; lower lr, "
                            f"or use precision=fp32")
@@ -186,14 +198,7 @@ class _Training:
 
     def _step(self, images: Tensor, masks: Tensor) -> Tensor:
         """One optimiser step; its loss, left on the device so that the next step need not wait for it."""
-        while True:
-            try:
-                loss = self._gradients(images, masks)
-                break
-            except RuntimeError as error:  # CUDA has a class of its own for it, Apple's backend has not
-                if "out of memory" not in str(error):
-                    raise
-            self._halve()  # not above: the error holds on to the activations
+        loss = self._within_memory(lambda: self._gradients(images, masks))
         if self.config.clip:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
@@ -210,14 +215,34 @@ class _Training:
         for some, truth in zip(images.split(self._part_size()), masks.split(self._part_size()), strict=True):
             with self.machine.precision.autocast(self.machine.device):
                 output = self.model(self.machine.to_device(some))
+            if isinstance(output, Tensor):
+                output = widen(output)  # for losses of one's own
             loss = self.loss(output, truth) * (len(some) / len(images))
             self.scaler.scale(loss).backward()
             total += loss.detach()
         return total
 
+    def _within_memory(self, compute: Callable[[], Any]) -> Any:
+        """What ``compute`` gives, tried with smaller parts of a batch each time that memory runs out.
+
+        Running statistics of batch normalisation may have taken in a part twice then: as if that slice had been drawn
+        once more.
+        """
+        while True:
+            try:
+                return compute()
+            except RuntimeError as error:  # a class of its own on CUDA, but not in its libraries, nor on Apple's MPS
+                if not re.search(r"out of memory|ALLOC_FAILED", str(error)):
+                    raise
+            self._halve()  # not above: the error holds on to the activations
+
     def _part_size(self) -> int:
         """Slices computed at once."""
         return -(-self.config.batch_size // self.parts)
+
+    def _scoring_size(self) -> int:
+        """Slices scored at once: a whole batch, as the loss depends on it, unless memory has run out."""
+        return -(-self.config.batch_size * self.config.accumulate // self.parts)
 
     def _halve(self) -> None:
         """Compute a batch in twice as many parts from now on, and say so."""
@@ -263,7 +288,8 @@ class _Training:
         row = self.history[-1]
         weights = self.model.state_dict() if self.average is None else self.average.weights
         self.folder.save("best.pt", {"config": self.config.to_dict(), "epoch": row["epoch"],
-                                     "val_dsc": row["val_dsc"], "weights": _on_cpu(weights)})
+                                     "val_dsc": row["val_dsc"], "trained_on": list(self.split.train),
+                                     "weights": _on_cpu(weights)})
 
     def _resume(self) -> None:
         checkpoint = self.folder.load("last.pt")
@@ -272,7 +298,8 @@ class _Training:
         self.history = checkpoint["history"]
         self.model.load_state_dict(checkpoint["weights"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.scaler.load_state_dict(checkpoint["scaler"])
+        if self.scaler.is_enabled() and checkpoint["scaler"]:  # begun in another precision: it finds its scale again
+            self.scaler.load_state_dict(checkpoint["scaler"])
         if self.average is not None:
             self.average.load_state_dict(checkpoint["average"])
         self.parts = checkpoint["parts"]
@@ -284,15 +311,22 @@ class _Training:
         """Score the best epoch patient by patient."""
         best = self.folder.load("best.pt")
         self.model.load_state_dict(best["weights"])
-        rows = [case_row(self.data, patient, probabilities, native_mask(self.data, patient, probabilities))
-                for patient, probabilities in predict_volumes(self.model, self.data, self.split.validation,
-                                                              self.machine, self.config.batch_size)]
+        rows = self._within_memory(lambda: [
+            case_row(self.data, patient, probabilities, native_mask(self.data, patient, probabilities))
+            for patient, probabilities in predict_volumes(self.model, self.data, self.split.validation, self.machine,
+                                                          self._scoring_size())])
         self.folder.write_history(self.history)
         self.folder.write_cases(rows)
         trained = self.config.epochs * self.batches * self.config.batch_size
         self.folder.update(best={"epoch": best["epoch"], "val_dsc": best["val_dsc"]},
                            slices_per_s=round(trained / max(seconds, 1e-9), 1), **peak_memory(self.machine.device),
+                           accumulate=self.parts,
                            sha256=checkpoint_hashes(self.folder.path), status="finished")
+
+
+def _joined(before: str | None, now: str) -> str:
+    """Where or how a run was computed, when it went on elsewhere."""
+    return now if before is None or before.split("; then ")[-1] == now else f"{before}; then {now}"
 
 
 def _on_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:

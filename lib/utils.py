@@ -8,16 +8,19 @@ import importlib
 import inspect
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import nn
 
 try:
@@ -154,6 +157,7 @@ def load_class(spec: str) -> type[nn.Module]:
         raise KitError(f"{spec}: cannot be loaded ({error}); expected module:Class, importable from here") from None
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise KitError(f"{spec}: is not a class derived from torch.nn.Module")
+    _require_unchanged(inspect.getmodule(found))
     return found
 
 
@@ -174,8 +178,27 @@ def fingerprint(value: Any) -> str:
 
 
 def source_fingerprint(*objects: Any) -> str:
-    """Hex SHA-256 of the source text of modules or classes, the same with Windows and Unix line ends."""
+    """Hex SHA-256 of the source text of modules or classes, the same with Windows and Unix line ends.
+
+    Raises:
+        KitError: a file was edited after Python loaded it; the hash would be of code that does not run.
+    """
+    for module in {inspect.getmodule(thing) for thing in objects}:
+        _require_unchanged(module)
     return fingerprint([inspect.getsource(thing).replace("\r\n", "\n") for thing in objects])
+
+
+_loaded: dict[str, int] = {}
+
+
+def _require_unchanged(module: ModuleType) -> None:
+    """Remember a module's file when it is met first; raise KitError if it has changed since."""
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return
+    changed = Path(file).stat().st_mtime_ns
+    if _loaded.setdefault(file, changed) != changed:
+        raise KitError(f"{Path(file).name} was edited after it was loaded: restart the kernel, or the old code runs")
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -194,6 +217,48 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def build_folder(target: Path, ready: Callable[[], bool], build: Callable[[Path], None]) -> None:
+    """Make a folder as a whole or not at all, and only once however many processes of this machine ask for it.
+
+    ``build`` fills a temporary folder beside ``target``, which is then renamed; whoever comes meanwhile waits. Machines
+    that share a disk may both build; the first to rename wins.
+
+    Args:
+        ready: is it there already? Asked before and after waiting.
+
+    Raises:
+        OSError: no space or no right to write, or ``target`` holds something.
+    """
+    if ready():
+        return
+    target = target.absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = fingerprint([str(Path.home()), str(target)])[:16]  # of this user, and not among his files
+    with FileLock(Path(tempfile.gettempdir()) / f"segmentation-kit-{lock}.lock"):
+        if ready():
+            return
+        partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        try:
+            build(partial)
+            partial.chmod(0o755)  # mkdtemp makes folders that only the owner reads
+            if target.is_dir():
+                target.rmdir()
+            partial.rename(target)
+        except OSError:
+            if not ready():
+                raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def short_path(path: Path) -> str:
+    """A path as seen from the current folder or the project: no home folder belongs in a committed notebook."""
+    for base in (Path.cwd(), PROJECT):
+        if path.resolve().is_relative_to(base.resolve()):
+            return path.resolve().relative_to(base.resolve()).as_posix()
+    return str(path)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -14,7 +14,7 @@ from scipy import stats
 
 from lib.config import Config
 from lib.logger import Run, RunFolder
-from lib.stats import best_of_k, compare, holm, paired, resolution, sign_flip_p, smallest_detectable, verdict
+from lib.stats import best_of_k, compare, holm, paired, resolution, sign_flip_p, smallest_detectable, verdict, verdicts
 from lib.utils import KitError
 
 PATIENTS = [f"P{i:02}" for i in range(10)]
@@ -336,3 +336,11 @@ def test_at_most_one_null_sweep_in_twenty_has_a_false_finding():
     print(f"false helps {helps:.1%}, false findings {any_finding:.1%} of 1,000 null sweeps")
     assert helps <= 0.05
     assert any_finding <= 0.05
+
+
+def test_verdicts_are_the_comparison_for_reading(capsys):
+    runs = [run_of(np.linspace(0.6, 0.8, len(PATIENTS)) + gain) for gain in (0.0, 0.05)]
+    table = verdicts(runs, ["before", "after"])
+    assert list(table.index) == ["after"]
+    assert table.loc["after", ["difference", "improved", "verdict"]].tolist() == [0.05, 1.0, "helps"]
+    assert f"{len(PATIENTS)} patients" in capsys.readouterr().out

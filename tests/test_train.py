@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ import torch
 
 from lib import train
 from lib.config import Config
-from lib.dataset import load_data
-from lib.logger import Run, RunFolder, find_run, write_result_csvs
+from lib.dataset import load_data, make_split
+from lib.logger import Run, RunFolder, code_fingerprint, find_run, finished_runs, run_id, write_result_csvs
+from lib.predict import predict
 from lib.train import fit
 from lib.utils import KitError
+from tests.conftest import NAMES
 
 ROOT = Path(__file__).parent.parent
 TINY = Config(image_size=32, init_features=2, epochs=3, batch_size=4, lr=1e-2, sampling="fresh", device="cpu",
@@ -155,6 +158,72 @@ def test_data_of_another_size_is_refused(data, tmp_path):
 def test_loss_that_is_no_number_stops_the_run(data, tmp_path):
     with pytest.raises(KitError, match="not a number"):
         fit(dataclasses.replace(TINY, lr=1e30, optimizer="SGD"), data, tmp_path)
+
+
+# --- what the run folders tell ------------------------------------------------------------------------------------
+
+
+def test_a_changed_default_is_another_run(data, tmp_path, monkeypatch):
+    """The hash is of values: a student may edit the defaults in config.py instead of naming a field."""
+    split = make_split(data, TINY.split)
+    ids = {run_id(config, data, split, "code") for config in (TINY, dataclasses.replace(TINY, lr=1e-4))}
+    assert len(ids) == 2
+    assert run_id(dataclasses.replace(TINY, split="auto", device="auto"), data, split, "code") in ids
+
+
+def test_code_that_is_used_counts_and_other_code_does_not(monkeypatch):
+    sources = {}
+    monkeypatch.setattr("lib.logger.source_fingerprint", lambda *things: sources.setdefault("used", things))
+    code_fingerprint(TINY, train)
+    names = {thing.__name__ for thing in sources["used"]}
+    assert {"lib.unet", "lib.unet_layers", "DiceLoss", "TverskyLoss", "lib.optim", "lib.train"} <= names
+    assert not {"lib.unet_2plus", "IOULoss", "lib.loss", "lib.plot"} & names
+
+
+def test_damaged_run_is_left_out_and_named(data, tmp_path, capsys):
+    config = dataclasses.replace(TINY, epochs=1)
+    broken = fit(config, data, tmp_path)
+    for damage in ("history.csv", "run.json"):
+        (broken.folder / damage).write_text("")
+        run = fit(dataclasses.replace(config, seed=1), data, tmp_path)
+        assert [found.id for found in finished_runs(tmp_path)] == [run.id]
+        assert broken.id in capsys.readouterr().out
+
+
+def test_run_of_this_data_is_found(data, kaggle_folder, tmp_path):
+    config = dataclasses.replace(TINY, epochs=1)
+    other = load_data(kaggle_folder(NAMES[:4]), TINY.image_size)
+    runs = [fit(config, some, tmp_path) for some in (data, other)]
+    assert [find_run(tmp_path, some).id for some in (data, other)] == [run.id for run in runs]
+    with pytest.raises(KitError, match="kaggle_3m"):
+        find_run(tmp_path, load_data(kaggle_folder(NAMES[1:4]), TINY.image_size))
+
+
+def test_patients_that_were_learnt_from_are_not_counted(data, tmp_path):
+    run = fit(dataclasses.replace(TINY, epochs=1), data, tmp_path)
+    prediction = predict(run.weights, data)
+    assert set(prediction.seen) == set(run.info["split"]["train"])
+    assert "2 patients" in str(prediction).splitlines()[0]
+    assert "not counted: 4 patients" in str(prediction)
+    assert "not counted" not in str(predict(run.weights, data, patients=run.unseen(data)))
+
+
+def test_a_second_process_says_that_it_waits(tmp_path, capsys):
+    folder = RunFolder(tmp_path, "run")
+    entered = []
+
+    def second():
+        with RunFolder(tmp_path, "run").lock():
+            entered.append(1)
+
+    with ThreadPoolExecutor(1) as pool:
+        with folder.lock():
+            waiting = pool.submit(second)
+            time.sleep(1.3)
+            assert not entered
+            assert "waiting" in capsys.readouterr().out
+        waiting.result(timeout=5)
+    assert entered
 
 
 @pytest.mark.gpu

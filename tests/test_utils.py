@@ -1,7 +1,12 @@
 """Seeding, choices of device and precision, hashing, atomic writing."""
 
+import importlib.util
 import os
+import sys
+import time
 import types
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +15,7 @@ import torch
 from lib.utils import (
     KitError,
     Precision,
+    build_folder,
     deterministic,
     fingerprint,
     pick_device,
@@ -84,11 +90,51 @@ def test_hashes(tmp_path):
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
 
 
-def test_source_is_the_same_with_windows_line_ends(monkeypatch):
-    source = "def f():\n    return 1\n"
-    monkeypatch.setattr("lib.utils.inspect", types.SimpleNamespace(getsource=lambda thing: thing))
-    assert source_fingerprint(source) == source_fingerprint(source.replace("\n", "\r\n"))
-    assert source_fingerprint(source) != source_fingerprint(source.replace("1", "2"))
+def module_of(file: Path, source: bytes) -> types.ModuleType:
+    file.write_bytes(source)
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    sys.modules[file.stem] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_source_is_the_same_with_windows_line_ends(tmp_path):
+    source = b"def f():\n    return 1\n"
+    unix, windows, other = (module_of(tmp_path / f"{name}_lines.py", text) for name, text in (
+        ("unix", source), ("windows", source.replace(b"\n", b"\r\n")), ("other", source.replace(b"1", b"2"))))
+    assert source_fingerprint(unix) == source_fingerprint(windows)
+    assert source_fingerprint(unix) != source_fingerprint(other)
+
+
+def test_a_file_that_was_edited_after_it_was_loaded_is_refused(tmp_path):
+    module = module_of(tmp_path / "edited_later.py", b"x = 1\n")
+    source_fingerprint(module)
+    (tmp_path / "edited_later.py").write_bytes(b"x = 2\n")
+    os.utime(tmp_path / "edited_later.py", ns=(1, 1))
+    with pytest.raises(KitError, match=r"edited_later.py.*restart"):
+        source_fingerprint(module)
+
+
+def test_folder_is_built_once_and_as_a_whole(tmp_path):
+    target, built = tmp_path / "deep" / "target", []
+
+    def build(folder):
+        built.append(folder)
+        (folder / "file").touch()
+        time.sleep(0.05)
+        assert not target.exists()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: build_folder(target, (target / "file").is_file, build), range(4)))
+    assert len(built) == 1
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
+
+    def broken(folder):
+        raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        build_folder(tmp_path / "other", (tmp_path / "other").is_dir, broken)
+    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
 
 
 def test_atomic_writing(tmp_path):
