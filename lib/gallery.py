@@ -61,7 +61,8 @@ class Gallery:
 
     def _label(self, name: str) -> str:
         scores = [f"{s[name]:.3f}" if name in s else "none" for s in self._scores.values()]
-        return f"{name}  DSC {' | '.join(scores)}" if any(name in s for s in self._scores.values()) else name
+        text = f"{name}  DSC {' | '.join(scores)}" if any(name in s for s in self._scores.values()) else name
+        return text + "  (trained on)" * any(name in run.seen for run in self.runs.values())
 
     def _volume(self, patient: str) -> np.ndarray:
         """Images, ``(S, H, W, 3)`` uint8; cached, as ``volume``. The files of the masks need not be read for it."""

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import time
+from dataclasses import replace
 
 import nbformat
 import numpy as np
@@ -36,7 +37,7 @@ def prediction(data, shift=1, patients=None):
         scores = {} if truth is None else {"dsc": counts(mask, truth).dsc, "dsc_native": counts(mask, truth).dsc}
         rows.append({"patient": name, "slices": shape[0], **scores})
         packed[name] = np.packbits(mask)
-    return Prediction(data, pd.DataFrame(rows), packed)
+    return Prediction(data, pd.DataFrame(rows), (), packed)
 
 
 @pytest.fixture
@@ -160,6 +161,13 @@ def test_several_runs_share_frames_and_order(data):
     assert [run["dsc"] is None for run in gallery.header(name)["runs"]] == [False, False, True, False]
     assert [len(mask) > 0 for mask in gallery.packed_masks(name)] == [True, True, True, False, True]
     assert gallery.frames(name, FLAIR) is gallery.frames(name, FLAIR)
+
+
+def test_a_patient_that_was_learnt_from_is_marked(data):
+    run = prediction(data)
+    name = run.ranked()[2]
+    labels = Gallery(replace(run, seen=(name,))).labels
+    assert [patient for patient, label in labels.items() if "(trained on)" in label] == [name]
 
 
 def test_five_runs_are_too_many_and_none_too_few(data):
