@@ -83,6 +83,8 @@ def patient_slices(data: BrainData, patient: str) -> Figure:
 def overlays(prediction: Prediction) -> Figure:
     """Worst, median and best patient at the slice with the most tumour: truth and prediction outlined, errors below."""
     ranked = [name for name in prediction.ranked() if prediction.data.truth(name) is not None]
+    if not ranked:
+        return _nothing_to_score()
     chosen = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}
     figure, axes = plt.subplots(2, 3, figsize=(10, 7.1))
     for (above, below), (word, patient) in zip(axes.T, chosen.items(), strict=True):
@@ -191,6 +193,18 @@ def _colours(count: int) -> list[str]:
     return [CYCLE[i % len(CYCLE)] for i in range(count)]
 
 
+def _scored(cases: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The patients that have a score: none where there are no masks."""
+    return cases.dropna(subset=[column]) if column in cases else cases.iloc[:0].assign(**{column: []})
+
+
+def _nothing_to_score() -> Figure:
+    """What stands in a figure's place for patients without masks: a notebook runs on."""
+    figure = plt.figure(figsize=(10, 0.6))
+    figure.text(0.5, 0.5, "no masks of these patients: nothing to compare with", ha="center", va="center")
+    return figure
+
+
 def _dsc_axis(axis: Axes, title: str) -> None:
     axis.set(title=title, xlabel="epoch", ylabel="mean DSC over patients", ylim=(0, 1))
     axis.xaxis.get_major_locator().set_params(integer=True)
@@ -204,7 +218,9 @@ def dsc_bars(cases: pd.DataFrame, column: str = "dsc") -> Figure:
         cases: ``run.cases`` or ``prediction.cases``.
         column: ``dsc`` (published protocol) or ``dsc_native`` (file's own grid).
     """
-    scored = cases.dropna(subset=[column]).sort_values(column)
+    scored = _scored(cases, column).sort_values(column)
+    if scored.empty:
+        return _nothing_to_score()
     summary = summarise(scored[column])
     figure, axis = plt.subplots(figsize=(10, max(2.2, 0.24 * len(scored) + 0.9)))
     axis.barh(scored["patient"], scored[column], color=SKY)
@@ -225,15 +241,12 @@ def size_against_dsc(cases: pd.DataFrame) -> Figure:
 
     Args:
         cases: ``run.cases`` or ``prediction.cases``; patients without tumour have no size and are left out.
-
-    Raises:
-        KitError: no patient with a tumour and a score.
     """
-    scored = cases.dropna(subset=["dsc_native"]) if "dsc_native" in cases else cases.iloc[:0]
-    size = (scored["tp"] + scored["fn"]) if len(scored) else pd.Series(dtype=int)
-    scored = scored.assign(size=size).query("size > 0") if len(scored) else scored
+    scored = _scored(cases, "dsc_native")
+    if not scored.empty:
+        scored = scored.assign(size=scored["tp"] + scored["fn"]).query("size > 0")
     if scored.empty:
-        raise KitError("size_against_dsc: no patient with a tumour and a score; are there masks?")
+        return _nothing_to_score()
     figure, axis = plt.subplots(figsize=(7.5, 4))
     axis.scatter(scored["size"], scored["dsc_native"], color=BLUE, alpha=0.8)
     for row in scored.nsmallest(3, "dsc_native").itertuples():
@@ -306,6 +319,8 @@ def forest(table: pd.DataFrame) -> Figure:
 @styled
 def calibration(result: Calibration) -> Figure:
     """Are probabilities right (left), and what does another threshold than one half give (right)?"""
+    if not len(result.dsc):
+        return _nothing_to_score()
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
     left.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfect")
     left.plot(result.predicted, result.observed, marker="o", color=BLUE, label="network")

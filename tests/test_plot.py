@@ -78,8 +78,14 @@ def test_what_cannot_be_drawn_is_said():
         plot.sweep_curves({})
     with pytest.raises(KitError, match="different patients"):
         plot.slopes(run(patients=3), run(patients=4))
-    with pytest.raises(KitError, match="are there masks"):
-        plot.size_against_dsc(pd.DataFrame({"patient": ["a"], "slices": [3]}))
+
+
+def test_patients_without_masks_leave_a_sentence():
+    cases = pd.DataFrame({"patient": ["a"], "slices": [3]})
+    empty = Calibration(np.zeros(10, int), np.full(10, np.nan), np.full(10, np.nan), np.array([0.5]), np.zeros(0))
+    for figure in (plot.size_against_dsc(cases), plot.dsc_bars(cases), plot.dsc_bars(cases, "dsc_native"),
+                   plot.calibration(empty)):
+        assert "no masks" in figure.texts[0].get_text()
 
 
 def test_bins_count_every_voxel():
