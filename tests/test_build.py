@@ -9,7 +9,6 @@ from torch import nn
 
 from lib import config as config_names
 from lib.config import Config, add_arguments, from_arguments
-from lib.logger import _classes_used
 from lib.loss import DiceLoss
 from lib.networks import NETWORKS, build_model
 from lib.unet import UNet, from_published
@@ -95,13 +94,6 @@ def test_same_random_state_same_weights(model):
         one, other = weights(initialiser), weights(initialiser)
         assert all(torch.equal(one[name], other[name]) for name in one)
     assert not torch.equal(*(weights(name)[next(iter(one))] for name in ("default", "kaiming")))
-
-
-@pytest.mark.parametrize("model", NETWORKS)
-def test_a_class_used_is_part_of_a_runs_identity(model):
-    used = _classes_used(Config(model=model, guided=model == "unet_3plus"))
-    assert NETWORKS[model] in used
-    assert (Upsample in used) == (model != "unet")
 
 
 def test_the_baseline_keeps_its_names_and_its_lack_of_biases():

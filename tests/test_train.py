@@ -171,13 +171,19 @@ def test_a_changed_default_is_another_run(data, tmp_path, monkeypatch):
     assert run_id(dataclasses.replace(TINY, split="auto", device="auto"), data, split, "code") in ids
 
 
-def test_code_that_is_used_counts_and_other_code_does_not(monkeypatch):
+@pytest.mark.parametrize(("switches", "used", "unused"), [
+    ({}, {"lib.unet"}, {"lib.unet_2plus", "lib.unet_3plus", "DeepSupervisionLoss"}),
+    ({"model": "unet_2plus"}, {"lib.unet_2plus"}, {"lib.unet", "lib.unet_3plus", "DeepSupervisionLoss"}),
+    ({"model": "unet_3plus", "guided": True}, {"lib.unet_3plus", "DeepSupervisionLoss", "BCELoss"}, {"lib.unet"}),
+])
+def test_code_that_is_used_counts_and_other_code_does_not(monkeypatch, switches, used, unused):
     sources = {}
     monkeypatch.setattr("lib.logger.source_fingerprint", lambda *things: sources.setdefault("used", things))
-    code_fingerprint(TINY, train)
+    code_fingerprint(dataclasses.replace(TINY, **switches), train)
     names = {thing.__name__ for thing in sources["used"]}
-    assert {"lib.unet", "lib.unet_layers", "DiceLoss", "TverskyLoss", "lib.optim", "lib.train"} <= names
-    assert not {"lib.unet_2plus", "IOULoss", "lib.loss", "lib.plot"} & names
+    always = {"lib.unet_layers", "lib.unet_init_weights", "DiceLoss", "TverskyLoss", "lib.optim", "lib.train"}
+    assert used | always <= names
+    assert not (unused | {"IOULoss", "lib.loss", "lib.plot"}) & names
 
 
 def test_damaged_run_is_left_out_and_named(data, tmp_path, capsys):
