@@ -13,7 +13,7 @@ from lib.loss import DiceLoss
 from lib.networks import NETWORKS, build_model
 from lib.unet import UNet, from_published
 from lib.unet_init_weights import INITIALISERS, initialise
-from lib.unet_layers import ACTIVATIONS, NORMALISATIONS, Guided, Upsample, make_normalisation
+from lib.unet_layers import ACTIVATIONS, NORMALISATIONS, Guided, make_normalisation
 from lib.utils import CommandParser, KitError
 
 
