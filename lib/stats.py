@@ -207,13 +207,19 @@ def _check_comparable(label: str, run: Run, reference: Run, metric: str) -> None
 # --- what so few patients can show --------------------------------------------------------------------------------
 
 
-def verdicts(runs: Sequence[Runs], labels: Sequence[str], metric: str = "dsc") -> pd.DataFrame:
+def verdicts(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.DataFrame:
     """``compare`` for reading: the first of ``runs`` is the baseline of the others; prints the ``resolution`` too.
+
+    Args:
+        runs: label -> run or runs with several seeds, e.g. ``sweep(...).runs``.
 
     Returns:
         A row per candidate: mean, difference with its interval, adjusted p, share of patients improved, verdict.
     """
-    table = compare(runs[0], dict(zip(labels[1:], runs[1:], strict=True)), metric)
+    if not runs:
+        raise KitError("verdicts: no finished run; train some first")
+    (_, baseline), *candidates = runs.items()
+    table = compare(baseline, dict(candidates), metric)
     print(resolution(table))
     hidden = ["SD", "p", "p (Wilcoxon)", "patients", "seeds"]
     return table.drop(columns=hidden).round(3).set_index("label")

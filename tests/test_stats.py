@@ -340,7 +340,7 @@ def test_at_most_one_null_sweep_in_twenty_has_a_false_finding():
 
 def test_verdicts_are_the_comparison_for_reading(capsys):
     runs = [run_of(np.linspace(0.6, 0.8, len(PATIENTS)) + gain) for gain in (0.0, 0.05)]
-    table = verdicts(runs, ["before", "after"])
+    table = verdicts(dict(zip(["before", "after"], runs, strict=True)))
     assert list(table.index) == ["after"]
     assert table.loc["after", ["difference", "improved", "verdict"]].tolist() == [0.05, 1.0, "helps"]
     assert f"{len(PATIENTS)} patients" in capsys.readouterr().out
