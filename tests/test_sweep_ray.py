@@ -110,8 +110,8 @@ def test_results_are_brought_home_where_nothing_is_shared(data, tmp_path, cluste
     files = train_remotely(task, str(data.root), tmp_path / "out", home="that of another folder")
     assert {"run.json", "history.csv", "cases.csv", "best.pt", "last.pt"} <= set(files)
     assert not (task.folder.path / "run.json").exists()
-    for name, content in files.items():
-        (task.folder.path / name).write_bytes(content)
+    for name, stored in files.items():
+        (task.folder.path / name).write_bytes(stored)
     assert Run(task.folder.path).info["places"][0]["label"] == "Dice"
 
 
