@@ -87,7 +87,7 @@ class _Renderer(mistune.HTMLRenderer):
     """Headings below those of the report; pictures by name, as the report fetches nothing."""
 
     def heading(self, text: str, level: int, **attributes: object) -> str:
-        return super().heading(text, min(level + 3, 6), **attributes)
+        return super().heading(text, min(max(level + 1, 4), 6), **attributes)
 
     def image(self, text: str, url: str, title: str | None = None) -> str:
         return f"{text} (picture: {html.escape(url)})"

@@ -209,30 +209,26 @@ def _corrected(table: pd.DataFrame) -> pd.DataFrame:
 def experiments(attempts: Iterable[Attempt]) -> dict[str, list[Experiment]]:
     """Plan -> its experiments, one for each base that it was tried on; plans by name, those of the best recipe last.
 
-    Runs without a place in a plan, started by ``fit`` alone, make an experiment of their own: their labels are what
-    differs, and the earliest of them is the reference.
+    Runs without a place in a plan, started by ``fit`` alone, make an experiment for each set of patients: their labels
+    are what differs, and the earliest of them is the reference.
     """
     groups: dict[tuple[str, str], dict[tuple[int, str], list[Attempt]]] = defaultdict(lambda: defaultdict(list))
-    alone: dict[str, dict[str, list[Attempt]]] = defaultdict(lambda: defaultdict(list))  # plan, then identity
+    alone: dict[tuple[str, str], dict[str, list[Attempt]]] = defaultdict(lambda: defaultdict(list))
     for attempt in attempts:
         info = attempt.run.info
         places = [_Place(**place) for place in info.get("places", [])]
         for place in places:
             groups[place.plan, place.group][place.position, place.label].append(attempt)
+        patients = fingerprint([info["data"]["sha256"], info["split"]["validation"]])
+        same = fingerprint([_settings(attempt.run), info.get("code")])  # but for the seed
         for plan in set(info["plans"]).difference(place.plan for place in places):
-            alone[plan][_identity(attempt.run)].append(attempt)
-    for plan, recipes in alone.items():
-        groups[plan, ""] = {(position, ""): same for position, same in enumerate(recipes.values())}
+            alone[plan, f"without places, {patients}"][same].append(attempt)
+    for key, recipes in alone.items():
+        groups[key] = {(position, ""): same for position, same in enumerate(recipes.values())}
     found: dict[str, list[Experiment]] = defaultdict(list)
     for plan, group in sorted(groups, key=lambda key: (key[0].startswith(BEST_PLAN), key)):
         found[plan].append(_experiment(plan, groups[plan, group]))
     return dict(found)
-
-
-def _identity(run: Run) -> str:
-    """The same for runs that differ by their seed only."""
-    return fingerprint([_settings(run), run.info["data"]["sha256"], run.info["split"]["validation"],
-                        run.info.get("code")])
 
 
 def _experiment(plan: str, rows: dict[tuple[int, str], list[Attempt]]) -> Experiment:
@@ -243,7 +239,7 @@ def _experiment(plan: str, rows: dict[tuple[int, str], list[Attempt]]) -> Experi
     for i, ((_, label), attempts) in enumerate(ordered):
         own, base = settings[i], settings[max(i - 1, 0) if plan.startswith(BEST_PLAN) else 0]
         label = label or ", ".join(f"{name}={own[name]}" for name in varied) or f"{own['model']}, {own['loss']}"
-        if label in recipes:  # other data or other code under the same settings
+        if label in recipes:  # other code under the same settings
             label = f"{label} ({attempts[0].run.id[-10:]})"
         changed = {name: own[name] for name in varied if own[name] != base[name]}
         recipes[label] = Recipe(label, tuple(attempts), changed)

@@ -9,16 +9,16 @@ import base64
 import io
 import os
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -168,10 +168,12 @@ def _listed(values: Any) -> str:
 def _drawings(experiment: Experiment, finished: list[Recipe]) -> Iterator[tuple[str, str, Figure]]:
     """Name, words and drawing of the figures that an experiment has."""
     lines, table = _lines(experiment), experiment.verdicts
+    finished = [replace(recipe, label=_wrapped(recipe.label)) for recipe in finished]
     if len(lines) == 1 and len(only := next(iter(lines.values()))) == 1:
         yield "curves", f"loss and validation DSC per epoch of {next(iter(lines))}", plot.curves(only[0])
     elif lines:
-        yield "curves", f"validation loss and DSC per epoch of {', '.join(lines)}", plot.sweep_curves(lines)
+        yield ("curves", f"validation loss and DSC per epoch of {'; '.join(lines)}",
+               plot.sweep_curves({_wrapped(label): runs for label, runs in lines.items()}))
     if len(finished) == 1 and len(finished[0].runs) == 1:
         yield "patients", "DSC of each validation patient, worst first", plot.dsc_bars(finished[0].runs[0].cases)
     elif finished:
@@ -179,7 +181,13 @@ def _drawings(experiment: Experiment, finished: list[Recipe]) -> Iterator[tuple[
                plot.dsc_strips({recipe.label: recipe.dsc.dropna() for recipe in finished}))
     if table is not None:
         words = [f"{row['label']} {row['difference']:+.3f}, {row['verdict']}" for row in table.to_dict("records")]
-        yield "differences", f"differences with their intervals: {'; '.join(words)}", plot.forest(table)
+        yield ("differences", f"differences with their intervals: {'; '.join(words)}",
+               plot.forest(table.assign(label=table["label"].map(_wrapped))))
+
+
+def _wrapped(label: str) -> str:
+    """A label in lines that leave room for the rest of a figure."""
+    return textwrap.fill(label, 28)
 
 
 def _lines(experiment: Experiment) -> dict[str, list[Run]]:
@@ -229,12 +237,15 @@ class _Examples:
         try:
             figure = plot.overlays(self._predict(run))
         except (KitError, OSError) as error:
-            return f"No examples of segmentations: {error}."
+            # whose home folder this is belongs into no report
+            return f"No examples of segmentations: {str(error).replace(str(run.folder), run.id)}."
         self._shown.add(run.id)
         self.real = self.real or any(not name.startswith("PHANTOM_") for name in run.cases["patient"])
         return figure
 
     def _predict(self, run: Run) -> Prediction:
+        if not run.weights.is_file():
+            raise KitError("the weights of its best run, best.pt, are not in its folder")
         ranked = list(run.cases.dropna(subset=["dsc_native"]).sort_values(["dsc_native", "patient"])["patient"])
         chosen = dict.fromkeys((ranked[0], ranked[len(ranked) // 2], ranked[-1]))
         return predict(run.weights, self._data_of(run), patients=list(chosen))
@@ -242,21 +253,23 @@ class _Examples:
     def _data_of(self, run: Run) -> BrainData:
         """The data that the run was scored on, prepared for its network."""
         data, wanted = self._data, (run.config.image_size, run.config.preprocessing)
-        if not isinstance(data, BrainData):
-            data = load_data(data or self._folder(run), *wanted)
-        elif (data.image_size, data.preprocessing) != wanted:
-            data = load_data(data.root, *wanted)
+        if not isinstance(data, BrainData) or (data.image_size, data.preprocessing) != wanted:
+            data = load_data(self._folder(run), *wanted)
         if data.fingerprint != run.info["data"]["sha256"]:
-            raise KitError(f"{data.name} holds other images than the run was trained on")
+            raise KitError("the images here are not those that the run was trained on")
         return data
 
     def _folder(self, run: Run) -> Path:
-        """Where the notebooks find data: the first such folder that has the run's validation patients."""
-        places = [*filter(None, [os.environ.get("KIT_DATA")]), *KAGGLE_FOLDERS, PHANTOM_FOLDER]
-        for folder in map(Path, places):
+        """The folder given, or the first of those where the notebooks look, that has the run's validation patients.
+
+        Looked up by name: preparing other images first would take minutes.
+        """
+        given = self._data.root if isinstance(self._data, BrainData) else self._data
+        usual = [*filter(None, [os.environ.get("KIT_DATA")]), *KAGGLE_FOLDERS, PHANTOM_FOLDER]
+        for folder in map(Path, [given] if given else usual):
             if all((folder / name).is_dir() for name in run.cases["patient"]):
                 return folder
-        raise KitError("the images are not here, --data names their folder")
+        raise KitError("the images of its patients are not here; --data names their folder")
 
 
 # --- all runs -----------------------------------------------------------------------------------------------------
@@ -331,7 +344,7 @@ _TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoesc
                          undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
 _TEMPLATES.filters |= {
     "number": _number, "signed": _signed, "p": _p, "duration": _duration, "settings": _settings, "cell": _cell,
-    "student_html": lambda text: Markup(to_html(text)), "student_markdown": to_markdown,
+    "student_html": to_html, "student_markdown": to_markdown,
 }
 
 
