@@ -83,7 +83,7 @@ def _write(out: Path, content: dict[str, Any]) -> dict[str, Path]:
             file.unlink()
     paths = {name: out / name for name in (HTML, MARKDOWN)}
     for name, path in paths.items():
-        text = _TEMPLATES.get_template(name).render(content)
+        text = _TEMPLATES.get_template(f"{name}.jinja").render(content)
         write_atomic(path, text if name == HTML else re.sub(r"\n{3,}", "\n\n", text))
     return paths | {ANALYSIS: out / ANALYSIS}
 
@@ -229,7 +229,7 @@ class _Examples:
 
     def of(self, recipe: Recipe) -> Figure | str:
         """The recipe's best run on its worst, median and best patient; or why it is not shown, in a sentence."""
-        run = max(recipe.runs, key=lambda one: one.dsc.mean)
+        run = max(recipe.runs, key=_mean)
         if not self._images:
             return "Examples of segmentations were left out."
         if run.id in self._shown:
@@ -272,6 +272,10 @@ class _Examples:
         raise KitError("the images of its patients are not here; --data names their folder")
 
 
+def _mean(run: Run) -> float:
+    return run.cases["dsc"].mean()
+
+
 # --- all runs -----------------------------------------------------------------------------------------------------
 
 
@@ -280,7 +284,7 @@ def _attempt_row(attempt: Attempt) -> dict[str, Any]:
     run, published = attempt.run, REFERENCE.to_dict()
     changed = {name: value for name, value in run.config.to_dict().items() if value != published[name]}
     return {"id": run.id, "plans": ", ".join(run.info["plans"]), "status": attempt.status, "detail": attempt.detail,
-            "changed": changed, "seed": run.config.seed, "dsc": run.dsc if attempt.status == "finished" else None,
+            "changed": changed, "seed": run.config.seed, "dsc": _mean(run) if attempt.status == "finished" else None,
             "seconds": run.info.get("seconds"), "device": run.info.get("device"),
             "precision": run.info.get("precision")}
 
@@ -340,7 +344,7 @@ def _cell(text: object) -> str:
     return escaped.replace("&", "&amp;").replace("<", "&lt;")
 
 
-_TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["html"]),
+_TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["html.jinja"]),
                          undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
 _TEMPLATES.filters |= {
     "number": _number, "signed": _signed, "p": _p, "duration": _duration, "settings": _settings, "cell": _cell,
