@@ -26,12 +26,17 @@ class Attempt:
         status: ``finished``, ``failed``, or ``unfinished``.
         epochs: how many it has done.
         error: why it failed, one line.
+        data: ``name`` and ``sha256`` of its data, validation patients and versions; empty where it failed before any of
+            these was known.
     """
 
     run: Run
     status: str
     epochs: int
     error: str
+    data: dict[str, Any]
+    validation: list[str]
+    versions: dict[str, str]
 
     @property
     def detail(self) -> str:
@@ -65,22 +70,29 @@ def read_attempts(out: str | Path) -> tuple[list[Attempt], dict[str, str]]:
 
 def _read(run: Run) -> Attempt:
     """Everything that a report needs of a run is read and checked here; a damaged folder raises almost anything."""
-    info, config = run.info, run.config
+    info = run.info
     if not isinstance(info["plans"], list) or not all(isinstance(plan, str) for plan in info["plans"]):
         raise ValueError("its plans are no list of names")
     status = info["status"] if info["status"] in ("finished", "failed") else "unfinished"
     for place in info.get("places", []):
         _Place(**place)
-    # asked for now, so that nothing is found missing later
-    info["data"]["sha256"], info["split"]["validation"], dict(info["versions"]), float(info.get("seconds", 0))
+    run.config.to_dict(), float(info.get("seconds", 0))  # asked for now, so that nothing turns out wrong later
     epochs = len(_history(run))
     if status == "finished":
-        scores = run.cases[["dsc", "dsc_native"]].astype(float)
-        if scores.empty or not run.cases["patient"].is_unique or not scores.stack().dropna().between(0, 1).all():
-            raise ValueError("cases.csv does not hold a DSC for each patient")
-        if not 1 <= info["best"]["epoch"] <= config.epochs:
-            raise ValueError("its best epoch is none of its epochs")
-    return Attempt(run, status, epochs, " ".join(str(info.get("error") or "no reason given").split()))
+        _check_finished(run)
+    return Attempt(run, status, epochs, " ".join(str(info.get("error") or "no reason given").split()),
+                   dict(info.get("data", {})), list(info.get("split", {}).get("validation", [])),
+                   dict(info.get("versions", {})))
+
+
+def _check_finished(run: Run) -> None:
+    """Raise what reading any part of a damaged run raises, or ValueError where it makes no sense."""
+    run.info["data"]["name"], run.info["data"]["sha256"]
+    scores = run.cases[["dsc", "dsc_native"]].astype(float)
+    if scores.empty or not run.cases["patient"].is_unique or not scores.stack().dropna().between(0, 1).all():
+        raise ValueError("cases.csv does not hold a DSC for each patient")
+    if not 1 <= run.info["best"]["epoch"] <= run.config.epochs:
+        raise ValueError("its best epoch is none of its epochs")
 
 
 def _history(run: Run) -> pd.DataFrame:
@@ -219,7 +231,7 @@ def experiments(attempts: Iterable[Attempt]) -> dict[str, list[Experiment]]:
         places = [_Place(**place) for place in info.get("places", [])]
         for place in places:
             groups[place.plan, place.group][place.position, place.label].append(attempt)
-        patients = fingerprint([info["data"]["sha256"], info["split"]["validation"]])
+        patients = fingerprint([attempt.data.get("sha256"), attempt.validation])
         same = fingerprint([_settings(attempt.run), info.get("code")])  # but for the seed
         for plan in set(info["plans"]).difference(place.plan for place in places):
             alone[plan, f"without places, {patients}"][same].append(attempt)

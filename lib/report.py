@@ -93,10 +93,11 @@ def _write(out: Path, content: dict[str, Any]) -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as PNG, its file in the folder of figures, and what it shows in words."""
+    """A figure as PNG, its file in the folder of figures, what it shows in words, and what is said under it."""
 
     file: str
     alt: str
+    caption: str
     width: int
     height: int
     png: bytes = field(repr=False)
@@ -118,20 +119,22 @@ def _part(name: str, experiment: Experiment, examples: _Examples) -> dict[str, A
     """All that the templates say of one experiment."""
     finished = [recipe for recipe in experiment.recipes if recipe.summary]
     best = max(finished, key=lambda recipe: recipe.summary.mean, default=None)
-    figures = [_picture(f"{name}-{kind}.png", alt, figure) for kind, alt, figure in _drawings(experiment, finished)]
+    figures = [_picture(f"{name}-{kind}.png", alt, caption, figure)
+               for kind, alt, caption, figure in _drawings(experiment, finished)]
     example = examples.of(best) if best else "No run has finished."
     if isinstance(example, Figure):
-        alt = f"segmentations of the best run, {best.label}: worst, median and best patient"
-        figures.append(_picture(f"{name}-examples.png", alt, example))
-    first, table = experiment.recipes[0].attempts[0].run, experiment.verdicts
+        figures.append(_picture(f"{name}-examples.png", "segmentations of the worst, the median and the best patient",
+                                f"The best run of this plan, {best.label}.", example))
+    known = [attempt for recipe in experiment.recipes for attempt in recipe.attempts]
+    first, table = next((attempt for attempt in known if attempt.data), known[0]), experiment.verdicts
     return {
-        "data": first.info["data"], "patients": len(first.info["split"]["validation"]),
-        "settings": first.config.to_dict(), "reference": experiment.reference, "ladder": experiment.ladder,
+        "data": first.data.get("name", "data unknown"), "patients": len(first.validation),
+        "settings": known[0].run.config.to_dict(), "reference": experiment.reference, "ladder": experiment.ladder,
         "rows": [_row(experiment, recipe) for recipe in experiment.recipes], "best": best, "figures": figures,
         "note": example if isinstance(example, str) else None, "cases": _cases(finished),
         "resolution": None if table is None else resolution(table),
         "verdicts": Counter([] if table is None else table["verdict"]),
-        "statuses": Counter(attempt.status for recipe in experiment.recipes for attempt in recipe.attempts),
+        "statuses": Counter(attempt.status for attempt in known),
     }
 
 
@@ -165,23 +168,25 @@ def _listed(values: Any) -> str:
     return ", ".join(str(value) for value in dict.fromkeys(values))
 
 
-def _drawings(experiment: Experiment, finished: list[Recipe]) -> Iterator[tuple[str, str, Figure]]:
-    """Name, words and drawing of the figures that an experiment has."""
+def _drawings(experiment: Experiment, finished: list[Recipe]) -> Iterator[tuple[str, str, str, Figure]]:
+    """Name, words, caption and drawing of the figures that an experiment has."""
     lines, table = _lines(experiment), experiment.verdicts
     finished = [replace(recipe, label=_wrapped(recipe.label)) for recipe in finished]
     if len(lines) == 1 and len(only := next(iter(lines.values()))) == 1:
-        yield "curves", f"loss and validation DSC per epoch of {next(iter(lines))}", plot.curves(only[0])
+        yield "curves", f"loss and validation DSC per epoch of {next(iter(lines))}", "", plot.curves(only[0])
     elif lines:
+        most = f"The first recipe and the {_MOST_CURVES - 1} others with the highest DSC, of {len(experiment.recipes)}."
         yield ("curves", f"validation loss and DSC per epoch of {'; '.join(lines)}",
+               most if len(experiment.recipes) > _MOST_CURVES else "",
                plot.sweep_curves({_wrapped(label): runs for label, runs in lines.items()}))
     if len(finished) == 1 and len(finished[0].runs) == 1:
-        yield "patients", "DSC of each validation patient, worst first", plot.dsc_bars(finished[0].runs[0].cases)
+        yield "patients", "DSC of each validation patient, worst first", "", plot.dsc_bars(finished[0].runs[0].cases)
     elif finished:
-        yield ("patients", "DSC of each validation patient in each recipe",
+        yield ("patients", "DSC of each validation patient in each recipe", "",
                plot.dsc_strips({recipe.label: recipe.dsc.dropna() for recipe in finished}))
     if table is not None:
         words = [f"{row['label']} {row['difference']:+.3f}, {row['verdict']}" for row in table.to_dict("records")]
-        yield ("differences", f"differences with their intervals: {'; '.join(words)}",
+        yield ("differences", f"differences with their intervals: {'; '.join(words)}", "",
                plot.forest(table.assign(label=table["label"].map(_wrapped))))
 
 
@@ -203,14 +208,14 @@ def _lines(experiment: Experiment) -> dict[str, list[Run]]:
     return lines
 
 
-def _picture(file: str, alt: str, figure: Figure) -> Picture:
+def _picture(file: str, alt: str, caption: str, figure: Figure) -> Picture:
     """The figure with a palette: a third of the size, the same bytes every time."""
     stream, small = io.BytesIO(), io.BytesIO()
     figure.savefig(stream, format="png", dpi=_DPI, metadata={"Software": None})
     image = Image.open(stream).convert("RGB")
     # an octree, as a median cut makes thin colours those of their neighbours: missed would look like found
     image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(small, "png", optimize=True)
-    return Picture(file, alt, *image.size, small.getvalue())
+    return Picture(file, alt, caption, *image.size, small.getvalue())
 
 
 def _slug(name: str) -> str:
@@ -292,12 +297,15 @@ def _attempt_row(attempt: Attempt) -> dict[str, Any]:
 def _environments(attempts: list[Attempt]) -> list[dict[str, Any]]:
     """Where the runs were computed: each set of versions and device once, with the number of runs and their time."""
     found: dict[tuple, dict[str, Any]] = {}
-    for run in (attempt.run for attempt in attempts):
-        versions = {str(name): str(text) for name, text in run.info["versions"].items()}
-        about = versions | {"device": str(run.info.get("device")), "precision": str(run.info.get("precision"))}
+    for attempt in attempts:
+        info = attempt.run.info
+        about = {name: str(info[name]) for name in ("device", "precision") if name in info}
+        about = {name: str(text) for name, text in attempt.versions.items()} | about
+        if not about:  # it failed before it was begun
+            continue
         one = found.setdefault(tuple(about.items()), {"about": about, "runs": 0, "seconds": 0.0})
         one["runs"] += 1
-        one["seconds"] += float(run.info.get("seconds", 0))
+        one["seconds"] += float(info.get("seconds", 0))
     return list(found.values())
 
 

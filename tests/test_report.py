@@ -70,7 +70,7 @@ def drawn():
 @pytest.fixture(autouse=True)
 def undrawn(request, monkeypatch):
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr(report, "_picture", lambda file, alt, _: Picture(file, alt, 1, 1, b"png"))
+        monkeypatch.setattr(report, "_picture", lambda file, alt, caption, _: Picture(file, alt, caption, 1, 1, b"png"))
 
 
 @pytest.fixture
@@ -165,6 +165,15 @@ def test_runs_without_a_place_are_labelled_by_what_differs(tmp_path):
     write_report(tmp_path)
 
 
+def test_a_crowd_of_curves_is_thinned_and_says_so(tmp_path):
+    for i in range(14):
+        write_run(tmp_path, f"run{i:02}", places=place(i, f"recipe {i}"), dsc=0.4 + i / 50, lr=1e-3 * (i + 1))
+    for text in pages(tmp_path):
+        assert "the 11 others with the highest DSC, of 14" in text
+        assert "per epoch of recipe 0; recipe 3; recipe 4;" in text
+        assert all(f"recipe {i}" in text for i in range(14))
+
+
 def test_what_cannot_be_compared_says_why(tmp_path):
     write_run(tmp_path, "a", places=place(0, "a"))
     write_run(tmp_path, "b", places=place(1, "b"), patients=PATIENTS[:5])
@@ -217,6 +226,15 @@ def test_nothing_to_report_on_says_what_to_do(tmp_path):
     with pytest.raises(KitError, match="no runs to report on; train"):
         write_report(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_failed_before_it_was_begun(out):
+    folder = write_run(out, "early", places=place(4, "early"), status="failed", error="no such module", epochs_done=0)
+    info = json.loads((folder / "run.json").read_text())
+    kept = {name: info[name] for name in ("status", "error", "plans", "places", "config")}
+    (folder / "run.json").write_text(json.dumps(kept))
+    for text in pages(out):
+        assert "failed: no such module" in text and "unreadable" not in Page(text).words.split("Summary")[0]
 
 
 def test_patients_without_scores_get_no_verdict_and_stop_nothing(tmp_path):
