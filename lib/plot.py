@@ -366,6 +366,27 @@ def forest(table: pd.DataFrame) -> Figure:
 
 
 @styled
+def dsc_strips(scores: Mapping[str, pd.Series]) -> Figure:
+    """DSC of each patient, a row of dots for each recipe, with its mean and the mean's 95 % CI.
+
+    Args:
+        scores: label -> patient -> DSC, without missing ones.
+    """
+    figure, axis = plt.subplots(figsize=(10, 1.3 + 0.42 * len(scores)))
+    for place, values in enumerate(scores.values()):
+        summary = summarise(values)
+        axis.plot(values, np.full(len(values), place), "o", color=SKY, markersize=7, alpha=0.7)
+        axis.plot([summary.low, summary.high], [place, place], color=BLUE, linewidth=2.5)
+        axis.plot(summary.mean, place, "|", color=VERMILION, markersize=18, markeredgewidth=3)
+        axis.text(1.02, place, f"mean {summary.mean:.3f}", transform=axis.get_yaxis_transform(), va="center")
+    axis.set_yticks(range(len(scores)), list(scores))
+    axis.set(ylim=(len(scores) - 0.5, -0.5), xlim=(-0.02, 1.02), xlabel="DSC",
+             title="DSC of each patient at the best epoch (bar: mean, line: its 95 % CI)")
+    axis.grid(axis="y", visible=False)
+    return figure
+
+
+@styled
 def calibration(result: Calibration) -> Figure:
     """Are probabilities right (left), and what does another threshold than one half give (right)?"""
     if not len(result.dsc):
