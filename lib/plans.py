@@ -20,7 +20,7 @@ from lib.utils import KitError
 Overrides = Mapping[str, Any]
 
 
-class Attempt(NamedTuple):
+class Trial(NamedTuple):
     """One variant of a plan with one seed."""
 
     label: str
@@ -51,9 +51,9 @@ class Plan:
         reference = next((label for label, config in configs.items() if config == base), next(iter(configs)))
         return {reference: configs[reference], **configs}
 
-    def attempts(self, base: Config, seeds: Sequence[int] = ()) -> list[Attempt]:
+    def trials(self, base: Config, seeds: Sequence[int] = ()) -> list[Trial]:
         """Every variant with every seed, that of ``base`` by default; the first seed of all variants first."""
-        return [Attempt(label, dataclasses.replace(config, seed=seed)) for seed in seeds or (base.seed,)
+        return [Trial(label, dataclasses.replace(config, seed=seed)) for seed in seeds or (base.seed,)
                 for label, config in self.configs(base).items()]
 
 

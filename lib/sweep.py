@@ -67,7 +67,7 @@ def sweep(plan: Plan | str, base: Config, data: BrainData, out: str | Path = "re
     plan = find_plan(plan) if isinstance(plan, str) else plan
     tasks = make_tasks(plan, base, data, Path(out), seeds)
     say(str(_cost(tasks, data)))
-    table = SweepTable([Row(task.attempt.label, task.attempt.config.seed, task.attempt.config.epochs, task.folder)
+    table = SweepTable([Row(task.trial.label, task.trial.config.seed, task.trial.config.epochs, task.folder)
                         for task in tasks])
     table.refresh()
     if executor == "ray":
@@ -80,7 +80,7 @@ def sweep(plan: Plan | str, base: Config, data: BrainData, out: str | Path = "re
 
 
 def _cost(tasks: list[Task], data: BrainData) -> Cost:
-    return sweep_cost(len(tasks), [task.attempt.config for task in tasks if task.status != "finished"], data)
+    return sweep_cost(len(tasks), [task.trial.config for task in tasks if task.status != "finished"], data)
 
 
 def _outcome(plan: Plan, tasks: list[Task]) -> Sweep:
@@ -89,10 +89,10 @@ def _outcome(plan: Plan, tasks: list[Task]) -> Sweep:
     failures = {}
     for task in sorted(tasks, key=lambda task: task.position):
         if task.status == "finished":
-            runs.setdefault(task.attempt.label, []).append(Run(task.folder.path))
+            runs.setdefault(task.trial.label, []).append(Run(task.folder.path))
         else:
-            failures[task.attempt.label] = task.folder.read().get("error") or "not finished"
-    reference = tasks[0].attempt.label
+            failures[task.trial.label] = task.folder.read().get("error") or "not finished"
+    reference = tasks[0].trial.label
     if reference not in runs:
         raise KitError(f"plan {plan.name}: {reference}, which the others are compared with, failed "
                        f"({failures[reference]}); they are kept, mend it and run this again")

@@ -120,7 +120,7 @@ def train_remotely(task: Task, root: str, out: Path, home: str) -> dict[str, byt
     """
     if os.environ.get("OMP_NUM_THREADS", "").isdigit():  # Ray sets it to the cores of the task; torch may be loaded
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    config = task.attempt.config
+    config = task.trial.config
     data = load_data(root, config.image_size, config.preprocessing)
     if out.is_dir() and _identity(out) == home:
         train_task(task, data, out)

@@ -12,7 +12,7 @@ from lib import train
 from lib.config import Config
 from lib.dataset import BrainData, load_data, make_split
 from lib.logger import RunFolder, code_fingerprint, description, run_id
-from lib.plans import Attempt, Plan
+from lib.plans import Trial, Plan
 from lib.train import Epoch, fit
 from lib.utils import KitError, fingerprint
 
@@ -23,7 +23,7 @@ LOG = "log.txt"  # what a run of a sweep says, in its folder
 class Task:
     """One run of a sweep: everything that a process needs to train it, and nothing that is large."""
 
-    attempt: Attempt
+    trial: Trial
     folder: RunFolder
     plan: str
     group: str
@@ -41,8 +41,8 @@ def make_tasks(plan: Plan, base: Config, data: BrainData, out: Path, seeds: Sequ
     settings = {name: value for name, value in base.to_dict().items() if name not in ("device", "seed", "split")}
     group = fingerprint([settings, data.fingerprint, split.train, split.validation])[:8]
     positions = {label: position for position, label in enumerate(plan.configs(base))}
-    return [Task(attempt, _folder(attempt.config, data, out), plan.name, group, positions[attempt.label])
-            for attempt in plan.attempts(base, seeds)]
+    return [Task(trial, _folder(trial.config, data, out), plan.name, group, positions[trial.label])
+            for trial in plan.trials(base, seeds)]
 
 
 def _folder(config: Config, data: BrainData, out: Path) -> RunFolder:
@@ -60,7 +60,7 @@ def _code(config: Config) -> str:
 
 def train_task(task: Task, data: BrainData, out: Path, watch: Callable[[Epoch], None] | None = None) -> None:
     """Train one run, or note in its folder why that is not possible. What it says goes to ``log.txt`` there."""
-    config = task.attempt.config
+    config = task.trial.config
     try:
         with open(task.folder.path / LOG, "a", encoding="utf-8") as log, redirect_stdout(log):
             fit(config, _prepared(data, config), out, task.plan, watch)
@@ -74,12 +74,12 @@ def train_task(task: Task, data: BrainData, out: Path, watch: Callable[[Epoch], 
 def note_place(task: Task) -> None:
     """Note in the run's folder which variant of the plan it is."""
     with task.folder.lock():
-        task.folder.add_place(task.plan, task.group, task.position, task.attempt.label)
+        task.folder.add_place(task.plan, task.group, task.position, task.trial.label)
 
 
 def record_failure(task: Task, data: BrainData, error: Exception) -> None:
     """Note in the run's folder that it failed, and why, in one line."""
-    config = task.attempt.config
+    config = task.trial.config
     reason = " ".join(f"{error}".split())[:300] or type(error).__name__
     if not isinstance(error, KitError):
         reason = f"{type(error).__name__}: {reason}"

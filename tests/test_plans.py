@@ -47,9 +47,9 @@ def test_everything_is_the_union_without_repeats():
 
 
 def test_seeds():
-    attempts = PLANS["sampling"].attempts(REFERENCE, seeds=(1, 2))
-    assert [(a.label, a.config.seed) for a in attempts] == [("frozen", 1), ("fresh", 1), ("frozen", 2), ("fresh", 2)]
-    assert [a.config.seed for a in PLANS["sampling"].attempts(replace(REFERENCE, seed=7))] == [7, 7]
+    trials = PLANS["sampling"].trials(REFERENCE, seeds=(1, 2))
+    assert [(a.label, a.config.seed) for a in trials] == [("frozen", 1), ("fresh", 1), ("frozen", 2), ("fresh", 2)]
+    assert [a.config.seed for a in PLANS["sampling"].trials(replace(REFERENCE, seed=7))] == [7, 7]
 
 
 def test_grid_and_random():
