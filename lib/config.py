@@ -46,6 +46,8 @@ class Config:
                                  ("reference", "native"))
     split: str = _option("auto", "auto, published, holdout, holdout:N, or fold-I-of-K; always by patient",
                          pattern=SPLITS)
+    neighbours: int = _option(0, "slices below and above that the network sees besides, on either side (2.5-D)",
+                              minimum=0)
     # network
     model: str = _option("unet", "network; or one of your own, as module:Class", MODELS, pattern=OWN_CLASS)
     init_features: int = _option(32, "channels of the first level; each level below doubles them", minimum=1)
@@ -78,12 +80,19 @@ class Config:
     # sampling and augmentation
     sampling: str = _option("frozen", "frozen: every epoch repeats one draw (as shipped); fresh: a new draw each epoch",
                             ("frozen", "fresh"))
+    background_weight: float = _option(0.1, "weight of a slice without tumour in the draw, the patient's mean being 1 "
+                                            "(0.1 as published); where two thirds are without, they make 6 of 100 "
+                                            "samples at 0.1, 33 at 1, 44 at 2", minimum=0)
     scale: float = _option(0.05, "augmentation: zoom by up to +- this share", minimum=0)
     rotation: float = _option(15.0, "augmentation: rotate by up to +- degrees", minimum=0)
     flip: float = _option(0.5, "augmentation: probability of a left-right flip", minimum=0)
     padding: str = _option("zero", "what rotation brings in from outside: zero (as published: the mean intensity after "
                                    "z-scoring, a grey frame) or background (black)", ("zero", "background"))
+    intensity: float = _option(0.0, "augmentation: probability of each of noise, brightness, contrast and gamma; "
+                                    "0: none, as published", minimum=0)
     seed: int = _option(42, "seed of weights, sampling and augmentation", minimum=0)
+    # prediction
+    tta: bool = _option(False, "test-time augmentation: average predictions over a left-right flip, in validation too")
     # machine
     device: str = _option("auto", "auto, cpu, cuda, cuda:1, mps", pattern=DEVICES)
     precision: str = _option("auto", "auto, fp32, bf16 or fp16", ("auto", "fp32", "bf16", "fp16"))
@@ -99,6 +108,7 @@ class Config:
         """What does not go together, in words."""
         return next((problem for wrong, problem in (
             (self.scale >= 1 or self.flip > 1, "scale must be below 1 and flip at most 1"),
+            (self.intensity > 1, "intensity must be at most 1"),
             (self.ema >= 1, "ema must be below 1, e.g. 0.999"),
             (self.nesterov and (self.optimizer != "SGD" or not self.momentum),
              "nesterov needs optimizer=SGD and a momentum above 0"),
@@ -110,6 +120,11 @@ class Config:
             (self.guided and self.model in ("unet", "unet_2plus"),
              f"guided is for model unet_3plus; {self.model} has no classification-guided module"),
         ) if wrong), None)
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the network's input: three sequences of the slice and of each neighbour."""
+        return 3 * (1 + 2 * self.neighbours)
 
     def to_dict(self) -> dict[str, Any]:
         """Field name -> value; ``Config(**d)`` gives the same Config back."""
