@@ -255,8 +255,8 @@ class _Training:
         if self.machine.device.type == "cuda":
             torch.cuda.empty_cache()
         self.folder.update(accumulate=self.parts)
-        say(f"out of memory: each batch of {self.config.batch_size} is now computed in parts of {self._part_size()} and "
-            f"scored in parts of {self._scoring_size()}")
+        say(f"out of memory: from now on slices are computed {self._part_size()} at a time, and scored "
+            f"{self._scoring_size()} at a time")
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from lib import cache, kaggle
 from lib.cache import Cache, Record, cache_folder
+from lib.config import Config
 from lib.dataset import PUBLISHED_VALIDATION, BrainData, Sampler, SliceDataset, folds, load_data, make_split
 from lib.kaggle import Patient
 from lib.transform import Geometry, preprocess, preprocess_mask
@@ -439,7 +440,7 @@ PATIENTS = ([0, 10, 40, 0, 10], [5, 0], [0, 0, 0], [7])
 
 
 def draws(sampling="fresh", seed=1, epochs=1500, patients=PATIENTS):
-    sampler = Sampler(Areas(*patients), seed, sampling, 0.05, 15.0, 0.5)
+    sampler = Sampler(Areas(*patients), Config(seed=seed, sampling=sampling))
     return np.concatenate([sampler.draw(epoch).indices for epoch in range(epochs)])
 
 
@@ -463,16 +464,16 @@ def test_patients_are_drawn_alike_whatever_their_size():
 
 def test_frozen_repeats_and_fresh_does_not():
     for sampling in ("frozen", "fresh"):
-        sampler = Sampler(Areas([3] * 40), 0, sampling, 0.05, 15.0, 0.5)
+        sampler = Sampler(Areas([3] * 40), Config(seed=0, sampling=sampling))
         first, second = sampler.draw(0), sampler.draw(1)
         same = np.array_equal(first.indices, second.indices) and np.array_equal(first.theta, second.theta)
         assert same == (sampling == "frozen")
-    assert np.array_equal(first.indices, Sampler(Areas([3] * 40), 0, "frozen", 0.05, 15.0, 0.5).draw(7).indices)
+    assert np.array_equal(first.indices, Sampler(Areas([3] * 40), Config(seed=0)).draw(7).indices)
 
 
 def test_a_draw_depends_on_seed_and_epoch_alone():
     def sampler(seed):
-        return Sampler(Areas(*PATIENTS), seed, "fresh", 0.05, 15.0, 0.5)
+        return Sampler(Areas(*PATIENTS), Config(seed=seed, sampling="fresh"))
 
     one = sampler(3)
     for epoch in range(5):
@@ -486,7 +487,7 @@ def test_a_draw_depends_on_seed_and_epoch_alone():
 
 
 def test_an_epoch_has_as_many_samples_as_slices(slices):
-    draw = Sampler(slices, 0, "fresh", 0.05, 15.0, 0.5).draw(0)
+    draw = Sampler(slices, Config(seed=0, sampling="fresh")).draw(0)
     assert draw.indices.shape == (len(slices),)
     assert draw.theta.shape == (len(slices), 2, 3)
     assert draw.indices.min() >= 0 and draw.indices.max() < len(slices)
@@ -503,7 +504,7 @@ def test_fresh_sampling_sees_more_than_frozen():
 def test_weights_follow_the_networks_masks(tiny_kaggle):
     """In the first patient, slices with more tumour are drawn more often."""
     slices = load_data(tiny_kaggle, SIZE).slices((NAMES[0],))
-    sampler = Sampler(slices, 0, "fresh", 0.0, 0.0, 0.0)
+    sampler = Sampler(slices, Config(seed=0, sampling="fresh"))
     found = np.bincount(np.concatenate([sampler.draw(epoch).indices for epoch in range(2000)]), minlength=len(slices))
     expected = slices.areas + 0.1 * slices.areas.mean()
     np.testing.assert_allclose(found / found.sum(), expected / expected.sum(), atol=0.02)
