@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from lib import crossval, train
+from lib.config import LADDER, REFERENCE
 from lib.crossval import cross_validate, ensemble
 from lib.dataset import load_data
 from lib.evaluate import Machine, predict_volumes
-from lib.predict import load_weights
-from lib.stats import compare
+from lib.predict import load_weights, predict
+from lib.stats import compare, ladder
 from lib.utils import KitError, pick_precision
 from tests.conftest import NAMES
 from tests.test_train import TINY
@@ -107,3 +108,21 @@ def test_members_that_cannot_vote(folds_of_3, data, tiny_kaggle):
         ensemble(folds_of_3.runs, load_data(tiny_kaggle, 64))
     with pytest.raises(KitError, match="nobody"):
         ensemble(folds_of_3.runs, data, ["nobody"])
+
+
+# --- the ladder of train_best.ipynb -------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_every_rung_trains_and_the_last_needs_no_training(data, tmp_path, capsys):
+    small = {"image_size": 32, "init_features": 2, "epochs": 1, "batch_size": 4, "split": "holdout:2", "device": "cpu"}
+    *below, (top, changes) = LADDER.items()
+    rungs = {label: train.fit(dataclasses.replace(REFERENCE, **(changes | small)), data, tmp_path)
+             for label, changes in below}
+    assert changes.items() - below[-1][1].items() == {("tta", True)}
+    last = rungs[below[-1][0]]
+    rungs[top] = predict(last.weights, data, patients=last.unseen(data), tta=True, device="cpu")
+    table = ladder(rungs)
+    assert list(table.index) == list(LADDER)[1:]
+    assert table["to the first"].iloc[-1] == pytest.approx(
+        rungs[top].cases["dsc"].mean() - rungs["as shipped"].cases["dsc"].mean(), abs=1e-3)
