@@ -52,8 +52,8 @@ def warp(images: Tensor, masks: Tensor, theta: Tensor, padding: str) -> tuple[Te
 # --- how bright: noise, brightness, contrast, gamma ---------------------------------------------------------------
 
 INTENSITY = {"noise": (0.0, 0.1), "brightness": (0.75, 1.25), "contrast": (0.75, 1.25), "gamma": (0.7, 1.5)}
-"""Change of intensity -> range of its strength, drawn uniformly: an SD, two factors, an exponent. The ranges are those of
-nnU-Net's code (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z), which applies them to 10, 15, 15 and 30 % of
+"""Change of intensity -> range of its strength, drawn uniformly: an SD, two factors, an exponent. The ranges are those
+of nnU-Net's code (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z), which applies them to 10, 15, 15 and 30 % of
 samples, and blurs some besides."""
 
 SEQUENCES = 3  # pre-contrast, FLAIR, post-contrast
