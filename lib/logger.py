@@ -22,7 +22,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from lib import dataset, evaluate, loss, metrics, networks, optim, transform, unet_init_weights
+from lib import augment, dataset, evaluate, loss, metrics, networks, optim, transform, unet_init_weights
 from lib.config import Config
 from lib.dataset import BrainData, Split
 from lib.metrics import Summary, summarise
@@ -43,7 +43,8 @@ def code_fingerprint(config: Config, train_module: ModuleType) -> str:
     modules = {inspect.getmodule(cls) for cls in _own_classes(network)}
     losses = {cls if cls.__module__.startswith("lib.") else inspect.getmodule(cls) for cls in _own_classes(objective)}
     used = sorted(modules | losses, key=lambda thing: (getattr(thing, "__module__", ""), thing.__name__))
-    return source_fingerprint(*used, unet_init_weights, transform, dataset, optim, evaluate, metrics, train_module)
+    return source_fingerprint(*used, unet_init_weights, transform, augment, dataset, optim, evaluate, metrics,
+                              train_module)
 
 
 def _own_classes(module: nn.Module) -> set[type]:

@@ -32,23 +32,28 @@ ARGUMENTS = ("init_features", "activation", "normalisation", "initialiser", *SWI
 def build_model(config: Config) -> nn.Module:
     """The network that ``config`` describes, freshly initialised from torch's current random state, on the CPU.
 
-    A network of one's own is given ``in_channels=3`` and those of ``ARGUMENTS`` that its constructor names.
+    ``config`` becomes an attribute of it. A network of one's own is given ``in_channels`` and those of ``ARGUMENTS``
+    that its constructor names.
 
     Raises:
         KitError: ``config.model`` is ``"module:Class"`` and there is no such network, its constructor needs something
-            else, or it does not know a switch that ``config`` turns on.
+            else, or it does not know a switch that ``config`` turns on, or ``in_channels`` where there are neighbours.
     """
     network = NETWORKS[config.model] if config.model in NETWORKS else load_class(config.model)
-    values = {"in_channels": 3, **{name: getattr(config, name) for name in ARGUMENTS}}
+    values = {name: getattr(config, name) for name in ("in_channels", *ARGUMENTS)}
     accepted, needed = _constructor(network)
     for name in SWITCHES:
         if values[name] and name not in accepted:
             raise KitError(f"{config.model}: its constructor has no argument {name}; set {name}=False, or add one")
+    if config.neighbours and "in_channels" not in accepted:
+        raise KitError(f"{config.model}: its constructor has no argument in_channels; set neighbours=0, or add one")
     unknown = sorted(needed.difference(values))
     if unknown:
         raise KitError(f"{config.model}: its constructor needs {', '.join(unknown)}; give it a default, as only "
                        f"{', '.join(values)} are passed")
-    return network(**{name: value for name, value in values.items() if name in accepted})
+    model = network(**{name: value for name, value in values.items() if name in accepted})
+    model.config = config
+    return model
 
 
 def _constructor(network: type[nn.Module]) -> tuple[set[str], set[str]]:
@@ -164,7 +169,7 @@ def _forward_flops(config: Config, image_size: int) -> int:
     """Operations in the convolutions of one slice's forward pass."""
     counter = FlopCounterMode(display=False)
     with torch.device("meta"), torch.no_grad(), counter:
-        build_model(config).eval()(torch.zeros(1, 3, image_size, image_size))
+        build_model(config).eval()(torch.zeros(1, config.in_channels, image_size, image_size))
     # matrix products are left out: in the kit's networks they only enlarge images
     return sum(number for operation, number in counter.get_flop_counts()["Global"].items()
                if operation is torch.ops.aten.convolution)
@@ -177,7 +182,8 @@ def _step_on_shapes(config: Config, batch_size: int, image_size: int, precision:
     """
     with torch.random.fork_rng(devices=[]), FakeTensorMode():
         model = build_model(config).train()
-        images = torch.zeros(batch_size, 3, image_size, image_size).to(memory_format=torch.channels_last)
+        images = torch.zeros(batch_size, config.in_channels, image_size, image_size)
+        images = images.to(memory_format=torch.channels_last)
         return count_parameters(model), _trace_step(model, images, precision)
 
 

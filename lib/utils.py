@@ -29,6 +29,7 @@ except ImportError:  # Windows
     resource = None
 
 PROJECT = Path(__file__).resolve().parent.parent
+WIDGET_MIME = "application/vnd.jupyter.widget-view+json"  # type of a cell's output that is a widget
 
 
 class KitError(ValueError):
