@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -134,8 +135,9 @@ def summary(config: Config, batch_size: int | None = None, image_size: int | Non
     precision = precision or config.precision
     if precision == "auto":
         precision = pick_precision(pick_device(config.device), precision).name
-    parameters, step = _step_on_shapes(config, batch_size, image_size, precision)
-    return Summary(config.model, parameters, _forward_flops(config, image_size) / 1e9, step.saved_bytes, *step.largest,
+    shape = _architecture(config)
+    parameters, step = _step_on_shapes(shape, batch_size, image_size, precision)
+    return Summary(config.model, parameters, _forward_flops(shape, image_size) / 1e9, step.saved_bytes, *step.largest,
                    step.peak_bytes + _state_bytes(config, parameters), batch_size, image_size, precision)
 
 
@@ -154,7 +156,7 @@ def largest_batch(config: Config, image_size: int, memory_bytes: float, precisio
     """
     peaks = []
     for batch_size in (8, 16):
-        parameters, step = _step_on_shapes(config, batch_size, image_size, precision)
+        parameters, step = _step_on_shapes(_architecture(config), batch_size, image_size, precision)
         peaks.append(step.peak_bytes + _state_bytes(config, parameters))
     per_slice = (peaks[1] - peaks[0]) / 8
     return max(0, int((0.9 * memory_bytes - (peaks[0] - 8 * per_slice)) / per_slice))
@@ -165,6 +167,12 @@ def _state_bytes(config: Config, parameters: int) -> int:
     return 4 * parameters * (2 if config.optimizer == "SGD" else 3)
 
 
+def _architecture(config: Config) -> Config:
+    """What costs depend on, everything else left at its default: the runs of a sweep then share them."""
+    return Config(**{name: getattr(config, name) for name in ("model", "neighbours", *ARGUMENTS)})
+
+
+@lru_cache
 def _forward_flops(config: Config, image_size: int) -> int:
     """Operations in the convolutions of one slice's forward pass."""
     counter = FlopCounterMode(display=False)
@@ -175,6 +183,7 @@ def _forward_flops(config: Config, image_size: int) -> int:
                if operation is torch.ops.aten.convolution)
 
 
+@lru_cache
 def _step_on_shapes(config: Config, batch_size: int, image_size: int, precision: str) -> tuple[int, _Trace]:
     """Number of parameters, and a training step followed on tensors without content.
 

@@ -80,7 +80,7 @@ def _seconds_per_slice(config: Config, data: BrainData) -> float:
     machine = Machine(device, pick_precision(device, config.precision))
     with torch.random.fork_rng():
         model = build_model(config).to(device, memory_format=memory_format(device)).train()
-        images = torch.randn(min(config.batch_size, 8), 3, config.image_size, config.image_size)
+        images = torch.randn(min(config.batch_size, 8), config.in_channels, config.image_size, config.image_size)
     images, times = machine.to_device(images), []
     for _ in range(3):
         started = time.perf_counter()

@@ -12,7 +12,7 @@ from lib import train
 from lib.config import Config
 from lib.dataset import BrainData, load_data, make_split
 from lib.logger import RunFolder, code_fingerprint, description, run_id
-from lib.plans import Trial, Plan
+from lib.plans import Plan, Trial
 from lib.train import Epoch, fit
 from lib.utils import KitError, fingerprint
 
