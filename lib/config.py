@@ -197,7 +197,7 @@ class Profile:
 
 PROFILES: dict[str, dict[str, Any]] = {
     # a few seconds a run: does everything work? Its numbers mean nothing.
-    "smoke": {"image_size": 64, "init_features": 4, "epochs": 2, "lr": 1e-3},
+    "smoke": {"image_size": 32, "init_features": 2, "epochs": 2, "lr": 1e-3},
     # a laptop, half a minute a run: a narrow network on small slices; smaller batches and a larger rate make up for few
     # steps
     "quick": {"image_size": 80, "init_features": 8, "batch_size": 8, "epochs": 12, "lr": 1e-3},
