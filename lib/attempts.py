@@ -12,9 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from lib.logger import BEST_PLAN, Run
+from lib.crossval import CrossValidation
+from lib.logger import BEST_PLAN, Place, Run
 from lib.metrics import Summary, summarise
-from lib.stats import compare, holm, verdict
+from lib.stats import Scored, compare, holm, verdict
 from lib.utils import KitError, fingerprint
 
 
@@ -56,7 +57,8 @@ def read_attempts(out: str | Path) -> tuple[list[Attempt], dict[str, str]]:
     Raises:
         KitError: there is no run folder at all.
     """
-    folders = sorted(path for path in Path(out).glob("runs/*") if path.is_dir() and not path.name.startswith("."))
+    folders = sorted(path for path in Path(out).glob("runs/*") if path.is_dir() and not path.name.startswith(".")
+                     and not {file.name for file in path.iterdir()} <= {".lock"})  # else it was never begun
     if not folders:
         raise KitError(f"{Path(out) / 'runs'}: no runs to report on; train something first, or name another folder")
     attempts, unreadable = [], {}
@@ -75,7 +77,7 @@ def _read(run: Run) -> Attempt:
         raise ValueError("its plans are no list of names")
     status = info["status"] if info["status"] in ("finished", "failed") else "unfinished"
     for place in info.get("places", []):
-        _Place(**place)
+        _place(place)
     run.config.to_dict(), float(info.get("seconds", 0))  # asked for now, so that nothing turns out wrong later
     epochs = len(_history(run))
     if status == "finished":
@@ -83,6 +85,14 @@ def _read(run: Run) -> Attempt:
     return Attempt(run, status, epochs, " ".join(str(info.get("error") or "no reason given").split()),
                    dict(info.get("data", {})), list(info.get("split", {}).get("validation", [])),
                    dict(info.get("versions", {})))
+
+
+def _place(values: dict[str, Any]) -> Place:
+    """A place as run.json says it. Raises TypeError or ValueError where it says something else."""
+    place = Place(**values)
+    if not all(isinstance(value, kind) for value, kind in zip(place, (str, str, int, str, bool), strict=True)):
+        raise ValueError("a place in run.json needs plan, group, position and label")
+    return place
 
 
 def _check_finished(run: Run) -> None:
@@ -117,21 +127,6 @@ def _config_text(run: Run) -> str:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a run stands in a plan, as run.json says it."""
-
-    plan: str
-    group: str
-    position: int
-    label: str
-
-    def __post_init__(self) -> None:
-        if not all(isinstance(text, str) for text in (self.plan, self.group, self.label)) \
-                or not isinstance(self.position, int):
-            raise ValueError("a place in run.json needs plan, group, position and label")
-
-
-@dataclass(frozen=True)
 class Recipe:
     """A row of an experiment: its attempts, one a seed, the finished ones among them, and what was changed.
 
@@ -145,13 +140,24 @@ class Recipe:
 
     @cached_property
     def runs(self) -> list[Run]:
-        """The finished runs."""
-        return [attempt.run for attempt in self.attempts if attempt.status == "finished"]
+        """The finished runs that count: where the code was changed, the one that was asked for last."""
+        finished = [attempt for attempt in self.attempts if attempt.status == "finished"]
+        latest = {(attempt.run.config.seed, *attempt.validation): attempt.run
+                  for attempt in sorted(finished, key=lambda one: (one.run.folder / "run.json").stat().st_mtime_ns)}
+        return [attempt.run for attempt in finished if attempt.run in latest.values()]
+
+    @cached_property
+    def scored(self) -> list[Scored]:
+        """What ``lib.stats`` compares, one a seed: a run, or the runs of a cross-validation together."""
+        seeds: dict[int, list[Run]] = defaultdict(list)
+        for run in self.runs:
+            seeds[run.config.seed].append(run)
+        return [runs[0] if len(runs) == 1 else CrossValidation(tuple(runs)) for runs in seeds.values()]
 
     @cached_property
     def dsc(self) -> pd.Series:
-        """Patient -> DSC at the best epoch, averaged over the finished runs; empty without any."""
-        columns = [run.cases.set_index("patient")["dsc"] for run in self.runs]
+        """Patient -> DSC at the best epoch, averaged over seeds; empty without a finished run."""
+        columns = [one.cases.set_index("patient")["dsc"] for one in self.scored]
         return pd.concat(columns, axis=1).mean(axis=1) if columns else pd.Series(dtype=float)
 
     @cached_property
@@ -160,10 +166,9 @@ class Recipe:
         return summarise(self.dsc.dropna()) if self.dsc.notna().any() else None
 
     @property
-    def repeated(self) -> bool:
-        """Do several finished runs have the same seed, because the code was changed between them?"""
-        seeds = [run.config.seed for run in self.runs]
-        return len(set(seeds)) < len(seeds)
+    def outdated(self) -> int:
+        """How many finished runs do not count, because the code was changed after them."""
+        return sum(attempt.status == "finished" for attempt in self.attempts) - len(self.runs)
 
 
 @dataclass(frozen=True)
@@ -172,16 +177,13 @@ class Experiment:
 
     Attributes:
         reference: the first of them; None where the plan's first was never started.
+        ladder: each recipe is compared with the one before it, instead of with the reference.
     """
 
     plan: str
     recipes: tuple[Recipe, ...]
     reference: Recipe | None
-
-    @property
-    def ladder(self) -> bool:
-        """Is each recipe compared with the one before it, instead of with the first?"""
-        return self.plan.startswith(BEST_PLAN)
+    ladder: bool
 
     @cached_property
     def verdicts(self) -> pd.DataFrame | None:
@@ -203,7 +205,7 @@ class Experiment:
                 reasons[recipe.label] = "what it should be compared with has not finished"
             else:
                 try:
-                    tables.append(compare(before.runs, {recipe.label: recipe.runs}).assign(against=before.label))
+                    tables.append(compare(before.scored, {recipe.label: recipe.scored}).assign(against=before.label))
                 except KitError as error:
                     reasons[recipe.label] = str(error).removeprefix(f"{recipe.label}: ")
             if self.ladder:
@@ -224,41 +226,48 @@ def experiments(attempts: Iterable[Attempt]) -> dict[str, list[Experiment]]:
     Runs without a place in a plan, started by ``fit`` alone, make an experiment for each set of patients: their labels
     are what differs, and the earliest of them is the reference.
     """
-    groups: dict[tuple[str, str], dict[tuple[int, str], list[Attempt]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[tuple[str, str], dict[Place, list[Attempt]]] = defaultdict(lambda: defaultdict(list))
     alone: dict[tuple[str, str], dict[str, list[Attempt]]] = defaultdict(lambda: defaultdict(list))
     for attempt in attempts:
         info = attempt.run.info
-        places = [_Place(**place) for place in info.get("places", [])]
+        places = [_place(place) for place in info.get("places", [])]
         for place in places:
-            groups[place.plan, place.group][place.position, place.label].append(attempt)
+            groups[place.plan, place.group][place].append(attempt)
         patients = fingerprint([attempt.data.get("sha256"), attempt.validation])
         same = fingerprint([_settings(attempt.run), info.get("code")])  # but for the seed
         for plan in set(info["plans"]).difference(place.plan for place in places):
             alone[plan, f"without places, {patients}"][same].append(attempt)
     for key, recipes in alone.items():
-        groups[key] = {(position, ""): same for position, same in enumerate(recipes.values())}
+        groups[key] = {Place(*key, position, ""): same for position, same in enumerate(recipes.values())}
     found: dict[str, list[Experiment]] = defaultdict(list)
     for plan, group in sorted(groups, key=lambda key: (key[0].startswith(BEST_PLAN), key)):
         found[plan].append(_experiment(plan, groups[plan, group]))
     return dict(found)
 
 
-def _experiment(plan: str, rows: dict[tuple[int, str], list[Attempt]]) -> Experiment:
-    ordered = sorted(rows.items())
+def _experiment(plan: str, rows: dict[Place, list[Attempt]]) -> Experiment:
+    # where a plan was changed, two variants may claim a position: the one asked for last goes first
+    ordered = sorted(rows.items(), key=lambda row: (row[0].position, -_asked_last(row[1]), row[0].label))
     settings = [_settings(attempts[0].run) for _, attempts in ordered]
+    ladder = ordered[0][0].ladder
     varied = [name for name in settings[0] if any(one[name] != settings[0][name] for one in settings)]
     recipes: dict[str, Recipe] = {}
-    for i, ((_, label), attempts) in enumerate(ordered):
-        own, base = settings[i], settings[max(i - 1, 0) if plan.startswith(BEST_PLAN) else 0]
-        label = label or ", ".join(f"{name}={own[name]}" for name in varied) or f"{own['model']}, {own['loss']}"
+    for i, (place, attempts) in enumerate(ordered):
+        own, base = settings[i], settings[max(i - 1, 0) if ladder else 0]
+        label = place.label or ", ".join(f"{name}={own[name]}" for name in varied) or f"{own['model']}, {own['loss']}"
         if label in recipes:  # other code under the same settings
             label = f"{label} ({attempts[0].run.id[-10:]})"
         changed = {name: own[name] for name in varied if own[name] != base[name]}
         recipes[label] = Recipe(label, tuple(attempts), changed)
     in_order = tuple(recipes.values())
-    return Experiment(plan, in_order, in_order[0] if ordered[0][0][0] == 0 else None)
+    return Experiment(plan, in_order, in_order[0] if ordered[0][0].position == 0 else None, ladder)
+
+
+def _asked_last(attempts: list[Attempt]) -> int:
+    """When one of these runs was last asked for, by the date of its run.json."""
+    return max((attempt.run.folder / "run.json").stat().st_mtime_ns for attempt in attempts)
 
 
 def _settings(run: Run) -> dict[str, Any]:
     """The fields of Config that make a recipe."""
-    return {name: value for name, value in run.config.to_dict().items() if name not in ("seed", "device")}
+    return {name: value for name, value in run.config.to_dict().items() if name not in ("seed", "device", "split")}

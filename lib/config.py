@@ -156,21 +156,19 @@ REFERENCE = Config()
 
 _RUNGS: dict[str, dict[str, Any]] = {
     "as shipped": {},
-    # frozen, 100 epochs see 1,151 of the 3,336 training slices
+    # frozen, 100 epochs see about a third of the training slices
     "fresh sampling": {"sampling": "fresh"},
     ### BEGIN SOLUTION
     # two of three slices are empty, but 6 % of the published samples: where nothing is, little is learnt
     "more empty slices": {"background_weight": 1.0},
-    # probability and ranges of intensity as in nnU-Net, zoom and rotation between its and the published ones
+    # ranges of intensity as in nnU-Net, zoom and rotation between its and the published ones
     "stronger augmentation": {"padding": "background", "scale": 0.2, "rotation": 30.0, "intensity": 0.15},
     # Dice for the rare class, cross-entropy for an even gradient; nnU-Net
     "Dice + BCE": {"loss": "DiceBCELoss"},
     # nnU-Net's decay; averaged weights stand for a smaller step, Polyak and Juditsky 1992
     "schedule and averaging": {"lr_scheduler": "poly", "ema": 0.999},
-    # a tumour goes on in the next slice, a fold of the cortex does not
-    "neighbouring slices": {"neighbours": 1},
     # Zhou et al. 2020 (arXiv:1912.05074)
-    "deep supervision": {"model": "unet_2plus", "deep_supervision": True},
+    "U-Net++, deep supervision": {"model": "unet_2plus", "deep_supervision": True},
     "test-time flips": {"tta": True},
     ### END SOLUTION
 }

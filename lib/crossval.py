@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -16,25 +16,31 @@ from lib.dataset import BrainData, folds
 from lib.evaluate import Machine, predict_volumes
 from lib.logger import Run
 from lib.metrics import Summary, summarise
+from lib.plans import Plan
 from lib.predict import Prediction, check_patients, load_weights, prepare, segment
-from lib.train import Epoch, fit
+from lib.sweep import outcome, train_tasks
+from lib.sweep_task import make_tasks
 from lib.utils import KitError
 
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """The runs of all folds. ``lib.stats`` compares it like one run, over all patients.
+    """The runs of all folds of a recipe. ``lib.stats`` compares it like one run, over all patients.
 
     Each run's best epoch was chosen on the fold that it is scored on, so the DSC is a little too good.
     """
 
-    config: Config
     runs: tuple[Run, ...]
+
+    @property
+    def config(self) -> Config:
+        """The recipe, with the split of the first fold."""
+        return self.runs[0].config
 
     @cached_property
     def cases(self) -> pd.DataFrame:
-        """A row per patient by name: its ``fold``, counted from 1, and what the run of that fold scored."""
-        tables = [run.cases.assign(fold=number) for number, run in enumerate(self.runs, 1)]
+        """A row per patient by name: its ``fold``, as the split is named, and what the run of that fold scored."""
+        tables = [run.cases.assign(fold=run.info["split"]["name"]) for run in self.runs]
         return pd.concat(tables).sort_values("patient", ignore_index=True)
 
     @cached_property
@@ -47,19 +53,25 @@ class CrossValidation:
         return f"{len(self.runs)} folds, DSC {self.dsc}; fold by fold {means}"
 
 
-def cross_validate(config: Config, data: BrainData, out: str | Path = "result", k: int = 5,
-                   plan: str = "cross-validation", watch: Callable[[Epoch], None] | None = None) -> CrossValidation:
-    """``fit`` once per fold of ``lib.dataset.folds``: finished folds are loaded, an interrupted one goes on.
+def cross_validate(plan: Plan, base: Config, data: BrainData, out: str | Path = "result", k: int = 5,
+                   executor: str = "local", **options: float) -> dict[str, CrossValidation]:
+    """Train every variant of ``plan`` on each fold of ``lib.dataset.folds``; as ``lib.sweep.sweep``, nothing is lost.
 
-    Args:
-        config: its ``split`` is replaced by ``fold-1-of-k`` and so on.
-        data, out, plan, watch: see ``lib.train.fit``.
+    Returns:
+        Label -> its folds, the reference first; for ``lib.stats.verdicts``.
 
     Raises:
-        KitError: k below 2 or more than there are patients; or see ``fit``.
+        KitError: k below 2 or more than there are patients; a variant that failed on a fold; or see ``sweep``.
     """
-    names = [split.name for split in folds(data, k)]
-    return CrossValidation(config, tuple(fit(replace(config, split=name), data, out, plan, watch) for name in names))
+    splits = [split.name for split in folds(data, k)]
+    tasks = make_tasks(plan, base, data, Path(out).absolute(), splits=splits)
+    train_tasks(tasks, data, out, executor, **options)
+    runs, failures = outcome(tasks)
+    if failures:
+        label, why = next(iter(failures.items()))
+        raise KitError(f"plan {plan.name}: {label} failed on a fold ({why}); the others are kept, mend it and run this "
+                       f"again")
+    return {label: CrossValidation(tuple(several)) for label, several in runs.items()}
 
 
 def ensemble(members: Sequence[Run | nn.Module], data: BrainData, patients: Sequence[str] | None = None,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -115,19 +115,39 @@ class Run:
         return f"{self.id}: best epoch {best['epoch']} of {self.config.epochs}, validation DSC {self.dsc}"
 
 
+class Place(NamedTuple):
+    """Where a run stands in a sweep.
+
+    Attributes:
+        group: the same for all that is compared in one sweep: base recipe, data and split.
+        position: of the variant in the plan; the reference stands at 0.
+        ladder: each variant is compared with the one before it, not with the reference.
+    """
+
+    plan: str
+    group: str
+    position: int
+    label: str
+    ladder: bool = False
+
+
 class RunFolder:
     """Writes one run. ``with folder.lock(): ...`` keeps a second process from training the same run."""
 
     def __init__(self, out: Path, run_id: str) -> None:
         self.path = out / "runs" / run_id
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise KitError(f"{out}: cannot be written ({error}); name another folder for results") from None
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Held while the run trains; a second process says that it waits, and then finds the run finished."""
+        """Held while the run trains; a second process says that it waits, and then finds the run finished.
+
+        Raises:
+            KitError: the folder cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise KitError(f"{self.path}: cannot be written ({error}); name another folder for results") from None
         lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=1)
@@ -140,9 +160,12 @@ class RunFolder:
             lock.release()
 
     def read(self) -> dict[str, Any]:
-        """run.json so far, or an empty dict."""
+        """run.json so far, or an empty dict. Raises KitError when it is damaged."""
         file = self.path / "run.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        try:
+            return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        except ValueError as error:
+            raise KitError(f"{file}: is damaged ({error}); delete the run's folder, and it is trained anew") from None
 
     def update(self, **values: Any) -> None:
         """Change fields of run.json."""
@@ -150,6 +173,8 @@ class RunFolder:
 
     def busy(self) -> bool:
         """Does another process train this run at the moment?"""
+        if not self.path.is_dir():
+            return False
         try:
             with FileLock(self.path / ".lock").acquire(timeout=0):
                 return False
@@ -165,16 +190,12 @@ class RunFolder:
         """Note that the run belongs to ``plan`` too; the file's date says when it was asked for last."""
         self.update(plans=sorted({*self.read().get("plans", []), plan}))
 
-    def add_place(self, plan: str, group: str, position: int, label: str) -> None:
-        """Note the run's place in a sweep: which variant of ``plan`` it is, the reference standing at position 0.
-
-        Args:
-            group: the same for all that was compared in one sweep: base recipe, data and split.
-        """
-        place = {"plan": plan, "group": group, "position": position, "label": label}
-        places = [*(other for other in self.read().get("places", []) if other != place), place]
-        self.add_plan(plan)
-        self.update(places=sorted(places, key=lambda p: (p["plan"], p["group"], p["position"])))
+    def add_place(self, place: Place) -> None:
+        """Note which variant of a plan the run is; of one sweep it has one place, the latest."""
+        info, sweep = self.read(), (place.plan, place.group)
+        places = [other for other in info.get("places", []) if (other["plan"], other["group"]) != sweep]
+        places = sorted([*places, place._asdict()], key=lambda other: (other["plan"], other["group"]))
+        self.update(plans=sorted({*info.get("plans", []), place.plan}), places=places)
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
         """Write history.csv, a row per epoch."""

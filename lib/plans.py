@@ -29,11 +29,18 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """A question, and what is tried to answer it: label -> the fields of ``Config`` that change."""
+    """A question, and what is tried to answer it.
+
+    Attributes:
+        name: one that starts with "best" puts its runs into the best CSV.
+        variants: label -> the fields of ``Config`` that change.
+        ladder: each variant is compared with the one before it, not with the reference.
+    """
 
     name: str
     question: str
     variants: Mapping[str, Overrides]
+    ladder: bool = False
 
     def configs(self, base: Config) -> dict[str, Config]:
         """Label -> config. The reference comes first: the variant that leaves ``base`` as it is, or else the first.
@@ -52,9 +59,17 @@ class Plan:
         return {reference: configs[reference], **configs}
 
     def trials(self, base: Config, seeds: Sequence[int] = ()) -> list[Trial]:
-        """Every variant with every seed, that of ``base`` by default; the first seed of all variants first."""
-        return [Trial(label, dataclasses.replace(config, seed=seed)) for seed in seeds or (base.seed,)
-                for label, config in self.configs(base).items()]
+        """Every variant with every seed, by default its own; the first seed of all variants first.
+
+        Raises:
+            KitError: see ``configs``; or seeds are given, and a variant has one of its own.
+        """
+        configs = self.configs(base)
+        own = [label for label, changes in self.variants.items() if "seed" in changes]
+        if seeds and own:
+            raise KitError(f"plan {self.name}, variant {own[0]}: has a seed of its own; leave out seeds=")
+        return [Trial(label, dataclasses.replace(config, seed=config.seed if seed is None else seed))
+                for seed in seeds or (None,) for label, config in configs.items()]
 
 
 def _changed(plan: str, label: str, base: Config, changes: Overrides) -> Config:
@@ -111,13 +126,14 @@ def grid(name: str, question: str, **axes: Sequence[Any]) -> Plan:
 
 
 def random_plan(name: str, question: str, count: int, seed: int = 0, **axes: Any) -> Plan:
-    """``count`` random combinations, the same for the same seed.
+    """``count`` random combinations, the same for the same seed; what is drawn twice is tried once.
 
     Random search finds good values of the few fields that matter sooner than a grid (Bergstra and Bengio 2012, Journal
     of Machine Learning Research 13).
 
     Args:
-        axes: field -> a list of values, or a distribution of scipy.stats, e.g. ``lr=loguniform(1e-5, 1e-2)``.
+        axes: field -> a list of values, or a distribution of scipy.stats, e.g. ``lr=loguniform(1e-5, 1e-2)``, of which
+            three digits are kept.
     """
     rng = np.random.default_rng(seed)
     combinations = [{field: _drawn(axis, rng) for field, axis in axes.items()} for _ in range(count)]
@@ -125,14 +141,14 @@ def random_plan(name: str, question: str, count: int, seed: int = 0, **axes: Any
 
 
 def _drawn(axis: Any, rng: np.random.Generator) -> Any:
-    if hasattr(axis, "rvs"):
-        return float(f"{axis.rvs(random_state=rng):.3g}")  # three digits: readable, and exact in a CSV
-    return axis[int(rng.integers(len(axis)))]
+    if not hasattr(axis, "rvs"):
+        return axis[int(rng.integers(len(axis)))]
+    value = axis.rvs(random_state=rng)
+    return int(value) if isinstance(value, (int, np.integer)) else float(f"{value:.3g}")  # readable, exact in a CSV
 
 
 def _label(changes: Overrides) -> str:
-    return ", ".join(f"{field}={value:g}" if isinstance(value, float) else f"{field}={value}"
-                     for field, value in changes.items())
+    return ", ".join(f"{field}={value}" for field, value in changes.items())
 
 
 def _union(name: str, question: str, plans: Sequence[Plan]) -> Plan:
@@ -143,7 +159,7 @@ def _union(name: str, question: str, plans: Sequence[Plan]) -> Plan:
 
 PLANS: dict[str, Plan] = {plan.name: plan for plan in (
     *_SINGLE,
-    Plan("network_wide", "Which network, in the width of the papers? For a GPU.", {
+    Plan("network_wide", "Which network, with 64 to 1024 channels? For a GPU.", {
         label: {"model": model, "init_features": 64, "checkpointing": True}
         for label, model in (("U-Net", "unet"), ("U-Net++", "unet_2plus"), ("UNet 3+", "unet_3plus"))}),
     grid("coursework", "Loss, schedule and weight decay together, as the coursework crossed them.",

@@ -185,7 +185,7 @@ def curves(run: Run) -> Figure:
 
 
 @styled
-def compare(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
+def sweep_scores(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
     """Validation DSC per epoch of the runs of a sweep, and the DSC of each patient at their best epochs.
 
     Args:
@@ -194,17 +194,17 @@ def compare(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
     _dsc_axis(left, "validation DSC per epoch")
     listed = {label: [given] if isinstance(given, Run) else list(given) for label, given in runs.items()}
-    for place, (several, colour) in enumerate(zip(listed.values(), _colours(len(listed)), strict=True)):
+    for place, (several, style) in enumerate(zip(listed.values(), _styles(len(listed)), strict=True)):
         history = pd.concat([run.history.set_index("epoch")["val_dsc"] for run in several], axis=1).mean(axis=1)
         cases = pd.concat([run.cases.set_index("patient")["dsc"] for run in several], axis=1).mean(axis=1)
-        left.plot(history.index, history, marker=".", markersize=4, color=colour)
-        right.plot(np.full(len(cases), place), cases, "o", color=colour, alpha=0.5)
+        left.plot(history.index, history, marker=".", markersize=4, **style)
+        right.plot(np.full(len(cases), place), cases, "o", color=style["color"], alpha=0.5)
         right.plot([place - 0.3, place + 0.3], [cases.mean()] * 2, color="black", linewidth=2)
     right.set(title="per patient at the best epoch (line: mean)", ylabel="DSC", ylim=(0, 1))
     right.set_xticks([])
-    handles = [Line2D([], [], color=colour, marker="o", markersize=5, label=f"{label}")
-               for label, colour in zip(listed, _colours(len(listed)), strict=True)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5))
+    handles = [Line2D([], [], marker="o", markersize=5, label=label, **style)
+               for label, style in zip(listed, _styles(len(listed)), strict=True)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), handlelength=3)
     return figure
 
 
@@ -222,14 +222,15 @@ def sweep_curves(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
         raise KitError("sweep_curves: no runs to draw; train some first")
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
     losses = set()
-    for (label, given), colour in zip(runs.items(), _colours(len(runs)), strict=True):
+    for (label, given), style in zip(runs.items(), _styles(len(runs)), strict=True):
         several = [given] if isinstance(given, Run) else list(given)
         losses |= {run.config.loss for run in several}
         for axis, column in ((left, "val loss"), (right, "val_dsc")):
             table = pd.concat([run.history.set_index("epoch")[column] for run in several], axis=1)
-            axis.plot(table.index, table.mean(axis=1), marker=".", markersize=4, color=colour, label=label)
+            axis.plot(table.index, table.mean(axis=1), marker=".", markersize=4, label=label, **style)
             if len(several) > 1:
-                axis.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=colour, alpha=0.2, lw=0)
+                axis.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=style["color"],
+                                  alpha=0.2, lw=0)
     left.set(title="validation loss" + ("" if len(losses) == 1 else " (different losses: not comparable)"),
              xlabel="epoch", ylabel="loss")
     left.xaxis.get_major_locator().set_params(integer=True)
@@ -238,8 +239,10 @@ def sweep_curves(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
     return figure
 
 
-def _colours(count: int) -> list[str]:
-    return [CYCLE[i % len(CYCLE)] for i in range(count)]
+def _styles(count: int) -> list[dict[str, str]]:
+    """A colour for each line, and another kind of line for each round of the colours."""
+    lines = ("-", "--", ":", "-.")
+    return [{"color": CYCLE[i % len(CYCLE)], "linestyle": lines[i // len(CYCLE) % len(lines)]} for i in range(count)]
 
 
 def _scored(cases: pd.DataFrame, column: str) -> pd.DataFrame:

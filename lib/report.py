@@ -128,7 +128,7 @@ def _part(name: str, experiment: Experiment, examples: _Examples) -> dict[str, A
     known = [attempt for recipe in experiment.recipes for attempt in recipe.attempts]
     first, table = next((attempt for attempt in known if attempt.data), known[0]), experiment.verdicts
     return {
-        "data": first.data.get("name", "data unknown"), "patients": len(first.validation),
+        "data": first.data.get("name", "data unknown"), "patients": len(best.dsc) if best else len(first.validation),
         "settings": known[0].run.config.to_dict(), "reference": experiment.reference, "ladder": experiment.ladder,
         "rows": [_row(experiment, recipe) for recipe in experiment.recipes], "best": best, "figures": figures,
         "note": example if isinstance(example, str) else None, "cases": _cases(finished),
@@ -153,8 +153,8 @@ def _row(experiment: Experiment, recipe: Recipe) -> dict[str, Any]:
     several = len(recipe.attempts) > 1
     notes = [(one.status, f"seed {one.run.config.seed} {one.words}" if several else one.words)
              for one in recipe.attempts if one.status != "finished"]
-    if recipe.repeated:
-        notes.append(("", "several runs of the same seed, as the code changed between them; averaged"))
+    if recipe.outdated:
+        notes.append(("", f"not counted: {recipe.outdated} earlier runs, as the code was changed after them"))
     return {
         "label": recipe.label, "changed": recipe.changed, "seeds": len(recipe.runs), "notes": notes,
         "reference": recipe is experiment.reference, "reason": experiment.reasons.get(recipe.label),

@@ -235,7 +235,9 @@ def verdicts(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.DataFrame:
     (_, baseline), *candidates = runs.items()
     table = compare(baseline, dict(candidates), metric)
     print(resolution(table))
-    hidden = ["SD", "p", "p (Wilcoxon)", "patients", "seeds"]
+    hidden = ["SD", "p", "p (Wilcoxon)", "patients"]
+    if (table["seeds"] == len(_listed("baseline", baseline))).all():  # as it should be, so not worth a column
+        hidden.append("seeds")
     return table.drop(columns=hidden).round(3).set_index("label")
 
 

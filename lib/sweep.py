@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,8 @@ def sweep(plan: Plan | str, base: Config, data: BrainData, out: str | Path = "re
 
     Interrupt it, kill it, pull the plug: asked for again, it skips what is finished and goes on with the rest from
     their last checkpoints. A variant that fails is recorded with its error, does not stop the others and is tried again
-    next time. Several processes may work on the same plan; each run is trained by one of them.
+    next time. Several processes may work on the same plan; each run is trained by one of them, as long as they share
+    the folder of results.
 
     Args:
         plan: a ``Plan``, or the name of one of ``lib.plans.PLANS``.
@@ -60,43 +62,34 @@ def sweep(plan: Plan | str, base: Config, data: BrainData, out: str | Path = "re
         KitError: an unknown plan or executor, or a variant that no ``Config`` allows: nothing has been trained then. Or
             the reference failed; the other runs are kept.
     """
+    plan = find_plan(plan) if isinstance(plan, str) else plan
+    tasks = make_tasks(plan, base, data, Path(out).absolute(), seeds)
+    train_tasks(tasks, data, out, executor, **options)
+    runs, failures = outcome(tasks)
+    return Sweep(plan, runs, failures)
+
+
+def train_tasks(tasks: list[Task], data: BrainData, out: str | Path, executor: str = "local",
+                **options: float) -> None:
+    """Say what ``tasks`` will cost, train what is missing, show where it stands, bring the CSVs up to date."""
     if executor not in EXECUTORS:
         raise KitError(f"executor {executor!r} is unknown; use one of {', '.join(EXECUTORS)}")
     if options and executor != "ray":
         raise KitError(f"{', '.join(options)}: for executor ray only; leave it out")
-    plan = find_plan(plan) if isinstance(plan, str) else plan
-    tasks = make_tasks(plan, base, data, Path(out), seeds)
     say(str(_cost(tasks, data)))
-    table = SweepTable([Row(task.trial.label, task.trial.config.seed, task.trial.config.epochs, task.folder)
+    table = SweepTable([Row(task.place.label, task.trial.config.seed, task.trial.config.epochs, task.folder)
                         for task in tasks])
     table.refresh()
     if executor == "ray":
-        run_on_ray(tasks, data, Path(out), table, **options)
+        run_on_ray(tasks, data, Path(out).absolute(), table, **options)
     else:
-        _run_here(tasks, data, Path(out), table)
+        _run_here(tasks, data, Path(out).absolute(), table)
     table.refresh(last=True)
     write_result_csvs(out)
-    return _outcome(plan, tasks)
 
 
 def _cost(tasks: list[Task], data: BrainData) -> Cost:
     return sweep_cost(len(tasks), [task.trial.config for task in tasks if task.status != "finished"], data)
-
-
-def _outcome(plan: Plan, tasks: list[Task]) -> Sweep:
-    """What became of the tasks. Raises KitError when there is no reference to compare with."""
-    runs: dict[str, list[Run]] = {}
-    failures = {}
-    for task in sorted(tasks, key=lambda task: task.position):
-        if task.status == "finished":
-            runs.setdefault(task.trial.label, []).append(Run(task.folder.path))
-        else:
-            failures[task.trial.label] = task.folder.read().get("error") or "not finished"
-    reference = tasks[0].trial.label
-    if reference not in runs:
-        raise KitError(f"plan {plan.name}: {reference}, which the others are compared with, failed "
-                       f"({failures[reference]}); they are kept, mend it and run this again")
-    return Sweep(plan, runs, failures)
 
 
 def _run_here(tasks: list[Task], data: BrainData, out: Path, table: SweepTable) -> None:
@@ -104,11 +97,34 @@ def _run_here(tasks: list[Task], data: BrainData, out: Path, table: SweepTable) 
     waiting = list(tasks)
     with progress(total=len(tasks), desc="sweep", unit="run") as bar:
         while waiting:
-            task = next((task for task in waiting if not task.folder.busy()), waiting[0])
-            train_task(task, data, out, watch=lambda _: table.refresh())
-            waiting.remove(task)
+            task = next((task for task in waiting if not task.folder.busy()), None)
+            if task is None:
+                time.sleep(1)
+            else:
+                train_task(task, data, out, watch=lambda _: table.refresh())
+                waiting.remove(task)
+                bar.update()
             table.refresh()
-            bar.update()
+
+
+def outcome(tasks: list[Task]) -> tuple[dict[str, list[Run]], dict[str, str]]:
+    """Label -> its finished runs, the reference first, and label -> why it has none, or not all.
+
+    Raises:
+        KitError: there is no reference to compare with.
+    """
+    runs: dict[str, list[Run]] = {}
+    failures = {}
+    for task in sorted(tasks, key=lambda task: task.place.position):
+        if task.status == "finished":
+            runs.setdefault(task.place.label, []).append(Run(task.folder.path))
+        else:
+            failures[task.place.label] = task.folder.read().get("error") or "not finished"
+    reference = tasks[0].place
+    if reference.label not in runs:
+        raise KitError(f"plan {reference.plan}: {reference.label}, which the others are compared with, failed "
+                       f"({failures[reference.label]}); they are kept, mend it and run this again")
+    return runs, failures
 
 
 # --- command line -------------------------------------------------------------------------------------------------
@@ -133,13 +149,15 @@ def main() -> None:
     data = load_data(arguments.data, base.image_size, base.preprocessing)
     print(data.report())
     if arguments.dry_run:
-        print(_cost(make_tasks(plan, base, data, Path(arguments.out), arguments.seeds), data))
+        print(_cost(make_tasks(plan, base, data, Path(arguments.out).absolute(), arguments.seeds), data))
         return
     options = {name: value for name in ("gpus", "cpus") if (value := getattr(arguments, name)) is not None}
     done = sweep(plan, base, data, arguments.out, arguments.seeds, arguments.executor, **options)
-    print(f"\n{plan.question}")
-    print(stats.verdicts(done.runs).to_string())
-    print("\n".join(f"failed: {label}: {why}" for label, why in done.failures.items()))
+    for label, why in done.failures.items():
+        print(f"failed: {label}: {why}", file=sys.stderr)
+    if len(done.runs) > 1:
+        print(f"\n{plan.question}")
+        print(stats.verdicts(done.runs).to_string())
     sys.exit(1 if done.failures else 0)
 
 

@@ -39,7 +39,7 @@ class Cost:
             return f"{self.runs} runs, all finished before"
         before = f", {self.runs - self.missing} of them finished before" if self.missing < self.runs else ""
         if not self.seconds:
-            return f"{self.runs} runs{before}; what networks of your own cost is not known beforehand"
+            return f"{self.runs} runs{before}; what they cost is not known beforehand"
         return (f"{self.runs} runs{before}; one after the other about {duration(self.seconds)} on this device, "
                 f"{self.disk_bytes / 1e9:.2g} GB of checkpoints, up to {self.memory_bytes / 1e9:.2g} GB of memory")
 
@@ -55,7 +55,10 @@ def sweep_cost(runs: int, missing: Sequence[Config], data: BrainData) -> Cost:
     if not known:
         return Cost(runs, len(missing))
     cheapest = min(known, key=lambda config: summaries[config].gflops)
-    seconds_per_gflop = _seconds_per_slice(cheapest, data) / summaries[cheapest].gflops
+    try:
+        seconds_per_gflop = _seconds_per_slice(cheapest) / summaries[cheapest].gflops
+    except Exception:  # no such device here, or no memory left on it: a guess must not stop a sweep
+        return Cost(runs, len(missing))
     costs = [(config, summaries[config] or summaries[cheapest]) for config in missing]
     slices = len(data.slices(tuple(data.patients)))  # to score one costs a third of learning from it: close enough
     return Cost(
@@ -74,7 +77,7 @@ def _summary(config: Config) -> Summary | None:
         return None
 
 
-def _seconds_per_slice(config: Config, data: BrainData) -> float:
+def _seconds_per_slice(config: Config) -> float:
     """Time of a training step on this device, a slice: forward and backward of random images, the fastest of three."""
     device = pick_device(config.device)
     machine = Machine(device, pick_precision(device, config.precision))

@@ -1,15 +1,20 @@
 """The runs of a sweep as Ray tasks: on all cores of a laptop, all GPUs of a machine, or a cluster.
 
-``pip install "ray>=2.40"`` first. With ``RAY_ADDRESS`` in the environment the runs go to that cluster, otherwise Ray
-starts on this machine. Every machine needs the data at the same path. Where they share the results folder, a run that
-loses its machine goes on elsewhere from its last checkpoint; where they do not, its folder is brought home when it has
-finished.
+``pip install "ray>=2.40"`` first. With ``RAY_ADDRESS`` in the environment the runs go to that cluster, with a copy of
+the code, otherwise Ray starts on this machine. Every machine needs the data at the same path, and prepares them once a
+sweep unless ``KIT_CACHE`` names a folder that all can write to.
+
+Where the machines share the results folder, a run that loses its machine goes on elsewhere from its last checkpoint,
+and each run is trained once. Where they do not, a run begins anew on its next machine, its folder is brought home when
+it has finished, and two drivers at once would train it twice.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import shutil
 import tempfile
 import uuid
 from pathlib import Path
@@ -24,6 +29,7 @@ from lib.sweep_table import SweepTable
 from lib.sweep_task import Task, note_place, record_failure, train_task
 from lib.utils import PROJECT, KitError, progress, write_atomic
 
+_IDENTITY = ".identity"
 RETRIES = 3  # of a run whose worker died: out of memory, killed, machine lost
 _EXCLUDED = [".git", ".venv", "data", "result", "img", "tests", "*.ipynb"]  # not needed to train
 
@@ -33,26 +39,24 @@ def run_on_ray(tasks: list[Task], data: BrainData, out: Path, table: SweepTable,
     """Train ``tasks`` as Ray tasks and wait for all of them.
 
     Args:
-        gpus: of a run; 0.5 lets two runs share one. By default 1 where the cluster has any.
+        out: absolute.
+        gpus: of a run; 0.5 lets two runs share one. By default 1 where the cluster has any. A run sees its GPU as
+            ``cuda``, whatever its number.
         cpus: cores of a run; torch uses as many threads. Other numbers of threads may round differently.
         retries: how often a run whose worker died is begun again, each time from its last checkpoint.
 
     Raises:
-        KitError: Ray is not installed, or the cluster has not what a run asks for.
+        KitError: Ray is not installed, cannot be reached, or has no machine with what a run asks for.
     """
     ray = _connect()
-    there = ray.cluster_resources()
-    gpus = min(1.0, there.get("GPU", 0)) if gpus is None else gpus
-    for name, wanted in (("CPU", cpus), ("GPU", gpus)):
-        if wanted > there.get(name, 0):
-            raise KitError(f"Ray: a run asks for {wanted:g} {name}, the cluster has {there.get(name, 0):g}")
+    gpus = min(1.0, ray.cluster_resources().get("GPU", 0)) if gpus is None else gpus
+    _check_resources(ray, CPU=cpus, GPU=gpus)
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(train_remotely)
-    root, out = str(data.root.absolute()), out.absolute()
-    home = _identity(out)
+    root, home = str(data.root.absolute()), _identity(out)
     waiting = {}
     for task in tasks:
         if task.status == "finished":
-            note_place(task)
+            note_place(task, data)
         else:
             waiting[remote.remote(task, root, out, home)] = task
     _collect(ray, waiting, data, table)
@@ -64,23 +68,38 @@ def _connect() -> Any:
         import ray
     except ImportError:
         raise KitError('executor ray: Ray is not installed; pip install "ray>=2.40", or use executor="local"') from None
-    if not ray.is_initialized():
-        variables = {name: value for name, value in os.environ.items() if name.startswith("KIT_")}
-        variables |= {"KIT_PROGRESS": "off", "KIT_CACHE": str(cache_folder())}
-        quiet = {"log_to_driver": False, "logging_level": "error"}
-        if "RAY_ADDRESS" in os.environ:  # the other machines get a copy of the code
-            ray.init(**quiet, runtime_env={"env_vars": variables, "working_dir": str(PROJECT), "excludes": _EXCLUDED})
-        else:
-            ray.init(**quiet, include_dashboard=False, runtime_env={"env_vars": variables})
+    if ray.is_initialized():  # by the user, who knows best
+        return ray
+    variables = {name: value for name, value in os.environ.items() if name.startswith("KIT_")} | {"KIT_PROGRESS": "off"}
+    address = os.environ.get("RAY_ADDRESS")
+    if address:  # the other machines get a copy of the code
+        where = {"runtime_env": {"env_vars": variables, "working_dir": str(PROJECT), "excludes": _EXCLUDED}}
+    else:
+        where = {"runtime_env": {"env_vars": variables | {"KIT_CACHE": str(cache_folder())}},
+                 "include_dashboard": False}
+    try:
+        ray.init(log_to_driver=False, logging_level="error", **where)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise KitError(f"Ray: no connection to {address or 'a cluster of its own'} ({reason}); check RAY_ADDRESS, or "
+                       f"use executor=\"local\"") from None
     return ray
+
+
+def _check_resources(ray: Any, **wanted: float) -> None:
+    """Raise KitError when no single machine has what a run asks for: it would wait for ever."""
+    for name, amount in wanted.items():
+        most = max((node["Resources"].get(name, 0) for node in ray.nodes() if node["Alive"]), default=0)
+        if amount > most:
+            raise KitError(f"Ray: a run asks for {amount:g} {name}, no machine of the cluster has more than {most:g}")
 
 
 def _identity(out: Path) -> str:
     """A name of this very results folder: a worker that reads the same one at the same path shares it."""
-    file = out / ".identity"
-    if not file.is_file():
-        write_atomic(file, uuid.uuid4().hex)
-    return file.read_text(encoding="utf-8")
+    out.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError), open(out / _IDENTITY, "x", encoding="utf-8") as file:
+        file.write(uuid.uuid4().hex)
+    return (out / _IDENTITY).read_text(encoding="utf-8")
 
 
 def _collect(ray: Any, waiting: dict[Any, Task], data: BrainData, table: SweepTable) -> None:
@@ -103,11 +122,16 @@ def _take(ray: Any, reference: Any, task: Task, data: BrainData) -> None:
     try:
         files = ray.get(reference)
     except ray.exceptions.RayError as error:
+        note_place(task, data)
         record_failure(task, data, getattr(error, "cause", None) or error)
-        note_place(task)
         return
-    for name, content in files.items():
-        write_atomic(task.folder.path / name, content)
+    if files:
+        with task.folder.lock():
+            before = task.folder.read()
+            for name, content in files.items():
+                write_atomic(task.folder.path / name, content)
+            task.folder.update(**{name: before[name] for name in ("plans", "places") if name in before})
+        note_place(task, data)
 
 
 def train_remotely(task: Task, root: str, out: Path, home: str) -> dict[str, bytes]:
@@ -115,18 +139,21 @@ def train_remotely(task: Task, root: str, out: Path, home: str) -> dict[str, byt
 
     Args:
         root: folder of the data.
-        out: folder of results, as the driver names it.
+        out: folder of results, absolute, as the driver names it.
         home: what ``.identity`` in it says if this is the driver's own folder.
     """
     if os.environ.get("OMP_NUM_THREADS", "").isdigit():  # Ray sets it to the cores of the task; torch may be loaded
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     config = task.trial.config
     data = load_data(root, config.image_size, config.preprocessing)
-    if out.is_dir() and _identity(out) == home:
+    identity = out / _IDENTITY
+    if identity.is_file() and identity.read_text(encoding="utf-8") == home:
         train_task(task, data, out)
         return {}
     away = Path(tempfile.gettempdir()) / f"kit-sweep-{home}"
     folder = RunFolder(away, task.folder.path.name)
     train_task(dataclasses.replace(task, folder=folder), data, away)
-    return {file.name: file.read_bytes() for file in sorted(folder.path.iterdir())
-            if file.is_file() and not file.name.startswith(".")}
+    files = {file.name: file.read_bytes() for file in sorted(folder.path.iterdir())
+             if file.is_file() and not file.name.startswith(".")}
+    shutil.rmtree(folder.path, ignore_errors=True)
+    return files

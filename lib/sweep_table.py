@@ -35,7 +35,7 @@ class SweepTable:
     def __init__(self, rows: Sequence[Row]) -> None:
         self._rows, self._looked = rows, float("-inf")
         self._stream = sys.stdout  # that of the sweep: while a run trains, what is printed is the run's
-        self._said: set[Row] = set()
+        self._said: dict[Row, str] | None = None  # status of each run when it was last looked at; None: never yet
         self._handle: DisplayHandle | None = None
 
     def refresh(self, last: bool = False) -> None:
@@ -55,17 +55,20 @@ class SweepTable:
             self._handle.update(table)
 
     def _say_what_ended(self) -> None:
-        for row in self._rows:
-            state = _state(row)
-            if row not in self._said and state["status"] not in _STATUS.values():
-                self._said.add(row)
+        states = {row: _state(row) for row in self._rows}
+        before, self._said = self._said, {row: state["status"] for row, state in states.items()}
+        for row, state in states.items() if before is not None else ():
+            if before[row] != state["status"] and state["status"] not in _STATUS.values():
                 say("{run}, seed {seed}: {status}, epoch {epoch}, best DSC {best}".format(**state),
                     self._stream)
 
 
 def _state(row: Row) -> dict[str, str]:
     """What its folder says of a run."""
-    info, scores = row.folder.read(), row.folder.read_scores()
+    try:
+        info, scores = row.folder.read(), row.folder.read_scores()
+    except (OSError, ValueError) as error:  # the run itself will say it too, in more words
+        info, scores = {"status": f"cannot be read ({type(error).__name__})"}, []
     status = info.get("status")
     left = (row.epochs - len(scores)) * info.get("seconds", 0) / max(len(scores), 1)
     return {

@@ -5,16 +5,17 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lib import train
 from lib.config import Config
 from lib.dataset import BrainData, load_data, make_split
-from lib.logger import RunFolder, code_fingerprint, description, run_id
+from lib.logger import Place, RunFolder, code_fingerprint, description, run_id
 from lib.plans import Plan, Trial
 from lib.train import Epoch, fit
-from lib.utils import KitError, fingerprint
+from lib.utils import EditedError, KitError, fingerprint
 
 LOG = "log.txt"  # what a run of a sweep says, in its folder
 
@@ -25,9 +26,7 @@ class Task:
 
     trial: Trial
     folder: RunFolder
-    plan: str
-    group: str
-    position: int
+    place: Place
 
     @property
     def status(self) -> str | None:
@@ -35,58 +34,78 @@ class Task:
         return self.folder.read().get("status")
 
 
-def make_tasks(plan: Plan, base: Config, data: BrainData, out: Path, seeds: Sequence[int] = ()) -> list[Task]:
-    """The runs of a plan, in the order in which they are trained."""
-    split = make_split(data, base.split)
+def make_tasks(plan: Plan, base: Config, data: BrainData, out: Path, seeds: Sequence[int] = (),
+               splits: Sequence[str] = ()) -> list[Task]:
+    """The runs of a plan, in the order in which they are trained.
+
+    Args:
+        out: absolute: workers run elsewhere.
+        splits: train everything on each of these, ``fold-1-of-5`` and so on, instead of on that of ``base``.
+
+    Raises:
+        KitError: a variant that no ``Config`` allows, or data that cannot be split so.
+        EditedError: the code is not what was loaded.
+    """
     settings = {name: value for name, value in base.to_dict().items() if name not in ("device", "seed", "split")}
-    group = fingerprint([settings, data.fingerprint, split.train, split.validation])[:8]
+    splits = splits or (base.split,)
+    parts = [(split.train, split.validation) for split in (make_split(data, name) for name in splits)]
+    group = fingerprint([settings, data.fingerprint, parts])[:8]
     positions = {label: position for position, label in enumerate(plan.configs(base))}
-    return [Task(trial, _folder(trial.config, data, out), plan.name, group, positions[trial.label])
-            for trial in plan.trials(base, seeds)]
-
-
-def _folder(config: Config, data: BrainData, out: Path) -> RunFolder:
-    split = make_split(data, config.split)
-    return RunFolder(out, run_id(config, data, split, _code(config)))
+    return [Task(trial, RunFolder(out, run_id(trial.config, data, make_split(data, split), _code(trial.config))),
+                 Place(plan.name, group, positions[trial.label], trial.label, plan.ladder))
+            for split in splits for trial in plan.trials(replace(base, split=split), seeds)]
 
 
 def _code(config: Config) -> str:
     """The fingerprint of the code that a run uses; of one that cannot even be built, that of its name."""
     try:
         return code_fingerprint(config, train)
+    except EditedError:
+        raise
     except Exception:  # whatever a network or loss of one's own raises: ``fit`` will raise it again, and it is recorded
         return fingerprint([config.model, config.loss])
 
 
 def train_task(task: Task, data: BrainData, out: Path, watch: Callable[[Epoch], None] | None = None) -> None:
-    """Train one run, or note in its folder why that is not possible. What it says goes to ``log.txt`` there."""
+    """Train one run, or note in its folder why that is not possible. What it says goes to ``log.txt`` there.
+
+    Raises:
+        EditedError: the code is not what was loaded; nothing is recorded then.
+    """
     config = task.trial.config
-    try:
-        with open(task.folder.path / LOG, "a", encoding="utf-8") as log, redirect_stdout(log):
-            fit(config, _prepared(data, config), out, task.plan, watch)
-    except Exception as error:  # a network or loss of one's own may raise anything
-        with open(task.folder.path / LOG, "a", encoding="utf-8") as log:
+    note_place(task, data)
+    with open(task.folder.path / LOG, "a", encoding="utf-8") as log:
+        try:
+            with redirect_stdout(log):
+                fit(config, _prepared(data, config), out, task.place.plan, watch)
+        except EditedError:
+            raise
+        except Exception as error:  # a network or loss of one's own may raise anything
             traceback.print_exc(file=log)
-        record_failure(task, data, error)
-    note_place(task)
+            record_failure(task, data, error)
 
 
-def note_place(task: Task) -> None:
-    """Note in the run's folder which variant of the plan it is."""
+def note_place(task: Task, data: BrainData) -> None:
+    """Note in the run's folder which variant of the plan it is: an interrupted run has its place too."""
     with task.folder.lock():
-        task.folder.add_place(task.plan, task.group, task.position, task.trial.label)
+        if not task.folder.read():
+            task.folder.update(**_about(task, data))
+        task.folder.add_place(task.place)
 
 
 def record_failure(task: Task, data: BrainData, error: Exception) -> None:
     """Note in the run's folder that it failed, and why, in one line."""
-    config = task.trial.config
     reason = " ".join(f"{error}".split())[:300] or type(error).__name__
     if not isinstance(error, KitError):
         reason = f"{type(error).__name__}: {reason}"
-    about = description(config, data, make_split(data, config.split), _code(config))
     with task.folder.lock():
         if task.status != "finished":  # another process may have had more luck
-            task.folder.update(**about | {"status": "failed", "error": reason})
+            task.folder.update(**_about(task, data) | {"status": "failed", "error": reason})
+
+
+def _about(task: Task, data: BrainData) -> dict[str, Any]:
+    config = task.trial.config
+    return description(config, data, make_split(data, config.split), _code(config))
 
 
 def _prepared(data: BrainData, config: Config) -> BrainData:

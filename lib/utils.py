@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -34,6 +35,10 @@ WIDGET_MIME = "application/vnd.jupyter.widget-view+json"  # type of a cell's out
 
 class KitError(ValueError):
     """Bad input. Its text is one line that says what is wrong, where, and what to do about it."""
+
+
+class EditedError(KitError):
+    """Code was edited after Python loaded it: what would run is not what the file says."""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -182,7 +187,7 @@ def source_fingerprint(*objects: Any) -> str:
     """Hex SHA-256 of the source text of modules or classes, the same with Windows and Unix line ends.
 
     Raises:
-        KitError: a file was edited after Python loaded it; the hash would be of code that does not run.
+        EditedError: a file was edited after Python loaded it; the hash would be of code that does not run.
     """
     for module in {inspect.getmodule(thing) for thing in objects}:
         _require_unchanged(module)
@@ -199,7 +204,7 @@ def _require_unchanged(module: ModuleType) -> None:
         return
     changed = Path(file).stat().st_mtime_ns
     if _loaded.setdefault(file, changed) != changed:
-        raise KitError(f"{Path(file).name} was edited after it was loaded: restart the kernel, or the old code runs")
+        raise EditedError(f"{Path(file).name} was edited after it was loaded: restart the kernel, or the old code runs")
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -214,10 +219,21 @@ def write_atomic(path: Path, data: bytes | str) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         Path(name).chmod(0o644)  # mkstemp makes files that only the owner reads
-        Path(name).replace(path)
+        _replace(Path(name), path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _replace(new: Path, path: Path) -> None:
+    """Rename ``new`` to ``path``. Windows refuses while another process reads ``path``: for a second, try again."""
+    for _ in range(20 if sys.platform == "win32" else 0):
+        try:
+            new.replace(path)
+            return
+        except PermissionError:
+            time.sleep(0.05)
+    new.replace(path)
 
 
 def build_folder(target: Path, ready: Callable[[], bool], build: Callable[[Path], None]) -> None:

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from lib import crossval, train
+from lib.attempts import experiments, read_attempts
 from lib.config import LADDER, REFERENCE
 from lib.crossval import cross_validate, ensemble
 from lib.dataset import load_data
 from lib.evaluate import Machine, predict_volumes
+from lib.plans import Plan
 from lib.predict import load_weights, predict
 from lib.stats import compare, ladder
 from lib.utils import KitError, pick_precision
@@ -18,6 +20,8 @@ from tests.conftest import NAMES
 from tests.test_train import TINY
 
 ONE = dataclasses.replace(TINY, epochs=1)
+PLAN = Plan("folds", "?", {"base": {}, "smaller rate": {"lr": 1e-3}})
+ALONE = Plan("folds", "?", {"base": {}})
 CPU = Machine(torch.device("cpu"), pick_precision(torch.device("cpu"), "fp32"))
 
 
@@ -28,14 +32,14 @@ def data(tiny_kaggle):
 
 @pytest.fixture
 def folds_of_3(data, tmp_path):
-    return cross_validate(ONE, data, tmp_path, k=3)
+    return cross_validate(ALONE, ONE, data, tmp_path, k=3)["base"]
 
 
 def test_every_patient_is_scored_once_by_a_network_that_has_not_seen_it(folds_of_3, data):
     assert list(folds_of_3.cases["patient"]) == sorted(NAMES)
     assert [run.info["split"]["name"] for run in folds_of_3.runs] == [f"fold-{i}-of-3" for i in (1, 2, 3)]
     for row in folds_of_3.cases.itertuples():
-        run = folds_of_3.runs[row.fold - 1]
+        run = folds_of_3.runs[int(row.fold.split("-")[1]) - 1]
         assert row.patient not in load_weights(run.weights).trained_on
         assert run.cases.set_index("patient").loc[row.patient, "dsc"] == row.dsc
     assert folds_of_3.dsc.mean == pytest.approx(folds_of_3.cases["dsc"].mean())
@@ -46,20 +50,35 @@ def test_finished_folds_are_loaded_and_an_interrupted_one_goes_on(folds_of_3, da
     training, begun = train._Training, []
     monkeypatch.setattr(train, "_Training", lambda *args: begun.append(1) or training(*args))
     (folds_of_3.runs[1].folder / "run.json").unlink()
-    again = cross_validate(ONE, data, tmp_path, k=3)
+    again = cross_validate(ALONE, ONE, data, tmp_path, k=3)["base"]
     assert [run.id for run in again.runs] == [run.id for run in folds_of_3.runs]
     assert begun == [1]
 
 
 def test_impossible_folds_are_refused_before_training(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(crossval, "fit", None)
+    monkeypatch.setattr(crossval, "train_tasks", None)
     for k in (1, 7):
         with pytest.raises(KitError, match=f"{k} folds of 6"):
-            cross_validate(ONE, data, tmp_path, k=k)
+            cross_validate(ALONE, ONE, data, tmp_path, k=k)
+
+
+def test_a_variant_that_fails_on_a_fold_is_named(data, tmp_path):
+    plan = Plan("folds", "?", {"base": {}, "raising": {"model": "tests.own:Raising"}})
+    with pytest.raises(KitError, match=r"raising failed on a fold .*a student.s mistake"):
+        cross_validate(plan, ONE, data, tmp_path, k=2)
+
+
+def test_the_report_compares_them_over_all_patients(data, tmp_path):
+    crossed = cross_validate(PLAN, ONE, data, tmp_path, k=3)
+    [experiment] = experiments(read_attempts(tmp_path)[0])["folds"]
+    assert [(recipe.label, len(recipe.runs)) for recipe in experiment.recipes] == [("base", 3), ("smaller rate", 3)]
+    ours, theirs = compare(crossed["base"], {"smaller rate": crossed["smaller rate"]}), experiment.verdicts
+    assert theirs["patients"].tolist() == [6]
+    assert theirs[ours.columns].equals(ours)
 
 
 def test_cross_validations_are_compared_over_all_patients(folds_of_3, data, tmp_path):
-    other = cross_validate(dataclasses.replace(ONE, lr=1e-3), data, tmp_path, k=3)
+    other = cross_validate(PLAN, ONE, data, tmp_path, k=3)["smaller rate"]
     row = compare(folds_of_3, {"smaller rate": other}).iloc[0]
     assert row["patients"] == 6
     assert row["difference"] == pytest.approx(other.dsc.mean - folds_of_3.dsc.mean, abs=1e-6)
@@ -71,8 +90,8 @@ def test_the_ensemble_of_a_cross_validation_is_the_cross_validation(folds_of_3, 
     assert together.seen == ()
 
 
-def test_only_those_vote_who_have_not_learnt_from_the_patient(data, tmp_path):
-    pairs = cross_validate(ONE, data, tmp_path, k=2).runs + cross_validate(ONE, data, tmp_path, k=3).runs
+def test_only_those_vote_who_have_not_learnt_from_the_patient(folds_of_3, data, tmp_path):
+    pairs = cross_validate(ALONE, ONE, data, tmp_path, k=2)["base"].runs + folds_of_3.runs
     networks = [load_weights(run.weights) for run in pairs]
     seen = {}
     for name in NAMES:

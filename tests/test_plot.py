@@ -47,7 +47,7 @@ def drawings(folder):
     return {
         "patient_slices": plot.patient_slices(data, next(iter(data.patients))),
         "overlays": plot.overlays(prediction(data, 2)), "curves": plot.curves(run()),
-        "compare": plot.compare({"a": run(0), "b": [run(1), run(2)]}), "dsc_bars": plot.dsc_bars(run().cases),
+        "sweep_scores": plot.sweep_scores({"a": run(0), "b": [run(1), run(2)]}), "dsc_bars": plot.dsc_bars(run().cases),
         "sweep_curves": plot.sweep_curves(several), "size_against_dsc": plot.size_against_dsc(run().cases),
         "slopes": plot.slopes(run(0), run(1), ("Dice", "IoU")),
         "forest": plot.forest(compare(run(0), {"a": run(1), "b": run(2)})),

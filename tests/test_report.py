@@ -1,6 +1,7 @@
 """The report: all that was tried is in it, the student's words stay whole, and nothing in it runs or is fetched."""
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -19,7 +20,7 @@ from lib.analysis import GENERAL, make_template, read_analysis, to_html, to_mark
 from lib.attempts import experiments, read_attempts
 from lib.config import Config
 from lib.dataset import load_data
-from lib.logger import to_csv
+from lib.logger import Place, to_csv
 from lib.report import Picture, write_report
 from lib.stats import compare
 from lib.train import fit
@@ -41,7 +42,7 @@ def write_run(out, name, plans=("loss",), places=(), status="finished", dsc=0.7,
         "split": {"name": "holdout:8", "train": ["T1"], "validation": list(patients)},
         "versions": {"python": "3.12.1", "torch": "2.9.0", "numpy": "2.1", "platform": "Linux"},
         "device": "cpu (x86_64, 2 threads)", "precision": "fp32", "parameters": 10, "accumulate": 1, "seconds": 75.0,
-        "places": [dict(zip(("plan", "group", "position", "label"), place, strict=True)) for place in places],
+        "places": [place._asdict() for place in places],
     }
     if error:
         info["error"] = error
@@ -58,8 +59,8 @@ def write_run(out, name, plans=("loss",), places=(), status="finished", dsc=0.7,
     return folder
 
 
-def place(position, label, plan="loss", group="g"):
-    return [(plan, group, position, label)]
+def place(position, label, plan="loss", group="g", ladder=False):
+    return [Place(plan, group, position, label, ladder)]
 
 
 @pytest.fixture
@@ -82,8 +83,8 @@ def out(tmp_path):
               epochs_done=0, loss="FocalLoss")
     write_run(tmp_path, "unfinished", places=place(3, EVIL), status="running", epochs_done=2, loss="BCELoss")
     for i, (label, dsc) in enumerate((("as shipped", 0.6), ("fresh", 0.75), ("EMA", 0.76))):
-        write_run(tmp_path, f"rung{i}", ["best"], place(i, label, "best", "b"), dsc=dsc, spread=0.01 * (i + 1),
-                  **{"sampling": "fresh"} if i else {}, **{"ema": 0.9} if i == 2 else {})
+        write_run(tmp_path, f"rung{i}", ["best"], place(i, label, "best", "b", ladder=True), dsc=dsc,
+                  spread=0.01 * (i + 1), **{"sampling": "fresh"} if i else {}, **{"ema": 0.9} if i == 2 else {})
     return tmp_path
 
 
@@ -142,6 +143,23 @@ def test_a_rung_is_compared_with_the_one_before(out):
     alone = compare(runs[1], {"EMA": runs[2]}).iloc[0]
     assert ladder.verdicts.iloc[1]["difference"] == alone["difference"]
     assert ladder.verdicts.iloc[1]["p (Holm)"] >= alone["p"]  # corrected for two rungs
+
+
+def test_of_a_run_whose_code_was_changed_the_latest_counts(tmp_path):
+    write_run(tmp_path, "reference", places=place(0, "a"))
+    fixed = write_run(tmp_path, "b-fixed", places=place(1, "b"), lr=3e-3, dsc=0.9)
+    os.utime(write_run(tmp_path, "b-with-a-bug", places=place(1, "b"), lr=3e-3, dsc=0.2) / "run.json", (1, 1))
+    [found] = experiments(read_attempts(tmp_path)[0])["loss"]
+    assert [run.folder for run in found.recipes[1].runs] == [fixed]
+    assert "not counted: 1 earlier run" in " ".join(pages(tmp_path)[1].split())
+
+
+def test_a_folder_that_was_never_begun_is_no_attempt(out):
+    before = len(read_attempts(out)[0])
+    (out / "runs" / "planned").mkdir()
+    (out / "runs" / "planned" / ".lock").touch()
+    attempts, unreadable = read_attempts(out)
+    assert len(attempts) == before and not unreadable
 
 
 def test_seeds_are_averaged_and_not_compared(tmp_path):
@@ -288,8 +306,8 @@ def test_a_report_of_many_runs_is_small(tmp_path, drawn):
 
 
 def test_strange_names_are_shown_as_they_are(tmp_path, drawn):
-    write_run(tmp_path, "a", ["../x | $y$ **z**"], [("../x | $y$ **z**", "g", 0, r"$\frac{")], patients=["a|b", "<p>"])
-    write_run(tmp_path, "b", ["../x | $y$ **z**"], [("../x | $y$ **z**", "g", 1, "`|`")], patients=["a|b", "<p>"])
+    write_run(tmp_path, "a", ["../x | $y$ **z**"], place(0, r"$\frac{", "../x | $y$ **z**"), patients=["a|b", "<p>"])
+    write_run(tmp_path, "b", ["../x | $y$ **z**"], place(1, "`|`", "../x | $y$ **z**"), patients=["a|b", "<p>"])
     html, markdown = pages(tmp_path)
     assert "../x | $y$ **z**" in Page(html).words and r"$\frac{" in Page(html).words
     rows = [line for line in markdown.splitlines() if line.startswith("| ../x")]

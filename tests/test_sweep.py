@@ -14,17 +14,21 @@ import pandas as pd
 import pytest
 
 from lib import stats, sweep_table
+from lib.attempts import experiments, read_attempts
 from lib.config import Config
 from lib.dataset import load_data
 from lib.logger import RunFolder, finished_runs, write_result_csvs
-from lib.plans import Plan
+from lib.networks import summary
+from lib.plans import Plan, grid
 from lib.sweep import sweep
 from lib.sweep_cost import sweep_cost
 from lib.sweep_table import Row, SweepTable, duration
-from lib.utils import PROJECT, KitError
+from lib.sweep_task import make_tasks
+from lib.utils import PROJECT, EditedError, KitError
 
 BASE = Config(image_size=32, init_features=1, epochs=2, batch_size=8, model="tests.own:Counting")
 PLAN = Plan("tiny", "?", {"Dice": {}, "IoU": {"loss": "IOULoss"}, "slow": {"lr": 1e-5}})
+ONE = Plan("one", "?", {"only": {}})
 KEPT = ("best.pt", "last.pt", "history.csv", "cases.csv")
 
 
@@ -76,6 +80,9 @@ def test_places_in_run_json(data, tmp_path, steps):
     shared = sweep(Plan("other", "?", {"wide": {"init_features": 2}, "Dice": {}}), replace(BASE, seed=1), data, out)
     assert list(shared.runs) == ["Dice", "wide"]
     assert [place["plan"] for place in shared.runs["Dice"][0].info["places"]] == ["other", "tiny"]
+    longer = Plan("tiny", "?", {"Dice": {}, "between": {"lr": 1e-3}, **dict(list(PLAN.variants.items())[1:])})
+    moved = sweep(longer, replace(BASE, seed=1), data, out).runs["slow"][0]
+    assert [(place["plan"], place["position"]) for place in moved.info["places"]] == [("tiny", 3)]  # it has one place
     assert shared.runs["Dice"][0].info["plans"] == ["other", "tiny"]
 
 
@@ -93,6 +100,53 @@ def test_a_variant_that_fails_is_recorded_and_stops_nothing(data, tmp_path, step
     log = next((tmp_path / "out" / "runs").glob("Raising*/log.txt")).read_text()
     assert "Traceback" in log and "forward" in log
     assert set(pd.read_csv(tmp_path / "out" / "uexec_result_train.csv")["model"]) == {"tests.own:Counting"}
+
+
+def test_an_interrupted_run_has_its_place(data, tmp_path, steps, monkeypatch):
+    monkeypatch.setattr("lib.train._Training._tell", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(PLAN, BASE, data, tmp_path / "out")
+    attempts, unreadable = read_attempts(tmp_path / "out")
+    assert not unreadable and [attempt.words for attempt in attempts] == ["unfinished, epoch 1 of 2"]
+    [experiment] = experiments(attempts)["tiny"]
+    assert experiment.reference.label == "Dice"
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_edited_code_stops_the_sweep_and_leaves_no_record(data, tmp_path, steps, monkeypatch):
+    monkeypatch.setattr("lib.sweep_task.code_fingerprint", edited)
+    with pytest.raises(EditedError, match="restart the kernel"):
+        sweep(PLAN, BASE, data, tmp_path / "out")
+    assert not list(tmp_path.glob("out/runs/*"))
+
+
+def edited(*_):
+    raise EditedError("loss.py was edited after it was loaded: restart the kernel")
+
+
+def test_seeds_as_variants(data, tmp_path, steps):
+    plan = grid("seeds", "?", seed=[1, 2])
+    runs = sweep(plan, BASE, data, tmp_path / "out").runs
+    assert [run.config.seed for [run] in runs.values()] == [1, 2]
+    with pytest.raises(KitError, match="has a seed of its own; leave out seeds="):
+        sweep(plan, BASE, data, tmp_path / "out", seeds=(3, 4))
+
+
+def test_results_in_a_relative_folder(data, tmp_path, steps, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sweep(ONE, BASE, data, "out")
+    assert (tmp_path / "out" / "uexec_result_train.csv").is_file()
+    assert all(task.folder.path.is_absolute() for task in make_tasks(ONE, BASE, data, Path("out").absolute()))
+
+
+def test_a_damaged_run_is_named(data, tmp_path, steps):
+    [run] = sweep(ONE, BASE, data, tmp_path / "out").runs["only"]
+    (run.folder / "run.json").write_text("{")
+    with pytest.raises(KitError, match=r"run\.json: is damaged .*delete the run's folder"):
+        sweep(ONE, BASE, data, tmp_path / "out")
 
 
 def test_what_failed_is_tried_again(data, tmp_path, steps, monkeypatch):
@@ -139,7 +193,8 @@ DRIVER = f"""
 import sys
 from lib.config import Config
 from lib.dataset import load_data
-from lib.plans import Plan
+from lib.networks import summary
+from lib.plans import Plan, grid
 from lib.sweep import sweep
 variants = {{"Dice": {{}}, "IoU": {{"loss": "IOULoss"}}, "slow": {{"lr": 1e-5}}, "fresh": {{"sampling": "fresh"}}}}
 base = {BASE!r}
@@ -173,9 +228,9 @@ def test_killed_at_random_moments(data, tmp_path, steps):
     for _ in range(kills):
         before = count(steps)
         driver = start_driver(data.root, tmp_path / "killed", epochs)
-        while count(steps) == before and driver.poll() is None:
-            time.sleep(0.01)
-        time.sleep(moment.uniform(0, 0.4))
+        enough = before + moment.randint(1, 20)
+        while count(steps) < enough and driver.poll() is None:
+            time.sleep(0.002)
         assert driver.poll() is None, f"it ended before it was killed: {driver.stderr.read()}"
         os.kill(driver.pid, signal.SIGKILL)
         driver.communicate()
@@ -205,10 +260,19 @@ def test_cost(data):
     assert "is not known beforehand" in str(sweep_cost(1, [BASE], data))
 
 
-def test_cost_of_time_follows_arithmetic(data):
-    one = sweep_cost(1, [Config(image_size=32, init_features=2, epochs=10)], data)
-    ten = sweep_cost(1, [Config(image_size=32, init_features=2, epochs=1000)], data)
-    assert 20 < ten.seconds / one.seconds < 500  # a hundred, but for the noise of the clock
+def test_cost_of_time_follows_arithmetic(data, monkeypatch):
+    monkeypatch.setattr("lib.sweep_cost._seconds_per_slice", lambda config: 0.5)
+    small, large = (Config(image_size=32, init_features=width, epochs=10) for width in (2, 8))
+    alone = sweep_cost(1, [small], data)
+    assert alone.seconds == pytest.approx(0.5 * 10 * sum(data.slices(tuple(data.patients)).lengths))
+    ratio = summary(large).gflops / summary(small).gflops
+    assert sweep_cost(2, [small, large], data).seconds == pytest.approx(alone.seconds * (1 + ratio))
+
+
+def test_a_device_that_is_not_here_stops_no_guess(data, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    elsewhere = Config(image_size=32, device="cuda", precision="fp32")
+    assert "is not known beforehand" in str(sweep_cost(1, [elsewhere], data))
 
 
 def test_durations():

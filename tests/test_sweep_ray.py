@@ -87,10 +87,9 @@ class Killer(Thread):
     def run(self):
         moment = random.Random(0)
         for _ in range(self.kills):
-            before = count(self.steps)
-            while count(self.steps) == before:
-                time.sleep(0.01)
-            time.sleep(moment.uniform(0, 0.3))
+            enough = count(self.steps) + moment.randint(1, 20)
+            while count(self.steps) < enough:
+                time.sleep(0.002)
             workers = [child for child in psutil.Process().children(recursive=True) if is_training(child)]
             if workers:
                 moment.choice(workers).send_signal(signal.SIGKILL)
@@ -115,6 +114,12 @@ def test_results_are_brought_home_where_nothing_is_shared(data, tmp_path, cluste
     assert Run(task.folder.path).info["places"][0]["label"] == "Dice"
 
 
+def test_no_cluster_there(data, tmp_path, cluster, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(KitError, match=r"no connection to 127\.0\.0\.1:1 .*check RAY_ADDRESS"):
+        sweep(PLAN, BASE, data, tmp_path / "out", executor="ray")
+
+
 def test_asking_for_more_than_there_is(data, tmp_path, cluster):
-    with pytest.raises(KitError, match="a run asks for 1000 CPU, the cluster has"):
+    with pytest.raises(KitError, match="a run asks for 1000 CPU, no machine of the cluster has more than"):
         sweep(PLAN, BASE, data, tmp_path / "out", executor="ray", cpus=1000)
