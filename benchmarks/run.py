@@ -17,7 +17,6 @@ from lib.phantom import write_phantom
 from lib.session import PHANTOM_FOLDER
 
 RATIOS = "Medians of several runs in turns; a row of fp32 is what a CPU without bf16 units would choose."
-SHARES = "Where a training step's time goes."
 
 
 def ratios(full: bool) -> list[Row]:
@@ -44,7 +43,7 @@ def main() -> None:
     report = Report(OUT, "bench", machine())
     report.add("speed", RATIOS, ratios(full))
     report.add("memory", rows.memory.__doc__, rows.memory())
-    report.add("shares", SHARES, step_shares(full))
+    report.add("shares", shares.__doc__, step_shares(full))
     if full:
         report.add("compile", compiled.__doc__, [compiled(Config(image_size=128), rounds=3)])
         report.add("large set", scale.large_set.__doc__, scale.large_set())

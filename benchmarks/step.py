@@ -14,7 +14,7 @@ from lib.config import Config
 from lib.dataset import BrainData, Draw, Sampler, SliceDataset
 from lib.evaluate import Machine
 from lib.loss import build_objective
-from lib.networks import build_model
+from lib.networks import build_model, summary
 from lib.optim import build_optimizer
 from lib.transform import warp
 from lib.utils import deterministic, memory_format, pick_device, pick_precision
@@ -86,19 +86,37 @@ def random_batch(batch_size: int, size: int, device: torch.device) -> tuple[Tens
 PARTS = ("gathering", "augmentation", "network and loss", "optimiser")
 
 
+def peak_gflops(device: torch.device, precision: str, edge: int = 2048) -> float:
+    """GFLOP/s of a large matrix product in this number format: what the device reaches at best."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    a = torch.randn(edge, edge, device=device).to(dtype)
+
+    def product() -> None:
+        a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    product()
+    return 2e-9 * edge**3 / min(seconds(product) for _ in range(10))
+
+
 def shares(config: Config, data: BrainData, steps: int, device: torch.device | None = None,
            precision: str = "auto") -> Row:
-    """Where a training step's time goes: the median of each of ``PARTS``."""
+    """Where a training step's time goes, the median of each of ``PARTS``; and how near its arithmetic (three forward
+    passes) comes to a large matrix product in the same format."""
     step, slices = Step(config, device, precision), data.slices(tuple(data.patients))
     sampler = Sampler(slices, config.seed, "fresh", config.scale, config.rotation, config.flip)
     with deterministic():
         times = [_timed(step, config, slices, sampler.draw(number)) for number in range(steps + 1)]
     median = np.median(times[1:], axis=0)
     percent = (100 * median / median.sum()).round(1).tolist()
+    reached = 3 * config.batch_size * summary(config).gflops / median.sum()
+    peak = peak_gflops(step.device, step.machine.precision.name)
     return {"step": f"{config.model} {config.init_features}, {config.batch_size} slices of {config.image_size}",
             "precision": step.machine.precision.name, "ms": round(1e3 * float(median.sum()), 1),
             **{f"{name}, %": share for name, share in zip(PARTS, percent, strict=True)},
-            "data path, %": round(percent[0] + percent[1], 1)}
+            "data path, %": round(percent[0] + percent[1], 1), "GFLOP/s": round(reached),
+            "of a matrix product, %": round(100 * reached / peak)}
 
 
 def _timed(step: Step, config: Config, slices: SliceDataset, draw: Draw) -> np.ndarray:
