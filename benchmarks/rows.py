@@ -238,6 +238,6 @@ def training_step(image_size: int = 128, rounds: int = 3) -> list[Row]:
         plain.train_step(model, DiceLoss(), optimizer, *batch)
         step.wait()
 
-    slow, fast = in_turns(plain_way, lambda: step(*batch), rounds=rounds)
+    slow, fast = in_turns(plain_way, lambda: step.whole(*batch), rounds=rounds)
     return [row(f"a training step, U-Net 32, {BATCH} slices of {image_size}x{image_size}, "
                 f"{step.machine.precision.name}", "plain fp32", slow, fast)]

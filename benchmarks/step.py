@@ -46,27 +46,28 @@ class Step:
         self.backward(images, masks)
         self.update()
 
+    def whole(self, images: Tensor, masks: Tensor) -> None:
+        """Learn from a batch, and wait until it is done: for a clock."""
+        self(images, masks)
+        self.wait()
+
     def backward(self, images: Tensor, masks: Tensor) -> None:
         """Gradients of a batch ``(N, 3, H, W)``, ``(N, 1, H, W)`` on the device."""
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             output = self.forward(self.machine.to_device(images))
         self.scaler.scale(self.loss(output, masks)).backward()
-        self.wait()
 
     def update(self) -> None:
         """Change the weights."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.wait()
 
     def infer(self, images: Tensor) -> Tensor:
         """Logits, in eval mode."""
         self.forward.eval()
         with torch.inference_mode(), self._autocast():
-            logits = self.forward(self.machine.to_device(images))
-        self.wait()
-        return logits
+            return self.forward(self.machine.to_device(images))
 
     def _autocast(self) -> AbstractContextManager:
         return self.machine.precision.autocast(self.device)
@@ -142,8 +143,8 @@ def compiled(config: Config, rounds: int, device: torch.device | None = None) ->
     """Does ``torch.compile`` pay for itself? Its time, what it saves a step, and after how many steps it is even."""
     plain, fast = Step(config, device), Step(config, device, compiled=True)
     batch = random_batch(config.batch_size, config.image_size, plain.device)
-    start_up = seconds(lambda: fast(*batch))
-    slow_step, fast_step = in_turns(lambda: plain(*batch), lambda: fast(*batch), rounds=rounds)
+    start_up = seconds(lambda: fast.whole(*batch))
+    slow_step, fast_step = in_turns(lambda: plain.whole(*batch), lambda: fast.whole(*batch), rounds=rounds)
     saved = slow_step - fast_step
     even = round((start_up - fast_step) / saved) if saved > 0 else "never"
     return {"step": f"{config.model} {config.init_features}, {config.batch_size} slices of {config.image_size}",

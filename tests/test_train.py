@@ -232,18 +232,25 @@ def test_a_second_process_says_that_it_waits(tmp_path, capsys):
     assert entered
 
 
+NETWORKS = ({"model": "unet"}, {"model": "unet_2plus", "deep_supervision": True},
+            {"model": "unet_3plus", "deep_supervision": True, "guided": True, "checkpointing": True})
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_gpu_trains_the_same_twice(data, tmp_path, precision):
-    config = dataclasses.replace(TINY, device="cuda", precision=precision)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_gpu_trains_the_same_twice(data, tmp_path, network, precision):
+    config = dataclasses.replace(TINY, device="cuda", precision=precision, **network)
     first, second = (fit(config, data, tmp_path / name) for name in "ab")
+    assert first.history["train loss"].notna().all()
     pd.testing.assert_frame_equal(first.history, second.history)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_gpu_agrees_with_cpu(data, tmp_path):
-    runs = [fit(dataclasses.replace(TINY, device=device, precision="fp32", epochs=1), data, tmp_path / device)
-            for device in ("cpu", "cuda")]
+@pytest.mark.parametrize("network", NETWORKS)
+def test_gpu_agrees_with_cpu(data, tmp_path, network):
+    runs = [fit(dataclasses.replace(TINY, device=device, precision="fp32", epochs=1, **network), data,
+                tmp_path / device) for device in ("cpu", "cuda")]
     assert runs[0].history["train loss"][0] == pytest.approx(runs[1].history["train loss"][0], abs=1e-3)
