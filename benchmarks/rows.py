@@ -38,7 +38,7 @@ from lib.utils import PROJECT, pick_device, pick_precision
 SIZE, BATCH = 256, 16
 
 
-def preparation(patients: int = 2, rounds: int = 3) -> list[Row]:
+def preparation(patients: int = 2, rounds: int = 2) -> list[Row]:
     """Cold and warm start on patients of 36 slices at 256x256, on all cores; the published code uses one."""
     with temporary() as folder:
         root = many_patients(folder / "data", patients, SIZE)
@@ -193,7 +193,7 @@ def viewer_frame(rounds: int = 20) -> list[Row]:
     return [row("a frame of the viewer, 256x256", "matplotlib", slow, fast)]
 
 
-def start_up(rounds: int = 3) -> list[Row]:
+def start_up(rounds: int = 2) -> list[Row]:
     """A new Python process that imports all of the kit, or runs a notebook's first cell."""
     cells = nbformat.read(PROJECT / "train_default.ipynb", as_version=4).cells
     first = next(cell.source for cell in cells if cell.cell_type == "code")
