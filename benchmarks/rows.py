@@ -71,7 +71,7 @@ def augmentation(rounds: int = 5) -> list[Row]:
         ways["MONAI, RandAffined"] = monai
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    *others, ours = in_turns(*ways.values(), lambda: warp(*batch, theta, "background"), rounds=rounds)
+    *others, ours = in_turns(*ways.values(), lambda: warp(*batch, theta, "zero"), rounds=rounds)
     torch.set_num_threads(threads)
     return [row(f"augmenting {BATCH} slices of 256x256, one thread", name, slow, ours)
             for name, slow in zip(ways, others, strict=True)]

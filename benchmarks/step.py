@@ -103,8 +103,8 @@ def peak_gflops(device: torch.device, precision: str, edge: int = 2048) -> float
 
 def shares(config: Config, data: BrainData, steps: int, device: torch.device | None = None,
            precision: str = "auto") -> Row:
-    """Where a training step's time goes, the median of each of ``PARTS``; and how near its arithmetic (three forward
-    passes) comes to a large matrix product in the same format."""
+    """Where a training step's time goes, medians; and how near its arithmetic (three forward passes) comes to a large
+    matrix product in the same number format."""
     step, slices = Step(config, device, precision), data.slices(tuple(data.patients))
     sampler = Sampler(slices, config.seed, "fresh", config.scale, config.rotation, config.flip)
     with deterministic():
