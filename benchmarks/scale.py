@@ -163,7 +163,10 @@ def bounded() -> list[Row]:
 
 def curves(picture: Path) -> list[Row]:
     """Time and memory against the number of patients and the size of slices: 36 slices a patient, U-Net of 8 features,
-    batch 8, the second epoch with its validation. See scale.png; an exponent of 1 is linear."""
+    batch 8, the second epoch with its validation. See scale.png. An exponent of 1 is linear. What is not, and why: a
+    warm start reads an index and maps files, whatever their size; preparing small slices is reading files, which have
+    256x256 pixels in the right half; memory begins with Python and torch, grows with the pixels of a batch, and takes
+    in mapped files as long as there is room."""
     with temporary() as folder:
         by_patients = [_in_its_own_process("point", many_patients(folder / str(n), n, 128), 128) for n in PATIENTS]
         small = many_patients(folder / "small", min(PATIENTS), 256)
@@ -184,14 +187,22 @@ def draw_curves(by_patients: list[Row], by_size: list[Row]) -> Figure:
     """Seconds above, GiB below; patients on the left, pixels of a slice on the right."""
     figure, grid = plt.subplots(2, 2, figsize=(9, 6.5))
     names = (("cold, s", "warm, s", "epoch, s"), ("preparing, peak GiB", "training, peak GiB"))
-    for column, (rows, along, label) in enumerate((
-            (by_patients, [row["patients"] for row in by_patients], "patients, 36 slices of 128x128 each"),
-            (by_size, [row["size"] ** 2 for row in by_size], f"pixels of a slice, {by_size[0]['patients']} patients"))):
-        for axes, group, unit in zip(grid[:, column], names, ("seconds", "GiB"), strict=True):
-            for name in group:
-                values = [row[name] for row in rows]
-                axes.loglog(along, values, "o-", label=f"{name.split(', ')[0]}: exponent {exponent(along, values):.1f}")
-            axes.set(xlabel=label, ylabel=unit)
+    for column, (rows, along, ticks, label) in enumerate((
+            (by_patients, [row["patients"] for row in by_patients], [str(row["patients"]) for row in by_patients],
+             "patients, 36 slices of 128x128 each"),
+            (by_size, [row["size"] ** 2 for row in by_size], [f"{row['size']}²" for row in by_size],
+             f"pixels of a slice, {by_size[0]['patients']} patients"))):
+        times, memory = grid[:, column]
+        for name in names[0]:
+            values = [row[name] for row in rows]
+            times.loglog(along, values, "o-", label=f"{name.split(', ')[0]}: exponent {exponent(along, values):.1f}")
+        for name in names[1]:
+            memory.semilogx(along, [row[name] for row in rows], "o-", label=name.split(", ")[0])
+        times.set(xlabel=label, ylabel="seconds")
+        memory.set(xlabel=label, ylabel="peak, GiB", ylim=(0, None))
+        for axes in (times, memory):
+            axes.set_xticks(along, ticks)
+            axes.minorticks_off()
             axes.legend()
     return figure
 
