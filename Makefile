@@ -28,8 +28,8 @@ test: .venv/dev  ## lint, unit tests, the four notebooks (smoke profile), the br
 test-all: test   ## the same and the slow tests
 	$(PY) -m pytest -q -m slow
 
-bench: .venv/run ## speed and memory, measured side by side on this machine
-	$(PY) -m benchmarks.run
+bench: .venv/dev ## speed and memory, measured side by side on this machine, 3 minutes; all with FULL=1, 20 minutes
+	$(PY) -m benchmarks.run $(if $(FULL),--full)
 
 notebooks: .venv/run ## execute the notebooks in place on the phantom, as they are committed
 	KIT_DATA=phantom KIT_PROFILE=quick $(PY) -m lib.execute --in-place $(NOTEBOOKS)

@@ -1,1 +1,1 @@
-"""What `make bench` runs: pairs of things measured in turns on this machine."""
+"""What `make bench` runs: pairs of things measured in turns on this machine, and how cost grows with the data."""

@@ -1,12 +1,18 @@
 """The published algorithms, written down plainly: what the kit is measured against.
 
-Preprocessing and augmentation as in the code of the baseline: one volume or slice at a time, with skimage, in float64.
+Preprocessing, augmentation, sampling and training as in the code of the baseline: one volume or slice at a time, with
+skimage, in float64, a DataLoader with workers, a network in float32 and torch's default memory layout.
 """
+
+from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy import ndimage
 from skimage.exposure import rescale_intensity
 from skimage.transform import rescale, resize, rotate
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 
 def preprocess(volume: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -43,9 +49,67 @@ def augment(image: np.ndarray, mask: np.ndarray, zoom: float, angle: float) -> t
     return out[0], out[1]
 
 
-def train_step(model: torch.nn.Module, loss: torch.nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor,
-               masks: torch.Tensor) -> None:
-    """One step in float32 and torch's default memory layout."""
+class Slices(Dataset):
+    """Prepared volumes in memory, ``[(S, size, size, 3)]`` and ``[(S, size, size)]``; an item is a slice.
+
+    Args:
+        drawn: an item is a random slice of a random patient, tumour preferred, and augmented; else the next in order.
+    """
+
+    def __init__(self, volumes: list[np.ndarray], masks: list[np.ndarray], drawn: bool) -> None:
+        self.volumes, self.masks, self.drawn = volumes, masks, drawn
+        areas = [mask.sum(axis=(1, 2)) for mask in masks]
+        weights = [area + max(0.1 * area.mean(), 1e-9) for area in areas]
+        self.chances = [weight / weight.sum() for weight in weights]
+        self.places = [(p, s) for p, mask in enumerate(masks) for s in range(len(mask))]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        patient, number = self.places[index]
+        if self.drawn:
+            rng = np.random.default_rng(index)
+            patient = int(rng.integers(len(self.volumes)))
+            number = int(rng.choice(len(self.masks[patient]), p=self.chances[patient]))
+        image, mask = self.volumes[patient][number], self.masks[patient][number]
+        if self.drawn:
+            image, mask = augment(image, mask, rng.uniform(0.95, 1.05), rng.uniform(-15, 15))
+            if rng.random() < 0.5:
+                image, mask = np.fliplr(image), np.fliplr(mask)
+        channels_first = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)
+        return torch.from_numpy(channels_first), torch.from_numpy(np.ascontiguousarray(mask[None], np.float32))
+
+
+def train_step(model: nn.Module, loss: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor,
+               masks: Tensor) -> None:
+    """One step."""
     optimizer.zero_grad()
     loss(model(images), masks).backward()
     optimizer.step()
+
+
+def epoch(model: nn.Module, loss: nn.Module, optimizer: torch.optim.Optimizer, train: DataLoader,
+          validation: DataLoader, device: torch.device) -> list[float]:
+    """A pass over the training slices and one over those of validation, with the losses of the latter."""
+    model.train()
+    for images, masks in train:
+        train_step(model, loss, optimizer, images.to(device), masks.to(device))
+    model.eval()
+    losses = []
+    with torch.no_grad():
+        for images, masks in validation:
+            losses.append(loss(model(images.to(device)), masks.to(device)).item())
+    return losses
+
+
+def predict(model: nn.Module, images: np.ndarray, device: torch.device, batch_size: int) -> np.ndarray:
+    """``(S, 3, size, size)`` -> the largest component of the mask ``(S, size, size)``, found in the whole volume."""
+    model.eval()
+    with torch.no_grad():
+        parts = [torch.sigmoid(model(torch.from_numpy(images[i:i + batch_size]).to(device))).cpu().numpy()
+                 for i in range(0, len(images), batch_size)]
+    labels, _ = ndimage.label(np.concatenate(parts)[:, 0] > 0.5)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return labels == sizes.argmax()

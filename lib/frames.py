@@ -26,10 +26,11 @@ def brightest(volume: np.ndarray) -> int:
     """Intensity to show as white: the 99.5th percentile of what is not background.
 
     Args:
-        volume: ``(S, H, W)`` uint8; every second row and column are counted, which is quick and makes no difference.
+        volume: ``(S, H, W)`` uint8; every fourth row and column are counted, which is quick and makes no difference.
     """
-    histogram = np.bincount(volume[:, ::2, ::2].ravel(), minlength=256)
-    histogram[:int(0.1 * volume.max()) + 1] = 0
+    some = volume[:, ::4, ::4].ravel()
+    histogram = np.bincount(some, minlength=256)
+    histogram[:int(0.1 * some.max()) + 1] = 0
     return max(1, int(np.searchsorted(histogram.cumsum(), 0.995 * histogram.sum())))
 
 

@@ -43,7 +43,7 @@ class Gallery:
         self.volume = lru_cache(maxsize=2)(self._volume)
         self.masks = lru_cache(maxsize=2)(self._masks)
         self.header = lru_cache(maxsize=8)(self._header)
-        self.frames = lru_cache(maxsize=24)(self._frames)
+        self.frame = lru_cache(maxsize=2000)(self._frame)
 
     def _check_same_images(self, label: str, run: Prediction) -> None:
         for name in run.cases["patient"]:
@@ -85,8 +85,8 @@ class Gallery:
         """
         truth, predicted = self.masks(patient)
         runs = [_run_header(label, mask, truth) for label, mask in predicted.items()]
-        sizes = truth if truth is not None else sum((m for m in predicted.values() if m is not None), start=0)
-        areas = np.sum(sizes, axis=(1, 2)) if np.ndim(sizes) else np.zeros(1)
+        tumours = predicted.values() if truth is None else [truth]
+        areas = sum((_voxels(mask) for mask in tumours if mask is not None), start=np.zeros(1))
         shape = self.data.record(patient).geometry.shape
         wrong = sum((np.array(run["slices"])[:, 1:].sum(axis=1) for run in runs if run["slices"]), start=np.zeros(1))
         return {
@@ -111,14 +111,19 @@ class Gallery:
                              "same_as": FLAIR if same else None})
         return channels
 
-    def _frames(self, patient: str, channel: int) -> list[bytes]:
-        """The slices of one sequence as PNGs, see ``lib.frames.grey_png``. Cached, as ``frames``."""
-        return [grey_png(plane) for plane in self.volume(patient)[..., channel]]
+    def _frame(self, patient: str, channel: int, number: int) -> bytes:
+        """A slice of one sequence as a PNG, see ``lib.frames.grey_png``. Cached, as ``frame``."""
+        return grey_png(self.volume(patient)[number, ..., channel])
 
     def packed_masks(self, patient: str) -> list[bytes]:
         """Truth and predictions as ``run_lengths``, in this order; nothing for one that there is not."""
         truth, predicted = self.masks(patient)
         return [b"" if mask is None else run_lengths(mask) for mask in (truth, *predicted.values())]
+
+
+def _voxels(mask: np.ndarray) -> np.ndarray:
+    """How many voxels of a {0, 1} uint8 volume lie in each slice, ``(S,)``; counting bools is quicker than adding."""
+    return np.array([np.count_nonzero(plane) for plane in mask.view(bool)])
 
 
 def run_lengths(mask: np.ndarray) -> bytes:
@@ -150,7 +155,7 @@ def _run_header(label: str, mask: np.ndarray | None, truth: np.ndarray | None) -
     if mask is None:
         return {"label": label, "dsc": None, "slices": []}
     inside = truth if truth is not None else np.zeros_like(mask)
-    tp, found, there = (part.reshape(len(mask), -1).sum(axis=1, dtype=int) for part in (mask & inside, mask, inside))
+    tp, found, there = map(_voxels, (mask & inside, mask, inside))
     slices = np.stack([tp, found - tp, there - tp], axis=1)
     dsc = None if truth is None else Counts(*map(int, slices.sum(axis=0))).dsc
     return {"label": label, "dsc": dsc, "slices": slices.tolist()}

@@ -88,13 +88,24 @@ def hd95(pred: np.ndarray, true: np.ndarray) -> float:
     pred, true = pred.astype(bool), true.astype(bool)
     if not pred.any() or not true.any():
         return 0.0 if pred.any() == true.any() else float(np.linalg.norm(pred.shape))
+    return max(float(np.percentile(distances, 95)) for distances in surface_distances(pred, true))
+
+
+def surface_distances(pred: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distances from each surface voxel of ``pred`` to the surface of ``true``, and the other way round.
+
+    Args:
+        pred, true: bool volumes, neither of them empty.
+    """
     box = _box(pred | true)  # outside of it there is no surface: the distance maps need not go there
     a, b = (_surface(mask[box]) for mask in (pred, true))
-    return max(float(np.percentile(ndimage.distance_transform_edt(~near)[far], 95)) for far, near in ((a, b), (b, a)))
+    return ndimage.distance_transform_edt(~b)[a], ndimage.distance_transform_edt(~a)[b]
 
 
 def _box(mask: np.ndarray) -> tuple[slice, ...]:
-    return ndimage.find_objects(mask.astype(np.uint8))[0]
+    """The smallest box around a mask that is not empty."""
+    lines = (mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)) for axis in range(mask.ndim))
+    return tuple(slice(int(line.argmax()), len(line) - int(line[::-1].argmax())) for line in lines)
 
 
 def _surface(mask: np.ndarray) -> np.ndarray:

@@ -131,15 +131,19 @@ class deterministic:
             torch.are_deterministic_algorithms_enabled(),
             torch.is_deterministic_algorithms_warn_only_enabled(),
             torch.backends.cudnn.benchmark,
+            torch.utils.deterministic.fill_uninitialized_memory,
         )
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
+        # a help to find reads of memory that nobody wrote; it writes every new tensor twice, hundreds in a step
+        torch.utils.deterministic.fill_uninitialized_memory = False
 
     def __exit__(self, *exc: object) -> None:
-        enabled, warn_only, benchmark = self._before
+        enabled, warn_only, benchmark, fill = self._before
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
         torch.backends.cudnn.benchmark = benchmark
+        torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
 def seed_everything(*key: int) -> None:

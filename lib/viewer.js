@@ -2,9 +2,10 @@
 //
 // It gets what it shows from a source:
 //   patients: [[name, label], ...]     the menu, worst first
-//   header(name): Promise<object>      see Gallery.header
-//   masks(name): Promise<bytes[]>      truth and predictions as run lengths, empty where there is none
-//   frames(name, channel): Promise<bytes[]>   a PNG or WebP per slice
+//   open(name, channel): Promise<{ header, first, masks }>   header: see Gallery.header; first: the slice to show first,
+//                                      a PNG or WebP; masks: truth and predictions as run lengths, empty where there
+//                                      is none
+//   slices(name, channel, numbers): Promise<bytes[]>   a PNG or WebP of each
 // In a notebook the source asks the kernel (render, at the end); in an exported file it reads the page.
 
 const COLOURS = {  // the same as in lib/frames.py
@@ -17,6 +18,7 @@ const LEGEND = { hit: "found (TP)", missed: "missed (FN)", alarm: "false alarm (
                  prediction: "prediction" };
 const FLAIR = 1;
 const FRAMES_PER_SECOND = 8;
+const BLOCK = 16;  // slices asked for at once: so few that the one on the screen need not wait long
 const HINT = "keys: arrows, PageUp, PageDown, Home, End, space to play; drag the picture for brightness and contrast";
 const KEYS = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 5, PageDown: -5,
                Home: -Infinity, End: Infinity };
@@ -50,14 +52,15 @@ function unpack(bytes, length, bit) {
   return voxels;
 }
 
+const easel = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+
 // PNG or WebP -> intensities. The browser's decoder turns grey into RGBA; red is the intensity.
 async function decode(bytes, width, height) {
   const bitmap = await createImageBitmap(new Blob([bytes]), { colorSpaceConversion: "none" });
-  const canvas = new OffscreenCanvas(width, height);
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.drawImage(bitmap, 0, 0);
+  if (easel.canvas.width !== width || easel.canvas.height !== height) Object.assign(easel.canvas, { width, height });
+  easel.drawImage(bitmap, 0, 0);
   bitmap.close();
-  const rgba = context.getImageData(0, 0, width, height).data;
+  const rgba = easel.getImageData(0, 0, width, height).data;
   const intensities = new Uint8Array(width * height);
   for (let i = 0; i < intensities.length; i++) intensities[i] = rgba[4 * i];
   return intensities;
@@ -219,13 +222,13 @@ class Viewer {
     this.stop();
     this.note.textContent = HINT;
     try {
-      const { source } = this;
-      const [header, masks, frames] = await Promise.all([source.header(patient), source.masks(patient),
-                                                         source.frames(patient, this.channel)]);
+      const { channel } = this;
+      const { header, first, masks } = await this.source.open(patient, channel);
       if (ticket !== this.asked) return;  // another patient was chosen meanwhile
       this.patients.value = patient;
       this.keep(header, masks);
-      await this.useFrames(this.channel, frames, ticket);
+      await this.useSlices(channel, [header.largest], [first], ticket);
+      await this.load(this.channel, ticket);
     } catch (error) {
       if (ticket === this.asked) this.complain(error);
     }
@@ -234,10 +237,9 @@ class Viewer {
   async choose(channel) {
     const ticket = this.asked;
     this.channel = channel;
-    if (this.grey[channel]) return this.recolour();
+    if (this.grey[channel]?.[this.slice]) this.recolour();
     try {
-      const frames = await this.source.frames(this.header.patient, channel);
-      if (ticket === this.asked) await this.useFrames(channel, frames, ticket);
+      await this.load(channel, ticket);
     } catch (error) {
       if (ticket === this.asked) this.complain(error);
     }
@@ -267,15 +269,32 @@ class Viewer {
     if (this.overlays.selectedOptions[0].disabled) this.overlays.value = this.overlay = "contour";
   }
 
-  // The slice on the screen is decoded first, then all others: a step to one finds its pixels ready.
-  async useFrames(channel, frames, ticket) {
-    const [count, height, columns] = this.header.shape;
-    const decoded = this.grey[channel] = new Array(count);
-    for (const slice of [this.slice, ...decoded.keys()]) {
-      decoded[slice] ??= await decode(frames[slice], columns, height);
-      if (ticket !== this.asked) return;
-      if (channel === this.channel && slice === this.slice && this.root.dataset.shown !== this.place()) this.recolour();
+  // All slices of a sequence, the nearest to the screen first: a step to one finds its pixels ready. While a block is
+  // decoded here, the next is made there.
+  async load(channel, ticket) {
+    const { header: { patient, shape: [count] }, grey } = this;
+    grey[channel] ??= [];
+    const missing = [...Array(count).keys()].filter((slice) => !grey[channel][slice]);
+    const distance = (slice) => Math.abs(slice - this.slice);
+    const ask = () => {
+      const numbers = missing.sort((a, b) => distance(a) - distance(b)).splice(0, BLOCK);
+      return { numbers, answer: numbers.length && this.source.slices(patient, channel, numbers) };
+    };
+    for (let block = ask(), next; block.numbers.length; block = next) {
+      const frames = await block.answer;
+      if (ticket !== this.asked || channel !== this.channel) return;
+      next = ask();
+      await this.useSlices(channel, block.numbers, frames, ticket);
     }
+    this.root.dataset.loaded = `${patient}/${channel}`;
+  }
+
+  async useSlices(channel, numbers, frames, ticket) {
+    const [, height, columns] = this.header.shape;
+    const decoded = await Promise.all(frames.map((frame) => decode(frame, columns, height)));
+    if (ticket !== this.asked) return;
+    numbers.forEach((slice, i) => { (this.grey[channel] ??= [])[slice] = decoded[i]; });
+    if (channel === this.channel && numbers.includes(this.slice)) this.recolour();
   }
 
   // --- brightness and contrast
@@ -435,17 +454,20 @@ function kernelSource(model) {
     if (!resolve) return;  // the answer to another view of this browser
     waiting.delete(reply.id);
     if (reply.error) reject(new Error(reply.error));
-    else resolve(reply.header ?? buffers.map((part) => new Uint8Array(part.buffer, part.byteOffset, part.byteLength)));
+    else resolve([reply.header, buffers.map((part) => new Uint8Array(part.buffer, part.byteOffset, part.byteLength))]);
   };
   model.on("msg:custom", receive);
-  const ask = (what, patient, channel = null) => new Promise((resolve, reject) => {
+  const ask = (patient, channel, slices = null) => new Promise((resolve, reject) => {
     const id = `${Date.now()}-${Math.random()}`;
     waiting.set(id, { resolve, reject });
-    model.send({ id, what, patient, channel });
+    model.send({ id, patient, channel, slices });
   });
-  return { patients: model.get("patients"), close: () => model.off("msg:custom", receive),
-           header: (name) => ask("header", name), masks: (name) => ask("masks", name),
-           frames: (name, channel) => ask("frames", name, channel) };
+  const open = async (patient, channel) => {
+    const [header, [first, ...masks]] = await ask(patient, channel);
+    return { header, first, masks };
+  };
+  const slices = async (...which) => (await ask(...which))[1];
+  return { patients: model.get("patients"), close: () => model.off("msg:custom", receive), open, slices };
 }
 
 function render({ model, el }) {

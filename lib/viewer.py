@@ -34,18 +34,19 @@ class Browser(anywidget.AnyWidget):
     def _answer(self, _: Any, question: dict[str, Any], __: Any) -> None:
         """Send what the browser asked for, or why there is none: an exception here would reach nobody."""
         try:
-            header, buffers = self.answer(question["what"], question["patient"], question["channel"])
+            header, buffers = self.answer(question["patient"], question["channel"], question["slices"])
             self.send({"id": question["id"], "header": header}, buffers)
         except Exception as error:  # files may have gone or be damaged by now
             self.send({"id": question["id"], "error": str(error) or type(error).__name__})
 
-    def answer(self, what: str, patient: str, channel: int | None) -> tuple[dict[str, Any] | None, list[bytes]]:
-        """The ``header``, the ``masks`` or the ``frames`` of a patient: (JSON-like values, buffers)."""
-        if what == "header":
-            return self.gallery.header(patient), []
-        if what == "masks":
-            return None, self.gallery.packed_masks(patient)
-        return None, self.gallery.frames(patient, channel)
+    def answer(self, patient: str, channel: int, slices: list[int] | None) -> tuple[dict[str, Any] | None, list[bytes]]:
+        """Some slices of a sequence, or with None what the first picture of a patient takes, in one message: its
+        header, and as buffers the slice to show first and the masks."""
+        if slices is not None:
+            return None, [self.gallery.frame(patient, channel, number) for number in slices]
+        header = self.gallery.header(patient)
+        first = self.gallery.frame(patient, channel, header["largest"])
+        return header, [first, *self.gallery.packed_masks(patient)]
 
     def to_html(self, path: str | Path, patients: list[str] | None = None) -> Path:
         """Write the browser as one file that needs neither kernel nor network; prints how large it is.

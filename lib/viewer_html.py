@@ -32,15 +32,17 @@ $script
 // what a notebook asks its kernel for lies in this page; a patient is read when it is chosen
 const read = (id) => JSON.parse(document.getElementById(id).textContent);
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-const part = async (name, of) => of(read("patient-" + names.indexOf(name)));
+let opened = {};  // the patient on the screen: an element is parsed once, not for every slice
 const menuOfPage = read("patients");
 const names = menuOfPage.map(([name]) => name);
 new Viewer(document.getElementById("slices"), {
   patients: menuOfPage,
-  header: (name) => part(name, (patient) => patient.header),
-  masks: (name) => part(name, (patient) => patient.masks.map(bytes)),
-  frames: (name, channel) => part(name, ({ header, frames }) =>
-    frames[header.channels[channel].same_as ?? channel].map(bytes)),
+  open: async (name, channel) => {
+    const { header, masks, frames } = read("patient-" + names.indexOf(name));
+    opened = { name, frames: frames.map((slices, i) => slices.length ? slices : frames[header.channels[i].same_as]) };
+    return { header, first: bytes(opened.frames[channel][header.largest]), masks: masks.map(bytes) };
+  },
+  slices: async (name, channel, numbers) => numbers.map((number) => bytes(opened.frames[channel][number])),
 });
 </script>
 </html>

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.exposure import adjust_gamma
 from skimage.transform import resize
 
-from lib.augment import INTENSITY, change_intensity, draw_affine, draw_intensity, warp
+from lib.augment import INTENSITY, _affine_grid, change_intensity, draw_affine, draw_intensity, warp
 
 # --- where --------------------------------------------------------------------------------------------------------
 
@@ -273,3 +274,8 @@ def test_strengths_keep_their_ranges_and_probability():
     assert len(np.unique(records["seed"])) == n
     both = ~np.isnan(records["gamma"][:, 0]) & ~np.isnan(records["noise"][:, 0])
     assert both.mean() == pytest.approx(0.15**2, abs=0.005)  # each drawn for itself
+
+
+def test_the_grid_is_that_of_torch():
+    theta = torch.from_numpy(draw_affine(np.random.default_rng(0), 5, 0.2, 30.0, 0.5))
+    torch.testing.assert_close(_affine_grid(theta, 37), F.affine_grid(theta, [5, 1, 37, 37], align_corners=False))

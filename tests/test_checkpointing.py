@@ -161,6 +161,7 @@ def test_enlarging_is_torchs_bilinear(factor, layout):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize(("network", "switches"), [
     (UNet2Plus, {"deep_supervision": True}), (UNet3Plus, {"deep_supervision": True, "guided": True}),
 ])

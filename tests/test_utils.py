@@ -64,11 +64,15 @@ def test_autocast_computes_in_the_format(name, dtype):
 
 
 def test_deterministic_puts_everything_back():
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    def settings():
+        return (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark,
+                torch.utils.deterministic.fill_uninitialized_memory)
+
+    before = settings()
     with pytest.raises(ZeroDivisionError), deterministic():
-        assert torch.are_deterministic_algorithms_enabled()
+        assert settings() == (True, False, False)
         raise ZeroDivisionError
-    assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark) == before
+    assert settings() == before
 
 
 def test_seeds_are_told_apart():

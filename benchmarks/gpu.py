@@ -1,0 +1,261 @@
+"""What only a GPU can show, in pieces of under ten minutes: ``python -m benchmarks.gpu``
+
+Does it run there at all, do the large networks fit a card of 8 GB, how fast is it, how does cost grow? Each piece runs
+in a process of its own and leaves a JSON file; a piece whose file is there is not measured again, so that the same
+command goes on where it stopped. ``--device cpu --tiny`` goes through all of it with networks of 2 features.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measure import Row, machine, markdown, seconds
+from benchmarks.scale import point
+from benchmarks.sets import many_patients, temporary
+from benchmarks.step import FULL_WIDTH, Step, peak_gflops, random_batch, shares
+from lib.config import BEST, Config
+from lib.dataset import load_data
+from lib.networks import summary
+from lib.utils import PROJECT, deterministic, pick_device, progress, write_atomic, write_json
+
+LIMIT = 590  # seconds a piece may take
+CARD = 7.5  # GiB that a card of 8 GB leaves to a process
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large everything is."""
+
+    image: int = 256
+    batches: tuple[int, ...] = (16, 64)
+    images: tuple[int, ...] = (128, 256, 512)
+    curve: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    patients: tuple[int, ...] = (10, 20, 40, 70, 100)
+    epochs: int = 30
+    steps: int = 20
+    features: int | None = None  # instead of the published width
+
+    def config(self, network: str, **changes: Any) -> Config:
+        """One of ``FULL_WIDTH`` at this size."""
+        width = {"init_features": self.features} if self.features else {}
+        return replace(FULL_WIDTH[network], **({"image_size": self.image, "batch_size": self.batches[0]} | width
+                                               | changes))
+
+
+TINY = Size(32, (2,), (32, 64), (1, 2), (3, 4), 2, 2, 2)
+
+
+# --- pieces -------------------------------------------------------------------------------------------------------
+
+
+def tests(device: torch.device, size: Size) -> Row:
+    """``pytest -m gpu``: how many passed, failed and were left out."""
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests"],
+                          cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    counted = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout)}
+    failed = re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
+    return {"passed": 0, "failed": 0, "skipped": 0} | counted | {"which failed": " ".join(failed)}
+
+
+def memory(device: torch.device, size: Size, network: str, checkpointing: bool) -> Row:
+    """Some training steps with no more memory than a card of 8 GB has."""
+    config = size.config(network, checkpointing=checkpointing)
+    if device.type == "cuda":
+        there = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, CARD * GIB / there), device)
+    row = {"network": f"{network} {config.init_features}", "checkpointing": checkpointing,
+           "batch": config.batch_size, "size": config.image_size}
+    return row | _steps(config, device, size.steps)
+
+
+def _steps(config: Config, device: torch.device, steps: int, precision: str = "auto", compiled: bool = False) -> Row:
+    """Slices/s and peak GiB of training and inference; or that memory ran out."""
+    try:
+        with deterministic():  # as lib.train trains
+            step = Step(config, device, precision, compiled)
+            images, masks = random_batch(config.batch_size, config.image_size, device)
+
+            def train(times: int) -> None:
+                for _ in range(times):
+                    step(images, masks)
+                step.wait()
+
+            def infer(times: int) -> None:
+                for _ in range(times):
+                    step.infer(images)
+                step.wait()
+
+            start_up = seconds(lambda: train(2))  # Adam's state is there from the second step on
+            training, peaks = seconds(lambda: train(steps)), _peaks(device)
+            infer(1)
+            inference = seconds(lambda: infer(steps))
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        return {"fits": False}
+    return {"precision": step.machine.precision.name, "fits": True, "first two steps, s": round(start_up, 2),
+            "training, slices/s": round(steps * len(images) / training, 1),
+            "inference, slices/s": round(steps * len(images) / inference, 1), **peaks}
+
+
+def _peaks(device: torch.device) -> Row:
+    if device.type != "cuda":
+        return {}
+    return {"allocated, GiB": round(torch.cuda.max_memory_allocated(device) / GIB, 2),
+            "reserved, GiB": round(torch.cuda.max_memory_reserved(device) / GIB, 2)}
+
+
+def speed(device: torch.device, size: Size, network: str, batch: int, precision: str, compiled: bool) -> Row:
+    """Slices/s; arithmetic of a training slice is three times that of a forward pass."""
+    config = size.config(network, batch_size=batch)
+    row = {"network": f"{network} {config.init_features}", "batch": batch, "asked for": precision,
+           "compiled": compiled}
+    found = _steps(config, device, size.steps, precision, compiled)
+    if not found["fits"]:
+        return row | found
+    gflops = 3 * summary(config, precision=precision).gflops
+    reached, peak = gflops * found["training, slices/s"], peak_gflops(device, precision, 2048 if size is TINY else 8192)
+    return row | found | {"GFLOPs a training slice": round(gflops, 1), "TFLOP/s": round(reached / 1e3, 2),
+                          "matrix product, TFLOP/s": round(peak / 1e3, 2),
+                          "of a matrix product, %": round(100 * reached / peak, 1)}
+
+
+def data_path(device: torch.device, size: Size, precision: str) -> Row:
+    """Where a training step's time goes when slices are gathered and augmented too."""
+    with temporary() as folder:
+        root = many_patients(folder / "data", 4, min(size.image, 256))
+        return shares(size.config("unet"), load_data(root, size.image), size.steps, device, precision)
+
+
+def baseline(device: torch.device, size: Size) -> Row:
+    """Epochs of the published U-Net, fresh sampling; the cache is warm."""
+    return _epochs(device, size, size.patients[-1], size.image, size.epochs)
+
+
+def _epochs(device: torch.device, size: Size, patients: int, image: int, epochs: int) -> Row:
+    config = size.config("unet", image_size=image, epochs=epochs, sampling="fresh", padding=BEST.padding,
+                         device=str(device))
+    with temporary() as folder:
+        root = many_patients(folder / "data", patients, min(image, 256), 6 if size is TINY else 36)
+        found = point(root, config)
+    return found | {"epochs": epochs, f"{epochs} epochs, s": round(epochs * found["epoch, s"], 1)}
+
+
+def by_image(device: torch.device, size: Size, image: int) -> Row:
+    """Batch 16 of slices of ``image`` pixels."""
+    return {"size": image} | _steps(size.config("unet", image_size=image), device, size.steps)
+
+
+def by_batch(device: torch.device, size: Size, batch: int) -> Row:
+    """``batch`` slices a step."""
+    return {"batch": batch} | _steps(size.config("unet", batch_size=batch), device, size.steps)
+
+
+def by_patients(device: torch.device, size: Size, patients: int) -> Row:
+    """Preparing ``patients`` and an epoch on them."""
+    return _epochs(device, size, patients, size.image, 2)
+
+
+Piece = Callable[[torch.device, Size], Row]
+
+
+def pieces(size: Size, device: torch.device) -> dict[str, Piece]:
+    """Name -> piece, most valuable first; the part of a name before the first ``-`` is the table it goes into."""
+    found: dict[str, Piece] = {"tests-all": tests}
+    for network in FULL_WIDTH:
+        for on in (False, True):
+            found[f"memory-{network}-{'checkpointing' if on else 'plain'}"] = partial(
+                memory, network=network, checkpointing=on)
+    for network in FULL_WIDTH:
+        for batch in size.batches:
+            for precision in ("bf16", "fp32"):
+                for compiled in (False, True) if device.type == "cuda" else (False,):
+                    name = f"speed-{network}-{batch}-{precision}{'-compiled' if compiled else ''}"
+                    found[name] = partial(speed, network=network, batch=batch, precision=precision, compiled=compiled)
+    found |= {f"share-{precision}": partial(data_path, precision=precision) for precision in ("bf16", "fp32")}
+    found["baseline-epochs"] = baseline
+    found |= {f"image-{image}": partial(by_image, image=image) for image in size.images}
+    found |= {f"batch-{batch}": partial(by_batch, batch=batch) for batch in size.curve}
+    return found | {f"patients-{n}": partial(by_patients, patients=n) for n in size.patients}
+
+
+# --- running them -------------------------------------------------------------------------------------------------
+
+
+def driver() -> str:
+    """Version of NVIDIA's driver, as far as it is to be had."""
+    try:
+        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return "none"
+
+
+def run_piece(name: str, size: Size, device: torch.device, out: Path) -> None:
+    """Measure one piece in this process and write its file."""
+    found = pieces(size, device)[name](device, size)
+    about = machine(device) | {"driver": driver(), "cuda": torch.version.cuda or "none"}
+    write_json(out / f"{name}.json", {"machine": about, "row": found})
+
+
+def tables(out: Path, names: list[str]) -> str:
+    """What is there so far, as Markdown."""
+    groups: dict[str, list[Row]] = {}
+    about = ""
+    for name in names:
+        if (out / f"{name}.json").is_file():
+            content = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
+            groups.setdefault(name.split("-")[0], []).append(content["row"])
+            about = "; ".join(f"{key} {value}" for key, value in content["machine"].items())
+    parts = [about]
+    for group, rows in groups.items():
+        keys = dict.fromkeys(key for row in rows for key in row)
+        parts.append(f"### {group}\n\n" + markdown([{key: row.get(key, "") for key in keys} for row in rows]))
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    """Measure what is missing, each piece in its own process, and put the tables together."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="a walk through all pieces, numbers mean nothing")
+    parser.add_argument("--out", type=Path, default=PROJECT / "result" / "gpu", help="folder of the JSON files")
+    parser.add_argument("--only", default="", help="pieces whose name begins so, e.g. memory")
+    parser.add_argument("--piece", help="measure this one here and now")
+    options = parser.parse_args()
+    size, device = TINY if options.tiny else Size(), pick_device(options.device)
+    if options.piece:
+        run_piece(options.piece, size, device, options.out)
+        return
+    names, failed = [name for name in pieces(size, device) if name.startswith(options.only)], []
+    for name in progress([name for name in names if not (options.out / f"{name}.json").is_file()], unit="piece"):
+        command = [sys.executable, "-m", "benchmarks.gpu", "--device", options.device, "--out", str(options.out),
+                   "--piece", name, *["--tiny"] * options.tiny]
+        try:
+            done = subprocess.run(command, cwd=PROJECT, timeout=LIMIT, stderr=subprocess.PIPE, text=True)
+            reason = (done.stderr.strip().splitlines() or ["no word"])[-1] if done.returncode else ""
+        except subprocess.TimeoutExpired:
+            reason = f"took more than {LIMIT} s"
+        if reason:
+            failed.append(name)
+            print(f"{name}: {reason}", flush=True)
+        write_atomic(options.out / "gpu.md", tables(options.out, names))
+    print(tables(options.out, names))
+    if failed:
+        sys.exit(f"{len(failed)} pieces failed; the same command tries them again: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
