@@ -64,8 +64,9 @@ def status(result: Result) -> str:
     """The gradebook's word for a result; see ``Standing``."""
     if result.status != "computed":
         return result.status
-    levels = {finding.level for finding in result.findings}
-    return "held" if "fault" in levels else "review" if "review" in levels else "verified"
+    if _has_fault(result):
+        return "held"
+    return "review" if any(finding.level == "review" for finding in result.findings) else "verified"
 
 
 def tied(results: Iterable[Result]) -> Iterator[tuple[int, Result, Result]]:
@@ -111,11 +112,18 @@ def shared(results: Sequence[Result]) -> Iterator[tuple[int, Finding]]:
 
 
 def _copied(words: str, result: Result, others: list[Result]) -> Finding:
+    """One recipe gives the same bytes on the same kind of machine; two cannot. Who copied then is he whose hand-in
+    has other faults, and if none has, nobody gets points before a human has looked."""
     same_run = all(other.run == result.run for other in others)
-    why = (" The recipe is the same, too: on the same kind of machine it gives the same bytes." if same_run else
-           " The recipes differ: no training gives that.")
-    return Finding("review", words, f"Another student handed in {words}.{why}",
+    owner = not _has_fault(result) and any(map(_has_fault, others))
+    why = ("The recipe is the same too: on the same kind of machine it gives the same bytes." if same_run else
+           "The recipes differ: no training gives that.")
+    return Finding("review" if same_run or owner else "fault", words, f"Another student handed in {words}. {why}",
                    f"{words} as {', '.join(other.student for other in others)}")
+
+
+def _has_fault(result: Result) -> bool:
+    return any(finding.level == "fault" for finding in result.findings)
 
 
 def shipped(results: Sequence[Result], folder: Path = SHIPPED) -> Iterator[tuple[int, Finding]]:

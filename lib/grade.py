@@ -10,31 +10,25 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from lib.archive import plain_files, unpack
-from lib.claims import Finding
+from lib.archive import plain_files
 from lib.cohort import Standing, assess
-from lib.exam import Exam, prepare_exam
+from lib.examiner import failed, prepare
 from lib.feedback import page_name, write_leaderboard, write_page
 from lib.gradebook import GRADEBOOK, Book, flags, read_book, total, write_book
 from lib.kaggle import find_root, list_patients, stat_key
 from lib.pack import pack
 from lib.rubric import DEFAULT, Rubric, load_rubric
-from lib.submission import READ, STUDENT, read_submission
+from lib.submission import STUDENT
 from lib.utils import (
     PROJECT,
     CommandParser,
     KitError,
     fingerprint,
-    free_memory,
     pick_device,
     progress,
     run_command,
@@ -42,8 +36,8 @@ from lib.utils import (
     sha256,
     write_json,
 )
-from lib.verify import Result, verify
-from lib.worker import Worker, WorkerDied, limited_memory
+from lib.verify import Result
+from lib.worker import Worker, WorkerDied
 
 RESULTS = "results"  # below the folder of the gradebook: what was computed, by hand-in
 _SECONDS = 600
@@ -119,7 +113,7 @@ def _result(source: Path, cache: Path, key: list[Any], roster: Sequence[str], wo
     try:
         content = _content_hash(source)
     except (KitError, OSError) as error:
-        return _failed(name, student, "refused", str(error))
+        return failed(name, student, "refused", str(error))
     file = cache / f"{fingerprint([key, name, student, content])[:24]}.json"
     if file.is_file():
         return Result.from_dict(json.loads(file.read_text(encoding="utf-8")))
@@ -130,7 +124,7 @@ def _result(source: Path, cache: Path, key: list[Any], roster: Sequence[str], wo
         except WorkerDied as error:
             say(f"{name}: {error}")
             late = "not done" in str(error)
-            return _failed(name, student, "timed out" if late else "failed", f"Grading was given up: {error}.")
+            return failed(name, student, "timed out" if late else "failed", f"Grading was given up: {error}.")
     write_json(file, asdict(result))
     return result
 
@@ -155,48 +149,6 @@ def _content_hash(source: Path) -> str:
     if source.is_dir():
         return fingerprint([(path.relative_to(source).as_posix(), sha256(path)) for path in plain_files(source)])
     return sha256(source)
-
-
-def _failed(name: str, student: str, status: str, reason: str) -> Result:
-    return Result(name, student, status, findings=[Finding("fault", status, reason)])
-
-
-def prepare(data: str, split: str, device: str, tolerance: float) -> Callable[[Any], dict[str, Any]]:
-    """In the process that grades: find the data; what comes back grades one hand-in."""
-    exam, chosen = prepare_exam(data, split), pick_device(device)
-    return partial(_grade_one, exam=exam, device=chosen, tolerance=tolerance)
-
-
-def _grade_one(job: tuple[str, str, str, bool, str], exam: Exam, device: torch.device,
-               tolerance: float) -> dict[str, Any]:
-    """Whatever a hand-in holds, a result comes back."""
-    source, name, student, known, work = job
-    result, stage = Result(name, student), "refused"
-    try:
-        with limited_memory(int(0.8 * free_memory(device))) if device.type == "cpu" else nullcontext():
-            unpack(Path(source), Path(work), READ)
-            stage = "incomplete"
-            submission = read_submission(work)
-            _name(result, submission.student, known)
-            stage = "not verifiable"
-            verify(submission, exam, device, tolerance, result)
-    except KitError as error:
-        result.status = stage
-        result.findings.append(Finding("fault", stage, str(error)))
-    except Exception as error:  # files of strangers can be wrong in every way there is
-        result.status = "failed"
-        result.findings.append(Finding("fault", "failed", f"Grading met {type(error).__name__}: "
-                                       f"{' '.join(str(error).split())[:150]}"))
-    return asdict(result)
-
-
-def _name(result: Result, inside: str, known: bool) -> None:
-    """Whose hand-in it is: the roster's id in the file's name, as a platform wrote it, comes before the one inside."""
-    if known and inside not in ("", result.student):
-        result.findings.append(Finding("review", "another id inside", "The hand-in says another id than its file.",
-                                       f"says it is by {inside}"))
-    elif inside:
-        result.student = inside
 
 
 # --- what comes out -----------------------------------------------------------------------------------------------

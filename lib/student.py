@@ -23,6 +23,6 @@ def without_solutions(text: str, placeholder: str = YOUR_TURN) -> str:
     """
     stripped = _REGION.sub(rf"\1{placeholder}\3", text)
     for delimiter, partner in ((BEGIN, END), (END, BEGIN)):
-        if delimiter in stripped:
+        if any(line.strip() == delimiter for line in stripped.splitlines()):
             raise KitError(f"{delimiter} without {partner}; write both, each on a line of its own")
     return stripped

@@ -111,10 +111,9 @@ def _compare(submission: Submission, rows: pd.DataFrame, column: str, perturbed:
     if rows["tp"].sum():
         result.prints["masks"] = sha256(rows[["patient", "tp", "fp", "fn"]].to_csv(index=False).encode())
     claim = result.claimed if column == "dsc" else float(submission.cases[column].mean())
-    if abs(claim - score.mean) > tolerance:
-        result.findings.append(Finding(
-            "fault" if claim > score.mean else "review", "claim not reproduced",
-            f"The tables claim a DSC of {claim:.4f}; computed again it is {score.mean:.4f}."))
+    if set(claimed.index) == set(rows["patient"]) and abs(claim - score.mean) > tolerance:
+        result.findings.append(Finding("fault", "claim not reproduced", f"The tables claim a DSC of {claim:.4f}; "
+                                       f"computed again it is {score.mean:.4f}."))
 
 
 # --- computing again ----------------------------------------------------------------------------------------------

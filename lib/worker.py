@@ -38,7 +38,7 @@ class Worker:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._stop()
+        self._stop(patience=5 if exc[0] is None else 0)
 
     def call(self, argument: Any, seconds: float) -> Any:
         """What the function returns for ``argument``; what takes longer than ``seconds`` is ended.
@@ -74,11 +74,13 @@ class Worker:
             self._stop()
             raise KitError(problem)
 
-    def _stop(self) -> None:
+    def _stop(self, patience: float = 0) -> None:
+        """End the child: a closed pipe tells it to go, if there is time."""
         if self._process is not None:
+            self._pipe.close()
+            self._process.join(patience)
             self._process.kill()
             self._process.join()
-            self._pipe.close()
             self._process = None
 
 

@@ -30,7 +30,7 @@ from lib.rubric import load_rubric
 from lib.train import fit
 from lib.utils import progress
 
-RECIPE = Config(image_size=32, init_features=4, batch_size=8, epochs=8, lr=1e-2, sampling="fresh", device="cpu",
+RECIPE = Config(image_size=32, init_features=4, batch_size=8, epochs=5, lr=1e-2, sampling="fresh", device="cpu",
                 precision="fp32")
 RUBRIC = """
 [dsc]
@@ -57,8 +57,7 @@ def build(folder: Path) -> Path:
     """Write the hand-ins to ``<folder>/submissions``; returns it. Deterministic, but for rounding of the machine."""
     data_folder = write_phantom(folder / "data", patients=9, size=64)
     data = load_data(data_folder, RECIPE.image_size)
-    honest = ("ada", "bela", "carl", "dora", "emil")
-    out = {name: folder / "results" / name for name in (*honest, "finn")}
+    out = {name: folder / "results" / name for name in ("ada", "bela", "carl", "dora", "emil", "finn", "jon")}
     for seed, name in enumerate(progress(out, desc="training", unit="student")):
         config = replace(RECIPE, seed=seed, split="holdout:1" if name == "finn" else "auto")
         fit(config, data, out[name], plan="best")
@@ -117,7 +116,8 @@ def checkpoint(content: dict) -> bytes:
 def sign(files: Files) -> Files:
     """run.json with the hashes of the files as they are now."""
     run = run_of(files)
-    hashes = {name: hashlib.sha256(files[f"{run}/{name}"]).hexdigest() for name in ("best.pt", "history.csv", "cases.csv")}
+    hashes = {name: hashlib.sha256(files[f"{run}/{name}"]).hexdigest()
+              for name in ("best.pt", "history.csv", "cases.csv")}
     return {**files, f"{run}/run.json": edit_json(files[f"{run}/run.json"], sha256=hashes)}
 
 
@@ -130,26 +130,23 @@ def honest(files: Files, packed: dict[str, Files], folder: Path) -> Files:
 
 
 def inflated_csv(files: Files, packed: dict[str, Files], folder: Path) -> Files:
-    """The result CSV says a fifth more than the run."""
+    """The result CSV says 0.2 more than the run."""
     name = f"result/{BEST_CSV}"
-    return {**files, name: edit_table(files[name], lambda table: table.assign(val_dsc=(table["val_dsc"] + 0.2).clip(0, 1)))}
+    return {**files, name: edit_table(files[name], lambda table: table.assign(val_dsc=table["val_dsc"] + 0.2))}
 
 
 def edited_metric(files: Files, packed: dict[str, Files], folder: Path) -> Files:
     """``dsc`` returns its square root, and every table was written with it."""
-    run, better = run_of(files), lambda name: lambda table: table.assign(**{name: table[name] ** 0.5})
-    source = files["lib/metrics.py"].decode()
+    run, source = run_of(files), files["lib/metrics.py"].decode()
     info = json.loads(files[f"{run}/run.json"])
-    best = {**info["best"], "val_dsc": max(edit["val_dsc"] for edit in [info["best"]]) ** 0.5}
-    cases = edit_table(files[f"{run}/cases.csv"], better("dsc"))
-    best["val_dsc"] = float(pd.read_csv(io.BytesIO(cases))["dsc"].mean())
+    cases = edit_table(files[f"{run}/cases.csv"], lambda table: table.assign(dsc=table["dsc"] ** 0.5))
+    best = {**info["best"], "val_dsc": float(pd.read_csv(io.BytesIO(cases))["dsc"].mean())}
     scale = best["val_dsc"] / info["best"]["val_dsc"]
     history = edit_table(files[f"{run}/history.csv"], lambda table: table.assign(val_dsc=table["val_dsc"] * scale))
     results = edit_table(files[f"result/{BEST_CSV}"], lambda table: table.assign(val_dsc=table["val_dsc"] * scale))
     return sign({**files, f"result/{BEST_CSV}": results, f"{run}/cases.csv": cases, f"{run}/history.csv": history,
                  f"{run}/run.json": edit_json(files[f"{run}/run.json"], best=best),
-                 "lib/metrics.py": source.replace("return counts(pred, true).dsc", "return counts(pred, true).dsc ** 0.5"
-                                                  ).encode()})
+                 "lib/metrics.py": source.replace("true).dsc", "true).dsc ** 0.5").encode()})
 
 
 def stolen_checkpoint(files: Files, packed: dict[str, Files], folder: Path) -> Files:
@@ -176,7 +173,7 @@ CHEATS: dict[str, tuple[str, Callable[[Files, dict[str, Files], Path], Files]]] 
     # student -> whose run it is made of, and what is done to it
     "ada": ("ada", honest), "bela": ("bela", honest), "carl": ("carl", inflated_csv), "dora": ("dora", edited_metric),
     "emil": ("emil", stolen_checkpoint), "finn": ("finn", honest), "ines": ("ada", missing_files),
-    "jon": ("carl", pickled_code),
+    "jon": ("jon", pickled_code),
 }
 
 
