@@ -53,8 +53,12 @@ class Trace:
         return os.system, (f'"{sys.executable}" -c "open(r\'{self.file}\', \'w\')"',)
 
 
-def build(folder: Path) -> Path:
-    """Write the hand-ins to ``<folder>/submissions``; returns it. Deterministic, but for rounding of the machine."""
+def build(folder: Path, trace: Path) -> Path:
+    """Write the hand-ins to ``<folder>/submissions``; returns it. Deterministic, but for rounding of the machine.
+
+    Args:
+        trace: the file that the code in the pickle leaves behind if it runs.
+    """
     data_folder = write_phantom(folder / "data", patients=9, size=64)
     data = load_data(data_folder, RECIPE.image_size)
     out = {name: folder / "results" / name for name in ("ada", "bela", "carl", "dora", "emil", "finn", "jon")}
@@ -67,7 +71,7 @@ def build(folder: Path) -> Path:
     target.mkdir()
     packed = {name: read_zip(out[name] / f"{name}.zip") for name in out}
     for student, (source, cheat) in CHEATS.items():
-        files = cheat(rename(packed[source], student), packed, folder)
+        files = cheat(rename(packed[source], student), packed, trace.resolve())
         write_zip(target / f"{student}.zip", files)
     corrupt = (target / "ada.zip").read_bytes()
     (target / "gus.zip").write_bytes(corrupt[:len(corrupt) // 2])
@@ -121,21 +125,21 @@ def sign(files: Files) -> Files:
     return {**files, f"{run}/run.json": edit_json(files[f"{run}/run.json"], sha256=hashes)}
 
 
-# --- the cheats: files as packed, all packed hand-ins, folder of the demo -> files ---------------------------------
+# --- the cheats: files as packed, all packed hand-ins, where a trace is left -> files ------------------------------
 
 
-def honest(files: Files, packed: dict[str, Files], folder: Path) -> Files:
+def honest(files: Files, packed: dict[str, Files], trace: Path) -> Files:
     """No cheat."""
     return files
 
 
-def inflated_csv(files: Files, packed: dict[str, Files], folder: Path) -> Files:
+def inflated_csv(files: Files, packed: dict[str, Files], trace: Path) -> Files:
     """The result CSV says 0.2 more than the run."""
     name = f"result/{BEST_CSV}"
     return {**files, name: edit_table(files[name], lambda table: table.assign(val_dsc=table["val_dsc"] + 0.2))}
 
 
-def edited_metric(files: Files, packed: dict[str, Files], folder: Path) -> Files:
+def edited_metric(files: Files, packed: dict[str, Files], trace: Path) -> Files:
     """``dsc`` returns its square root, and every table was written with it."""
     run, source = run_of(files), files["lib/metrics.py"].decode()
     info = json.loads(files[f"{run}/run.json"])
@@ -149,7 +153,7 @@ def edited_metric(files: Files, packed: dict[str, Files], folder: Path) -> Files
                  "lib/metrics.py": source.replace("true).dsc", "true).dsc ** 0.5").encode()})
 
 
-def stolen_checkpoint(files: Files, packed: dict[str, Files], folder: Path) -> Files:
+def stolen_checkpoint(files: Files, packed: dict[str, Files], trace: Path) -> Files:
     """The weights of bela, hashes and all, under a recipe of one's own."""
     run, theirs = run_of(files), packed["bela"]
     weights = torch.load(io.BytesIO(theirs[f"{run_of(theirs)}/best.pt"]), weights_only=True)["weights"]
@@ -157,16 +161,16 @@ def stolen_checkpoint(files: Files, packed: dict[str, Files], folder: Path) -> F
     return sign({**files, f"{run}/best.pt": checkpoint({**mine, "weights": weights})})
 
 
-def missing_files(files: Files, packed: dict[str, Files], folder: Path) -> Files:
+def missing_files(files: Files, packed: dict[str, Files], trace: Path) -> Files:
     """The CSVs alone."""
     return {name: content for name, content in files.items() if "/runs/" not in name}
 
 
-def pickled_code(files: Files, packed: dict[str, Files], folder: Path) -> Files:
+def pickled_code(files: Files, packed: dict[str, Files], trace: Path) -> Files:
     """A checkpoint that runs a command when it is opened as a pickle."""
     run = run_of(files)
     content = torch.load(io.BytesIO(files[f"{run}/best.pt"]), weights_only=True)
-    return sign({**files, f"{run}/best.pt": checkpoint({**content, "trained_on": Trace(folder / "TRACE")})})
+    return sign({**files, f"{run}/best.pt": checkpoint({**content, "trained_on": Trace(trace)})})
 
 
 CHEATS: dict[str, tuple[str, Callable[[Files, dict[str, Files], Path], Files]]] = {
@@ -180,12 +184,14 @@ CHEATS: dict[str, tuple[str, Callable[[Files, dict[str, Files], Path], Files]]] 
 def main() -> None:
     """Build, grade, print."""
     folder = Path(sys.argv[1])
-    submissions = build(folder)
+    trace = folder / "TRACE"
+    trace.unlink(missing_ok=True)
+    submissions = build(folder, trace)
     rubric = load_rubric(folder / "rubric.toml")
     roster = (folder / "roster.csv").read_text().split()[1:]
     print(summary(grade(submissions, folder / "data", folder / "grades", rubric, roster)))
     print(f"\n{folder / 'grades' / 'gradebook.csv'}")
-    print("The code in the pickle ran!" if (folder / "TRACE").exists() else "The code in the pickle did not run.")
+    print("The code in the pickle ran!" if trace.exists() else "The code in the pickle did not run.")
 
 
 if __name__ == "__main__":
