@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks import plain
+from lib.augment import draw_affine, warp
 from lib.config import Config
 from lib.evaluate import Machine
 from lib.kaggle import list_patients, read_patient
@@ -23,7 +24,7 @@ from lib.loss import DiceLoss
 from lib.networks import build_model, summary
 from lib.phantom import write_phantom
 from lib.session import PHANTOM_FOLDER
-from lib.transform import draw_affine, preprocess, preprocess_mask, warp
+from lib.transform import preprocess, preprocess_mask
 from lib.utils import PROJECT, memory_format, pick_device, pick_precision, write_atomic, write_json
 
 ROUNDS = 5

@@ -73,7 +73,7 @@ def trace(config: Config) -> Flow:
         model = build_model(config).eval()
         flow = Flow(model)
         with torch.no_grad(), flow:
-            model(torch.empty(1, 3, config.image_size, config.image_size))
+            model(torch.empty(1, config.in_channels, config.image_size, config.image_size))
     return flow
 
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lib import kaggle
+from lib.augment import draw_affine, draw_intensity
 from lib.cache import Cache, Record, open_cache
+from lib.config import Config
 from lib.kaggle import Patient
-from lib.transform import draw_affine
 from lib.utils import KitError, fingerprint
 
 PUBLISHED_VALIDATION = tuple(f"TCGA_{name}" for name in (
@@ -64,9 +65,9 @@ class BrainData:
         """Images as in the files, ``(S, H, W, 3)`` uint8: pre-contrast, FLAIR, post-contrast."""
         return kaggle.read_patient(self.patients[patient])[0]
 
-    def slices(self, patients: tuple[str, ...]) -> SliceDataset:
-        """The slices of some patients as a torch dataset."""
-        return SliceDataset(self.cache, patients)
+    def slices(self, patients: tuple[str, ...], neighbours: int = 0) -> SliceDataset:
+        """The slices of some patients as a torch dataset, with their neighbours in further channels."""
+        return SliceDataset(self.cache, patients, neighbours)
 
     def report(self) -> str:
         """What was found, in a few lines."""
@@ -171,15 +172,22 @@ def _split(name: str, everyone: tuple[str, ...], validation: tuple[str, ...] | l
 class SliceDataset(Dataset):
     """Slices of some patients, patient by patient, as an ordinary torch dataset without augmentation.
 
-    An item is ``(image (3, H, W) float32, mask (1, H, W) float32 {0, 1})``. ``batch`` gathers many at once, which is
+    An item is ``(image (C, H, W) float32, mask (1, H, W) float32 {0, 1})``. ``batch`` gathers many at once, which is
     what training uses; ``__getitems__`` lets a ``DataLoader`` do the same.
+
+    Args:
+        neighbours: how many slices below and above are given too. The slice's own three channels come first, then those
+            of the next one below, above, the second below and so on; past a patient's end its last slice is repeated.
     """
 
-    def __init__(self, cache: Cache, patients: tuple[str, ...]) -> None:
+    def __init__(self, cache: Cache, patients: tuple[str, ...], neighbours: int = 0) -> None:
         ranges = [cache.records[name].rows for name in patients]
         self.patients = patients
         self.lengths = [stop - start for start, stop in ranges]
-        self._rows = np.concatenate([np.arange(start, stop) for start, stop in ranges])
+        offsets = [0, *(step for distance in range(1, neighbours + 1) for step in (-distance, distance))]
+        self._seen = np.concatenate([  # (len, 2 neighbours + 1), rows of the cache
+            np.clip(np.arange(start, stop)[:, None] + offsets, start, stop - 1) for start, stop in ranges])
+        self._rows = self._seen[:, 0]
         self._images, self._masks = cache.images, cache.masks
 
     def __len__(self) -> int:
@@ -193,10 +201,9 @@ class SliceDataset(Dataset):
         return list(zip(*self.batch(np.asarray(indices)), strict=True))
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """``(N, 3, H, W)`` and ``(N, 1, H, W)`` float32, one gather for all."""
-        rows = self._rows[indices]
-        images = torch.from_numpy(self._images[rows].astype(np.float32))
-        return images, torch.from_numpy(self._masks[rows, None].astype(np.float32))
+        """``(N, C, H, W)`` and ``(N, 1, H, W)`` float32, one gather for all."""
+        images = torch.from_numpy(self._images[self._seen[indices]].astype(np.float32)).flatten(1, 2)
+        return images, torch.from_numpy(self._masks[self._rows[indices], None].astype(np.float32))
 
     def volume_masks(self) -> list[np.ndarray]:
         """The masks of each patient, ``(S, H, W)`` {0, 1} uint8, in the order of ``patients``."""
@@ -210,46 +217,47 @@ class SliceDataset(Dataset):
 
 @dataclass(frozen=True)
 class Draw:
-    """The training samples of one epoch: which slices, and the matrices that augment them."""
+    """The training samples of one epoch: which slices, and what augments them."""
 
     indices: np.ndarray  # (n,) into a SliceDataset
-    theta: np.ndarray  # (n, 2, 3), see lib.transform.draw_affine
+    theta: np.ndarray  # (n, 2, 3), see lib.augment.draw_affine
+    intensity: np.ndarray  # (n,), see lib.augment.draw_intensity
 
 
 class Sampler:
-    """The published sampling: a random patient, then one of its slices, weighted by tumour area + 10 % of the mean.
+    """The published sampling: a random patient, then one of its slices, weighted by tumour area + a share of the mean.
+
+    With weight w, and a share e of a patient's slices without tumour, these make e w / (1 + w) of its samples.
 
     A draw depends on (seed, epoch) alone, so that an interrupted run goes on with the samples it would have seen.
     ``frozen`` repeats the draw of epoch 0: the published code seeds its loader's workers anew at every epoch.
 
     Args:
         slices: the training slices; an epoch has as many samples.
-        sampling: ``frozen`` or ``fresh``.
-        scale, rotation, flip: see ``draw_affine``.
+        config: its ``seed``, ``sampling`` (``frozen`` or ``fresh``), ``background_weight`` and augmentation count.
     """
 
-    def __init__(self, slices: SliceDataset, seed: int, sampling: str, scale: float, rotation: float,
-                 flip: float) -> None:
-        self._seed, self._frozen = seed, sampling == "frozen"
-        self._augmentation = {"scale": scale, "rotation": rotation, "flip": flip}
+    def __init__(self, slices: SliceDataset, config: Config) -> None:
+        self._config = config
         self._patients = len(slices.patients)
         # patient p owns the interval [p, p + 1), shared out among its slices by weight: one uniform number draws both
         self._cumulative = np.concatenate([
-            p + _cumulative_weights(areas)
+            p + _cumulative_weights(areas, config.background_weight)
             for p, areas in enumerate(np.split(slices.areas, np.cumsum(slices.lengths)[:-1]))
         ])
 
     def draw(self, epoch: int) -> Draw:
         """The samples of an epoch, counted from 0."""
-        n = len(self._cumulative)
-        rng = np.random.default_rng([self._seed, 0 if self._frozen else epoch])
+        n, config = len(self._cumulative), self._config
+        rng = np.random.default_rng([config.seed, 0 if config.sampling == "frozen" else epoch])
         indices = np.searchsorted(self._cumulative, rng.random(n) * self._patients, side="right")
-        return Draw(np.minimum(indices, n - 1), draw_affine(rng, n, **self._augmentation))
+        theta = draw_affine(rng, n, config.scale, config.rotation, config.flip)
+        return Draw(np.minimum(indices, n - 1), theta, draw_intensity(rng, n, config.intensity))
 
 
-def _cumulative_weights(areas: np.ndarray) -> np.ndarray:
+def _cumulative_weights(areas: np.ndarray, background_weight: float) -> np.ndarray:
     """Cumulative probabilities of a patient's slices, ending at 1."""
-    weights = areas + 0.1 * areas.mean() if areas.any() else np.ones(len(areas))
+    weights = areas + background_weight * areas.mean() if areas.any() else np.ones(len(areas))
     cumulative = np.cumsum(weights / weights.sum())
     cumulative[-1] = 1.0
     return cumulative

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.dataset import BrainData, SliceDataset
@@ -29,32 +30,53 @@ class Machine:
         return batch.to(self.device, memory_format=memory_format(self.device), non_blocking=True)
 
 
-def forward_batches(model: nn.Module, slices: SliceDataset, machine: Machine,
-                    batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits and masks, ``(N, 1, H, W)`` float32 on the device, batch by batch in the order of the slices."""
+def forward_batches(model: nn.Module, slices: SliceDataset, machine: Machine, batch_size: int,
+                    tta: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits and masks, ``(N, 1, H, W)`` float32 on the device, batch by batch in the order of the slices.
+
+    Args:
+        tta: average over a left-right flip, see ``Config.tta``.
+    """
     model.eval()
     for start in range(0, len(slices), batch_size):
         indices = np.arange(start, min(start + batch_size, len(slices)))
         images, masks = (machine.to_device(part) for part in slices.batch(indices))
         with torch.inference_mode(), machine.precision.autocast(machine.device):
-            logits = model(images)
-        yield logits.float(), masks
+            logits = model(images).float()
+            if tta:
+                logits = mean_logits(logits, model(images.flip(3)).float().flip(3))
+        yield logits, masks
+
+
+def mean_logits(one: Tensor, other: Tensor) -> Tensor:
+    """Logits of the mean of two predictions' probabilities; finite where both are."""
+    present, absent = (torch.logaddexp(F.logsigmoid(sign * one), F.logsigmoid(sign * other)) for sign in (1, -1))
+    return present - absent
 
 
 def predict_volumes(model: nn.Module, data: BrainData, patients: tuple[str, ...], machine: Machine,
-                    batch_size: int) -> Iterator[tuple[str, np.ndarray]]:
-    """(patient, probabilities ``(S', size, size)`` float32 on the network's grid), one patient at a time."""
+                    batch_size: int, tta: bool | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    """(patient, probabilities ``(S', size, size)`` float32 on the network's grid), one patient at a time.
+
+    Args:
+        model: from ``build_model`` or ``load_weights``: its ``config`` says how many neighbours it sees.
+        tta: average over a left-right flip; by default as its ``config`` says.
+    """
+    tta = model.config.tta if tta is None else tta
     for patient in patients:
-        slices = data.slices((patient,))
-        logits = [logits for logits, _ in forward_batches(model, slices, machine, batch_size)]
+        slices = data.slices((patient,), model.config.neighbours)
+        logits = [logits for logits, _ in forward_batches(model, slices, machine, batch_size, tta)]
         yield patient, torch.sigmoid(torch.cat(logits)[:, 0]).cpu().numpy()
 
 
 def validate(model: nn.Module, loss: nn.Module, slices: SliceDataset, machine: Machine,
              batch_size: int) -> tuple[float, float]:
-    """(mean loss over batches, mean DSC of the largest component over patients) on the network's grid."""
+    """(mean loss over batches, mean DSC of the largest component over patients) on the network's grid.
+
+    Predictions are made as for the table of cases, flips included: the epoch is chosen by what is scored.
+    """
     losses, masks = [], []
-    for logits, truth in forward_batches(model, slices, machine, batch_size):
+    for logits, truth in forward_batches(model, slices, machine, batch_size, model.config.tta):
         losses.append(loss(logits, truth))
         masks.append(torch.sigmoid(logits[:, 0]) > THRESHOLD)
     predicted = np.split(torch.cat(masks).cpu().numpy(), np.cumsum(slices.lengths)[:-1])

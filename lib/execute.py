@@ -18,9 +18,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from lib.logger import TRAIN_CSV, finished_runs
-from lib.utils import PROJECT, CommandParser, KitError, run_command, short_path, write_atomic
-
-_WIDGET = "application/vnd.jupyter.widget-view+json"
+from lib.utils import PROJECT, WIDGET_MIME, CommandParser, KitError, run_command, short_path, write_atomic
 
 
 class _Client(NotebookClient):
@@ -67,13 +65,13 @@ def _tidy(content: nbformat.NotebookNode) -> None:
                             if not _only_a_widget(output)
                             and not (output.get("name") == "stderr" and "\r" in output["text"])]
             for output in cell.outputs:
-                output.get("data", {}).pop(_WIDGET, None)
+                output.get("data", {}).pop(WIDGET_MIME, None)
 
 
 def _only_a_widget(output: nbformat.NotebookNode) -> bool:
     """Whether an output is a widget without a still picture of it; the slice browser has one."""
     data = output.get("data", {})
-    return _WIDGET in data and "image/png" not in data
+    return WIDGET_MIME in data and "image/png" not in data
 
 
 def _save_figures(notebook: Path, folder: Path) -> None:

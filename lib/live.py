@@ -9,7 +9,6 @@ import time
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from IPython import get_ipython
 from IPython.display import DisplayHandle, Image, display
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -18,6 +17,7 @@ from lib.evaluate import THRESHOLD
 from lib.frames import BLUE, FLAIR, GREEN, PREDICTION, TRUTH, VERMILION, outline
 from lib.plot import styled
 from lib.train import Epoch
+from lib.utils import in_notebook
 
 _SHARE = 0.03  # of the time between two pictures may go into drawing: short epochs are drawn less often
 _SLICES = 5
@@ -37,7 +37,7 @@ class LiveView:
 
     def __call__(self, epoch: Epoch) -> None:
         """Draw, unless drawing would slow the training down; the last epoch is always drawn."""
-        if not _in_notebook():
+        if not in_notebook():
             return
         if epoch.config is not self._config:
             self._begin(epoch)
@@ -127,10 +127,6 @@ def _empty_figure(epoch: Epoch, count: int) -> Figure:
     figure.canvas.draw()
     figure.set_layout_engine("none")  # laid out once: doing it again would cost as much as drawing
     return figure
-
-
-def _in_notebook() -> bool:
-    return getattr(get_ipython(), "kernel", None) is not None
 
 
 def _telling_slices(epoch: Epoch) -> np.ndarray:

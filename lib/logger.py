@@ -22,7 +22,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from lib import dataset, evaluate, loss, metrics, networks, optim, transform, unet_init_weights
+from lib import augment, dataset, evaluate, loss, metrics, networks, optim, transform, unet_init_weights
 from lib.config import Config
 from lib.dataset import BrainData, Split
 from lib.metrics import Summary, summarise
@@ -43,7 +43,8 @@ def code_fingerprint(config: Config, train_module: ModuleType) -> str:
     modules = {inspect.getmodule(cls) for cls in _own_classes(network)}
     losses = {cls if cls.__module__.startswith("lib.") else inspect.getmodule(cls) for cls in _own_classes(objective)}
     used = sorted(modules | losses, key=lambda thing: (getattr(thing, "__module__", ""), thing.__name__))
-    return source_fingerprint(*used, unet_init_weights, transform, dataset, optim, evaluate, metrics, train_module)
+    return source_fingerprint(*used, unet_init_weights, transform, augment, dataset, optim, evaluate, metrics,
+                              train_module)
 
 
 def _own_classes(module: nn.Module) -> set[type]:
@@ -147,9 +148,33 @@ class RunFolder:
         """Change fields of run.json."""
         write_json(self.path / "run.json", self.read() | values)
 
+    def busy(self) -> bool:
+        """Does another process train this run at the moment?"""
+        try:
+            with FileLock(self.path / ".lock").acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    def read_scores(self) -> list[float]:
+        """Validation DSC of each epoch that is done."""
+        file = self.path / "history.csv"
+        return pd.read_csv(file)["val_dsc"].tolist() if file.is_file() else []
+
     def add_plan(self, plan: str) -> None:
         """Note that the run belongs to ``plan`` too; the file's date says when it was asked for last."""
         self.update(plans=sorted({*self.read().get("plans", []), plan}))
+
+    def add_place(self, plan: str, group: str, position: int, label: str) -> None:
+        """Note the run's place in a sweep: which variant of ``plan`` it is, the reference standing at position 0.
+
+        Args:
+            group: the same for all that was compared in one sweep: base recipe, data and split.
+        """
+        place = {"plan": plan, "group": group, "position": position, "label": label}
+        places = [*(other for other in self.read().get("places", []) if other != place), place]
+        self.add_plan(plan)
+        self.update(places=sorted(places, key=lambda p: (p["plan"], p["group"], p["position"])))
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
         """Write history.csv, a row per epoch."""
@@ -193,7 +218,7 @@ def _interned(value: Any) -> Any:
 def description(config: Config, data: BrainData, split: Split, code: str) -> dict[str, Any]:
     """What run.json says of a run before it starts; ``code`` is its ``code_fingerprint``."""
     return {
-        "schema": SCHEMA, "status": "running", "config": config.to_dict(),
+        "schema": SCHEMA, "status": "running", "error": None, "config": config.to_dict(),
         "data": {"name": data.name, "patients": len(data.patients), "sha256": data.fingerprint},
         "code": {"sha256": code},
         "split": {"name": split.name, "train": list(split.train), "validation": list(split.validation)},

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -32,23 +33,28 @@ ARGUMENTS = ("init_features", "activation", "normalisation", "initialiser", *SWI
 def build_model(config: Config) -> nn.Module:
     """The network that ``config`` describes, freshly initialised from torch's current random state, on the CPU.
 
-    A network of one's own is given ``in_channels=3`` and those of ``ARGUMENTS`` that its constructor names.
+    ``config`` becomes an attribute of it. A network of one's own is given ``in_channels`` and those of ``ARGUMENTS``
+    that its constructor names.
 
     Raises:
         KitError: ``config.model`` is ``"module:Class"`` and there is no such network, its constructor needs something
-            else, or it does not know a switch that ``config`` turns on.
+            else, or it does not know a switch that ``config`` turns on, or ``in_channels`` where there are neighbours.
     """
     network = NETWORKS[config.model] if config.model in NETWORKS else load_class(config.model)
-    values = {"in_channels": 3, **{name: getattr(config, name) for name in ARGUMENTS}}
+    values = {name: getattr(config, name) for name in ("in_channels", *ARGUMENTS)}
     accepted, needed = _constructor(network)
     for name in SWITCHES:
         if values[name] and name not in accepted:
             raise KitError(f"{config.model}: its constructor has no argument {name}; set {name}=False, or add one")
+    if config.neighbours and "in_channels" not in accepted:
+        raise KitError(f"{config.model}: its constructor has no argument in_channels; set neighbours=0, or add one")
     unknown = sorted(needed.difference(values))
     if unknown:
         raise KitError(f"{config.model}: its constructor needs {', '.join(unknown)}; give it a default, as only "
                        f"{', '.join(values)} are passed")
-    return network(**{name: value for name, value in values.items() if name in accepted})
+    model = network(**{name: value for name, value in values.items() if name in accepted})
+    model.config = config
+    return model
 
 
 def _constructor(network: type[nn.Module]) -> tuple[set[str], set[str]]:
@@ -129,8 +135,9 @@ def summary(config: Config, batch_size: int | None = None, image_size: int | Non
     precision = precision or config.precision
     if precision == "auto":
         precision = pick_precision(pick_device(config.device), precision).name
-    parameters, step = _step_on_shapes(config, batch_size, image_size, precision)
-    return Summary(config.model, parameters, _forward_flops(config, image_size) / 1e9, step.saved_bytes, *step.largest,
+    shape = _architecture(config)
+    parameters, step = _step_on_shapes(shape, batch_size, image_size, precision)
+    return Summary(config.model, parameters, _forward_flops(shape, image_size) / 1e9, step.saved_bytes, *step.largest,
                    step.peak_bytes + _state_bytes(config, parameters), batch_size, image_size, precision)
 
 
@@ -149,7 +156,7 @@ def largest_batch(config: Config, image_size: int, memory_bytes: float, precisio
     """
     peaks = []
     for batch_size in (8, 16):
-        parameters, step = _step_on_shapes(config, batch_size, image_size, precision)
+        parameters, step = _step_on_shapes(_architecture(config), batch_size, image_size, precision)
         peaks.append(step.peak_bytes + _state_bytes(config, parameters))
     per_slice = (peaks[1] - peaks[0]) / 8
     return max(0, int((0.9 * memory_bytes - (peaks[0] - 8 * per_slice)) / per_slice))
@@ -160,16 +167,23 @@ def _state_bytes(config: Config, parameters: int) -> int:
     return 4 * parameters * (2 if config.optimizer == "SGD" else 3)
 
 
+def _architecture(config: Config) -> Config:
+    """What costs depend on, everything else left at its default: the runs of a sweep then share them."""
+    return Config(**{name: getattr(config, name) for name in ("model", "neighbours", *ARGUMENTS)})
+
+
+@lru_cache
 def _forward_flops(config: Config, image_size: int) -> int:
     """Operations in the convolutions of one slice's forward pass."""
     counter = FlopCounterMode(display=False)
     with torch.device("meta"), torch.no_grad(), counter:
-        build_model(config).eval()(torch.zeros(1, 3, image_size, image_size))
+        build_model(config).eval()(torch.zeros(1, config.in_channels, image_size, image_size))
     # matrix products are left out: in the kit's networks they only enlarge images
     return sum(number for operation, number in counter.get_flop_counts()["Global"].items()
                if operation is torch.ops.aten.convolution)
 
 
+@lru_cache
 def _step_on_shapes(config: Config, batch_size: int, image_size: int, precision: str) -> tuple[int, _Trace]:
     """Number of parameters, and a training step followed on tensors without content.
 
@@ -177,7 +191,8 @@ def _step_on_shapes(config: Config, batch_size: int, image_size: int, precision:
     """
     with torch.random.fork_rng(devices=[]), FakeTensorMode():
         model = build_model(config).train()
-        images = torch.zeros(batch_size, 3, image_size, image_size).to(memory_format=torch.channels_last)
+        images = torch.zeros(batch_size, config.in_channels, image_size, image_size)
+        images = images.to(memory_format=torch.channels_last)
         return count_parameters(model), _trace_step(model, images, precision)
 
 

@@ -37,7 +37,7 @@ from lib.frames import (
 )
 from lib.logger import Run
 from lib.metrics import counts, summarise
-from lib.predict import Prediction
+from lib.predict import Prediction, predict
 from lib.stats import METRICS
 from lib.utils import KitError
 
@@ -97,12 +97,52 @@ def overlays(prediction: Prediction) -> Figure:
         colours = colour_table("error", 0.6, (0, brightest(flair)))
         below.imshow(colours[kinds(truth[number], mask[number], flair[number].shape), flair[number]])
         below.axis("off")
+    _legend_of_masks(figure)
+    return figure
+
+
+@styled
+def disagreement(runs: Mapping[str, Run | Sequence[Run]], data: BrainData) -> Figure:
+    """The first run of a sweep and the one whose DSC differs most from it, on the patient and slice where they differ
+    most: both masks on FLAIR, truth outlined, and what each found, missed and falsely found.
+
+    Args:
+        runs: label -> run, or its runs with several seeds, of which the first is shown; the reference first.
+        data: as these runs saw it.
+
+    Raises:
+        KitError: fewer than two runs.
+    """
+    if len(runs) < 2:
+        raise KitError("disagreement: two runs at least are needed to compare; train some more first")
+    firsts = {label: given if isinstance(given, Run) else given[0] for label, given in runs.items()}
+    scores = pd.DataFrame({label: run.cases.set_index("patient")["dsc_native"] for label, run in firsts.items()})
+    differences = scores.iloc[:, 1:].sub(scores.iloc[:, 0], axis=0)
+    labels = [scores.columns[0], differences.mean().abs().idxmax()]
+    patient = differences[labels[1]].abs().idxmax()
+    masks = [predict(firsts[label].weights, data, patients=[patient]).mask(patient) for label in labels]
+    truth = data.truth(patient)
+    number = int((masks[0] != masks[1]).sum(axis=(1, 2)).argmax())
+    flair = data.volume(patient)[..., FLAIR]
+    figure, axes = plt.subplots(1, 4, figsize=(10, 3.1))
+    colours = colour_table("error", 0.6, (0, brightest(flair)))
+    for outlined, coloured, mask, label in zip(axes[::2], axes[1::2], masks, labels, strict=True):
+        _show(outlined, flair, number, f"{label}: DSC {counts(mask, truth).dsc:.3f}")
+        _outline(outlined, truth[number], TRUTH, 2.5)
+        _outline(outlined, mask[number], PREDICTION)
+        coloured.imshow(colours[kinds(truth[number], mask[number], flair[number].shape), flair[number]])
+        coloured.axis("off")
+    figure.suptitle(f"{patient}, slice {number + 1} of {len(flair)}: where the two differ most", fontsize=11)
+    _legend_of_masks(figure)
+    return figure
+
+
+def _legend_of_masks(figure: Figure) -> None:
     lines = [Line2D([], [], color=colour, label=label, linewidth=2)
              for label, colour in (("truth", TRUTH), ("prediction", PREDICTION))]
     areas = [Patch(facecolor=colour, label=label) for label, colour in
              (("found (TP)", HIT), ("missed (FN)", MISSED), ("false alarm (FP)", FALSE_ALARM))]
     figure.legend(handles=[*lines, *areas], loc="outside lower center", ncols=5, facecolor="lightgrey", frameon=True)
-    return figure
 
 
 def _largest_slice(mask: np.ndarray) -> int:
@@ -145,17 +185,26 @@ def curves(run: Run) -> Figure:
 
 
 @styled
-def compare(runs: Sequence[Run], labels: Sequence[str]) -> Figure:
-    """Validation DSC per epoch of several runs, and the DSC of each patient at their best epochs."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
+def compare(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
+    """Validation DSC per epoch of the runs of a sweep, and the DSC of each patient at their best epochs.
+
+    Args:
+        runs: label -> run, or its runs with several seeds, of which the mean is drawn.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
     _dsc_axis(left, "validation DSC per epoch")
-    for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
-        left.plot(run.history["epoch"], run.history["val_dsc"], marker=".", label=label)
-        right.plot(np.full(len(run.cases), i), run.cases["dsc"], "o", alpha=0.5)
-        right.plot([i - 0.25, i + 0.25], [run.cases["dsc"].mean()] * 2, color="black", linewidth=2)
-    left.legend(loc="lower right")
+    listed = {label: [given] if isinstance(given, Run) else list(given) for label, given in runs.items()}
+    for place, (several, colour) in enumerate(zip(listed.values(), _colours(len(listed)), strict=True)):
+        history = pd.concat([run.history.set_index("epoch")["val_dsc"] for run in several], axis=1).mean(axis=1)
+        cases = pd.concat([run.cases.set_index("patient")["dsc"] for run in several], axis=1).mean(axis=1)
+        left.plot(history.index, history, marker=".", markersize=4, color=colour)
+        right.plot(np.full(len(cases), place), cases, "o", color=colour, alpha=0.5)
+        right.plot([place - 0.3, place + 0.3], [cases.mean()] * 2, color="black", linewidth=2)
     right.set(title="per patient at the best epoch (line: mean)", ylabel="DSC", ylim=(0, 1))
-    right.set_xticks(range(len(runs)), labels)
+    right.set_xticks([])
+    handles = [Line2D([], [], color=colour, marker="o", markersize=5, label=f"{label}")
+               for label, colour in zip(listed, _colours(len(listed)), strict=True)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5))
     return figure
 
 
@@ -312,6 +361,27 @@ def forest(table: pd.DataFrame) -> Figure:
     axis.set_yticks(range(len(table)), table["label"])
     axis.set(ylim=(len(table) - 0.5, -0.5), xlabel="mean difference to the baseline, over patients",
              title=f"differences with 95 % CI, {table['patients'].iloc[0]} patients (p: sign flips, Holm)")
+    axis.grid(axis="y", visible=False)
+    return figure
+
+
+@styled
+def dsc_strips(scores: Mapping[str, pd.Series]) -> Figure:
+    """DSC of each patient, a row of dots for each recipe, with its mean and the mean's 95 % CI.
+
+    Args:
+        scores: label -> patient -> DSC, without missing ones.
+    """
+    figure, axis = plt.subplots(figsize=(10, 1.3 + 0.42 * len(scores)))
+    for place, values in enumerate(scores.values()):
+        summary = summarise(values)
+        axis.plot(values, np.full(len(values), place), "o", color=SKY, markersize=7, alpha=0.7)
+        axis.plot([summary.low, summary.high], [place, place], color=BLUE, linewidth=2.5)
+        axis.plot(summary.mean, place, "|", color=VERMILION, markersize=18, markeredgewidth=3)
+        axis.text(1.02, place, f"mean {summary.mean:.3f}", transform=axis.get_yaxis_transform(), va="center")
+    axis.set_yticks(range(len(scores)), list(scores))
+    axis.set(ylim=(len(scores) - 0.5, -0.5), xlim=(-0.02, 1.02), xlabel="DSC",
+             title="DSC of each patient at the best epoch (bar: mean, line: its 95 % CI)")
     axis.grid(axis="y", visible=False)
     return figure
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def load_weights(file: str | Path, model: str | None = None) -> nn.Module:
         reason = " ".join(str(error).split())[:200]
         raise KitError(f"{file}: its weights are not those of {config.model} with {config.init_features} features "
                        f"({reason})") from None
-    model.config, model.trained_on = config, tuple(content.get("trained_on", ()))
+    model.trained_on = tuple(content.get("trained_on", ()))
     return model.eval()
 
 
@@ -107,12 +108,16 @@ def _config_of(file: Path, values: dict[str, Any]) -> Config:
 class Prediction:
     """Predicted masks and how good they are.
 
+    ``lib.stats`` pairs it with runs, as it has ``cases`` and ``config`` like them.
+
     Attributes:
+        config: of the network, ``tta`` as it was predicted with.
         cases: a row per patient, see ``lib.evaluate.case_row``.
         seen: the patients among them that the network was trained on.
     """
 
     data: BrainData
+    config: Config
     cases: pd.DataFrame
     seen: tuple[str, ...]
     _packed: dict[str, np.ndarray]
@@ -142,7 +147,7 @@ class Prediction:
 
 def predict(weights: nn.Module | str | Path, data: BrainData | str | Path, out: str | Path | None = None,
             patients: tuple[str, ...] | list[str] | None = None, device: str = "auto", precision: str = "auto",
-            batch_size: int = 16) -> Prediction:
+            batch_size: int = 16, tta: bool | None = None) -> Prediction:
     """Segment patients: prepare, run the network, bring masks back to the file's grid, keep the largest component.
 
     Args:
@@ -150,14 +155,29 @@ def predict(weights: nn.Module | str | Path, data: BrainData | str | Path, out: 
         data: from ``load_data``, or a folder for it; masks are used for scoring where there are any.
         out: where ``<patient>/<patient>_<slice>_mask.tif`` and ``cases.csv`` go; nothing is written without it.
         patients: names; all of them by default.
+        tta: average probabilities over a left-right flip; by default as the network was scored in training. A finished
+            run is scored with flips, without training again, by ``predict(run.weights, data, patients=run.unseen(data),
+            tta=True)``.
 
     Raises:
         KitError: unusable weights, data or patient names, or data prepared for another image size.
     """
     model = weights if isinstance(weights, nn.Module) else load_weights(weights)
-    config: Config = model.config
+    config = replace(model.config, tta=model.config.tta if tta is None else tta)
     if not isinstance(data, BrainData):
         data = load_data(data, config.image_size, config.preprocessing)
+    names = check_patients(data, config, patients)
+    machine = prepare([model], device, precision)
+    volumes = predict_volumes(model, data, names, machine, batch_size, config.tta)
+    return segment(volumes, data, config, names, tuple(name for name in names if name in model.trained_on), out)
+
+
+def check_patients(data: BrainData, config: Config, patients: tuple[str, ...] | list[str] | None) -> tuple[str, ...]:
+    """The names asked for, all of them for None, of data that a network of ``config`` can read.
+
+    Raises:
+        KitError: data prepared for another image size, or no such patient.
+    """
     if (data.image_size, data.preprocessing) != (config.image_size, config.preprocessing):
         raise KitError(f"the network was trained on {config.preprocessing} at {config.image_size} pixels, the data was "
                        f"loaded as {data.preprocessing} at {data.image_size}; load it with the network's values")
@@ -166,14 +186,31 @@ def predict(weights: nn.Module | str | Path, data: BrainData | str | Path, out: 
     if unknown:
         raise KitError(f"{data.root}: no patient {unknown[0]} there; the first of {len(data.patients)} is "
                        f"{next(iter(data.patients))}")
+    return names
+
+
+def prepare(models: list[nn.Module], device: str, precision: str) -> Machine:
+    """The machine of that name, with the networks on it."""
+    chosen = pick_device(device)
+    for model in models:
+        model.to(chosen, memory_format=memory_format(chosen))
+    return Machine(chosen, pick_precision(chosen, precision))
+
+
+def segment(volumes: Iterator[tuple[str, np.ndarray]], data: BrainData, config: Config, names: tuple[str, ...],
+            seen: tuple[str, ...], out: str | Path | None) -> Prediction:
+    """Probabilities of patients -> masks on the files' grid and their scores, written to ``out`` if it is given.
+
+    Args:
+        volumes: (patient, probabilities) as ``predict_volumes`` yields them.
+        names: the patients that will come.
+        seen: those that the network was trained on.
+    """
     if out is not None:
         _require_free(Path(out), data)
-    chosen = pick_device(device)
-    machine = Machine(chosen, pick_precision(chosen, precision))
-    model.to(chosen, memory_format=memory_format(chosen))
     rows, packed = [], {}
     with deterministic(), progress(total=len(names), desc="segmenting", unit="patient") as bar:
-        for name, probabilities in predict_volumes(model, data, names, machine, batch_size):
+        for name, probabilities in volumes:
             mask = native_mask(data, name, probabilities)
             rows.append(case_row(data, name, probabilities, mask))
             packed[name] = np.packbits(mask)
@@ -183,7 +220,7 @@ def predict(weights: nn.Module | str | Path, data: BrainData | str | Path, out: 
     cases = pd.DataFrame(rows)
     if out is not None:
         write_atomic(Path(out) / "cases.csv", to_csv(cases))
-    return Prediction(data, cases, tuple(name for name in names if name in model.trained_on), packed)
+    return Prediction(data, config, cases, seen, packed)
 
 
 def _require_free(out: Path, data: BrainData) -> None:
@@ -204,11 +241,13 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="Kaggle folder, a folder that holds it, or archive.zip")
     parser.add_argument("--out", required=True, help="folder for masks and cases.csv")
     parser.add_argument("--model", help="module:Class, where the weights are of a network of your own")
+    parser.add_argument("--tta", action="store_true", default=None, help="average over left-right flips")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
     arguments = parser.parse_args()
     model = load_weights(arguments.weights, arguments.model)
-    print(predict(model, arguments.data, arguments.out, device=arguments.device, precision=arguments.precision))
+    print(predict(model, arguments.data, arguments.out, device=arguments.device, precision=arguments.precision,
+                  tta=arguments.tta))
     print(f"masks and cases.csv: {arguments.out}")
 
 

@@ -14,12 +14,13 @@ How wide intervals are with as few patients as usual: El Jurdi, Varoquaux, Colli
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from itertools import pairwise
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 
-from lib.logger import Run
+from lib.config import Config
 from lib.metrics import summarise
 from lib.utils import KitError
 
@@ -29,7 +30,20 @@ RESAMPLES = 2**14  # sign patterns of 14 patients: up to there the permutation t
 METRICS = {"dsc": "DSC", "dsc_native": "DSC (native)", "iou": "IoU", "precision": "precision", "recall": "recall"}
 """Columns of cases.csv in which more is better, and what a table calls them."""
 
-Runs = Run | Sequence[Run]
+
+class Scored(Protocol):
+    """What can be compared: a ``Run``, a ``Prediction`` or a ``CrossValidation``, by its table of cases."""
+
+    @property
+    def cases(self) -> pd.DataFrame:
+        """A row per patient."""
+
+    @property
+    def config(self) -> Config:
+        """The recipe; image size and preprocessing say on which grid ``dsc`` was computed."""
+
+
+Runs = Scored | Sequence[Scored]
 """A recipe's run, or its runs with several seeds."""
 
 
@@ -173,14 +187,14 @@ def compare(baseline: Runs, candidates: Mapping[str, Runs], metric: str = "dsc")
     } for (label, result), p in zip(results.items(), adjusted, strict=True)])
 
 
-def _listed(label: str, runs: Runs) -> list[Run]:
-    listed = [runs] if isinstance(runs, Run) else list(runs)
+def _listed(label: str, runs: Runs) -> list[Scored]:
+    listed = list(runs) if isinstance(runs, Sequence) else [runs]
     if not listed:
         raise KitError(f"{label}: no finished run to compare; train it first or leave it out")
     return listed
 
 
-def _scores(label: str, runs: list[Run], reference: Run, metric: str) -> pd.Series:
+def _scores(label: str, runs: list[Scored], reference: Scored, metric: str) -> pd.Series:
     """Each patient's score, averaged over the runs, by patient. All must be comparable with ``reference``."""
     columns = []
     for run in runs:
@@ -192,7 +206,7 @@ def _scores(label: str, runs: list[Run], reference: Run, metric: str) -> pd.Seri
     return scores
 
 
-def _check_comparable(label: str, run: Run, reference: Run, metric: str) -> None:
+def _check_comparable(label: str, run: Scored, reference: Scored, metric: str) -> None:
     theirs, ours = set(run.cases["patient"]), set(reference.cases["patient"])
     if theirs != ours:
         differing = [f"{words} {', '.join(sorted(names))}"
@@ -207,16 +221,49 @@ def _check_comparable(label: str, run: Run, reference: Run, metric: str) -> None
 # --- what so few patients can show --------------------------------------------------------------------------------
 
 
-def verdicts(runs: Sequence[Runs], labels: Sequence[str], metric: str = "dsc") -> pd.DataFrame:
+def verdicts(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.DataFrame:
     """``compare`` for reading: the first of ``runs`` is the baseline of the others; prints the ``resolution`` too.
+
+    Args:
+        runs: label -> run or runs with several seeds, e.g. ``sweep(...).runs``.
 
     Returns:
         A row per candidate: mean, difference with its interval, adjusted p, share of patients improved, verdict.
     """
-    table = compare(runs[0], dict(zip(labels[1:], runs[1:], strict=True)), metric)
+    if not runs:
+        raise KitError("verdicts: no finished run; train some first")
+    (_, baseline), *candidates = runs.items()
+    table = compare(baseline, dict(candidates), metric)
     print(resolution(table))
     hidden = ["SD", "p", "p (Wilcoxon)", "patients", "seeds"]
     return table.drop(columns=hidden).round(3).set_index("label")
+
+
+def ladder(rungs: Mapping[str, Runs], metric: str = "dsc") -> pd.DataFrame:
+    """Every rung against the one below it, for reading; p by Holm over the rungs; prints the ``resolution`` too.
+
+    Args:
+        rungs: label -> run or runs with several seeds, from the lowest rung to the highest.
+
+    Returns:
+        A row per rung but the lowest: what it is ``compared with``, mean, ``difference`` to that with its interval,
+        difference ``to the first`` rung, adjusted p, share of patients improved, verdict.
+
+    Raises:
+        KitError: fewer than two rungs; or see ``compare``.
+    """
+    if len(rungs) < 2:
+        raise KitError("ladder: two rungs at least are needed to compare; train some more first")
+    steps = [compare(rungs[below], {label: rungs[label]}, metric) for below, label in pairwise(rungs)]
+    table = pd.concat(steps, ignore_index=True).assign(**{"compared with": list(rungs)[:-1]})
+    table["p (Holm)"] = holm(table["p"])
+    table["verdict"] = [verdict(*pair) for pair in zip(table["difference"], table["p (Holm)"], strict=True)]
+    mean = f"mean {METRICS[metric]}"
+    table["to the first"] = table[mean] - (table[mean] - table["difference"]).iloc[0]
+    print(resolution(table))
+    shown = ["compared with", mean, "difference", "CI low", "CI high", "to the first", "p (Holm)", "improved",
+             "verdict"]
+    return table.set_index("label")[shown].round(3)
 
 
 def smallest_detectable(sd: float, n: int, power: float = 0.8, alpha: float = ALPHA) -> float:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lib.augment import change_intensity, warp
 from lib.config import MODELS, Config, add_arguments, from_arguments
 from lib.dataset import BrainData, Sampler, SliceDataset, Split, load_data, make_split
 from lib.evaluate import Machine, case_row, native_mask, predict_volumes, validate
@@ -33,7 +34,6 @@ from lib.logger import (
 from lib.loss import build_objective, widen
 from lib.networks import build_model, count_parameters, largest_batch, summary
 from lib.optim import MovingAverage, build_optimizer, learning_rate
-from lib.transform import warp
 from lib.utils import (
     CommandParser,
     KitError,
@@ -106,9 +106,9 @@ class _Training:
         self.config, self.data, self.split, self.folder, self.watch = config, data, split, folder, watch
         device = pick_device(config.device)
         self.machine = Machine(device, pick_precision(device, config.precision))
-        self.train_slices, self.validation_slices = data.slices(split.train), data.slices(split.validation)
-        self.sampler = Sampler(self.train_slices, config.seed, config.sampling, config.scale, config.rotation,
-                               config.flip)
+        self.train_slices, self.validation_slices = (data.slices(patients, config.neighbours)
+                                                     for patients in (split.train, split.validation))
+        self.sampler = Sampler(self.train_slices, config)
         # the last, incomplete batch of an epoch is dropped, as published
         self.batches = max(1, len(self.train_slices) // config.batch_size)
         with torch.random.fork_rng():
@@ -169,7 +169,7 @@ class _Training:
         train_loss = self._train_epoch(epoch, bar)
         with self._averaged():
             val_loss, val_dsc = self._within_memory(lambda: validate(
-                self.model, self.loss, self.validation_slices, self.machine, self._scoring_size()))
+                self.model, self.loss, self.validation_slices, self.machine, self._scoring_size()), self._scoring_size)
         if not np.isfinite(train_loss):
             raise KitError(f"{self.folder.path.name}: the loss is not a number after epoch {epoch + 1}; lower lr, "
                            f"or use precision=fp32")
@@ -192,13 +192,14 @@ class _Training:
             part = slice(batch * size, (batch + 1) * size)
             images, masks = (tensor.to(self.machine.device) for tensor in self.train_slices.batch(draw.indices[part]))
             theta = torch.from_numpy(draw.theta[part]).to(self.machine.device)
-            losses.append(self._step(*warp(images, masks, theta, self.config.padding)))
+            images, masks = warp(images, masks, theta, self.config.padding)
+            losses.append(self._step(change_intensity(images, draw.intensity[part]), masks))
             bar.update()
         return torch.stack(losses).mean().item()
 
     def _step(self, images: Tensor, masks: Tensor) -> Tensor:
         """One optimiser step; its loss, left on the device so that the next step need not wait for it."""
-        loss = self._within_memory(lambda: self._gradients(images, masks))
+        loss = self._within_memory(lambda: self._gradients(images, masks), self._part_size)
         if self.config.clip:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
@@ -222,8 +223,9 @@ class _Training:
             total += loss.detach()
         return total
 
-    def _within_memory(self, compute: Callable[[], Any]) -> Any:
-        """What ``compute`` gives, tried with smaller parts of a batch each time that memory runs out.
+    def _within_memory(self, compute: Callable[[], Any], size: Callable[[], int]) -> Any:
+        """What ``compute`` gives, tried with smaller parts of a batch each time that memory runs out; ``size`` says how
+        many slices it takes at once.
 
         Running statistics of batch normalisation may have taken in a part twice then: as if that slice had been drawn
         once more.
@@ -234,7 +236,7 @@ class _Training:
             except RuntimeError as error:  # a class of its own on CUDA, but not in its libraries, nor on Apple's MPS
                 if not re.search(r"out of memory|ALLOC_FAILED", str(error)):
                     raise
-            self._halve()  # not above: the error holds on to the activations
+            self._halve(size())  # not above: the error holds on to the activations
 
     def _part_size(self) -> int:
         """Slices computed at once."""
@@ -244,16 +246,17 @@ class _Training:
         """Slices scored at once: a whole batch, as the loss depends on it, unless memory has run out."""
         return -(-self.config.batch_size * self.config.accumulate // self.parts)
 
-    def _halve(self) -> None:
-        """Compute a batch in twice as many parts from now on, and say so."""
-        if self._part_size() == 1:
+    def _halve(self, size: int) -> None:
+        """Compute and score in parts of half the size from now on, and say so."""
+        if size == 1:
             raise KitError(f"{self.folder.path.name}: out of memory with a single slice; use a smaller image_size or "
                            f"init_features, or checkpointing=True")
         self.parts *= 2
         if self.machine.device.type == "cuda":
             torch.cuda.empty_cache()
         self.folder.update(accumulate=self.parts)
-        say(f"out of memory: each batch of {self.config.batch_size} is now computed in {self.parts} parts")
+        say(f"out of memory: from now on slices are computed {self._part_size()} at a time, and scored "
+            f"{self._scoring_size()} at a time")
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -314,7 +317,7 @@ class _Training:
         rows = self._within_memory(lambda: [
             case_row(self.data, patient, probabilities, native_mask(self.data, patient, probabilities))
             for patient, probabilities in predict_volumes(self.model, self.data, self.split.validation, self.machine,
-                                                          self._scoring_size())])
+                                                          self._scoring_size())], self._scoring_size)
         self.folder.write_history(self.history)
         self.folder.write_cases(rows)
         trained = self.config.epochs * self.batches * self.config.batch_size

@@ -1,4 +1,4 @@
-"""Volume preprocessing with its way back, and augmentation of batches on the device."""
+"""Preprocessing of a volume, with its way back."""
 
 from __future__ import annotations
 
@@ -8,11 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 from scipy import ndimage
-from torch import Tensor
-
-# --- preprocessing, once per volume -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -137,45 +133,3 @@ def _normalise(volume: np.ndarray) -> np.ndarray:
     volume -= mean.astype(np.float32)
     volume /= np.maximum(deviation, 1e-6).astype(np.float32)  # a constant channel becomes 0, not NaN
     return volume
-
-
-# --- augmentation, each step --------------------------------------------------------------------------------------
-
-
-def draw_affine(rng: np.random.Generator, n: int, scale: float, rotation: float, flip: float) -> np.ndarray:
-    """Random zoom, rotation and left-right flip of ``n`` slices as matrices ``(n, 2, 3)`` float32.
-
-    The matrices map output to input coordinates in [-1, 1], as ``affine_grid`` wants them.
-
-    Args:
-        scale: zoom uniform in 1 +- scale.
-        rotation: angle uniform in +- rotation, degrees.
-        flip: probability of a flip.
-    """
-    zoom = rng.uniform(1 - scale, 1 + scale, n)
-    angle = np.deg2rad(rng.uniform(-rotation, rotation, n))
-    mirror = np.where(rng.random(n) < flip, -1.0, 1.0)
-    cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
-    theta = np.zeros((n, 2, 3), np.float32)
-    theta[:, 0, 0], theta[:, 0, 1] = cos * mirror, -sin
-    theta[:, 1, 0], theta[:, 1, 1] = sin * mirror, cos
-    return theta
-
-
-def warp(images: Tensor, masks: Tensor, theta: Tensor, padding: str) -> tuple[Tensor, Tensor]:
-    """Apply ``draw_affine`` matrices to a batch: images bilinearly, masks by nearest neighbour.
-
-    Args:
-        images: ``(N, C, H, W)`` float, square slices.
-        masks: ``(N, 1, H, W)`` {0, 1} float.
-        theta: ``(N, 2, 3)``.
-        padding: value of what comes in from outside: ``zero``, or ``background``, the darkest value of each slice and
-            channel (after z-scoring, black is not 0).
-    """
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    if padding == "background":
-        background = images.amin(dim=(2, 3), keepdim=True)
-        images = F.grid_sample(images - background, grid, align_corners=False) + background
-    else:
-        images = F.grid_sample(images, grid, align_corners=False)
-    return images, F.grid_sample(masks, grid, mode="nearest", align_corners=False)

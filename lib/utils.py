@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ except ImportError:  # Windows
     resource = None
 
 PROJECT = Path(__file__).resolve().parent.parent
+WIDGET_MIME = "application/vnd.jupyter.widget-view+json"  # type of a cell's output that is a widget
 
 
 class KitError(ValueError):
@@ -267,18 +268,25 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def progress(*args: Any, **kwargs: Any) -> Any:
-    """A tqdm bar: a widget in Jupyter, text elsewhere and where ``KIT_PROGRESS=text`` asks for it."""
-    if os.environ.get("KIT_PROGRESS") == "text":
+    """A tqdm bar: a widget in Jupyter, text elsewhere; ``KIT_PROGRESS=text`` asks for text, ``off`` for none."""
+    wanted = os.environ.get("KIT_PROGRESS")
+    if wanted in ("text", "off"):
         from tqdm.std import tqdm
     else:
         from tqdm.auto import tqdm
-    return tqdm(*args, **{"leave": False, "dynamic_ncols": True, **kwargs})
+    return tqdm(*args, **{"leave": False, "dynamic_ncols": True, "disable": wanted == "off", **kwargs})
 
 
-def say(line: str) -> None:
+def in_notebook() -> bool:
+    """Does this code run in a Jupyter kernel?"""
+    interpreter = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(interpreter, "kernel", None) is not None
+
+
+def say(line: str, stream: TextIO | None = None) -> None:
     """Print a line above the progress bars that are on screen."""
     from tqdm.std import tqdm
-    tqdm.write(line)
+    tqdm.write(line, file=stream)
 
 
 def free_memory(device: torch.device) -> int:

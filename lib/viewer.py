@@ -12,9 +12,8 @@ import traitlets
 
 from lib.gallery import Gallery, Shown
 from lib.montage import montage
+from lib.utils import WIDGET_MIME
 from lib.viewer_html import SCRIPT, STYLE, write_page
-
-_WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 class Browser(anywidget.AnyWidget):
@@ -64,7 +63,7 @@ class Browser(anywidget.AnyWidget):
         # beside the widget, so that every other program that opens the notebook has something to show
         picture = base64.b64encode(montage(self.gallery)).decode()
         return {"text/plain": f"slice browser of {len(self.patients)} patients", "image/png": picture,
-                _WIDGET: {"version_major": 2, "version_minor": 1, "model_id": self.model_id}}
+                WIDGET_MIME: {"version_major": 2, "version_minor": 1, "model_id": self.model_id}}
 
 
 def browse(shown: Shown) -> Browser:

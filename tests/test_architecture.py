@@ -41,7 +41,7 @@ def test_every_decoder_of_unet_3plus_sees_every_scale():
 
 @pytest.mark.parametrize("model", ["unet", "unet_2plus", "unet_3plus"])
 def test_drawing(model, tmp_path):
-    figure = draw_network(Config(model=model, **SMALL), batch_size=2)
+    figure = draw_network(Config(model=model, neighbours=1, **SMALL), batch_size=2)
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert len(texts) == len(trace(Config(model=model, **SMALL)).shapes)
     assert "parameters" in figure.axes[0].get_title()

@@ -54,12 +54,12 @@ def show(number):
 LIVE = """
 from dataclasses import replace
 import lib.live
-from lib.config import BEST
+from lib.config import REFERENCE
 from lib.session import start
 from lib.train import fit
 lib.live._SHARE = 9  # draw after every epoch, however short
 session = start()
-config = replace(session.config(BEST), epochs=8)
+config = replace(session.config(REFERENCE), epochs=8)
 run = fit(config, session.load(config), session.out, watch=lib.live.LiveView())
 print("finished")
 """

@@ -1,6 +1,7 @@
 """``build_model``, and what all three networks have in common: arguments, normalisations, initialisers, options."""
 
 import argparse
+import dataclasses
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 from lib import config as config_names
 from lib.config import Config, add_arguments, from_arguments
 from lib.loss import DiceLoss
-from lib.networks import NETWORKS, build_model
+from lib.networks import NETWORKS, build_model, largest_batch, summary
 from lib.unet import UNet, from_published
 from lib.unet_init_weights import INITIALISERS, initialise
 from lib.unet_layers import ACTIVATIONS, NORMALISATIONS, Guided, make_normalisation
@@ -185,6 +186,24 @@ def test_a_network_gets_what_its_constructor_takes():
 def test_a_switch_that_a_network_does_not_know(name, switch):
     with pytest.raises(KitError, match=f"{name}.*no argument {switch}"):
         build_model(Config(model=f"{OWN}{name}", **{switch: True}))
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+def test_neighbours_are_further_input_channels(model):
+    config = Config(model=model, init_features=2, image_size=32, neighbours=2)
+    network = build_model(config).eval()
+    assert network.config == config
+    assert network(torch.zeros(1, 15, 32, 32)).shape == (1, 1, 32, 32)
+    cost, plain = (summary(dataclasses.replace(config, neighbours=n), precision="fp32") for n in (2, 0))
+    assert cost.parameters - plain.parameters == 12 * 2 * 9  # the first convolution's: channels, features, 3 x 3
+    assert cost.gflops > plain.gflops
+    assert largest_batch(config, 32, 2**30, "fp32") > 0
+
+
+def test_neighbours_need_a_network_that_takes_them():
+    assert build_model(Config(model=f"{OWN}Chosen", neighbours=1)).given[0] == 9
+    with pytest.raises(KitError, match=r"Bare.*in_channels; set neighbours=0"):
+        build_model(Config(model=f"{OWN}Bare", neighbours=1))
 
 
 def test_a_network_that_needs_something_else():

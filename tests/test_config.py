@@ -10,6 +10,7 @@ import pytest
 from lib import train
 from lib.config import (
     BEST,
+    LADDER,
     PROFILES,
     REFERENCE,
     Config,
@@ -29,7 +30,19 @@ def test_defaults_are_the_published_recipe():
                 "epochs": 100, "sampling": "frozen", "scale": 0.05, "rotation": 15.0, "flip": 0.5, "padding": "zero"}
     assert Config().to_dict().items() >= expected.items()
     assert Config() == REFERENCE
-    assert (BEST.sampling, BEST.padding) == ("fresh", "background")
+    later = {"neighbours": 0, "background_weight": 0.1, "intensity": 0.0, "tta": False}
+    assert Config().to_dict().items() >= later.items()
+
+
+def test_the_ladder_leads_from_the_reference_to_the_best_recipe():
+    rungs = [dataclasses.replace(REFERENCE, **changes) for changes in LADDER.values()]
+    assert rungs[0] == REFERENCE
+    assert rungs[-1] == BEST
+    assert len(set(rungs)) == len(rungs), "each rung changes something"
+    for below, above in zip(LADDER.values(), [*LADDER.values()][1:], strict=False):
+        assert below.items() <= above.items(), "and takes nothing back"
+    for profile in PROFILES:
+        assert all(Profile(profile, "").apply(rung).sampling == rung.sampling for rung in rungs)
 
 
 def test_round_trip_through_json():
@@ -55,7 +68,8 @@ def test_whole_numbers_are_welcome_where_a_fraction_is_expected():
     ("image_size", 8), ("init_features", -1), ("lr", -1e-4), ("lr", float("nan")), ("lr", float("inf")), ("lr", "fast"),
     ("momentum", -0.1), ("weight_decay", -1), ("seed", -1), ("flip", 1.5), ("flip", -0.5), ("scale", 1.0),
     ("optimizer", "Adamax"), ("optimizer", "adam"), ("sampling", "rare"), ("padding", None), ("precision", "int8"),
-    ("lr_scheduler", "TRUE"), ("preprocessing", "none"), ("loss", 3),
+    ("lr_scheduler", "TRUE"), ("preprocessing", "none"), ("loss", 3), ("intensity", 1.1), ("neighbours", -1),
+    ("background_weight", -0.1), ("tta", 1),
     # names that only other modules know
     ("model", "vnet"), ("loss", "Hinge"), ("activation", "Step"), ("split", "halves"), ("device", "abacus"),
 ])
@@ -121,7 +135,8 @@ def test_every_field_is_an_option(field, spelling):
              "scale": 0.25, "rotation": 5.5, "flip": 0.25, "padding": "background", "seed": 7, "device": "cpu",
              "precision": "fp32", "normalisation": "group", "initialiser": "kaiming", "checkpointing": True,
              "deep_supervision": True, "guided": True, "nesterov": True, "clip": 2.5, "warmup": 3, "lr_step": 4,
-             "lr_factor": 0.25, "ema": 0.75, "accumulate": 2}
+             "lr_factor": 0.25, "ema": 0.75, "accumulate": 2, "neighbours": 2, "background_weight": 0.5,
+             "intensity": 0.25, "tta": True}
     needs = {"deep_supervision": {"model": "unet_2plus"}, "guided": {"model": "unet_3plus"},
              "nesterov": {"optimizer": "SGD"}}.get(field, {})
     required = [part for name, value in needs.items() for part in (f"--{name}", value)]

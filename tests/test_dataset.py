@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from lib import cache, kaggle
 from lib.cache import Cache, Record, cache_folder
+from lib.config import Config
 from lib.dataset import PUBLISHED_VALIDATION, BrainData, Sampler, SliceDataset, folds, load_data, make_split
 from lib.kaggle import Patient
 from lib.transform import Geometry, preprocess, preprocess_mask
@@ -418,6 +419,25 @@ def test_shuffling_dataloader_gives_each_slice_once(slices):
     assert sorted(map(float, found.sum(dim=(1, 2, 3)))) == sorted(map(float, images.sum(dim=(1, 2, 3))))
 
 
+@pytest.mark.parametrize("k", [1, 2, 8])
+def test_neighbours_are_further_channels_of_the_same_patient(tiny_kaggle, k):
+    data, names = load_data(tiny_kaggle, SIZE), (NAMES[3], NAMES[1])
+    images, masks = data.slices(names, k).batch(np.arange(8))
+    volumes = [data.slices((name,)).batch(np.arange(4)) for name in names]
+    assert torch.equal(masks, torch.cat([mask for _, mask in volumes]))
+    steps = [0] + [step for distance in range(1, k + 1) for step in (-distance, distance)]
+    for i in range(8):
+        volume = volumes[i // 4][0]
+        expected = torch.cat([volume[min(max(i % 4 + step, 0), 3)] for step in steps])
+        assert torch.equal(images[i], expected)
+
+
+def test_without_neighbours_a_batch_is_what_the_cache_holds(slices, tiny_kaggle):
+    data = load_data(tiny_kaggle, SIZE)
+    rows = np.concatenate([np.arange(*data.record(name).rows) for name in (NAMES[3], NAMES[1])])
+    np.testing.assert_array_equal(slices.batch(np.arange(8))[0], data.cache.images[rows].astype(np.float32))
+
+
 def test_past_the_end_is_an_index_error(slices):
     with pytest.raises(IndexError):
         slices[len(slices)]
@@ -439,7 +459,7 @@ PATIENTS = ([0, 10, 40, 0, 10], [5, 0], [0, 0, 0], [7])
 
 
 def draws(sampling="fresh", seed=1, epochs=1500, patients=PATIENTS):
-    sampler = Sampler(Areas(*patients), seed, sampling, 0.05, 15.0, 0.5)
+    sampler = Sampler(Areas(*patients), Config(seed=seed, sampling=sampling))
     return np.concatenate([sampler.draw(epoch).indices for epoch in range(epochs)])
 
 
@@ -455,6 +475,26 @@ def test_slices_are_drawn_with_area_plus_a_tenth_of_the_mean():
     assert (found > 0).all(), "slices without tumour are drawn too"
 
 
+def test_default_draw_is_the_one_that_earlier_runs_saw():
+    """Written down before background_weight and intensity existed."""
+    draw = Sampler(Areas(*PATIENTS), Config(seed=1)).draw(0)
+    assert draw.indices.tolist() == [7, 10, 2, 10, 5, 5, 10, 5, 7, 1, 10]
+    np.testing.assert_allclose(draw.theta[0], [[0.99617022, 0.00772445, 0], [-0.00772445, 0.99617022, 0]], atol=1e-7)
+    assert np.isnan(draw.intensity["gamma"]).all()
+    more = Sampler(Areas(*PATIENTS), Config(seed=1, intensity=0.5)).draw(0)
+    np.testing.assert_array_equal(more.theta, draw.theta)
+    np.testing.assert_array_equal(more.indices, draw.indices)
+
+
+@pytest.mark.parametrize(("weight", "share"), [(0.0, 0.0), (0.1, 6.06), (1.0, 33.3), (2.0, 44.4)])
+def test_share_of_empty_slices(weight, share):
+    """As the help of the field and the docstring of Sampler say, two of three slices being without tumour."""
+    areas = Areas(*([0] * 20 + [10] * 6 + [40] * 4 for _ in range(5)))
+    sampler = Sampler(areas, Config(background_weight=weight, sampling="fresh"))
+    found = np.concatenate([sampler.draw(epoch).indices for epoch in range(200)])
+    assert (areas.areas[found] == 0).mean() * 100 == pytest.approx(share, abs=1)
+
+
 def test_patients_are_drawn_alike_whatever_their_size():
     owner = np.repeat(np.arange(4), [len(areas) for areas in PATIENTS])
     found = np.bincount(owner[draws(seed=5)])
@@ -463,16 +503,16 @@ def test_patients_are_drawn_alike_whatever_their_size():
 
 def test_frozen_repeats_and_fresh_does_not():
     for sampling in ("frozen", "fresh"):
-        sampler = Sampler(Areas([3] * 40), 0, sampling, 0.05, 15.0, 0.5)
+        sampler = Sampler(Areas([3] * 40), Config(seed=0, sampling=sampling))
         first, second = sampler.draw(0), sampler.draw(1)
         same = np.array_equal(first.indices, second.indices) and np.array_equal(first.theta, second.theta)
         assert same == (sampling == "frozen")
-    assert np.array_equal(first.indices, Sampler(Areas([3] * 40), 0, "frozen", 0.05, 15.0, 0.5).draw(7).indices)
+    assert np.array_equal(first.indices, Sampler(Areas([3] * 40), Config(seed=0)).draw(7).indices)
 
 
 def test_a_draw_depends_on_seed_and_epoch_alone():
     def sampler(seed):
-        return Sampler(Areas(*PATIENTS), seed, "fresh", 0.05, 15.0, 0.5)
+        return Sampler(Areas(*PATIENTS), Config(seed=seed, sampling="fresh"))
 
     one = sampler(3)
     for epoch in range(5):
@@ -486,7 +526,7 @@ def test_a_draw_depends_on_seed_and_epoch_alone():
 
 
 def test_an_epoch_has_as_many_samples_as_slices(slices):
-    draw = Sampler(slices, 0, "fresh", 0.05, 15.0, 0.5).draw(0)
+    draw = Sampler(slices, Config(seed=0, sampling="fresh")).draw(0)
     assert draw.indices.shape == (len(slices),)
     assert draw.theta.shape == (len(slices), 2, 3)
     assert draw.indices.min() >= 0 and draw.indices.max() < len(slices)
@@ -503,7 +543,7 @@ def test_fresh_sampling_sees_more_than_frozen():
 def test_weights_follow_the_networks_masks(tiny_kaggle):
     """In the first patient, slices with more tumour are drawn more often."""
     slices = load_data(tiny_kaggle, SIZE).slices((NAMES[0],))
-    sampler = Sampler(slices, 0, "fresh", 0.0, 0.0, 0.0)
+    sampler = Sampler(slices, Config(seed=0, sampling="fresh"))
     found = np.bincount(np.concatenate([sampler.draw(epoch).indices for epoch in range(2000)]), minlength=len(slices))
     expected = slices.areas + 0.1 * slices.areas.mean()
     np.testing.assert_allclose(found / found.sum(), expected / expected.sum(), atol=0.02)

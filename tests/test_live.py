@@ -1,6 +1,7 @@
 """The view of a training: it changes nothing of the run, shows one picture, and keeps quiet outside notebooks."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -37,11 +38,12 @@ def screen(monkeypatch):
     return screen
 
 
-def test_watched_run_is_the_same_run(tiny_kaggle, tmp_path, screen, monkeypatch):
+@pytest.mark.parametrize("neighbours", [0, 1])
+def test_watched_run_is_the_same_run(tiny_kaggle, tmp_path, screen, monkeypatch, neighbours):
     monkeypatch.setenv("KIT_PROGRESS", "auto")
-    data = load_data(tiny_kaggle, 32)
-    watched = fit(TINY, data, tmp_path / "a", watch=live.LiveView())
-    alone = fit(TINY, data, tmp_path / "b")
+    data, config = load_data(tiny_kaggle, 32), replace(TINY, neighbours=neighbours)
+    watched = fit(config, data, tmp_path / "a", watch=live.LiveView())
+    alone = fit(config, data, tmp_path / "b")
     assert watched.id == alone.id and watched.info["sha256"] == alone.info["sha256"]
     assert len(screen.first) == 1 and len(screen.updates) == 2
     picture = Image.open(io.BytesIO(screen.updates[-1].data))

@@ -209,6 +209,19 @@ def test_out_of_memory_in_validation(data, tmp_path, monkeypatch):
     assert fit(dataclasses.replace(TINY, **OWN), data, tmp_path).info["accumulate"] == 4
 
 
+def test_scoring_can_need_smaller_parts_than_single_slices_of_training(data, tmp_path, monkeypatch):
+    forward = PerImage.forward
+
+    def limited(self, x):
+        if not self.training and len(x) > 2:
+            raise RuntimeError("MPS backend out of memory")
+        return forward(self, x)
+
+    monkeypatch.setattr(PerImage, "forward", limited)
+    run = fit(dataclasses.replace(TINY, accumulate=5, **OWN), data, tmp_path)
+    assert run.info["accumulate"] == 20  # 5 * 5 slices were scored at once, now 2
+
+
 def test_not_even_one_slice_fits(data, tmp_path, monkeypatch):
     def full(self, x):
         raise RuntimeError("MPS backend out of memory")

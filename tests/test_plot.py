@@ -47,10 +47,11 @@ def drawings(folder):
     return {
         "patient_slices": plot.patient_slices(data, next(iter(data.patients))),
         "overlays": plot.overlays(prediction(data, 2)), "curves": plot.curves(run()),
-        "compare": plot.compare([run(0), run(1)], ["a", "b"]), "dsc_bars": plot.dsc_bars(run().cases),
+        "compare": plot.compare({"a": run(0), "b": [run(1), run(2)]}), "dsc_bars": plot.dsc_bars(run().cases),
         "sweep_curves": plot.sweep_curves(several), "size_against_dsc": plot.size_against_dsc(run().cases),
         "slopes": plot.slopes(run(0), run(1), ("Dice", "IoU")),
         "forest": plot.forest(compare(run(0), {"a": run(1), "b": run(2)})),
+        "dsc_strips": plot.dsc_strips({"Dice": run(0).cases["dsc"], "IoU": run(1).cases["dsc"]}),
         "calibration": plot.calibration(some_calibration()),
     }
 
@@ -68,6 +69,7 @@ def test_every_figure_is_titled_closed_and_a_vector(tiny_kaggle):
 def test_one_epoch_and_one_patient_can_be_drawn():
     plot.curves(run(epochs=1))
     plot.dsc_bars(run(patients=1).cases)
+    plot.dsc_strips({"only": run(patients=1).cases["dsc"]})
     plot.slopes(run(0, patients=1), run(1, patients=1))
     plot.sweep_curves({"only": run(epochs=1)})
     plot.size_against_dsc(run(patients=1).cases)

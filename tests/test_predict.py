@@ -18,11 +18,12 @@ from torch import nn
 from lib import kaggle, predict
 from lib.config import Config
 from lib.dataset import load_data
+from lib.evaluate import mean_logits, predict_volumes
 from lib.metrics import dsc, hd95, iou, largest_component
 from lib.networks import build_model
 from lib.predict import load_weights
 from lib.unet import UNet
-from lib.utils import KitError
+from lib.utils import KitError, pick_precision
 from tests.conftest import NAMES, brain, write_patient
 from tests.test_config import command
 from tests.test_networks import Published
@@ -280,6 +281,46 @@ def test_chosen_patients_only(tiny_kaggle, tmp_path):
 def test_batch_size_does_not_matter(tiny_kaggle, weights):
     one, many = (predict.predict(weights, tiny_kaggle, device="cpu", precision="fp32", batch_size=n) for n in (1, 5))
     pd.testing.assert_frame_equal(one.cases, many.cases)
+
+
+class Lopsided(Bright):
+    """Sees the tumour in the left half only; at the edge of probability elsewhere."""
+
+    def forward(self, x):
+        logits = super().forward(x)
+        logits[..., x.shape[3] // 2:] = -1.0
+        return logits
+
+
+def test_flips_are_averaged(tiny_kaggle):
+    data = load_data(tiny_kaggle, 32)
+    machine = predict.Machine(torch.device("cpu"), pick_precision(torch.device("cpu"), "fp32"))
+    model = Lopsided()
+    images, _ = data.slices((NAMES[0],)).batch(np.arange(4))
+    one, other = (torch.sigmoid(part)[:, 0] for part in (model(images), model(images.flip(3)).flip(3)))
+    (_, plain), = predict_volumes(model, data, (NAMES[0],), machine, 3)
+    (_, both), = predict_volumes(model, data, (NAMES[0],), machine, 3, tta=True)
+    np.testing.assert_allclose(plain, one, atol=1e-6)
+    np.testing.assert_allclose(both, (one + other) / 2, atol=1e-6)
+
+
+def test_averaged_logits_stay_finite():
+    extreme = torch.tensor([-90.0, -30.0, 0.0, 30.0, 90.0])
+    assert torch.equal(mean_logits(extreme, extreme), extreme)
+    mixed = mean_logits(extreme, -extreme)
+    torch.testing.assert_close(mixed.sigmoid(), torch.full((5,), 0.5))
+    one, other = torch.randn(2, 50, generator=torch.Generator().manual_seed(0)) * 4
+    torch.testing.assert_close(mean_logits(one, other).sigmoid(), (one.sigmoid() + other.sigmoid()) / 2)
+
+
+def test_flips_by_argument_or_by_the_networks_config(tiny_kaggle):
+    plain, asked = (predict.predict(Lopsided(), tiny_kaggle, device="cpu", tta=tta) for tta in (None, True))
+    config = predict.predict(Lopsided(tta=True), tiny_kaggle, device="cpu")
+    pd.testing.assert_frame_equal(asked.cases, config.cases)
+    assert (plain.config.tta, asked.config.tta, config.config.tta) == (False, True, True)
+    assert not plain.cases.equals(asked.cases)
+    off = predict.predict(Lopsided(tta=True), tiny_kaggle, device="cpu", tta=False)
+    pd.testing.assert_frame_equal(plain.cases, off.cases)
 
 
 def test_data_of_another_size_is_refused(tiny_kaggle):

@@ -14,7 +14,18 @@ from scipy import stats
 
 from lib.config import Config
 from lib.logger import Run, RunFolder
-from lib.stats import best_of_k, compare, holm, paired, resolution, sign_flip_p, smallest_detectable, verdict, verdicts
+from lib.stats import (
+    best_of_k,
+    compare,
+    holm,
+    ladder,
+    paired,
+    resolution,
+    sign_flip_p,
+    smallest_detectable,
+    verdict,
+    verdicts,
+)
 from lib.utils import KitError
 
 PATIENTS = [f"P{i:02}" for i in range(10)]
@@ -340,7 +351,40 @@ def test_at_most_one_null_sweep_in_twenty_has_a_false_finding():
 
 def test_verdicts_are_the_comparison_for_reading(capsys):
     runs = [run_of(np.linspace(0.6, 0.8, len(PATIENTS)) + gain) for gain in (0.0, 0.05)]
-    table = verdicts(runs, ["before", "after"])
+    table = verdicts(dict(zip(["before", "after"], runs, strict=True)))
     assert list(table.index) == ["after"]
     assert table.loc["after", ["difference", "improved", "verdict"]].tolist() == [0.05, 1.0, "helps"]
     assert f"{len(PATIENTS)} patients" in capsys.readouterr().out
+
+
+# --- a ladder -----------------------------------------------------------------------------------------------------
+
+
+def test_every_rung_is_compared_with_the_one_below(capsys):
+    scores = [normal(10, 0.7), normal(10, 0.75, seed=1), normal(10, 0.78, seed=2), normal(10, 0.77, seed=3)]
+    table = ladder(dict(zip("abcd", map(run_of, scores), strict=True)))
+    assert list(table.index) == ["b", "c", "d"]
+    assert list(table["compared with"]) == ["a", "b", "c"]
+    pairs = [paired(after - before) for before, after in itertools.pairwise(scores)]
+    for column, attribute in (("difference", "mean"), ("CI low", "low"), ("CI high", "high"), ("improved", "improved")):
+        np.testing.assert_allclose(table[column], [getattr(pair, attribute) for pair in pairs], atol=5.1e-4)
+    adjusted = holm(pair.p for pair in pairs)
+    np.testing.assert_allclose(table["p (Holm)"], adjusted, atol=5.1e-4)
+    assert list(table["verdict"]) == [verdict(pair.mean, p) for pair, p in zip(pairs, adjusted, strict=True)]
+    np.testing.assert_allclose(table["to the first"], [score.mean() - scores[0].mean() for score in scores[1:]],
+                               atol=5.1e-4)
+    np.testing.assert_allclose(table["mean DSC"], [score.mean() for score in scores[1:]], atol=5.1e-4)
+    assert "3 candidates" in capsys.readouterr().out
+
+
+def test_a_ladder_needs_two_rungs_of_the_same_patients():
+    with pytest.raises(KitError, match="two rungs"):
+        ladder({"a": run_of([0.5] * 10)})
+    with pytest.raises(KitError, match=r"^b: other patients"):
+        ladder({"a": run_of([0.5] * 10), "b": run_of([0.5] * 8, PATIENTS[:8])})
+
+
+def test_a_ladders_rungs_may_have_several_seeds():
+    first, second, third = (normal(10, 0.8, seed=seed) for seed in range(3))
+    table = ladder({"one": [run_of(first), run_of(second)], "two": [run_of(second), run_of(third)]})
+    assert table.loc["two", "difference"] == pytest.approx(((third - first) / 2).mean(), abs=5.1e-4)

@@ -19,6 +19,7 @@ from lib.config import Config
 from lib.dataset import load_data, make_split
 from lib.logger import Run, RunFolder, code_fingerprint, find_run, finished_runs, run_id, write_result_csvs
 from lib.predict import predict
+from lib.stats import compare
 from lib.train import fit
 from lib.utils import KitError
 from tests.conftest import NAMES
@@ -50,6 +51,39 @@ def test_finished_run_is_loaded_and_joins_the_plan(data, tmp_path, monkeypatch):
     again = fit(TINY, data, tmp_path, plan="second")
     assert again.id == run.id
     assert again.info["plans"] == ["first", "second"]
+
+
+@pytest.mark.parametrize("change", [
+    {"neighbours": 1, "intensity": 0.5}, {"tta": True, "padding": "background", "background_weight": 1.0},
+])
+def test_new_ingredients_are_interrupted_and_predicted_like_the_rest(data, tmp_path, monkeypatch, change):
+    config = dataclasses.replace(TINY, epochs=2, **change)
+    whole = fit(config, data, tmp_path / "whole")
+    keep, calls = train._Training._keep_best, []
+
+    def interrupted(self):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        keep(self)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train._Training, "_keep_best", interrupted)
+        patch.setattr(train._Training, "_best", lambda self: self.history[-1])
+        fit(config, data, tmp_path / "cut")
+    assert (tmp_path / "cut" / "runs" / whole.id / "history.csv").is_file()
+    assert outcome(fit(config, data, tmp_path / "cut")) == outcome(whole)
+    assert whole.history["val_dsc"].max() == pytest.approx(whole.cases["dsc"].mean(), abs=1e-6)
+    again = predict(whole.weights, data, patients=whole.unseen(data), device="cpu")
+    np.testing.assert_allclose(again.cases["dsc"], whole.cases["dsc"], atol=1e-6)
+
+
+def test_a_run_is_scored_with_flips_without_training_again(data, tmp_path):
+    run = fit(dataclasses.replace(TINY, epochs=1), data, tmp_path)
+    flips = predict(run.weights, data, patients=run.unseen(data), tta=True)
+    table = compare(run, {"flips": flips})
+    expected = flips.cases.set_index("patient")["dsc"] - run.cases.set_index("patient")["dsc"]
+    assert table["difference"][0] == pytest.approx(expected.mean(), abs=1e-6)
 
 
 def test_other_config_or_seed_is_another_run(data, tmp_path):

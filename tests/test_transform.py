@@ -1,18 +1,16 @@
-"""Preprocessing against the published algorithm written plainly, its way back, and the augmentation."""
+"""Preprocessing against the published algorithm written plainly, and its way back."""
 
 import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import ndimage
 from skimage.exposure import rescale_intensity
 from skimage.transform import resize
 
 from lib import kaggle
-from lib.transform import Geometry, draw_affine, preprocess, preprocess_mask, warp
+from lib.transform import Geometry, preprocess, preprocess_mask
 from tests.conftest import REAL_DATA, brain
 
 # --- preprocessing ------------------------------------------------------------------------------------------------
@@ -207,136 +205,3 @@ def test_geometry_properties(seed, slices, height, width, size, mode):
     mask = preprocess_mask(np.ones((slices, height, width), np.uint8), geometry)
     assert set(np.unique(mask)) <= {0, 1}
     assert geometry.restore(mask).shape == (slices, height, width)
-
-
-# --- augmentation -------------------------------------------------------------------------------------------------
-
-IDENTITY = torch.tensor([[[1.0, 0, 0], [0, 1, 0]]])
-
-
-def batch(size=32, seed=0):
-    rng = np.random.default_rng(seed)
-    images = ndimage.gaussian_filter(rng.normal(size=(2, 3, size, size)), (0, 0, 2, 2)).astype(np.float32)
-    masks = np.zeros((2, 1, size, size), np.float32)
-    masks[:, :, size // 4:size // 2, size // 3:size // 2] = 1
-    return torch.from_numpy(images * 5), torch.from_numpy(masks)
-
-
-def matrices(angle=0.0, zoom=1.0, mirror=False):
-    """What ``draw_affine`` gives when its draws are certain, for a batch of two."""
-    class Certain:
-        def uniform(self, low, high, n):
-            return np.full(n, zoom if low > 0 else angle)
-
-        def random(self, n):
-            return np.full(n, 0.0 if mirror else 1.0)
-    return torch.from_numpy(draw_affine(Certain(), 2, scale=0.5, rotation=180.0, flip=0.5))
-
-
-@pytest.mark.parametrize("padding", ["zero", "background"])
-@pytest.mark.parametrize("size", [16, 48, 64, 129])
-def test_identity_changes_nothing(padding, size):
-    images, masks = batch(size)
-    warped, warped_masks = warp(images, masks, IDENTITY.expand(2, 2, 3), padding)
-    torch.testing.assert_close(warped, images, atol=1e-4, rtol=0)  # the grid is rounded to float32
-    assert torch.equal(warped_masks, masks)
-    torch.testing.assert_close(matrices(), IDENTITY.expand(2, 2, 3))
-
-
-def test_flip_swaps_left_and_right():
-    images, masks = batch()
-    warped, warped_masks = warp(images, masks, matrices(mirror=True), "zero")
-    torch.testing.assert_close(warped, images.flip(3), atol=1e-5, rtol=0)
-    assert torch.equal(warped_masks, masks.flip(3))
-
-
-@pytest.mark.parametrize("quarters", [1, 2, 3])
-def test_quarter_turns_are_exact(quarters):
-    images, masks = batch()
-    warped, warped_masks = warp(images, masks, matrices(angle=90.0 * quarters), "zero")
-    torch.testing.assert_close(warped, torch.rot90(images, quarters, (2, 3)), atol=1e-4, rtol=0)
-    assert torch.equal(warped_masks, torch.rot90(masks, quarters, (2, 3)))
-
-
-@pytest.mark.parametrize("angle", [-14.0, 7.5, 33.0])
-def test_rotation_is_scipys(angle):
-    images, masks = batch(48)
-    warped, _ = warp(images, masks, matrices(angle=angle), "zero")
-    expected = ndimage.rotate(images.numpy(), angle, axes=(3, 2), reshape=False, order=1, mode="constant")
-    inside = (slice(None), slice(None), slice(12, 36), slice(12, 36))  # away from what comes in at the edges
-    np.testing.assert_allclose(warped[inside], expected[inside], atol=1e-3)
-
-
-@pytest.mark.parametrize("zoom", [0.9, 1.05, 1.25])
-def test_zoom_is_a_resize_about_the_centre(zoom):
-    size = 80
-    new = round(size * zoom)
-    images, masks = batch(size)
-    warped, warped_masks = warp(images, masks, matrices(zoom=new / size), "zero")
-    scaled = resize(images.numpy(), (2, 3, new, new), order=1, mode="edge", anti_aliasing=False, preserve_range=True)
-    inset = 10
-    inner = slice(inset, size - inset)
-    shift = (new - size) / 2
-    expected = ndimage.shift(scaled, (0, 0, -shift, -shift), order=1)[..., :size, :size]
-    np.testing.assert_allclose(warped[..., inner, inner], expected[..., inner, inner], atol=0.02)
-    assert warped_masks.sum().item() == pytest.approx(masks.sum().item() * zoom**2, rel=0.15)
-
-
-def test_image_and_mask_move_together():
-    _, masks = batch(64)
-    for i in range(20):
-        theta = torch.from_numpy(draw_affine(np.random.default_rng(i), 2, 0.2, 40.0, 0.5))
-        as_image, as_mask = warp(masks.expand(2, 3, 64, 64), masks, theta, "zero")
-        assert ((as_image[:, :1] > 0.5) != (as_mask > 0.5)).float().mean() < 0.01
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10_000), st.sampled_from(["zero", "background"]))
-def test_warp_properties(seed, padding):
-    images, masks = batch(24, seed)
-    kept = images.clone(), masks.clone()
-    theta = torch.from_numpy(draw_affine(np.random.default_rng(seed), 2, 0.3, 45.0, 0.5))
-    warped, warped_masks = warp(images, masks, theta, padding)
-    assert set(warped_masks.unique().tolist()) <= {0.0, 1.0}
-    low, high = (images.amin((2, 3)), images.amax((2, 3)))
-    if padding == "zero":
-        low, high = low.clamp(max=0), high.clamp(min=0)
-    assert (warped.amin((2, 3)) >= low - 1e-4).all()
-    assert (warped.amax((2, 3)) <= high + 1e-4).all()
-    assert torch.equal(images, kept[0]) and torch.equal(masks, kept[1])  # the caller's tensors are not written to
-
-
-def test_what_comes_in_from_outside():
-    black = torch.tensor([-2.0, -1.0, 0.5]).view(1, 3, 1, 1)
-    images = black.repeat(2, 1, 32, 32)
-    images[:, :, 8:24, 8:24] += 1
-    masks = torch.zeros(2, 1, 32, 32)
-    turned = matrices(angle=45.0)
-    grey, _ = warp(images, masks, turned, "zero")
-    assert (grey[:, :, 0, 0] == 0).all()
-    dark, _ = warp(images, masks, turned, "background")
-    torch.testing.assert_close(dark[:, :, 0, 0], black[:, :, 0, 0].expand(2, 3))
-    torch.testing.assert_close(grey[..., 16, 16], dark[..., 16, 16])
-
-
-def test_draws_keep_their_ranges_and_fill_them():
-    theta = draw_affine(np.random.default_rng(0), 20_000, scale=0.05, rotation=15.0, flip=0.5)
-    assert theta.shape == (20_000, 2, 3)
-    assert theta.dtype == np.float32
-    assert (theta[:, :, 2] == 0).all()  # about the centre
-    determinant = np.linalg.det(theta[:, :, :2])
-    zoom = 1 / np.sqrt(np.abs(determinant))
-    angle = np.rad2deg(np.arctan2(-theta[:, 0, 1], theta[:, 1, 1]))
-    assert 0.95 - 1e-6 <= zoom.min() < 0.951
-    assert 1.049 < zoom.max() <= 1.05 + 1e-6
-    assert -15 - 1e-4 <= angle.min() < -14.9
-    assert 14.9 < angle.max() <= 15 + 1e-4
-    assert zoom.mean() == pytest.approx(1, abs=0.002)
-    assert angle.mean() == pytest.approx(0, abs=0.3)
-    assert (determinant < 0).mean() == pytest.approx(0.5, abs=0.02)
-
-
-def test_nothing_drawn_is_the_identity():
-    theta = draw_affine(np.random.default_rng(0), 50, scale=0.0, rotation=0.0, flip=0.0)
-    np.testing.assert_array_equal(theta, np.broadcast_to(IDENTITY.numpy(), theta.shape))
-    assert (draw_affine(np.random.default_rng(0), 50, 0.1, 10.0, flip=1.0)[:, 0, 0] < 0).all()

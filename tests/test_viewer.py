@@ -13,14 +13,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from lib.config import REFERENCE
 from lib.dataset import load_data
-from lib.execute import _WIDGET, _tidy
+from lib.execute import _tidy
 from lib.frames import FLAIR, OVERLAYS, colour_table, grey_png, kinds, outline, render
 from lib.gallery import Gallery, run_lengths
 from lib.metrics import counts
 from lib.montage import montage
 from lib.predict import Prediction
-from lib.utils import KitError
+from lib.utils import WIDGET_MIME, KitError
 from lib.viewer import browse
 from tests.conftest import NAMES, brain, write_patient
 
@@ -37,7 +38,7 @@ def prediction(data, shift=1, patients=None):
         scores = {} if truth is None else {"dsc": counts(mask, truth).dsc, "dsc_native": counts(mask, truth).dsc}
         rows.append({"patient": name, "slices": shape[0], **scores})
         packed[name] = np.packbits(mask)
-    return Prediction(data, pd.DataFrame(rows), (), packed)
+    return Prediction(data, REFERENCE, pd.DataFrame(rows), (), packed)
 
 
 @pytest.fixture
@@ -253,8 +254,8 @@ def test_exporting_somebody_unknown_is_refused(data, tmp_path):
 
 def test_still_picture_survives_in_a_committed_notebook(data):
     bundle = browse(prediction(data))._repr_mimebundle_()
-    assert base64.b64decode(bundle["image/png"])[1:4] == b"PNG" and _WIDGET in bundle
-    bar = nbformat.v4.new_output("display_data", {_WIDGET: {}, "text/plain": "a bar"})
+    assert base64.b64decode(bundle["image/png"])[1:4] == b"PNG" and WIDGET_MIME in bundle
+    bar = nbformat.v4.new_output("display_data", {WIDGET_MIME: {}, "text/plain": "a bar"})
     cell = nbformat.v4.new_code_cell("", outputs=[bar, nbformat.v4.new_output("display_data", bundle)])
     notebook = nbformat.v4.new_notebook(cells=[cell])
     _tidy(notebook)

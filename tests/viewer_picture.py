@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lib.config import BEST
+from lib.config import REFERENCE
 from lib.dataset import load_data
 from lib.phantom import write_phantom
 from lib.predict import predict
@@ -17,7 +17,8 @@ from lib.train import fit
 from lib.viewer import browse
 from tests.test_browser import CHROMIUM
 
-BASE = dataclasses.replace(BEST, image_size=96, init_features=8, batch_size=8, lr=1e-3)
+BASE = dataclasses.replace(REFERENCE, sampling="fresh", padding="background", image_size=96, init_features=8,
+                           batch_size=8, lr=1e-3)
 
 
 def export(folder: Path) -> Path:

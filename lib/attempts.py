@@ -1,0 +1,264 @@
+"""Run folders read as experiments: every attempt, finished or not, beside the one that it is compared with."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lib.logger import BEST_PLAN, Run
+from lib.metrics import Summary, summarise
+from lib.stats import compare, holm, verdict
+from lib.utils import KitError, fingerprint
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One run folder, whatever became of it.
+
+    Attributes:
+        status: ``finished``, ``failed``, or ``unfinished``.
+        epochs: how many it has done.
+        error: why it failed, one line.
+        data: ``name`` and ``sha256`` of its data, validation patients and versions; empty where it failed before any of
+            these was known.
+    """
+
+    run: Run
+    status: str
+    epochs: int
+    error: str
+    data: dict[str, Any]
+    validation: list[str]
+    versions: dict[str, str]
+
+    @property
+    def detail(self) -> str:
+        """How far it came, or why no further; nothing of a finished one."""
+        return {"failed": self.error, "unfinished": f"epoch {self.epochs} of {self.run.config.epochs}"}.get(self.status,
+                                                                                                            "")
+
+    @property
+    def words(self) -> str:
+        """The status in words."""
+        return self.status + {"failed": ": ", "unfinished": ", "}.get(self.status, "") + self.detail
+
+
+def read_attempts(out: str | Path) -> tuple[list[Attempt], dict[str, str]]:
+    """All run folders below ``out`` in the order of the CSVs (plans, config, run), and name -> why it cannot be read.
+
+    Raises:
+        KitError: there is no run folder at all.
+    """
+    folders = sorted(path for path in Path(out).glob("runs/*") if path.is_dir() and not path.name.startswith("."))
+    if not folders:
+        raise KitError(f"{Path(out) / 'runs'}: no runs to report on; train something first, or name another folder")
+    attempts, unreadable = [], {}
+    for folder in folders:
+        try:
+            attempts.append(_read(Run(folder)))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            unreadable[folder.name] = _reason(error)
+    return sorted(attempts, key=lambda one: (one.run.info["plans"], _config_text(one.run), one.run.id)), unreadable
+
+
+def _read(run: Run) -> Attempt:
+    """Everything that a report needs of a run is read and checked here; a damaged folder raises almost anything."""
+    info = run.info
+    if not isinstance(info["plans"], list) or not all(isinstance(plan, str) for plan in info["plans"]):
+        raise ValueError("its plans are no list of names")
+    status = info["status"] if info["status"] in ("finished", "failed") else "unfinished"
+    for place in info.get("places", []):
+        _Place(**place)
+    run.config.to_dict(), float(info.get("seconds", 0))  # asked for now, so that nothing turns out wrong later
+    epochs = len(_history(run))
+    if status == "finished":
+        _check_finished(run)
+    return Attempt(run, status, epochs, " ".join(str(info.get("error") or "no reason given").split()),
+                   dict(info.get("data", {})), list(info.get("split", {}).get("validation", [])),
+                   dict(info.get("versions", {})))
+
+
+def _check_finished(run: Run) -> None:
+    """Raise what reading any part of a damaged run raises, or ValueError where it makes no sense."""
+    run.info["data"]["name"], run.info["data"]["sha256"]
+    scores = run.cases[["dsc", "dsc_native"]].astype(float)
+    if scores.empty or not run.cases["patient"].is_unique or not scores.stack().dropna().between(0, 1).all():
+        raise ValueError("cases.csv does not hold a DSC for each patient")
+    if not 1 <= run.info["best"]["epoch"] <= run.config.epochs:
+        raise ValueError("its best epoch is none of its epochs")
+
+
+def _history(run: Run) -> pd.DataFrame:
+    """history.csv; of a run that has not got so far, no rows."""
+    if run.info["status"] != "finished" and not (run.folder / "history.csv").is_file():
+        return pd.DataFrame()
+    return run.history[["epoch", "train loss", "val loss", "val_dsc"]].astype(float)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{Path(error.filename).name} is missing"
+    text = " ".join(str(error).split())[:160]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _config_text(run: Run) -> str:
+    return json.dumps(run.info["config"], sort_keys=True)
+
+
+# --- experiments --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a run stands in a plan, as run.json says it."""
+
+    plan: str
+    group: str
+    position: int
+    label: str
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(text, str) for text in (self.plan, self.group, self.label)) \
+                or not isinstance(self.position, int):
+            raise ValueError("a place in run.json needs plan, group, position and label")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A row of an experiment: its attempts, one a seed, the finished ones among them, and what was changed.
+
+    Attributes:
+        changed: field of ``Config`` -> value, where it differs from the reference; on a ladder, from the rung before.
+    """
+
+    label: str
+    attempts: tuple[Attempt, ...]
+    changed: dict[str, Any]
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """The finished runs."""
+        return [attempt.run for attempt in self.attempts if attempt.status == "finished"]
+
+    @cached_property
+    def dsc(self) -> pd.Series:
+        """Patient -> DSC at the best epoch, averaged over the finished runs; empty without any."""
+        columns = [run.cases.set_index("patient")["dsc"] for run in self.runs]
+        return pd.concat(columns, axis=1).mean(axis=1) if columns else pd.Series(dtype=float)
+
+    @cached_property
+    def summary(self) -> Summary | None:
+        """Mean DSC over patients with its 95 % CI; None without a finished run."""
+        return summarise(self.dsc.dropna()) if self.dsc.notna().any() else None
+
+    @property
+    def repeated(self) -> bool:
+        """Do several finished runs have the same seed, because the code was changed between them?"""
+        seeds = [run.config.seed for run in self.runs]
+        return len(set(seeds)) < len(seeds)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The recipes of a plan that were tried on the same data from the same base.
+
+    Attributes:
+        reference: the first of them; None where the plan's first was never started.
+    """
+
+    plan: str
+    recipes: tuple[Recipe, ...]
+    reference: Recipe | None
+
+    @property
+    def ladder(self) -> bool:
+        """Is each recipe compared with the one before it, instead of with the first?"""
+        return self.plan.startswith(BEST_PLAN)
+
+    @cached_property
+    def verdicts(self) -> pd.DataFrame | None:
+        """The table of ``lib.stats.compare`` with a column ``against``; None where nothing can be compared."""
+        return self._comparison[0]
+
+    @cached_property
+    def reasons(self) -> dict[str, str]:
+        """Label -> why there is no verdict, for finished recipes that have none."""
+        return self._comparison[1]
+
+    @cached_property
+    def _comparison(self) -> tuple[pd.DataFrame | None, dict[str, str]]:
+        tables, reasons, before = [], {}, self.reference
+        for recipe in self.recipes:
+            if recipe is before or not recipe.runs:
+                continue
+            if before is None or not before.runs:
+                reasons[recipe.label] = "what it should be compared with has not finished"
+            else:
+                try:
+                    tables.append(compare(before.runs, {recipe.label: recipe.runs}).assign(against=before.label))
+                except KitError as error:
+                    reasons[recipe.label] = str(error).removeprefix(f"{recipe.label}: ")
+            if self.ladder:
+                before = recipe
+        return (_corrected(pd.concat(tables, ignore_index=True)) if tables else None), reasons
+
+
+def _corrected(table: pd.DataFrame) -> pd.DataFrame:
+    """Comparisons made one by one, with Holm's correction over all of them."""
+    adjusted = holm(table["p"])
+    words = [verdict(difference, p) for difference, p in zip(table["difference"], adjusted, strict=True)]
+    return table.assign(**{"p (Holm)": adjusted, "verdict": words})
+
+
+def experiments(attempts: Iterable[Attempt]) -> dict[str, list[Experiment]]:
+    """Plan -> its experiments, one for each base that it was tried on; plans by name, those of the best recipe last.
+
+    Runs without a place in a plan, started by ``fit`` alone, make an experiment for each set of patients: their labels
+    are what differs, and the earliest of them is the reference.
+    """
+    groups: dict[tuple[str, str], dict[tuple[int, str], list[Attempt]]] = defaultdict(lambda: defaultdict(list))
+    alone: dict[tuple[str, str], dict[str, list[Attempt]]] = defaultdict(lambda: defaultdict(list))
+    for attempt in attempts:
+        info = attempt.run.info
+        places = [_Place(**place) for place in info.get("places", [])]
+        for place in places:
+            groups[place.plan, place.group][place.position, place.label].append(attempt)
+        patients = fingerprint([attempt.data.get("sha256"), attempt.validation])
+        same = fingerprint([_settings(attempt.run), info.get("code")])  # but for the seed
+        for plan in set(info["plans"]).difference(place.plan for place in places):
+            alone[plan, f"without places, {patients}"][same].append(attempt)
+    for key, recipes in alone.items():
+        groups[key] = {(position, ""): same for position, same in enumerate(recipes.values())}
+    found: dict[str, list[Experiment]] = defaultdict(list)
+    for plan, group in sorted(groups, key=lambda key: (key[0].startswith(BEST_PLAN), key)):
+        found[plan].append(_experiment(plan, groups[plan, group]))
+    return dict(found)
+
+
+def _experiment(plan: str, rows: dict[tuple[int, str], list[Attempt]]) -> Experiment:
+    ordered = sorted(rows.items())
+    settings = [_settings(attempts[0].run) for _, attempts in ordered]
+    varied = [name for name in settings[0] if any(one[name] != settings[0][name] for one in settings)]
+    recipes: dict[str, Recipe] = {}
+    for i, ((_, label), attempts) in enumerate(ordered):
+        own, base = settings[i], settings[max(i - 1, 0) if plan.startswith(BEST_PLAN) else 0]
+        label = label or ", ".join(f"{name}={own[name]}" for name in varied) or f"{own['model']}, {own['loss']}"
+        if label in recipes:  # other code under the same settings
+            label = f"{label} ({attempts[0].run.id[-10:]})"
+        changed = {name: own[name] for name in varied if own[name] != base[name]}
+        recipes[label] = Recipe(label, tuple(attempts), changed)
+    in_order = tuple(recipes.values())
+    return Experiment(plan, in_order, in_order[0] if ordered[0][0][0] == 0 else None)
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """The fields of Config that make a recipe."""
+    return {name: value for name, value in run.config.to_dict().items() if name not in ("seed", "device")}

@@ -1,0 +1,147 @@
+"""Train every variant of a plan: ``sweep("loss", base, data) -> Sweep``. Nothing is lost, nothing is trained twice.
+
+Command line: ``python -m lib.sweep PLAN --data DIR --out DIR [--executor ray] [--seeds 42 43 44] [--lr 3e-4 ...]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib import stats
+from lib.config import Config, add_arguments, from_arguments
+from lib.dataset import BrainData, load_data
+from lib.logger import Run, write_result_csvs
+from lib.plans import PLANS, Plan, find_plan
+from lib.sweep_cost import Cost, sweep_cost
+from lib.sweep_ray import run_on_ray
+from lib.sweep_table import Row, SweepTable
+from lib.sweep_task import Task, make_tasks, train_task
+from lib.utils import CommandParser, KitError, progress, run_command, say
+
+EXECUTORS = ("local", "ray")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What became of a plan.
+
+    Attributes:
+        runs: label -> its finished runs, one a seed, the reference first; for ``lib.stats.verdicts`` and ``lib.plot``.
+        failures: label -> why it has none, or not all.
+    """
+
+    plan: Plan
+    runs: dict[str, list[Run]]
+    failures: dict[str, str]
+
+
+def sweep(plan: Plan | str, base: Config, data: BrainData, out: str | Path = "result", seeds: Sequence[int] = (),
+          executor: str = "local", **options: float) -> Sweep:
+    """Train all variants of ``plan`` and say beforehand what that costs.
+
+    Interrupt it, kill it, pull the plug: asked for again, it skips what is finished and goes on with the rest from
+    their last checkpoints. A variant that fails is recorded with its error, does not stop the others and is tried again
+    next time. Several processes may work on the same plan; each run is trained by one of them.
+
+    Args:
+        plan: a ``Plan``, or the name of one of ``lib.plans.PLANS``.
+        base: the recipe that the variants change.
+        data: from ``load_data``; prepared anew for variants that want other images.
+        out: folder of results.
+        seeds: of each variant; that of ``base`` by default.
+        executor: ``local``, one run after the other in this process, or ``ray``, see ``lib.sweep_ray``.
+        options: of the executor.
+
+    Raises:
+        KitError: an unknown plan or executor, or a variant that no ``Config`` allows: nothing has been trained then. Or
+            the reference failed; the other runs are kept.
+    """
+    if executor not in EXECUTORS:
+        raise KitError(f"executor {executor!r} is unknown; use one of {', '.join(EXECUTORS)}")
+    if options and executor != "ray":
+        raise KitError(f"{', '.join(options)}: for executor ray only; leave it out")
+    plan = find_plan(plan) if isinstance(plan, str) else plan
+    tasks = make_tasks(plan, base, data, Path(out), seeds)
+    say(str(_cost(tasks, data)))
+    table = SweepTable([Row(task.trial.label, task.trial.config.seed, task.trial.config.epochs, task.folder)
+                        for task in tasks])
+    table.refresh()
+    if executor == "ray":
+        run_on_ray(tasks, data, Path(out), table, **options)
+    else:
+        _run_here(tasks, data, Path(out), table)
+    table.refresh(last=True)
+    write_result_csvs(out)
+    return _outcome(plan, tasks)
+
+
+def _cost(tasks: list[Task], data: BrainData) -> Cost:
+    return sweep_cost(len(tasks), [task.trial.config for task in tasks if task.status != "finished"], data)
+
+
+def _outcome(plan: Plan, tasks: list[Task]) -> Sweep:
+    """What became of the tasks. Raises KitError when there is no reference to compare with."""
+    runs: dict[str, list[Run]] = {}
+    failures = {}
+    for task in sorted(tasks, key=lambda task: task.position):
+        if task.status == "finished":
+            runs.setdefault(task.trial.label, []).append(Run(task.folder.path))
+        else:
+            failures[task.trial.label] = task.folder.read().get("error") or "not finished"
+    reference = tasks[0].trial.label
+    if reference not in runs:
+        raise KitError(f"plan {plan.name}: {reference}, which the others are compared with, failed "
+                       f"({failures[reference]}); they are kept, mend it and run this again")
+    return Sweep(plan, runs, failures)
+
+
+def _run_here(tasks: list[Task], data: BrainData, out: Path, table: SweepTable) -> None:
+    """One run after the other. Those that another process trains come last: by then they may be finished."""
+    waiting = list(tasks)
+    with progress(total=len(tasks), desc="sweep", unit="run") as bar:
+        while waiting:
+            task = next((task for task in waiting if not task.folder.busy()), waiting[0])
+            train_task(task, data, out, watch=lambda _: table.refresh())
+            waiting.remove(task)
+            table.refresh()
+            bar.update()
+
+
+# --- command line -------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """The command line."""
+    plans = "\n".join(f"  {plan.name:<14}{len(plan.variants):>3} variants   {plan.question}" for plan in PLANS.values())
+    parser = CommandParser(prog="python -m lib.sweep", description=f"Train every variant of a plan.\n\nplans:\n{plans}",
+                           formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plan", help="one of the plans above")
+    parser.add_argument("--data", required=True, help="Kaggle folder, a folder that holds it, archive.zip, or: kaggle")
+    parser.add_argument("--out", default="result", help="folder of results (default: result)")
+    parser.add_argument("--executor", default="local", choices=EXECUTORS, help="local, or ray (default: local)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=(), help="train every variant with each of these seeds")
+    parser.add_argument("--gpus", type=float, help="ray: GPUs of a run, e.g. 0.5 (default: 1 where there are any)")
+    parser.add_argument("--cpus", type=float, help="ray: CPU cores of a run (default: 1)")
+    parser.add_argument("--dry-run", action="store_true", help="only say what it would cost")
+    add_arguments(parser)
+    arguments = parser.parse_args()
+    plan, base = find_plan(arguments.plan), from_arguments(arguments)
+    data = load_data(arguments.data, base.image_size, base.preprocessing)
+    print(data.report())
+    if arguments.dry_run:
+        print(_cost(make_tasks(plan, base, data, Path(arguments.out), arguments.seeds), data))
+        return
+    options = {name: value for name in ("gpus", "cpus") if (value := getattr(arguments, name)) is not None}
+    done = sweep(plan, base, data, arguments.out, arguments.seeds, arguments.executor, **options)
+    print(f"\n{plan.question}")
+    print(stats.verdicts(done.runs).to_string())
+    print("\n".join(f"failed: {label}: {why}" for label, why in done.failures.items()))
+    sys.exit(1 if done.failures else 0)
+
+
+if __name__ == "__main__":
+    run_command(main)

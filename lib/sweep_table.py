@@ -1,0 +1,84 @@
+"""Where the runs of a sweep stand: a table that lives in a notebook, a line a run in a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pandas as pd
+from IPython.display import DisplayHandle, display
+
+from lib.logger import RunFolder
+from lib.utils import in_notebook, say
+
+_PERIOD = 0.5  # seconds between two looks at the folders
+_STATUS = {None: "waiting", "running": "training"}
+
+
+class Row(NamedTuple):
+    """One run of a sweep."""
+
+    label: str
+    seed: int
+    epochs: int
+    folder: RunFolder
+
+
+class SweepTable:
+    """Run, epoch, DSC, best so far and time left, read from the run folders, whichever process trains them.
+
+    In a notebook the table is replaced in place, and its last state stays as an ordinary output of the cell.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows, self._looked = rows, float("-inf")
+        self._stream = sys.stdout  # that of the sweep: while a run trains, what is printed is the run's
+        self._said: set[Row] = set()
+        self._handle: DisplayHandle | None = None
+
+    def refresh(self, last: bool = False) -> None:
+        """Look again; more often than twice a second only when it is the ``last`` time."""
+        if not last and time.monotonic() - self._looked < _PERIOD:
+            return
+        self._looked = time.monotonic()
+        if in_notebook():
+            self._show(pd.DataFrame([_state(row) for row in self._rows]).set_index("run"))
+        else:
+            self._say_what_ended()
+
+    def _show(self, table: pd.DataFrame) -> None:
+        if self._handle is None:
+            self._handle = display(table, display_id=True)
+        else:
+            self._handle.update(table)
+
+    def _say_what_ended(self) -> None:
+        for row in self._rows:
+            state = _state(row)
+            if row not in self._said and state["status"] not in _STATUS.values():
+                self._said.add(row)
+                say("{run}, seed {seed}: {status}, epoch {epoch}, best DSC {best}".format(**state),
+                    self._stream)
+
+
+def _state(row: Row) -> dict[str, str]:
+    """What its folder says of a run."""
+    info, scores = row.folder.read(), row.folder.read_scores()
+    status = info.get("status")
+    left = (row.epochs - len(scores)) * info.get("seconds", 0) / max(len(scores), 1)
+    return {
+        "run": row.label, "seed": str(row.seed),
+        "status": f"failed: {info['error']}" if status == "failed" else _STATUS.get(status, status),
+        "epoch": f"{len(scores)} of {row.epochs}", "DSC": f"{scores[-1]:.3f}" if scores else "-",
+        "best": f"{max(scores):.3f}" if scores else "-",
+        "time left": duration(left) if status == "running" and scores else "",
+    }
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, in two digits or so."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,37 @@
+"""Networks as students might write them, some of them broken."""
+
+import os
+import signal
+from pathlib import Path
+
+from torch import Tensor
+
+from lib.unet import UNet
+
+
+class Counting(UNet):
+    """Notes every training step in the file that ``KIT_STEPS`` names."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            with open(os.environ["KIT_STEPS"], "a", encoding="utf-8") as log:
+                log.write("step\n")
+        return super().forward(images)
+
+
+class Raising(UNet):
+    """Has a mistake in it."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        raise IndexError("a student's mistake")
+
+
+class Dying(UNet):
+    """Takes its process with it as long as the file that ``KIT_LIVES`` names holds a line."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        lives = Path(os.environ["KIT_LIVES"])
+        if self.training and (left := lives.read_text(encoding="utf-8").splitlines()):
+            lives.write_text("\n".join(left[1:]), encoding="utf-8")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(images)

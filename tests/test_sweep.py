@@ -1,0 +1,265 @@
+"""Sweeps in this process: kept, resumed, recorded when they fail, never trained twice."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lib import stats, sweep_table
+from lib.config import Config
+from lib.dataset import load_data
+from lib.logger import RunFolder, finished_runs, write_result_csvs
+from lib.plans import Plan
+from lib.sweep import sweep
+from lib.sweep_cost import sweep_cost
+from lib.sweep_table import Row, SweepTable, duration
+from lib.utils import PROJECT, KitError
+
+BASE = Config(image_size=32, init_features=1, epochs=2, batch_size=8, model="tests.own:Counting")
+PLAN = Plan("tiny", "?", {"Dice": {}, "IoU": {"loss": "IOULoss"}, "slow": {"lr": 1e-5}})
+KEPT = ("best.pt", "last.pt", "history.csv", "cases.csv")
+
+
+@pytest.fixture
+def data(tiny_kaggle):
+    return load_data(tiny_kaggle, 32)
+
+
+@pytest.fixture
+def steps(tmp_path, monkeypatch):
+    """The file in which each training step leaves a line."""
+    file = tmp_path / "steps"
+    file.touch()
+    monkeypatch.setenv("KIT_STEPS", str(file))
+    return file
+
+
+def count(steps: Path) -> int:
+    return len(steps.read_text().splitlines())
+
+
+def content(out: Path) -> dict[str, bytes]:
+    """What must be the same however often a sweep was interrupted."""
+    files = [*out.glob("*.csv"), *(file for name in KEPT for file in out.glob(f"runs/*/{name}"))]
+    return {str(file.relative_to(out)): file.read_bytes() for file in files}
+
+
+def test_all_variants_are_trained_once(data, tmp_path, steps):
+    done = sweep(PLAN, BASE, data, tmp_path / "out")
+    assert list(done.runs) == ["Dice", "IoU", "slow"] and not done.failures
+    assert done.runs["slow"][0].config == replace(BASE, lr=1e-5)
+    trained = count(steps)
+    again = sweep(PLAN, BASE, data, tmp_path / "out")
+    assert count(steps) == trained  # loaded, not trained
+    assert [run.id for runs in again.runs.values() for run in runs] == \
+        [run.id for runs in done.runs.values() for run in runs]
+    assert len(stats.verdicts(done.runs)) == 2
+
+
+def test_places_in_run_json(data, tmp_path, steps):
+    out = tmp_path / "out"
+    runs = sweep(PLAN, BASE, data, out, seeds=(1, 2)).runs
+    assert [run.config.seed for run in runs["IoU"]] == [1, 2]
+    places = [run.info["places"] for label in PLAN.variants for run in runs[label]]
+    assert [(p["plan"], p["position"], p["label"]) for [p] in places] == [
+        ("tiny", 0, "Dice"), ("tiny", 0, "Dice"), ("tiny", 1, "IoU"), ("tiny", 1, "IoU"), ("tiny", 2, "slow"),
+        ("tiny", 2, "slow")]
+    assert len({place["group"] for [place] in places}) == 1
+    shared = sweep(Plan("other", "?", {"wide": {"init_features": 2}, "Dice": {}}), replace(BASE, seed=1), data, out)
+    assert list(shared.runs) == ["Dice", "wide"]
+    assert [place["plan"] for place in shared.runs["Dice"][0].info["places"]] == ["other", "tiny"]
+    assert shared.runs["Dice"][0].info["plans"] == ["other", "tiny"]
+
+
+def test_a_variant_that_fails_is_recorded_and_stops_nothing(data, tmp_path, steps):
+    plan = Plan("broken", "?", {"good": {}, "raising": {"model": "tests.own:Raising"},
+                                "absent": {"model": "tests.own:Absent"}, "also good": {"lr": 1e-5}})
+    done = sweep(plan, BASE, data, tmp_path / "out")
+    assert list(done.runs) == ["good", "also good"]
+    assert done.failures["raising"] == "IndexError: a student's mistake"
+    assert "cannot be loaded" in done.failures["absent"]
+    [failed] = [info for folder in (tmp_path / "out" / "runs").iterdir()
+                if (info := RunFolder(tmp_path / "out", folder.name).read())["config"]["model"].endswith("Raising")]
+    assert (failed["status"], failed["error"]) == ("failed", "IndexError: a student's mistake")
+    assert [(place["label"], place["position"]) for place in failed["places"]] == [("raising", 1)]
+    log = next((tmp_path / "out" / "runs").glob("Raising*/log.txt")).read_text()
+    assert "Traceback" in log and "forward" in log
+    assert set(pd.read_csv(tmp_path / "out" / "uexec_result_train.csv")["model"]) == {"tests.own:Counting"}
+
+
+def test_what_failed_is_tried_again(data, tmp_path, steps, monkeypatch):
+    monkeypatch.delenv("KIT_STEPS")
+    with pytest.raises(KitError, match="plan tiny: Dice, which the others are compared with, failed"):
+        sweep(PLAN, BASE, data, tmp_path / "out")
+    monkeypatch.setenv("KIT_STEPS", str(steps))
+    done = sweep(PLAN, BASE, data, tmp_path / "out")
+    assert len(done.runs) == 3
+    assert {(run.info["status"], run.info["error"]) for [run] in done.runs.values()} == {("finished", None)}
+
+
+def test_variants_may_want_other_images(data, tmp_path, steps):
+    done = sweep(Plan("size", "?", {"32": {}, "48": {"image_size": 48}}), BASE, data, tmp_path / "out")
+    assert [run.config.image_size for [run] in done.runs.values()] == [32, 48]
+
+
+def test_csvs_are_rebuilt_byte_for_byte(data, tmp_path, steps):
+    out = tmp_path / "out"
+    sweep(PLAN, BASE, data, out)
+    sweep(replace(PLAN, name="best tiny"), BASE, data, out)
+    before = content(out)
+    files = list(out.glob("*.csv"))
+    assert len(files) == 2
+    for file in files:
+        file.unlink()
+    write_result_csvs(out)
+    assert content(out) == before
+
+
+def test_bad_input_is_refused_before_anything_is_trained(data, tmp_path, steps):
+    for arguments, reason in (({"executor": "cloud"}, "executor 'cloud' is unknown; use one of local, ray"),
+                              ({"gpus": 1}, "gpus: for executor ray only")):
+        with pytest.raises(KitError, match=reason):
+            sweep(PLAN, BASE, data, tmp_path / "out", **arguments)
+    with pytest.raises(KitError, match="variant odd"):
+        sweep(Plan("odd", "?", {"": {}, "odd": {"lr": -1}}), BASE, data, tmp_path / "out")
+    assert not list(tmp_path.glob("out/runs/*/history.csv"))
+
+
+# --- several processes, and none that survives --------------------------------------------------------------------
+
+DRIVER = f"""
+import sys
+from lib.config import Config
+from lib.dataset import load_data
+from lib.plans import Plan
+from lib.sweep import sweep
+variants = {{"Dice": {{}}, "IoU": {{"loss": "IOULoss"}}, "slow": {{"lr": 1e-5}}, "fresh": {{"sampling": "fresh"}}}}
+base = {BASE!r}
+if len(sys.argv) > 3:
+    from dataclasses import replace
+    base = replace(base, epochs=int(sys.argv[3]))
+sweep(Plan("killed", "?", variants), base, load_data(sys.argv[1], 32), sys.argv[2])
+"""
+
+
+def start_driver(*arguments: object) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", DRIVER, *map(str, arguments)], cwd=PROJECT,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work(data, tmp_path, steps):
+    drivers = [start_driver(data.root, tmp_path / "two", 20) for _ in range(2)]
+    assert [driver.communicate()[1] and driver.returncode for driver in drivers] == [0, 0]
+    both = count(steps)
+    steps.write_text("")
+    assert start_driver(data.root, tmp_path / "one", 20).wait() == 0
+    assert both == count(steps)
+    assert content(tmp_path / "two") == content(tmp_path / "one")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+def test_killed_at_random_moments(data, tmp_path, steps):
+    kills, epochs, moment = 14, 40, random.Random(0)
+    for _ in range(kills):
+        before = count(steps)
+        driver = start_driver(data.root, tmp_path / "killed", epochs)
+        while count(steps) == before and driver.poll() is None:
+            time.sleep(0.01)
+        time.sleep(moment.uniform(0, 0.4))
+        assert driver.poll() is None, f"it ended before it was killed: {driver.stderr.read()}"
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.communicate()
+    assert start_driver(data.root, tmp_path / "killed", epochs).wait() == 0
+    trained = count(steps)
+    steps.write_text("")
+    assert start_driver(data.root, tmp_path / "whole", epochs).wait() == 0
+    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+    whole = count(steps)
+    # what a kill costs is the epoch that it interrupts
+    assert whole < trained <= whole + kills * (whole // (4 * epochs))
+
+
+# --- what it costs, and where it stands ---------------------------------------------------------------------------
+
+
+def test_cost(data):
+    small, large = Config(image_size=32, init_features=2, epochs=4), Config(image_size=32, init_features=8, epochs=4)
+    cost = sweep_cost(3, [small, large], data)
+    assert (cost.runs, cost.missing) == (3, 2)
+    alone = sweep_cost(1, [large], data)
+    assert cost.disk_bytes > alone.disk_bytes == 16 * 486_553
+    assert cost.memory_bytes == alone.memory_bytes
+    assert re.fullmatch(r"3 runs, 1 of them finished before; one after the other about \S+ (s|min|h) on this device, "
+                        r"\S+ GB of checkpoints, up to \S+ GB of memory", str(cost))
+    assert str(sweep_cost(3, [], data)) == "3 runs, all finished before"
+    assert "is not known beforehand" in str(sweep_cost(1, [BASE], data))
+
+
+def test_cost_of_time_follows_arithmetic(data):
+    one = sweep_cost(1, [Config(image_size=32, init_features=2, epochs=10)], data)
+    ten = sweep_cost(1, [Config(image_size=32, init_features=2, epochs=1000)], data)
+    assert 20 < ten.seconds / one.seconds < 500  # a hundred, but for the noise of the clock
+
+
+def test_durations():
+    assert [duration(seconds) for seconds in (3.4, 99, 100, 5999, 6000, 90_000)] == \
+        ["3 s", "99 s", "2 min", "100 min", "1.7 h", "25.0 h"]
+
+
+def test_table_in_a_notebook(tmp_path, monkeypatch):
+    shown = []
+
+    class Handle:
+        def update(self, table):
+            shown.append(table)
+
+    monkeypatch.setattr(sweep_table, "in_notebook", lambda: True)
+    monkeypatch.setattr(sweep_table, "display", lambda table, display_id: shown.append(table) or Handle())
+    folders = [RunFolder(tmp_path, name) for name in ("a", "b", "c")]
+    table = SweepTable([Row(name, 42, 4, folder) for name, folder in zip("ABC", folders, strict=True)])
+    table.refresh()
+    assert shown[0]["status"].tolist() == ["waiting"] * 3
+    folders[0].update(status="running", seconds=30.0)
+    folders[0].write_history([{"epoch": 1, "val_dsc": 0.5}, {"epoch": 2, "val_dsc": 0.25}])
+    folders[1].update(status="failed", error="out of luck")
+    table.refresh()
+    assert len(shown) == 1  # not so soon
+    table.refresh(last=True)
+    assert shown[1].loc["A"].tolist() == ["42", "training", "2 of 4", "0.250", "0.500", "30 s"]
+    assert shown[1].loc["B", "status"] == "failed: out of luck"
+
+
+def test_table_in_a_terminal(data, tmp_path, steps, capsys):
+    sweep(PLAN, BASE, data, tmp_path / "out")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "seed 42" in line]
+    assert len(lines) == 3 and lines[0].startswith("Dice, seed 42: finished, epoch 2 of 2, best DSC 0.")
+
+
+# --- command line -------------------------------------------------------------------------------------------------
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "lib.sweep", *map(str, arguments)], cwd=PROJECT, text=True,
+                          capture_output=True)
+
+
+def test_command_line(data, tmp_path):
+    options = ("--data", data.root, "--out", tmp_path / "out", "--image-size", 32, "--init-features", 1, "--epochs", 1)
+    dry = command("sampling", *options, "--dry-run")
+    assert dry.returncode == 0 and "2 runs; one after the other about" in dry.stdout
+    assert not finished_runs(tmp_path / "out")
+    wet = command("sampling", *options)
+    assert wet.returncode == 0, wet.stderr
+    assert "cannot tell" in wet.stdout and len(finished_runs(tmp_path / "out")) == 2
+    wrong = command("los", *options)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1) and "use one of sampling" in wrong.stderr
