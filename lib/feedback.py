@@ -42,7 +42,7 @@ def write_page(folder: Path, standing: Standing, human: Human, total: float, rub
     recipe = {name: value for name, value in result.recipe.items() if value != REFERENCE.to_dict().get(name)}
     values = {"baseline": rubric.baseline, "target": rubric.scale[-1][0], "claimed": result.claimed,
               "perturbed": result.probe}
-    text = _pages.get_template("feedback_page.html").render(
+    text = _pages.get_template("feedback_page.html.jinja").render(
         standing=standing, result=result, rubric=rubric, human=human, total=total, comment=human.get(COMMENT, ""),
         recipe=recipe, levels=_LEVELS, marks=_marks(values), interval=_interval(result.low, result.high),
         dot=None if result.verified is None else _percent(result.verified))
@@ -58,7 +58,7 @@ def write_leaderboard(folder: Path, standings: Sequence[Standing], rubric: Rubri
                     key=lambda standing: (standing.rank, names[standing.result.student]))
     rows = [{"name": names[result.student], "standing": standing, "result": result, "dot": _percent(result.verified),
              "interval": _interval(result.low, result.high)} for standing in ranked for result in [standing.result]]
-    write_atomic(folder / LEADERBOARD, _pages.get_template("feedback_leaderboard.html").render(
+    write_atomic(folder / LEADERBOARD, _pages.get_template("feedback_leaderboard.html.jinja").render(
         rows=rows, rubric=rubric, marks=_marks({"baseline": rubric.baseline, "target": rubric.scale[-1][0]})))
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([("student", "pseudonym"), *sorted(names.items())])
