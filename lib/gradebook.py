@@ -167,7 +167,8 @@ def _number(value: float | None) -> str:
 
 def _safe(text: str) -> str:
     """A cell that no spreadsheet takes for a formula: an apostrophe stands before it. Numbers stay as they are."""
-    if text.lstrip().startswith(("=", "+", "-", "@")) or text.startswith(("\t", "\r", "\n")):
+    text = text.replace("\r\n", "\n").replace("\r", "\n")  # or a row would end there
+    if text.lstrip().startswith(("=", "+", "-", "@")):
         try:
             float(text)
         except ValueError:

@@ -88,6 +88,8 @@ def read_submission(folder: str | Path) -> Submission:
     student, run_id = manifest.get("student", ""), manifest.get("run")
     if not isinstance(student, str) or (student and not STUDENT.fullmatch(student)):
         raise KitError(f"{MANIFEST}: the student's id must be letters, digits and . @ - only")
+    if not isinstance(run_id, (str, type(None))):
+        raise KitError(f"{MANIFEST}: run is no id of a run")
     claim = _claim_of(tables, run_id)
     run_id = str(claim["run_id"].iloc[0])
     if not re.fullmatch(r"[\w.-]{1,150}", run_id) or run_id.startswith("."):
