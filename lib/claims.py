@@ -21,7 +21,7 @@ from lib.exam import Exam
 from lib.logger import code_fingerprint, run_id
 from lib.metrics import Counts
 from lib.optim import learning_rate
-from lib.student import without_solutions
+from lib.solutions import without_solutions
 from lib.submission import Submission
 from lib.utils import PROJECT, sha256
 
