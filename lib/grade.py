@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lib.archive import plain_files
+from lib.archive import MAX_BYTES, plain_files
 from lib.cohort import Standing, assess
 from lib.examiner import failed, prepare
 from lib.feedback import page_name, write_leaderboard, write_page
@@ -68,16 +68,16 @@ def grade(submissions: str | Path, data: str | Path, out: str | Path, rubric: Ru
     results = []
     with (Worker(prepare, str(data), split, device, rubric.tolerance) as worker,
           progress(total=len(handed_in), desc="grading", unit="hand-in") as bar):
-        for source in handed_in:
-            results.append(_result(source, out / RESULTS, key, roster or (), worker, seconds))
+        for name, source in handed_in.items():
+            results.append(_result(name, source, out / RESULTS, key, roster or (), worker, seconds))
             bar.update()
     standings = assess(results, rubric, roster)
     _write(out, standings, book, rubric)
     return standings
 
 
-def list_submissions(folder: Path) -> list[Path]:
-    """The hand-ins of a folder, by name: its zips, and its folders; of a folder around a single zip, that zip.
+def list_submissions(folder: Path) -> dict[str, Path]:
+    """The hand-ins of a folder, name -> zip or folder; of a folder around a single zip, that zip.
 
     Raises:
         KitError: there are none.
@@ -88,7 +88,8 @@ def list_submissions(folder: Path) -> list[Path]:
              and (path.is_dir() or path.suffix.lower() == ".zip")]
     if not found:
         raise KitError(f"{folder}: holds no zip and no folder; put the hand-ins there")
-    return [_only_zip(path) or path for path in found]
+    sources = [_only_zip(path) or path for path in found]
+    return {path.relative_to(folder).as_posix(): path for path in sources}
 
 
 def _only_zip(folder: Path) -> Path | None:
@@ -106,10 +107,10 @@ def _code() -> str:
 # --- one hand-in --------------------------------------------------------------------------------------------------
 
 
-def _result(source: Path, cache: Path, key: list[Any], roster: Sequence[str], worker: Worker,
+def _result(name: str, source: Path, cache: Path, key: list[Any], roster: Sequence[str], worker: Worker,
             seconds: float) -> Result:
     """What grading finds of a hand-in: computed, or read if it was computed before."""
-    name, student = _label(source), student_of(source, roster)
+    student = student_of(name, roster)
     try:
         content = _content_hash(source)
     except (KitError, OSError) as error:
@@ -125,30 +126,31 @@ def _result(source: Path, cache: Path, key: list[Any], roster: Sequence[str], wo
             say(f"{name}: {error}")
             late = "not done" in str(error)
             return failed(name, student, "timed out" if late else "failed", f"Grading was given up: {error}.")
-    write_json(file, asdict(result))
+    if result.status != "failed":  # memory may have run out: the next grading tries again
+        write_json(file, asdict(result))
     return result
 
 
-def _label(source: Path) -> str:
-    """The hand-in's name; a zip alone in a folder goes by both."""
-    return ascii(source.name)[1:-1] if source.name.isprintable() else ascii(source.name)
-
-
-def student_of(source: Path, roster: Sequence[str]) -> str:
-    """Who handed in, if the hand-in does not say: an id of the roster in the name of the file, else that name."""
-    for path in (source, source.parent):
-        inside = [student for student in roster
-                  if re.search(rf"(?<![A-Za-z0-9]){re.escape(student)}(?![A-Za-z0-9])", path.name)]
-        if len(inside) == 1:
-            return inside[0]
-    name = re.sub(r"[^\w.@-]+", "_", source.stem).lstrip("_.@-")[:64]
-    return name or "nameless"
+def student_of(name: str, roster: Sequence[str]) -> str:
+    """Who handed in, if the hand-in does not say: the id of the roster that its name holds, else the name itself."""
+    inside = [student for student in roster
+              if re.search(rf"(?<![A-Za-z0-9]){re.escape(student)}(?![A-Za-z0-9])", name)]
+    if len(inside) == 1:
+        return inside[0]
+    plain = re.sub(r"[^\w.@-]+", "_", name.removesuffix(".zip")).lstrip("_.@-")[:64]
+    return plain or "nameless"
 
 
 def _content_hash(source: Path) -> str:
-    if source.is_dir():
-        return fingerprint([(path.relative_to(source).as_posix(), sha256(path)) for path in plain_files(source)])
-    return sha256(source)
+    """Hash of all that is in a hand-in.
+
+    Raises:
+        KitError: more than anybody hands in, or links.
+    """
+    files = list(plain_files(source)) if source.is_dir() else [source]
+    if sum(file.stat().st_size for file in files) > MAX_BYTES:
+        raise KitError(f"{source.name}: larger than {MAX_BYTES >> 20} MiB; hand in what pack makes")
+    return fingerprint([(file.relative_to(source).as_posix(), sha256(file)) for file in files])
 
 
 # --- what comes out -----------------------------------------------------------------------------------------------

@@ -362,19 +362,18 @@ def test_perturbed_patients_are_the_same_each_time_and_keep_their_background():
     assert abs(int((moved[..., 0] == 0).sum()) - int((volume[..., 0] == 0).sum())) < 0.1 * mask.size
 
 
-def test_who_handed_in(tmp_path):
+def test_who_handed_in():
     roster = ["ada", "s-12"]
-    names = {"Lovelace_ada_4711_upload.zip": "ada", "adamant.zip": "adamant", "x s-12 (1).zip": "s-12", "@=.zip": "=",
-             "ada s-12.zip": "ada_s-12"}
-    for name, student in names.items():
-        assert student_of(Path("all") / name, roster) == (student if student != "=" else "nameless")
+    names = {"Lovelace_ada_4711_upload.zip": "ada", "adamant.zip": "adamant", "x s-12 (1).zip": "s-12",
+             "@=.zip": "nameless", "ada s-12.zip": "ada_s-12", "ada_17/upload.zip": "ada", "bob/up.zip": "bob_up"}
+    assert {name: student_of(name, roster) for name in names} == names
 
 
 def test_what_counts_as_a_hand_in(tmp_path):
     for name in ("b.zip", "a/x.zip", "c/result/x.csv", "c/y.zip", "notes.txt", ".hidden.zip"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
-    assert [path.relative_to(tmp_path).as_posix() for path in list_submissions(tmp_path)] == ["a/x.zip", "b.zip", "c"]
+    assert list(list_submissions(tmp_path)) == ["a/x.zip", "b.zip", "c"]
     with pytest.raises(KitError, match="no zip"):
         list_submissions(tmp_path / "c" / "result")
 
