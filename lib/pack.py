@@ -13,7 +13,7 @@ from lib.config import MODELS, PROFILES
 from lib.dataset import BrainData
 from lib.logger import BEST_CSV, BEST_PLAN, TRAIN_CSV, Run, find_run, finished_runs, write_result_csvs
 from lib.predict import load_weights, predict
-from lib.submission import MANIFEST, READ, STUDENT, read_submission
+from lib.submission import FOLD, MANIFEST, READ, STUDENT, read_submission
 from lib.utils import PROJECT, KitError, sha256
 
 MAX_ZIP = 200 * 2**20
@@ -45,7 +45,8 @@ def pack(student: str, out: str | Path = "result", run_id: str | None = None, qu
     Args:
         student: your id; letters, digits and . @ -
         out: folder of results.
-        run_id: the run to be graded; by default the one of the best CSV with the best DSC, else of the other CSV.
+        run_id: the run to be graded; by default the one of the best CSV with the best DSC, else of the other CSV, folds
+            of a cross-validation left out.
         quick: hand in a run of the profile ``quick`` or ``smoke``, or on phantoms, as well.
         data: for a network of your own, from ``load_data`` or a folder for it: its masks of the validation patients are
             handed in too, as the grader runs no code of yours.
@@ -72,11 +73,12 @@ def pack(student: str, out: str | Path = "result", run_id: str | None = None, qu
 
 
 def _choose(out: Path, run_id: str | None) -> Run:
-    """The run to be graded."""
+    """The run to be graded: not one of a cross-validation's, as it was scored on other patients."""
     if run_id is None:
-        best = [run for run in finished_runs(out) if any(plan.startswith(BEST_PLAN) for plan in run.info["plans"])]
-        if best:
-            return max(best, key=lambda run: run.dsc.mean)
+        runs = [run for run in finished_runs(out) if not run.info["split"]["name"].startswith(FOLD)]
+        best = [run for run in runs if any(plan.startswith(BEST_PLAN) for plan in run.info["plans"])]
+        if runs:
+            return max(best or runs, key=lambda run: run.dsc.mean)
     return find_run(out, run_id=run_id)
 
 

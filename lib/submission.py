@@ -32,7 +32,9 @@ _CASES = {"patient": (str, 0), "slices": (int, 10_000), **dict.fromkeys(_SHARES,
           **dict.fromkeys(("tp", "fp", "fn"), (int, 2 ** 40)), "hd95": (float, 1e6)}
 _HISTORY = {"epoch": (int, _MAX_ROWS), "lr": (float, _INF), "train loss": (float, _INF), "val loss": (float, _INF),
             "val_dsc": (float, 1)}
-_RESULTS = {"run_id": (str, 0), "epoch": (int, _MAX_ROWS), "lr": (float, _INF), "val_dsc": (float, 1)}
+_RESULTS = {"run_id": (str, 0), "split": (str, 0), "epoch": (int, _MAX_ROWS), "lr": (float, _INF),
+            "val_dsc": (float, 1)}
+FOLD = "fold-"  # names of splits that begin so are part of a cross-validation
 _SIGNED = ("train loss", "val loss")
 
 
@@ -76,7 +78,8 @@ class Submission:
 def read_submission(folder: str | Path) -> Submission:
     """Read an unpacked hand-in. It may lie in folders of its own, as zips of a whole folder do.
 
-    The run to be graded is the one that ``submission.json`` names, else the best of the best CSV, else of the other.
+    The run to be graded is the one that ``submission.json`` names, else the best of the best CSV, else of the other,
+    folds of a cross-validation left out.
 
     Raises:
         KitError: a file is missing, unreadable, or not what the kit writes.
@@ -116,7 +119,8 @@ def _root_of(folder: Path) -> Path:
 def _claim_of(tables: list[pd.DataFrame], run_id: Any) -> pd.DataFrame:
     """The rows of the run to be graded."""
     if run_id is None:
-        rows = tables[0]
+        whole = [rows for table in tables if len(rows := table[~table["split"].str.startswith(FOLD)])]
+        rows = (whole or tables)[0]
         run_id = rows["run_id"].iloc[int(rows["val_dsc"].argmax())]
     for rows in tables:
         chosen = rows[rows["run_id"] == run_id]
