@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.claims import Finding
@@ -72,6 +72,7 @@ def test_masks_on_the_files_grid_are_no_part_of_a_tie():
     assert [rank for rank, _, _ in tied([result("a", (0.80, 0.80, 0.80)), other])] == [1, 2]
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), min_size=1, max_size=6))
 def test_points_never_rise_as_the_dsc_falls(scores):
     results = [result(f"s{i}", tuple(values)) for i, values in enumerate(scores)]
