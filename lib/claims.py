@@ -51,13 +51,18 @@ class Finding(NamedTuple):
 # --- claims against each other ------------------------------------------------------------------------------------
 
 
-def check_tables(submission: Submission) -> Iterator[Finding]:
-    """The result CSV, history.csv, cases.csv and run.json tell of one run: do they agree?"""
+def check_tables(submission: Submission, tolerance: float) -> Iterator[Finding]:
+    """The result CSV, history.csv, cases.csv and run.json tell of one run: do they agree?
+
+    Args:
+        tolerance: for the mean of cases.csv: it is computed in other batches than the epoch's DSC, which a GPU may round
+            otherwise.
+    """
     history, claim, info = submission.history, submission.claim, submission.info
     if len(claim) != len(history) or any(_differ(claim[name], history[name]) for name in ("epoch", "val_dsc", "lr")):
         yield Finding("fault", "tables disagree", "The result CSV holds other numbers than the run's history.csv.")
     best, mean = info["best"]["val_dsc"], float(submission.cases["dsc"].mean())
-    if abs(best - float(history["val_dsc"].max())) > EXACT or abs(best - mean) > EXACT:
+    if abs(best - float(history["val_dsc"].max())) > EXACT or abs(best - mean) > tolerance:
         yield Finding("fault", "tables disagree", f"The best DSC is {best:.4f} in run.json, "
                       f"{history['val_dsc'].max():.4f} in history.csv and {mean:.4f} as the mean of cases.csv.")
     names = [name for name in ("best.pt", "history.csv", "cases.csv")
@@ -126,7 +131,9 @@ def check_split(submission: Submission, exam: Exam) -> Iterator[Finding]:
 def check_identity(submission: Submission, exam: Exam) -> Iterator[Finding]:
     """Is the run what its name says: this config, on this data, by this code?"""
     info, config = submission.info, submission.config
-    if info["data"]["sha256"] != exam.data.fingerprint:
+    if info["config"].keys() != config.to_dict().keys():
+        yield Finding("review", "other version", "The run was made with a version of the kit that has other settings.")
+    elif info["data"]["sha256"] != exam.data.fingerprint:
         yield Finding("review", "other data", "The run saw images that are not, pixel for pixel, the instructor's.")
     else:
         split = Split("", tuple(info["split"]["train"]), tuple(info["split"]["validation"]))

@@ -35,6 +35,7 @@ from tests.grade_demo import (
     checkpoint,
     edit_json,
     edit_table,
+    pickled_code,
     read_zip,
     run_of,
     sign,
@@ -121,14 +122,17 @@ def test_no_code_ran_and_nothing_escaped(hand_ins, graded):
     assert not list(Path(tempfile.gettempdir()).glob("escaped.txt"))
 
 
-def test_the_trace_would_have_been_found(hand_ins, tmp_path):
-    """The same file, opened as a pickle: the cheat is a real one."""
-    files = read_zip(hand_ins / "submissions" / "jon.zip")
-    (tmp_path / "best.pt").write_bytes(files[f"{run_of(files)}/best.pt"])
+def test_the_trace_would_have_been_found(ada, examine, tmp_path):
+    """Graded, the pickle leaves no trace; opened as a pickle it does: the cheat is a real one."""
+    trace, weights = tmp_path / "TRACE", tmp_path / "best.pt"
+    files = pickled_code(ada, {}, trace)
+    result = examine(files)
+    assert (result["status"], trace.exists()) == ("not verifiable", False)
+    assert "could run code" in result["findings"][-1].text
+    weights.write_bytes(files[f"{run_of(files)}/best.pt"])
     script = "import sys, torch; torch.load(sys.argv[1], weights_only=False)"
-    subprocess.run([sys.executable, "-c", script, str(tmp_path / "best.pt")], check=True)
-    assert (hand_ins.parent / "TRACE").exists()
-    (hand_ins.parent / "TRACE").unlink()
+    subprocess.run([sys.executable, "-c", script, str(weights)], check=True)
+    assert trace.exists()
 
 
 def test_first_row_pages_and_leaderboard(graded):
@@ -251,6 +255,13 @@ def test_a_recipe_that_the_id_does_not_tell(examine, ada):
     config = {**json.loads(ada[name])["config"], "weight_decay": 0.1}
     assert {"run id does not fit", "checkpoint of another run"} <= set(found(examine(
         {**ada, name: edit_json(ada[name], config=config)})))
+
+
+def test_another_version_of_the_kit(examine, ada):
+    """The id of its run cannot be computed again: it is the hash of all settings."""
+    name = f"{run_of(ada)}/run.json"
+    config = {key: value for key, value in json.loads(ada[name])["config"].items() if key != "tta"}
+    assert found(examine({**ada, name: edit_json(ada[name], config=config)})) == ["other version"]
 
 
 def test_other_data_and_other_code(examine, ada):
