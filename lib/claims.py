@@ -55,8 +55,8 @@ def check_tables(submission: Submission, tolerance: float) -> Iterator[Finding]:
     """The result CSV, history.csv, cases.csv and run.json tell of one run: do they agree?
 
     Args:
-        tolerance: for the mean of cases.csv: it is computed in other batches than the epoch's DSC, which a GPU may round
-            otherwise.
+        tolerance: for the mean of cases.csv, which is computed in other batches than the epoch's DSC: a GPU may round
+            them otherwise.
     """
     history, claim, info = submission.history, submission.claim, submission.info
     if len(claim) != len(history) or any(_differ(claim[name], history[name]) for name in ("epoch", "val_dsc", "lr")):

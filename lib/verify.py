@@ -89,8 +89,9 @@ def verify(submission: Submission, exam: Exam, device: torch.device, tolerance: 
     result.recipe = submission.config.to_dict()
     result.prints["cases"] = sha256(submission.cases.to_csv(index=False).encode())
     result.diff = lib_diff(submission.root / "lib")
-    result.findings += [*check_tables(submission, tolerance), *check_history(submission), *check_split(submission, exam),
-                        *check_cases(submission, exam), *check_identity(submission, exam), *check_lib(result.diff)]
+    result.findings += [*check_tables(submission, tolerance), *check_history(submission),
+                        *check_split(submission, exam), *check_cases(submission, exam),
+                        *check_identity(submission, exam), *check_lib(result.diff)]
     if submission.config.model in MODELS:
         rows, perturbed = _score_weights(submission, exam, device, result)
         column, result.grid, result.probe = "dsc", "network", float(np.mean(list(perturbed.values())))
