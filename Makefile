@@ -34,11 +34,13 @@ bench: .venv/run ## speed and memory, measured side by side on this machine
 notebooks: .venv/run ## execute the notebooks in place on the phantom, as they are committed
 	KIT_DATA=phantom KIT_PROFILE=quick $(PY) -m lib.execute --in-place $(NOTEBOOKS)
 
+### BEGIN SOLUTION
 grade-demo: .venv/run ## grade eight fake hand-ins, and print the gradebook of docs/instructors.md
 	$(PY) -m tests.grade_demo result/grade-demo
 
 student: .venv/run ## write the student edition: without solutions, results and weights
 	$(PY) -m lib.student
+### END SOLUTION
 
 figures: .venv/run ## draw the pictures of the README
 	$(PY) -m lib.figures img
