@@ -5,7 +5,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 NOTEBOOKS := train_default.ipynb train.ipynb train_best.ipynb inference.ipynb
 
-.PHONY: help run lab report test test-all bench figures notebooks
+.PHONY: help run lab report test test-all bench figures notebooks grade-demo student
 
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,14 @@ bench: .venv/dev ## speed and memory, measured side by side on this machine, 3 m
 
 notebooks: .venv/run ## execute the notebooks in place on the phantom, as they are committed
 	KIT_DATA=phantom KIT_PROFILE=quick $(PY) -m lib.execute --in-place $(NOTEBOOKS)
+
+### BEGIN SOLUTION
+grade-demo: .venv/run ## grade eight fake hand-ins, and print the gradebook of docs/instructors.md
+	$(PY) -m tests.grade_demo result/grade-demo
+
+student: .venv/run ## write the student edition: without solutions, results and weights
+	$(PY) -m lib.student
+### END SOLUTION
 
 figures: .venv/run ## draw the pictures of the README
 	$(PY) -m lib.figures img

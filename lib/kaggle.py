@@ -23,7 +23,7 @@ KAGGLE_DATASET = "mateuszbuda/lgg-mri-segmentation"
 _SLICE = re.compile(r"(?P<stem>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?", re.IGNORECASE)
 _MAX_FILES, _MAX_BYTES = 50_000, 8 * 2**30  # the real archive: 15,718 files (each twice), 2 GiB
 _SEARCH_DEPTH = 4
-_DAMAGED_ZIP = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError,
+DAMAGED_ZIP = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError,
                 RuntimeError)  # the last two: a kind of compression that Python lacks, a password
 _pillow = threading.Lock()
 
@@ -121,7 +121,7 @@ def unpack(archive: Path) -> Path:
 
     try:
         build_folder(target, lambda: target.is_dir() and any(_folders(target)), extract)
-    except _DAMAGED_ZIP as error:
+    except DAMAGED_ZIP as error:
         raise KitError(f"{archive}: cannot be unpacked ({error}); download it again") from None
     except OSError as error:
         raise KitError(f"{archive}: cannot be unpacked here ({error}); unpack it by hand elsewhere") from None
@@ -269,3 +269,11 @@ def write_masks(folder: Path, patient: Patient, mask: np.ndarray) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for number, plane in zip(patient.numbers, mask, strict=True):
         tifffile.imwrite(target / f"{patient.name}_{number}_mask.tif", plane.astype(bool) * np.uint8(255))
+
+
+def write_images(folder: Path, patient: Patient, volume: np.ndarray) -> None:
+    """Write ``(S, H, W, 3)`` uint8 as ``<folder>/<patient>/<patient>_<slice>.tif``."""
+    target = folder / patient.name
+    target.mkdir(parents=True, exist_ok=True)
+    for number, plane in zip(patient.numbers, volume, strict=True):
+        tifffile.imwrite(target / f"{patient.name}_{number}.tif", plane, photometric="rgb")

@@ -52,7 +52,7 @@ def load_weights(file: str | Path, model: str | None = None) -> nn.Module:
         KitError: no such file, no weights in it, or weights of another network.
     """
     file = Path(file)
-    content = _read_checkpoint(file)
+    content = read_checkpoint(file)
     if isinstance(content.get("config"), dict) and isinstance(content.get("weights"), dict):
         config, weights = _config_of(file, content["config"]), content["weights"]
         if config.model not in MODELS and config.model != model:
@@ -75,7 +75,12 @@ def load_weights(file: str | Path, model: str | None = None) -> nn.Module:
     return model.eval()
 
 
-def _read_checkpoint(file: Path) -> dict[str, Any]:
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """What a file of weights holds, by name; opened as data.
+
+    Raises:
+        KitError: no such file, damaged, or it wants to run code.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old pickles: what cannot be read is reported below

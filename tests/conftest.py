@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start; before torch reads it
@@ -75,3 +76,19 @@ def kaggle_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pat
 def tiny_kaggle(kaggle_folder: Callable[..., Path]) -> Path:
     """Six patients of three institutions, six slices of 32x32 each, with masks."""
     return kaggle_folder()
+
+
+@pytest.fixture(scope="session")
+def hand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of ``tests.grade_demo``, built once for all tests and processes; do not change what is in it. The code
+    in its pickle would leave ``TRACE`` beside it."""
+    from lib.utils import build_folder
+    from tests.grade_demo import build
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    target = base / "hand-ins"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KIT_CACHE", str(base / "hand-ins-cache"))
+        patch.setenv("KIT_PROGRESS", "text")
+        build_folder(target, target.is_dir, partial(build, trace=base / "TRACE"))
+    return target

@@ -1,0 +1,155 @@
+"""What only a whole class shows: who handed in the same as somebody else, and whose scores cannot be told apart."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from lib.claims import Finding
+from lib.metrics import summarise
+from lib.predict import read_checkpoint
+from lib.rubric import Rubric
+from lib.stats import DIGITS
+from lib.utils import PROJECT
+from lib.verify import Result, weights_hash
+
+SHIPPED = PROJECT / "result" / "pretrained"
+_SHARED = {"weights": "the same weights", "cases": "the same cases.csv", "masks": "the same errors, voxel for voxel"}
+Findings = dict[int, list[Finding]]  # index of a result -> what the class shows of it
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A result with what it earns.
+
+    Attributes:
+        status: ``verified``; ``review``: points stand, a human should look; ``held``: none until a human has looked;
+            else the reason why nothing could be computed, see ``Result``.
+        points: for the DSC.
+        rank: 1 for the best, equal for ties; None where no points are given.
+    """
+
+    result: Result
+    status: str
+    points: float = 0.0
+    rank: int | None = None
+
+
+def assess(results: Sequence[Result], rubric: Rubric, roster: Sequence[str] | None = None) -> list[Standing]:
+    """Add what the class shows, give points; sorted by student.
+
+    Args:
+        roster: ids of the students; who is on it and handed in nothing gets a row.
+    """
+    results = [*results, *_missing(results, roster or ())]
+    added: Findings = defaultdict(list)
+    for found in (shared(results), shipped(results), unexpected(results, roster)):
+        for index, finding in found:
+            added[index].append(finding)
+    results = [replace(result, findings=result.findings + added[i]) for i, result in enumerate(results)]
+    standings = [Standing(result, status(result)) for result in results]
+    graded = [standing for standing in standings if standing.status in ("verified", "review")]
+    earned = {id(member): (rubric.points(leader.verified), rank)
+              for rank, leader, member in tied([standing.result for standing in graded])}
+    standings = [replace(standing, points=points, rank=rank) for standing in standings
+                 for points, rank in [earned.get(id(standing.result), (0.0, None))]]
+    return sorted(standings, key=lambda standing: (standing.result.student, standing.result.submission))
+
+
+def status(result: Result) -> str:
+    """The gradebook's word for a result; see ``Standing``."""
+    if result.status != "computed":
+        return result.status
+    if _has_fault(result):
+        return "held"
+    return "review" if any(finding.level == "review" for finding in result.findings) else "verified"
+
+
+def tied(results: Iterable[Result]) -> Iterator[tuple[int, Result, Result]]:
+    """(rank, leader, member) from the best down: members of a group cannot be told apart from its leader.
+
+    The best leads the first group. Each next one is compared with the leader of the current group, patient by patient:
+    while the 95 % CI of the mean difference reaches 0 it belongs to the group, else it leads the next. So points
+    never rise as the DSC falls. Masks are scored on another grid: such a result is a group of its own.
+    """
+    leader, rank = None, 0
+    ordered = sorted(results, key=lambda result: (-result.verified, result.student, result.submission))
+    for place, member in enumerate(ordered, 1):
+        if leader is None or not _inside(leader, member):
+            leader, rank = member, place
+        yield rank, leader, member
+
+
+def _inside(leader: Result, member: Result) -> bool:
+    if leader.grid != member.grid or leader.cases.keys() != member.cases.keys():
+        return False
+    differences = [leader.cases[name][1] - member.cases[name][1] for name in leader.cases]
+    return summarise(np.round(differences, DIGITS)).low <= 0
+
+
+# --- what the class shows -----------------------------------------------------------------------------------------
+
+
+def shared(results: Sequence[Result]) -> Iterator[tuple[int, Finding]]:
+    """Weights, tables or errors that more than one student handed in; of several the most telling."""
+    told: set[tuple[int, int]] = set()
+    for name, words in _SHARED.items():
+        groups = defaultdict(list)
+        for index, result in enumerate(results):
+            if name in result.prints:
+                groups[result.prints[name]].append(index)
+        for group in groups.values():
+            for index in group:
+                others = [other for other in group
+                          if results[other].student != results[index].student and (index, other) not in told]
+                told.update((index, other) for other in others)
+                if others:
+                    yield index, _copied(words, results[index], [results[other] for other in others])
+
+
+def _copied(words: str, result: Result, others: list[Result]) -> Finding:
+    """One recipe gives the same bytes on the same kind of machine; two cannot. Who copied then is he whose hand-in
+    has other faults, and if none has, nobody gets points before a human has looked."""
+    same_run = all(other.run == result.run for other in others)
+    owner = not _has_fault(result) and any(map(_has_fault, others))
+    why = ("The recipe is the same too: on the same kind of machine it gives the same bytes." if same_run else
+           "The recipes differ: no training gives that.")
+    return Finding("review" if same_run or owner else "fault", words, f"Another student handed in {words}. {why}",
+                   f"{words} as {', '.join(other.student for other in others)}")
+
+
+def _has_fault(result: Result) -> bool:
+    return any(finding.level == "fault" for finding in result.findings)
+
+
+def shipped(results: Sequence[Result], folder: Path = SHIPPED) -> Iterator[tuple[int, Finding]]:
+    """Weights that come with the kit."""
+    ours = {}
+    for file in sorted(folder.rglob("*.pt")):
+        content = read_checkpoint(file)
+        ours[weights_hash(content.get("weights", content))] = file.name
+    for index, result in enumerate(results):
+        if name := ours.get(result.prints.get("weights", "")):
+            yield index, Finding("fault", "weights of the kit", f"These weights come with the kit: {name}.")
+
+
+def unexpected(results: Sequence[Result], roster: Sequence[str] | None) -> Iterator[tuple[int, Finding]]:
+    """Students who handed in twice, or who are not on the roster."""
+    files = defaultdict(list)
+    for result in results:
+        files[result.student].append(result.submission)
+    for index, result in enumerate(results):
+        if len(files[result.student]) > 1:
+            yield index, Finding("review", "handed in twice", f"{len(files[result.student])} hand-ins bear this id.",
+                                 ", ".join(files[result.student]))
+        if roster is not None and result.student not in roster:
+            yield index, Finding("review", "not on the roster", "This id is not on the roster.")
+
+
+def _missing(results: Sequence[Result], roster: Sequence[str]) -> list[Result]:
+    here = {result.student for result in results}
+    return [Result("", student, "missing") for student in roster if student not in here]

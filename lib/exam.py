@@ -1,0 +1,118 @@
+"""What hand-ins are scored on: the validation patients of the instructor's data, as they are and perturbed."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from lib import kaggle
+from lib.cache import cache_folder
+from lib.dataset import BrainData, Split, load_data, make_split
+from lib.kaggle import Patient
+from lib.utils import build_folder, fingerprint, sha256
+
+_SMALL = 32  # pixels: of the copy that tells the split and the fingerprint; nothing is scored on it
+_VERSION = 1  # of ``perturb`` and of what lies in the folders
+
+
+@dataclass(frozen=True)
+class Exam:
+    """The patients that count, and where copies of them lie.
+
+    Attributes:
+        data: all patients at 32 pixels: for the fingerprint of the pixels, which no size changes.
+        split: the one that hand-ins must have used.
+        folder: holds the validation patients twice, below ``clean`` and below ``perturbed``, in the Kaggle layout.
+    """
+
+    data: BrainData
+    split: Split
+    folder: Path
+
+    def load(self, image_size: int, preprocessing: str, perturbed: bool = False) -> BrainData:
+        """The validation patients, prepared for a network."""
+        return _load(self.folder / ("perturbed" if perturbed else "clean"), image_size, preprocessing)
+
+    @cached_property
+    def voxels(self) -> dict[str, tuple[int, int]]:
+        """Validation patient -> slices, and voxels of the true mask on the file's grid."""
+        truth = {name: self.data.truth(name) for name in self.split.validation}
+        return {name: (len(mask), int(mask.sum())) for name, mask in truth.items()}
+
+
+def prepare_exam(root: str | Path, split: str = "auto") -> Exam:
+    """Find the data, split it, and copy the validation patients; done once, found again later.
+
+    Args:
+        root: as for ``load_data``.
+        split: as in ``Config.split``.
+
+    Raises:
+        KitError: nothing usable there, or it cannot be split so.
+    """
+    data = load_data(root, _SMALL)
+    chosen = make_split(data, split)
+    key = fingerprint([_VERSION, data.fingerprint, chosen.validation])
+    folder = cache_folder() / f"exam-{key[:16]}"
+
+    def build(partial: Path) -> None:
+        for name in chosen.validation:
+            _copy(partial, data.patients[name])
+
+    build_folder(folder, folder.is_dir, build)
+    return Exam(data, chosen, folder)
+
+
+@lru_cache(maxsize=8)
+def _load(folder: Path, image_size: int, preprocessing: str) -> BrainData:
+    return load_data(folder, image_size, preprocessing)
+
+
+def _copy(folder: Path, patient: Patient) -> None:
+    """A patient's files into ``clean``, and the perturbed ones into ``perturbed``."""
+    clean = folder / "clean" / patient.name
+    clean.mkdir(parents=True)
+    for file in (*patient.images, *patient.masks):
+        shutil.copyfile(file, clean / file.name)
+    volume, mask, _ = kaggle.read_patient(patient)
+    rng = np.random.default_rng(int(sha256(patient.name.encode())[:16], 16))
+    volume, mask = perturb(volume, mask, rng)
+    kaggle.write_images(folder / "perturbed", patient, volume)
+    kaggle.write_masks(folder / "perturbed", patient, mask)
+
+
+def perturb(volume: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A patient as another scanner might have seen him: mirrored (one in two), shifted, with another gamma and noise.
+
+    The shift is at most 5 % of each edge, what it brings in is black; gamma is from 0.8 to 1.25; the noise has a
+    standard deviation of 2 % of the brightest voxel, and falls on the head alone: a background of zeros stays one.
+
+    Args:
+        volume: ``(S, H, W, 3)`` uint8.
+        mask: ``(S, H, W)`` {0, 1} uint8.
+
+    Returns:
+        Both, of the same shapes and types.
+    """
+    if rng.random() < 0.5:
+        volume, mask = volume[:, :, ::-1], mask[:, :, ::-1]
+    height, width = mask.shape[1:]
+    down, right = (int(rng.integers(-(edge // 20), edge // 20 + 1)) for edge in (height, width))
+    volume, mask = _shift(volume, down, right), _shift(mask, down, right)
+    top = max(1, int(volume.max()))
+    bright = top * (volume / top) ** rng.uniform(0.8, 1.25) + rng.normal(0, 0.02 * top, volume.shape)
+    return np.where(volume > 0, np.clip(np.rint(bright), 1, 255), 0).astype(np.uint8), mask
+
+
+def _shift(volume: np.ndarray, down: int, right: int) -> np.ndarray:
+    """Rows and columns moved, zeros in their place."""
+    moved = np.zeros_like(volume)
+    height, width = volume.shape[1:3]
+    rows, columns = ((slice(max(0, by), edge + min(0, by)), slice(max(0, -by), edge + min(0, -by)))
+                     for by, edge in ((down, height), (right, width)))
+    moved[:, rows[0], columns[0]] = volume[:, rows[1], columns[1]]
+    return moved

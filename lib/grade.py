@@ -1,0 +1,237 @@
+"""Hand in, and grade: from a folder of hand-ins to a gradebook that computed every claim again.
+
+Command line: ``python -m lib.grade pack --student ID``, ``python -m lib.grade SUBMISSIONS --data DIR --out DIR``
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lib.archive import MAX_BYTES, plain_files
+from lib.cohort import Standing, assess
+from lib.examiner import failed, prepare
+from lib.feedback import page_name, write_leaderboard, write_page
+from lib.gradebook import GRADEBOOK, Book, flags, read_book, total, write_book
+from lib.kaggle import find_root, list_patients, stat_key
+from lib.pack import pack
+from lib.rubric import DEFAULT, Rubric, load_rubric
+from lib.submission import STUDENT
+from lib.utils import (
+    PROJECT,
+    CommandParser,
+    KitError,
+    fingerprint,
+    pick_device,
+    progress,
+    run_command,
+    say,
+    sha256,
+    write_json,
+)
+from lib.verify import Result
+from lib.worker import Worker, WorkerDied
+
+RESULTS = "results"  # below the folder of the gradebook: what was computed, by hand-in
+_SECONDS = 600
+
+
+def grade(submissions: str | Path, data: str | Path, out: str | Path, rubric: Rubric | None = None,
+          roster: Sequence[str] | None = None, split: str = "auto", device: str = "auto",
+          seconds: float = _SECONDS) -> list[Standing]:
+    """Grade every zip and folder of ``submissions``; write ``gradebook.csv``, a page each and ``leaderboard.html``.
+
+    A hand-in that was graded before, on the same data by the same code, is not computed again: an interrupted grading
+    goes on. What a human wrote into the gradebook stays.
+
+    Args:
+        data: as for ``load_data``; the instructor's.
+        out: folder for what is written.
+        roster: ids of the students.
+        split: the assignment's, as in ``Config.split``.
+        seconds: the most that one hand-in may take.
+
+    Raises:
+        KitError: nothing to grade, unusable data, or a gradebook in which a human wrote no number.
+    """
+    submissions, out, rubric = Path(submissions), Path(out), rubric or load_rubric()
+    book = read_book(out / GRADEBOOK, rubric)
+    handed_in = list_submissions(submissions)
+    key = [_code(), stat_key(list_patients(find_root(data))), split, str(pick_device(device)), rubric.tolerance]
+    results = []
+    with (Worker(prepare, str(data), split, device, rubric.tolerance) as worker,
+          progress(total=len(handed_in), desc="grading", unit="hand-in") as bar):
+        for name, source in handed_in.items():
+            results.append(_result(name, source, out / RESULTS, key, roster or (), worker, seconds))
+            bar.update()
+    standings = assess(results, rubric, roster)
+    _write(out, standings, book, rubric)
+    return standings
+
+
+def list_submissions(folder: Path) -> dict[str, Path]:
+    """The hand-ins of a folder, name -> zip or folder; of a folder around a single zip, that zip.
+
+    Raises:
+        KitError: there are none.
+    """
+    if not folder.is_dir():
+        raise KitError(f"{folder}: no such folder; name the one that holds the hand-ins")
+    found = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and not path.is_symlink()
+             and (path.is_dir() or path.suffix.lower() == ".zip")]
+    if not found:
+        raise KitError(f"{folder}: holds no zip and no folder; put the hand-ins there")
+    sources = [_only_zip(path) or path for path in found]
+    return {path.relative_to(folder).as_posix(): path for path in sources}
+
+
+def _only_zip(folder: Path) -> Path | None:
+    """The zip in a folder that holds nothing else, as learning platforms export them."""
+    inside = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+    lone = len(inside) == 1 and inside[0].suffix.lower() == ".zip" and inside[0].is_file()
+    return inside[0] if lone and not inside[0].is_symlink() else None
+
+
+def _code() -> str:
+    """Hash of everything that computes a result."""
+    return fingerprint([sha256(file) for file in sorted((PROJECT / "lib").glob("*.py"))])
+
+
+# --- one hand-in --------------------------------------------------------------------------------------------------
+
+
+def _result(name: str, source: Path, cache: Path, key: list[Any], roster: Sequence[str], worker: Worker,
+            seconds: float) -> Result:
+    """What grading finds of a hand-in: computed, or read if it was computed before."""
+    student = student_of(name, roster)
+    try:
+        content = _content_hash(source)
+    except (KitError, OSError) as error:
+        return failed(name, student, "refused", str(error))
+    file = cache / f"{fingerprint([key, name, student, content])[:24]}.json"
+    if file.is_file():
+        return Result.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    with tempfile.TemporaryDirectory(prefix="grade-", ignore_cleanup_errors=True) as work:
+        try:
+            job = str(source), name, student, student in roster, work
+            result = Result.from_dict(worker.call(job, seconds))
+        except WorkerDied as error:
+            say(f"{name}: {error}")
+            late = "not done" in str(error)
+            return failed(name, student, "timed out" if late else "failed", f"Grading was given up: {error}.")
+    if result.status != "failed":  # memory may have run out: the next grading tries again
+        write_json(file, asdict(result))
+    return result
+
+
+def student_of(name: str, roster: Sequence[str]) -> str:
+    """Who handed in, if the hand-in does not say: the id of the roster that its name holds, else the name itself."""
+    inside = [student for student in roster
+              if re.search(rf"(?<![A-Za-z0-9]){re.escape(student)}(?![A-Za-z0-9])", name)]
+    if len(inside) == 1:
+        return inside[0]
+    plain = re.sub(r"[^\w.@-]+", "_", name.removesuffix(".zip")).lstrip("_.@-")[:64]
+    return plain or "nameless"
+
+
+def _content_hash(source: Path) -> str:
+    """Hash of all that is in a hand-in.
+
+    Raises:
+        KitError: more than anybody hands in, or links.
+    """
+    files = list(plain_files(source)) if source.is_dir() else [source]
+    if sum(file.stat().st_size for file in files) > MAX_BYTES:
+        raise KitError(f"{source.name}: larger than {MAX_BYTES >> 20} MiB; hand in what pack makes")
+    return fingerprint([(file.relative_to(source).as_posix(), sha256(file)) for file in files])
+
+
+# --- what comes out -----------------------------------------------------------------------------------------------
+
+
+def _write(out: Path, standings: Sequence[Standing], book: Book, rubric: Rubric) -> None:
+    """Gradebook, pages, leaderboard."""
+    pages = {index: page_name(standing) for index, standing in enumerate(standings)}
+    for standing in standings:
+        human = book.of(standing)
+        write_page(out, standing, human, total(standing, human, rubric), rubric)
+    write_leaderboard(out, standings, rubric)
+    write_book(out / GRADEBOOK, standings, book, rubric, pages)
+
+
+def read_roster(file: Path) -> list[str]:
+    """The ids in the column ``student`` of a CSV, or in its first column.
+
+    Raises:
+        KitError: it cannot be read, or holds no ids.
+    """
+    try:
+        rows = list(csv.reader(file.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise KitError(f"{file}: cannot be read as CSV ({error})") from None
+    column = rows[0].index("student") if rows and "student" in rows[0] else 0
+    ids = [row[column].strip() for row in rows if len(row) > column and row[column].strip() not in ("", "student")]
+    wrong = [student for student in ids if not STUDENT.fullmatch(student)]
+    if wrong or not ids:
+        raise KitError(f"{file}: {f'{wrong[0]!r} is no id' if wrong else 'holds no ids'}; expected a column student")
+    return list(dict.fromkeys(ids))
+
+
+def summary(standings: Sequence[Standing]) -> str:
+    """The gradebook in a few columns, to be printed."""
+    rows = [("student", "status", "claimed", "verified", "points", "flags")]
+    for standing in standings:
+        result = standing.result
+        numbers = ["" if value is None else f"{value:.3f}" for value in (result.claimed, result.verified)]
+        rows.append((result.student, standing.status, *numbers, f"{standing.points:g}", flags(standing)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+                     for row in rows)
+
+
+def main() -> None:
+    """The command line."""
+    if sys.argv[1:2] == ["pack"]:
+        _main_pack(sys.argv[2:])
+    else:
+        _main_grade()
+
+
+def _main_pack(arguments: list[str]) -> None:
+    parser = CommandParser(prog="python -m lib.grade pack", description="Make the zip to hand in.")
+    parser.add_argument("--student", required=True, help="your id")
+    parser.add_argument("--out", default="result", help="folder of results (default: result)")
+    parser.add_argument("--run", help="run to be graded (default: the best)")
+    parser.add_argument("--quick", action="store_true", help="hand in a run of the profile quick, or on phantoms, too")
+    parser.add_argument("--data", help="for a network of your own: the data, for its masks")
+    chosen = parser.parse_args(arguments)
+    print(pack(chosen.student, chosen.out, chosen.run, chosen.quick, chosen.data))
+
+
+def _main_grade() -> None:
+    parser = CommandParser(prog="python -m lib.grade", description="Grade a folder of hand-ins.",
+                           epilog="To hand in: python -m lib.grade pack --help")
+    parser.add_argument("submissions", help="folder of zips and folders")
+    parser.add_argument("--data", required=True, help="Kaggle folder, a folder that holds it, or archive.zip")
+    parser.add_argument("--out", required=True, help="folder for gradebook.csv, pages and leaderboard.html")
+    parser.add_argument("--roster", type=Path, help="CSV with a column student")
+    parser.add_argument("--rubric", type=Path, default=DEFAULT, help="default: lib/rubric.toml")
+    parser.add_argument("--split", default="auto", help="the assignment's, as in Config (default: auto)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    parser.add_argument("--seconds", type=float, default=_SECONDS, help=f"per hand-in (default: {_SECONDS})")
+    chosen = parser.parse_args()
+    roster = None if chosen.roster is None else read_roster(chosen.roster)
+    standings = grade(chosen.submissions, chosen.data, chosen.out, load_rubric(chosen.rubric), roster, chosen.split,
+                      chosen.device, chosen.seconds)
+    print(f"{summary(standings)}\n\n{Path(chosen.out) / GRADEBOOK}")
+
+
+if __name__ == "__main__":
+    run_command(main)

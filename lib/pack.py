@@ -1,0 +1,138 @@
+"""Handing in: one zip with what is graded, checked on the way as the grader will check it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from lib.archive import unpack, write_zip
+from lib.config import MODELS, PROFILES
+from lib.dataset import BrainData
+from lib.logger import BEST_CSV, BEST_PLAN, TRAIN_CSV, Run, find_run, finished_runs, write_result_csvs
+from lib.predict import load_weights, predict
+from lib.submission import FOLD, MANIFEST, READ, STUDENT, read_submission
+from lib.utils import PROJECT, KitError, sha256
+
+MAX_ZIP = 200 * 2**20
+_TABLES = ("run.json", "history.csv", "cases.csv")
+_REPORT = ("report.html", "report.md", "analysis.md", "report/*.png")
+
+
+class Receipt(NamedTuple):
+    """What was handed in; keep it: its digits tell whether the instructor has the same file."""
+
+    student: str
+    run_id: str
+    claimed: float
+    sha256: str
+    file: Path
+
+    def __str__(self) -> str:
+        return (f"handed in by   {self.student}\nrun            {self.run_id}\nclaimed DSC    {self.claimed:.4f}\n"
+                f"file           {self.file.name}, {self.file.stat().st_size / 1e6:.1f} MB\n"
+                f"SHA-256        {self.sha256[:12]}")
+
+
+def pack(student: str, out: str | Path = "result", run_id: str | None = None, quick: bool = False,
+         data: BrainData | str | Path | None = None) -> Receipt:
+    """Write ``<out>/<student>.zip``: CSVs, runs, notebooks, ``lib``, report; weights of the chosen run only, no data.
+
+    Save the notebooks first. The same files give the same zip.
+
+    Args:
+        student: your id; letters, digits and . @ -
+        out: folder of results.
+        run_id: the run to be graded; by default the one of the best CSV with the best DSC, else of the other CSV, folds
+            of a cross-validation left out.
+        quick: hand in a run of the profile ``quick`` or ``smoke``, or on phantoms, as well.
+        data: for a network of your own, from ``load_data`` or a folder for it: its masks of the validation patients are
+            handed in too, as the grader runs no code of yours.
+
+    Raises:
+        KitError: no such run, weights or tables that cannot be read, a run that is too small, or a zip over 200 MiB.
+    """
+    if not STUDENT.fullmatch(student):
+        raise KitError(f"student {student!r}: give your id, of letters, digits and . @ - only")
+    out = Path(out)
+    write_result_csvs(out)
+    run = _choose(out, run_id)
+    if not quick and (reason := _too_small(run)):
+        raise KitError(f"{run.id}: {reason}; hand in a run of the profile full, or say so with quick=True (--quick)")
+    files: dict[str, Path | bytes] = dict(_files(out, run))
+    files[MANIFEST] = json.dumps({"schema": 1, "student": student, "run": run.id}, indent=1).encode()
+    if run.config.model in MODELS:
+        load_weights(run.weights)
+    else:
+        files |= _masks(run, data)
+    target = out / f"{student}.zip"
+    _write_checked(target, files)
+    return Receipt(student, run.id, float(run.history["val_dsc"].max()), sha256(target), target)
+
+
+def _choose(out: Path, run_id: str | None) -> Run:
+    """The run to be graded: not one of a cross-validation's, as it was scored on other patients."""
+    if run_id is None:
+        runs = [run for run in finished_runs(out) if not run.info["split"]["name"].startswith(FOLD)]
+        best = [run for run in runs if any(plan.startswith(BEST_PLAN) for plan in run.info["plans"])]
+        if runs:
+            return max(best or runs, key=lambda run: run.dsc.mean)
+    return find_run(out, run_id=run_id)
+
+
+def _too_small(run: Run) -> str | None:
+    """Why a run is of no use for grading; a run does not know its profile, but its size and patients tell."""
+    quick = PROFILES["quick"]
+    if all(run.config.to_dict()[name] <= quick[name] for name in ("image_size", "init_features")):
+        return "as narrow and as small as the profile quick"
+    if all(name.startswith("PHANTOM_") for name in run.info["split"]["validation"]):
+        return "scored on phantoms"
+    return None
+
+
+def _files(out: Path, chosen: Run) -> Iterator[tuple[str, Path]]:
+    """Name in the zip -> file."""
+    for name in (BEST_CSV, TRAIN_CSV):
+        if (out / name).is_file():
+            yield f"result/{name}", out / name
+    for run in finished_runs(out):
+        for name in _TABLES + ("best.pt",) * (run.id == chosen.id):
+            yield f"result/runs/{run.id}/{name}", run.folder / name
+    for pattern in _REPORT:
+        for file in out.glob(pattern):
+            yield f"result/{file.relative_to(out).as_posix()}", file
+    for file in (*PROJECT.glob("*.ipynb"), *PROJECT.glob("*.py"), *(PROJECT / "lib").rglob("*.py")):
+        yield file.relative_to(PROJECT).as_posix(), file
+    for file in (out / "notebooks").glob("*.ipynb"):
+        yield f"result/notebooks/{file.name}", file
+
+
+def _masks(run: Run, data: BrainData | str | Path | None) -> dict[str, bytes]:
+    """Predicted masks of the validation patients."""
+    if data is None:
+        raise KitError(f"{run.id}: {run.config.model} is a network of your own; name the data, so that its masks can "
+                       "be handed in")
+    with tempfile.TemporaryDirectory() as folder:
+        predict(load_weights(run.weights, run.config.model), data, folder, run.info["split"]["validation"])
+        return {f"masks/{file.relative_to(folder).as_posix()}": file.read_bytes()
+                for file in Path(folder).rglob("*.tif")}
+
+
+def _write_checked(target: Path, files: dict[str, Path | bytes]) -> None:
+    """Write the zip, and read it as the grader will."""
+    write_zip(target, files)
+    try:
+        size = target.stat().st_size
+        if size > MAX_ZIP:
+            largest = max((name for name, file in files.items() if isinstance(file, Path)),
+                          key=lambda name: files[name].stat().st_size)
+            raise KitError(f"{target.name}: {size >> 20} MiB, at most {MAX_ZIP >> 20} are taken; the largest file is "
+                           f"{largest}")
+        with tempfile.TemporaryDirectory() as folder:
+            unpack(target, Path(folder), READ)
+            read_submission(folder)
+    except KitError:
+        target.unlink()
+        raise

@@ -1,0 +1,87 @@
+"""The student edition: the kit without its solutions, results and weights, as a folder and a zip.
+
+Command line: ``python -m lib.student [FOLDER]``, or ``make student``. It is made anew each time, from this edition.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nbformat
+
+from lib.archive import write_zip
+from lib.solutions import without_solutions
+from lib.utils import PROJECT, CommandParser, KitError, build_folder, run_command, short_path
+
+PARTS = ("*.ipynb", "lib/*", "img/*", "data/README.md", "docs/*.md", "README*.md", "LICENSE", "Makefile",
+         "requirements.txt", "constraints.txt", "pyproject.toml", ".gitignore")
+"""What students get; all else stays: results, weights, tests, measurements."""
+LEFT_OUT = ("docs/instructors.md",)
+TARGET = PROJECT / "result" / "student"
+_TEXT = (".md", ".toml", ".txt", ".css", ".js", ".jinja", "")
+
+
+def write_student_edition(target: str | Path = TARGET, source: Path = PROJECT) -> tuple[Path, Path]:
+    """Write the folder, and a zip of it beside it; returns both. What was there from before is replaced.
+
+    Notebooks come without outputs. The same source gives the same bytes.
+
+    Raises:
+        KitError: a delimiter without its partner, or a folder that holds something else.
+    """
+    target = Path(target).absolute()
+    if target.exists() and not (target / "lib" / "solutions.py").is_file() and any(target.iterdir()):
+        raise KitError(f"{target}: is no student edition; name another folder")
+    files = {file.relative_to(source).as_posix(): _stripped(file) for pattern in PARTS
+             for file in sorted(source.glob(pattern)) if file.is_file()}
+    files = {name: content for name, content in files.items() if name not in LEFT_OUT}
+
+    def build(partial: Path) -> None:
+        for name, content in files.items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).write_bytes(content)
+
+    shutil.rmtree(target, ignore_errors=True)
+    build_folder(target, target.is_dir, build)
+    archive = target.with_suffix(".zip")
+    write_zip(archive, {f"kit/{name}": content for name, content in files.items()})
+    return target, archive
+
+
+def _stripped(file: Path) -> bytes:
+    """A file's content without solutions."""
+    try:
+        if file.suffix == ".ipynb":
+            return _stripped_notebook(file)
+        if file.suffix in (".py", *_TEXT):
+            text = file.read_text(encoding="utf-8")
+            return without_solutions(text, "# YOUR TURN" if file.suffix == ".py" else "").encode()
+        return file.read_bytes()
+    except KitError as error:
+        raise KitError(f"{file.name}: {error}") from None
+
+
+def _stripped_notebook(file: Path) -> bytes:
+    """A notebook without solutions and outputs; a cell that lost something bears the tag ``your-turn``."""
+    content = nbformat.read(file, as_version=4)
+    for cell in content.cells:
+        stripped = without_solutions(cell.source, "# YOUR TURN" if cell.cell_type == "code" else "*Your turn.*")
+        if stripped != cell.source:
+            cell.source = stripped
+            cell.metadata["tags"] = [*cell.metadata.get("tags", []), "your-turn"]
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return (nbformat.writes(content) + "\n").encode()
+
+
+def main() -> None:
+    """The command line."""
+    parser = CommandParser(prog="python -m lib.student", description="Write the student edition.")
+    parser.add_argument("folder", nargs="?", type=Path, default=TARGET, help="default: result/student")
+    for path in write_student_edition(parser.parse_args().folder):
+        print(short_path(path))
+
+
+if __name__ == "__main__":
+    run_command(main)

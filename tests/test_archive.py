@@ -1,0 +1,143 @@
+"""Zips of strangers: what is refused, and that nothing is left outside."""
+
+import io
+import os
+import stat
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from lib import archive
+from lib.archive import unpack, write_zip
+from lib.utils import KitError
+
+SUFFIXES = (".csv", ".py")
+
+
+def zip_of(path: Path, *entries: tuple[str | zipfile.ZipInfo, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bundle:
+        for name, content in entries:
+            bundle.writestr(name, content)
+    return path
+
+
+@pytest.fixture
+def target(tmp_path) -> Path:
+    (tmp_path / "deep" / "target").mkdir(parents=True)
+    return tmp_path / "deep" / "target"
+
+
+def refused(source: Path, target: Path, reason: str) -> None:
+    outside = sorted(path for path in target.parent.parent.rglob("*") if target not in path.parents)
+    with pytest.raises(KitError, match=reason) as caught:
+        unpack(source, target, SUFFIXES)
+    assert "\n" not in str(caught.value)
+    assert not list(target.rglob("*.csv"))
+    assert sorted(path for path in target.parent.parent.rglob("*") if target not in path.parents) == outside
+
+
+def test_what_is_wanted_comes_out_and_the_rest_stays_packed(tmp_path, target):
+    source = zip_of(tmp_path / "a.zip", ("x/a.csv", b"1"), ("x/b.exe", b"2"), ("__MACOSX/x/._a.csv", b"3"),
+                    ("x/./c.py", b"4"), ("empty/", b""), ("w\\d.csv", b"5"))
+    unpack(source, target, SUFFIXES)
+    assert sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()) == [
+        "w/d.csv", "x/a.csv", "x/c.py"]
+
+
+@pytest.mark.parametrize("name", ["../x.csv", "a/../../x.csv", "/etc/x.csv", "C:/x.csv", "c:x.csv", "..\\x.csv",
+                                  "\\\\host\\share\\x.csv", "a/..\\..\\x.csv"])
+def test_names_that_lead_out(tmp_path, target, name):
+    refused(zip_of(tmp_path / "a.zip", ("good.csv", b"1"), (name, b"2")), target, "leads out of its folder")
+
+
+@pytest.mark.parametrize("name", ["a\x01.csv", "nul.csv", "a//x.csv", "x.csv ", "x.", "ab:c.csv", "n" * 250 + ".csv",
+                                  "/".join("a" * 30) + "/x.csv", "what?.csv"])
+def test_names_that_no_file_can_have(tmp_path, target, name):
+    refused(zip_of(tmp_path / "a.zip", ("good.csv", b"1"), (name, b"2")), target, "no file can be called")
+
+
+def test_a_name_after_a_zero_byte(tmp_path, target):
+    raw = zip_of(tmp_path / "a.zip", ("ok.csvA../../x.csv", b"1")).read_bytes()
+    (tmp_path / "a.zip").write_bytes(raw.replace(b"ok.csvA", b"ok.csv\0"))
+    refused(tmp_path / "a.zip", target, "leads out|no file|damaged")
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK])
+def test_links_and_devices(tmp_path, target, kind):
+    entry = zipfile.ZipInfo("x.csv")
+    entry.create_system, entry.external_attr = 3, (kind | 0o777) << 16
+    refused(zip_of(tmp_path / "a.zip", (entry, b"/etc/passwd")), target, "link or a device")
+
+
+@pytest.mark.parametrize("names", [("x.csv", "x.csv"), ("x.csv", "X.CSV"), ("é.csv", "e\u0301.csv"),
+                                   ("a/x.csv", "a\\x.csv")])
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_names_that_stand_there_twice(tmp_path, target, names):
+    refused(zip_of(tmp_path / "a.zip", *((name, b"1") for name in names)), target, "twice")
+
+
+def test_a_file_that_is_a_folder_too(tmp_path, target):
+    with pytest.raises(KitError, match="cannot be unpacked"):
+        unpack(zip_of(tmp_path / "a.zip", ("x.csv", b"1"), ("x.csv/y.csv", b"2")), target, SUFFIXES)
+
+
+def test_bombs(tmp_path, target, monkeypatch):
+    refused(zip_of(tmp_path / "a.zip", ("x.csv", bytes(3 * 2**20))), target, "times its size")
+    monkeypatch.setattr(archive, "MAX_FILES", 10)
+    refused(zip_of(tmp_path / "b.zip", *((f"{i}.csv", b"") for i in range(11))), target, "11 files")
+    monkeypatch.setattr(archive, "MAX_BYTES", 1000)
+    refused(zip_of(tmp_path / "c.zip", *((f"{i}.csv", bytes(200)) for i in range(6))), target, "6 files")
+    monkeypatch.setattr(archive, "MAX_ZIP", 100)
+    refused(tmp_path / "c.zip", target, "larger than")
+
+
+def test_a_size_that_is_a_lie(tmp_path, target):
+    raw = bytearray(zip_of(tmp_path / "a.zip", ("x.csv", bytes(2**16))).read_bytes())
+    place = raw.index(b"PK\x01\x02") + 24
+    raw[place:place + 4] = struct.pack("<I", 10)  # the directory says ten bytes
+    (tmp_path / "a.zip").write_bytes(raw)
+    with pytest.raises(KitError):
+        unpack(tmp_path / "a.zip", target, SUFFIXES)
+    assert sum(path.stat().st_size for path in target.rglob("*")) <= 10
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"no zip at all" * 100])
+def test_no_zip(tmp_path, target, content):
+    (tmp_path / "a.zip").write_bytes(content)
+    refused(tmp_path / "a.zip", target, "no zip, or damaged")
+
+
+def test_a_password(tmp_path, target):
+    raw = bytearray(zip_of(tmp_path / "a.zip", ("x.csv", b"1")).read_bytes())
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        raw[raw.index(mark) + offset] |= 1
+    (tmp_path / "a.zip").write_bytes(raw)
+    refused(tmp_path / "a.zip", target, "damaged")
+
+
+def test_a_folder_is_copied_and_its_links_are_refused(tmp_path, target):
+    source = tmp_path / "ada"
+    (source / "in").mkdir(parents=True)
+    (source / "in" / "x.csv").write_text("1")
+    (source / "y.exe").write_text("2")
+    unpack(source, target, SUFFIXES)
+    assert [path.name for path in target.rglob("*") if path.is_file()] == ["x.csv"]
+    (target / "in" / "x.csv").unlink()
+    try:
+        (source / "z.csv").symlink_to("/etc/passwd")
+    except OSError:
+        pytest.skip("this system lets no user make links")
+    refused(source, target, "link or a device")
+
+
+def test_the_same_files_give_the_same_zip(tmp_path):
+    (tmp_path / "x").write_text("1")
+    write_zip(tmp_path / "a.zip", {"b.csv": b"2", "a/x.csv": tmp_path / "x", "w.pt": b"3"})
+    os.utime(tmp_path / "x", (10**9, 10**9))
+    write_zip(tmp_path / "b.zip", {"w.pt": b"3", "a/x.csv": tmp_path / "x", "b.csv": b"2"})
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    with zipfile.ZipFile(io.BytesIO((tmp_path / "a.zip").read_bytes())) as bundle:
+        assert bundle.namelist() == ["a/x.csv", "b.csv", "w.pt"]
+        assert bundle.read("a/x.csv") == b"1"

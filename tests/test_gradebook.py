@@ -1,0 +1,203 @@
+"""Points, ties, shared work, and the gradebook that humans fill."""
+
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib.claims import Finding
+from lib.cohort import assess, shared, shipped, tied
+from lib.feedback import pseudonym, write_leaderboard, write_page
+from lib.gradebook import GRADEBOOK, Book, read_book, write_book
+from lib.rubric import Rubric, load_rubric
+from lib.utils import KitError
+from lib.verify import Result
+
+RUBRIC = Rubric(((0.5, 0), (0.7, 10), (0.9, 40)), 0.005, {"report": 60})
+
+
+def result(student: str, scores=(0.7, 0.8, 0.9), **changes) -> Result:
+    cases = {f"P{i}": [score, score, None] for i, score in enumerate(scores)}
+    mean = float(np.mean(scores))
+    return Result(f"{student}.zip", student, run="run", claimed=mean, verified=mean, low=min(scores), high=max(scores),
+                  grid="network", cases=cases, **changes)
+
+
+# --- rubric -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dsc", "points"), [(0.1, 0), (0.5, 0), (0.6, 5), (0.7, 10), (0.8, 25), (0.9, 40), (1, 40)])
+def test_points_by_hand(dsc, points):
+    assert RUBRIC.points(dsc) == points
+
+
+def test_the_default_rubric_gives_the_number_at_most_two_fifths():
+    rubric = load_rubric()
+    assert rubric.dsc_points <= 0.4 * rubric.total
+
+
+@pytest.mark.parametrize(("text", "reason"), [
+    ("[dsc]\nscale = [[0.5, 0], [0.9, 50]]\n[columns]\nreport = 50", "50 of 100 points, more than 40%"),
+    ("[dsc]\nscale = [[0.9, 0], [0.5, 40]]\n[columns]\nreport = 60", "must rise"),
+    ("[dsc]\nscale = [[0.5, 0]]", "two or more"), ("[dsc]\nscale = 7", "two or more"),
+    ("[dsc]\nscale = [[0.5, nan], [0.9, 4]]", "two or more"), ("[dcs]\n", "dcs is unknown"),
+    ("[dsc]\nscale = [[0.5, 0], [0.9, 40]]\n[columns]\n'=x' = 60", "begin with a letter"),
+    ("[dsc]\nscale = [[0.5, 0], [0.9, 40]]\n[columns]\nreport = -60", "columns"), ("[dsc", "no TOML"),
+])
+def test_rubrics_that_are_none(tmp_path, text, reason):
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(KitError, match=reason) as caught:
+        load_rubric(tmp_path / "r.toml")
+    assert "\n" not in str(caught.value)
+
+
+# --- ties ---------------------------------------------------------------------------------------------------------
+
+
+def test_those_who_cannot_be_told_apart_earn_the_same():
+    best = result("a", (0.80, 0.82, 0.84, 0.86))
+    noisy = result("b", (0.70, 0.90, 0.75, 0.95))  # lower on average, but not patient by patient
+    clear = result("c", (0.70, 0.72, 0.74, 0.76))  # 0.1 below the best in each patient
+    standings = assess([clear, noisy, best], RUBRIC)
+    points = {standing.result.student: (standing.rank, standing.points) for standing in standings}
+    assert points["a"] == points["b"] == (1, RUBRIC.points(0.83))
+    assert points["c"] == (3, RUBRIC.points(0.73))
+
+
+def test_masks_on_the_files_grid_are_no_part_of_a_tie():
+    other = replace(result("b", (0.79, 0.80, 0.81)), grid="file")
+    assert [rank for rank, _, _ in tied([result("a", (0.80, 0.80, 0.80)), other])] == [1, 2]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), min_size=1, max_size=6))
+def test_points_never_rise_as_the_dsc_falls(scores):
+    results = [result(f"s{i}", tuple(values)) for i, values in enumerate(scores)]
+    groups = list(tied(results))
+    assert [member.verified for _, _, member in groups] == sorted((r.verified for r in results), reverse=True)
+    leaders = [RUBRIC.points(leader.verified) for _, leader, _ in groups]
+    assert leaders == sorted(leaders, reverse=True)
+    assert all(leader.verified >= member.verified for _, leader, member in groups)
+
+
+# --- what a class shows -------------------------------------------------------------------------------------------
+
+
+def test_shared_weights_with_other_recipes_hold_both_unless_one_is_caught_otherwise():
+    a, b = result("a", prints={"weights": "1", "cases": "2"}), result("b", prints={"weights": "1", "cases": "2"})
+    same = dict(shared([a, b, result("c", prints={"weights": "3"})]))
+    assert {index: (finding.level, finding.name) for index, finding in same.items()} == {
+        0: ("review", "the same weights"), 1: ("review", "the same weights")}
+    forged = replace(b, run="other")
+    assert [finding.level for _, finding in shared([a, forged])] == ["fault", "fault"]
+    caught = replace(forged, findings=[Finding("fault", "claim not reproduced", "")])
+    assert [finding.level for _, finding in shared([a, caught])] == ["review", "fault"]
+    assert not list(shared([a, replace(a, submission="again.zip")]))  # one student, two files
+
+
+def test_weights_of_the_kit(tmp_path, hand_ins):
+    file = next((hand_ins / "results" / "ada").glob("runs/*/best.pt"))
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "kit.pt").write_bytes(file.read_bytes())
+    from lib.predict import read_checkpoint
+    from lib.verify import weights_hash
+    own = result("a", prints={"weights": weights_hash(read_checkpoint(file)["weights"])})
+    assert [(index, finding.level) for index, finding in shipped([result("b"), own], tmp_path)] == [(1, "fault")]
+
+
+def test_twice_missing_and_not_on_the_roster():
+    standings = assess([result("a"), replace(result("a"), submission="b.zip"), result("x")], RUBRIC, ["a", "k"])
+    names = {(s.result.student, s.result.submission): [f.name for f in s.result.findings] for s in standings}
+    assert names == {("a", "a.zip"): ["handed in twice"], ("a", "b.zip"): ["handed in twice"], ("k", ""): [],
+                     ("x", "x.zip"): ["not on the roster"]}
+    assert [s.status for s in standings] == ["review", "review", "missing", "review"]
+
+
+# --- the gradebook ------------------------------------------------------------------------------------------------
+
+
+def write(folder, results, rubric=RUBRIC):
+    book = read_book(folder / GRADEBOOK, rubric)
+    standings = assess(results, rubric)
+    write_book(folder / GRADEBOOK, standings, book, rubric, dict.fromkeys(range(len(standings)), "page.html"))
+    return table(folder)
+
+
+def table(folder):
+    with open(folder / GRADEBOOK, encoding="utf-8-sig", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def edit(folder, **cells):
+    rows = table(folder)
+    rows[1].update(cells)
+    with open(folder / GRADEBOOK, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", " =1"])
+def test_no_cell_is_a_formula(tmp_path, name):
+    odd = replace(result("a"), submission=name, findings=[Finding("note", name, "")])
+    row = write(tmp_path, [odd])[1]
+    assert row["submission"] == row["flags"] == "'" + name.replace("\r", "\n")
+    assert write(tmp_path, [replace(result("a", (0.1, 0.1)), claimed=0.0)])[1]["claimed - verified"] == "-0.100000"
+
+
+def test_what_humans_wrote_survives(tmp_path):
+    write(tmp_path, [result("a"), result("b")])
+    edit(tmp_path, report="31,5", comment="clear; but, \"short\"\nsecond line")
+    for results in ([result("a"), result("b")], [replace(result("a"), submission="new name.zip")], [result("b")],
+                    [result("a"), result("b")]):
+        row = next(row for row in write(tmp_path, results) if row["student"] == "a")
+        assert (row["report"], row["comment"]) == ("31,5", "clear; but, \"short\"\nsecond line")
+    assert row["score"] == f"{25 + 31.5:g}"
+
+
+@pytest.mark.parametrize("cell", ["good", "61", "-1", "nan", "1 / 2"])
+def test_what_is_no_number_of_points_is_said_before_anything_is_overwritten(tmp_path, cell):
+    write(tmp_path, [result("a")])
+    edit(tmp_path, report=cell)
+    before = (tmp_path / GRADEBOOK).read_bytes()
+    with pytest.raises(KitError, match=r"line 3: .*report"):
+        write(tmp_path, [result("a")])
+    assert (tmp_path / GRADEBOOK).read_bytes() == before
+
+
+def test_a_gradebook_that_is_none(tmp_path):
+    (tmp_path / GRADEBOOK).write_text("a,b\n1,2\n")
+    with pytest.raises(KitError, match="no columns student"):
+        read_book(tmp_path / GRADEBOOK, RUBRIC)
+    with pytest.raises(KitError, match="another name"):
+        read_book(tmp_path / GRADEBOOK, replace(RUBRIC, columns={"score": 1}))
+
+
+# --- pages --------------------------------------------------------------------------------------------------------
+
+
+def test_everything_on_a_page_is_escaped(tmp_path):
+    evil = "<script>alert(1)</script>"
+    odd = replace(result("a", recipe={evil: evil}), submission=evil, run=evil, diff={evil: [evil]},
+                  cases={evil: [0.5, 0.5, None]}, findings=[Finding("note", evil, evil)])
+    standing, = assess([odd], RUBRIC)
+    write_page(tmp_path, standing, {"comment": evil, "report": evil}, 1.0, RUBRIC)
+    write_leaderboard(tmp_path, [standing], RUBRIC)
+    for page in tmp_path.rglob("*.html"):
+        assert evil not in page.read_text(encoding="utf-8")
+
+
+def test_pseudonyms_are_stable_and_need_the_key():
+    assert pseudonym("key", "ada") == pseudonym("key", "ada")
+    assert pseudonym("key", "ada") != pseudonym("other", "ada")
+    assert len({pseudonym("key", f"s{i}") for i in range(500)}) == 500
+
+
+def test_a_page_for_whoever_handed_in_nothing_usable(tmp_path):
+    standing, = assess([Result("x.zip", "x", "refused", findings=[Finding("fault", "refused", "is no zip")])], RUBRIC)
+    write_page(tmp_path, standing, {}, 0.0, RUBRIC)
+    assert "is no zip" in next(tmp_path.rglob("*.html")).read_text(encoding="utf-8")
+    assert Book().of(standing) == {}

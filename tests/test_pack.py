@@ -1,0 +1,97 @@
+"""Handing in: what goes into the zip, and what is refused before a grader sees it."""
+
+import json
+import shutil
+import zipfile
+
+import pandas as pd
+import pytest
+
+from lib import pack as packing
+from lib.archive import unpack
+from lib.grade import main
+from lib.pack import pack
+from lib.submission import READ, read_submission
+from lib.utils import KitError
+from tests.test_config import command
+
+
+@pytest.fixture
+def out(hand_ins, tmp_path):
+    """Results of an honest student."""
+    shutil.copytree(hand_ins / "results" / "ada", tmp_path / "result", ignore=shutil.ignore_patterns("*.zip"))
+    return tmp_path / "result"
+
+
+def test_what_is_in_it(out, tmp_path):
+    receipt = pack("ada", out, quick=True)
+    with zipfile.ZipFile(receipt.file) as bundle:
+        names = set(bundle.namelist())
+    run = f"result/runs/{receipt.run_id}"
+    assert {f"{run}/{name}" for name in ("run.json", "history.csv", "cases.csv", "best.pt")} <= names
+    assert {"submission.json", "result/uexec_result_best.csv", "lib/metrics.py", "train_best.ipynb"} <= names
+    assert not [name for name in names if name.endswith(("last.pt", ".tif")) or name.startswith("data")]
+    unpack(receipt.file, tmp_path / "unpacked", READ)
+    read = read_submission(tmp_path / "unpacked")
+    assert (read.student, read.run_id) == ("ada", receipt.run_id)
+    assert read.claimed == pytest.approx(receipt.claimed)
+    assert receipt.sha256[:12] in str(receipt) and f"{receipt.claimed:.4f}" in str(receipt)
+
+
+def test_a_fold_is_not_what_is_graded(out, tmp_path):
+    """Its patients may be easier; without a manifest the grader chooses alike."""
+    ada = next(out.glob("runs/*"))
+    fold = out / "runs" / "fold"
+    shutil.copytree(ada, fold)
+    info = json.loads((fold / "run.json").read_text())
+    info["split"]["name"], info["best"]["val_dsc"] = "fold-1-of-3", 0.99
+    (fold / "run.json").write_text(json.dumps(info))
+    cases = pd.read_csv(fold / "cases.csv")
+    cases.assign(dsc=0.99).to_csv(fold / "cases.csv", index=False)
+    history = pd.read_csv(fold / "history.csv")
+    history.assign(val_dsc=0.99).to_csv(fold / "history.csv", index=False)
+    receipt = pack("ada", out, quick=True)
+    assert receipt.run_id == ada.name
+    unpack(receipt.file, tmp_path / "unpacked", READ)
+    (tmp_path / "unpacked" / "submission.json").unlink()
+    assert read_submission(tmp_path / "unpacked").run_id == ada.name
+    assert pack("ada", out, "fold", quick=True).run_id == "fold"
+
+
+def test_the_same_files_give_the_same_receipt(out):
+    assert pack("ada", out, quick=True) == pack("ada", out, quick=True)
+
+
+def test_the_command(out, monkeypatch, capfd):
+    status, text, _ = command(main, monkeypatch, capfd, "pack", "--student", "ada", "--out", str(out), "--quick")
+    assert status == 0 and "handed in by   ada" in text
+    status, _, err = command(main, monkeypatch, capfd, "pack", "--student", "=ada", "--out", str(out), "--quick")
+    assert status == 2 and err.count("\n") == 1
+
+
+def test_small_runs_only_when_asked_for(out):
+    with pytest.raises(KitError, match="profile quick"):
+        pack("ada", out)
+    assert not list(out.glob("*.zip"))
+
+
+def test_weights_that_cannot_be_read(out):
+    weights = next(out.glob("runs/*/best.pt"))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(KitError, match=r"best\.pt"):
+        pack("ada", out, quick=True)
+
+
+def test_too_large(out, monkeypatch):
+    monkeypatch.setattr(packing, "MAX_ZIP", 1000)
+    with pytest.raises(KitError, match="largest file is"):
+        pack("ada", out, quick=True)
+    assert not list(out.glob("*.zip"))
+
+
+def test_a_network_of_ones_own_brings_its_masks(out, hand_ins):
+    file = next(out.glob("runs/*/run.json"))
+    info = json.loads(file.read_text())
+    file.write_text(json.dumps({**info, "config": {**info["config"], "model": "tests.test_pack:Own"}}))
+    with pytest.raises(KitError, match="name the data"):
+        pack("ada", out, quick=True)

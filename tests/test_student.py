@@ -1,0 +1,116 @@
+"""The student edition: nothing of the solution is in it, and it still runs."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from lib.solutions import BEGIN, END, solutions, without_solutions
+from lib.student import PARTS, write_student_edition
+from lib.utils import PROJECT, KitError
+
+SAMPLE = f"""BEST = REFERENCE
+{BEGIN}
+BEST = replace(REFERENCE, secret=1)
+{END}
+def f():
+    x = 1
+    {BEGIN}
+    x = 2
+    {END}
+    return x
+"""
+
+
+def test_a_solution_is_replaced_by_a_line():
+    assert without_solutions(SAMPLE) == ("BEST = REFERENCE\n# YOUR TURN\ndef f():\n    x = 1\n    # YOUR TURN\n"
+                                         "    return x\n")
+    assert solutions(SAMPLE) == ["BEST = replace(REFERENCE, secret=1)\n", "    x = 2\n"]
+    assert without_solutions(f"a\n{BEGIN}\nb\n{END}") == "a\n# YOUR TURN"
+    assert without_solutions(f"a\n<!-- {BEGIN} -->\nb\n<!-- {END} -->\nc\n", "") == "a\nc\n"
+    assert without_solutions("nothing here") == "nothing here"
+
+
+@pytest.mark.parametrize("text", [BEGIN, f"{END}\n", f"{BEGIN}\nx\n{END}\n  {END}\n"])
+def test_a_delimiter_alone(text):
+    with pytest.raises(KitError, match="without"):
+        without_solutions(text)
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    """A little kit with solutions in a module, a notebook and a Markdown file."""
+    root = tmp_path / "kit"
+    for name, text in {"lib/config.py": SAMPLE, "lib/solutions.py": "", "docs/instructors.md": "secret",
+                       "result/reference/numbers.csv": "secret", "README.md":
+                       f"# Kit\n<!-- {BEGIN} -->\nThe secret is out.\n<!-- {END} -->\nEnd\n"}.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    cells = [nbformat.v4.new_code_cell("1", outputs=[nbformat.v4.new_output("stream", text="the secret")]),
+             nbformat.v4.new_code_cell(f"a = 1\n{BEGIN}\nsecret()\n{END}"),
+             nbformat.v4.new_markdown_cell(f"Why?\n{BEGIN}\nThe secret.\n{END}")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), root / "x.ipynb")
+    return root
+
+
+def test_nothing_of_the_solution_is_in_it(source, tmp_path):
+    before = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    folder, archive = write_student_edition(tmp_path / "student", source)
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
+        "README.md", "lib/config.py", "lib/solutions.py", "x.ipynb"]
+    assert not any(b"secret" in path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    first, second, third = nbformat.read(folder / "x.ipynb", as_version=4).cells
+    assert (first.outputs, second.source, third.source) == ([], "a = 1\n# YOUR TURN", "Why?\n*Your turn.*")
+    assert second.metadata["tags"] == third.metadata["tags"] == ["your-turn"]
+    content = archive.read_bytes()
+    with zipfile.ZipFile(archive) as bundle:
+        assert not any(b"secret" in bundle.read(name) for name in bundle.namelist())
+    assert write_student_edition(tmp_path / "student", source)[1].read_bytes() == content  # made anew, the same
+    assert {path: path.read_bytes() for path in source.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_that_holds_something_else_stays(source, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "work.txt").write_text("1")
+    with pytest.raises(KitError, match="no student edition"):
+        write_student_edition(tmp_path / "mine", source)
+
+
+def source_texts() -> list[str]:
+    """The kit's text files that students get; of notebooks the cells."""
+    texts = []
+    for pattern in PARTS:
+        for file in PROJECT.glob(pattern):
+            if file.suffix == ".ipynb":
+                texts += ["".join(cell["source"]) for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]]
+            elif file.suffix in (".py", ".md", ".toml", ".txt", ""):
+                texts.append(file.read_text(encoding="utf-8"))
+    return texts
+
+
+def test_the_kits_own_edition(tmp_path):
+    folder, archive = write_student_edition(tmp_path / "student")
+    texts = source_texts()
+    harmless = {line.strip() for text in texts for line in without_solutions(text).splitlines()}
+    secret = {line.strip() for text in texts for part in solutions(text) for line in part.splitlines()} - harmless
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    shipped = "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
+    assert [line for line in secret if len(line) > 12 and line in shipped] == []
+    assert not [path for path in files if path.suffix in (".pt", ".csv", ".zip")]
+    assert not (folder / "result").exists() and not (folder / "tests").exists()
+    assert archive.is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", ["train_default", "train", "train_best", "inference"])
+def test_it_runs_top_to_bottom(tmp_path, notebook):
+    folder, _ = write_student_edition(tmp_path / "student")
+    environment = {**os.environ, "KIT_PROFILE": "smoke", "KIT_DATA": "phantom"}
+    done = subprocess.run([sys.executable, "-m", "lib.execute", f"{notebook}.ipynb"], cwd=folder, env=environment,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
