@@ -169,8 +169,8 @@ _RUNGS: dict[str, dict[str, Any]] = {
     "schedule and averaging": {"lr_scheduler": "poly", "ema": 0.999},
     # Zhou et al. 2020 (arXiv:1912.05074)
     "U-Net++, deep supervision": {"model": "unet_2plus", "deep_supervision": True},
-    "test-time flips": {"tta": True},
     ### END SOLUTION
+    "test-time flips": {"tta": True},
 }
 
 LADDER: dict[str, dict[str, Any]] = dict(zip(_RUNGS, accumulate(_RUNGS.values(), operator.or_), strict=True))
