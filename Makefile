@@ -19,6 +19,8 @@ lab: .venv/run   ## open the notebooks in JupyterLab
 report: .venv/run ## result/report.html and .md: every attempt so far
 	$(PY) -m lib.report --out result
 
+# what stands between these delimiters is not in the student edition
+### BEGIN SOLUTION
 test: .venv/dev  ## lint, unit tests, the four notebooks (smoke profile), the browser test where chromium is installed
 	$(PY) -m ruff check .
 	$(PY) -m pytest -q -n 2
@@ -30,6 +32,7 @@ test-all: test   ## the same and the slow tests
 
 bench: .venv/dev ## speed and memory, measured side by side on this machine, 3 minutes; all with FULL=1, 20 minutes
 	$(PY) -m benchmarks.run $(if $(FULL),--full)
+### END SOLUTION
 
 notebooks: .venv/run ## execute the notebooks in place on the phantom, as they are committed
 	KIT_DATA=phantom KIT_PROFILE=quick $(PY) -m lib.execute --in-place $(NOTEBOOKS)
