@@ -33,7 +33,7 @@ class Screen:
 def screen(monkeypatch):
     screen = Screen()
     monkeypatch.setattr(live, "display", screen.display)
-    monkeypatch.setattr(live, "_in_notebook", lambda: True)
+    monkeypatch.setattr(live, "in_notebook", lambda: True)
     monkeypatch.setattr(live, "_SHARE", 1e9)
     return screen
 
