@@ -4,6 +4,7 @@ import random
 import signal
 import sys
 import time
+from dataclasses import replace
 from threading import Thread
 
 import psutil
@@ -13,8 +14,8 @@ from lib.dataset import load_data
 from lib.logger import Run
 from lib.plans import Plan
 from lib.sweep import sweep
-from lib.sweep_ray import train_remotely
-from lib.sweep_task import make_tasks
+from lib.sweep_ray import _take, train_remotely
+from lib.sweep_task import make_tasks, note_place
 from lib.utils import KitError
 from tests.test_sweep import BASE, PLAN, content, count
 
@@ -109,13 +110,21 @@ def test_results_are_brought_home_where_nothing_is_shared(data, tmp_path, cluste
     files = train_remotely(task, str(data.root), tmp_path / "out", home="that of another folder")
     assert {"run.json", "history.csv", "cases.csv", "best.pt", "last.pt"} <= set(files)
     assert not (task.folder.path / "run.json").exists()
-    for name, stored in files.items():
-        (task.folder.path / name).write_bytes(stored)
-    assert Run(task.folder.path).info["places"][0]["label"] == "Dice"
+    note_place(replace(task, place=task.place._replace(plan="earlier")), data)
+    monkeypatch.setattr(cluster, "get", lambda reference: files)
+    _take(cluster, None, task, data)
+    run = Run(task.folder.path)
+    assert run.info["status"] == "finished" and len(run.cases)
+    assert run.info["plans"] == ["earlier", "tiny"]  # what was known at home is kept
+    assert not list((tmp_path / "another machine").rglob("*.pt"))
 
 
 def test_no_cluster_there(data, tmp_path, cluster, monkeypatch):
+    def refuse(**_):  # as Ray does after some minutes
+        raise ConnectionError("Failed to connect to Ray cluster")
+
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr(cluster, "init", refuse)
     with pytest.raises(KitError, match=r"no connection to 127\.0\.0\.1:1 .*check RAY_ADDRESS"):
         sweep(PLAN, BASE, data, tmp_path / "out", executor="ray")
 
