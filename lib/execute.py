@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from nbclient.exceptions import CellExecutionError
 
 from lib.logger import TRAIN_CSV, finished_runs
 from lib.utils import PROJECT, WIDGET_MIME, CommandParser, KitError, run_command, short_path, write_atomic
+
+_BAR = re.compile(r"\r|\x1b\[A|^\s*$")  # what bars write: back to the start of the line, one line up, nothing
 
 
 class _Client(NotebookClient):
@@ -63,7 +66,7 @@ def _tidy(content: nbformat.NotebookNode) -> None:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs
                             if not _only_a_widget(output)
-                            and not (output.get("name") == "stderr" and "\r" in output["text"])]
+                            and not (output.get("name") == "stderr" and _BAR.search(output["text"]))]
             for output in cell.outputs:
                 output.get("data", {}).pop(WIDGET_MIME, None)
 

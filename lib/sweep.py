@@ -21,7 +21,7 @@ from lib.sweep_cost import Cost, sweep_cost
 from lib.sweep_ray import run_on_ray
 from lib.sweep_table import Row, SweepTable
 from lib.sweep_task import Task, make_tasks, train_task
-from lib.utils import CommandParser, KitError, progress, run_command, say
+from lib.utils import CommandParser, KitError, in_notebook, progress, run_command, say
 
 EXECUTORS = ("local", "ray")
 
@@ -95,7 +95,7 @@ def _cost(tasks: list[Task], data: BrainData) -> Cost:
 def _run_here(tasks: list[Task], data: BrainData, out: Path, table: SweepTable) -> None:
     """One run after the other. Those that another process trains come last: by then they may be finished."""
     waiting = list(tasks)
-    with progress(total=len(tasks), desc="sweep", unit="run") as bar:
+    with progress(total=len(tasks), desc="sweep", unit="run", disable=in_notebook()) as bar:  # there is the table
         while waiting:
             task = next((task for task in waiting if not task.folder.busy()), None)
             if task is None:

@@ -27,7 +27,7 @@ from lib.dataset import BrainData, load_data
 from lib.logger import RunFolder
 from lib.sweep_table import SweepTable
 from lib.sweep_task import Task, note_place, record_failure, train_task
-from lib.utils import PROJECT, KitError, progress, write_atomic
+from lib.utils import PROJECT, KitError, in_notebook, progress, write_atomic
 
 _IDENTITY = ".identity"
 RETRIES = 3  # of a run whose worker died: out of memory, killed, machine lost
@@ -105,7 +105,7 @@ def _identity(out: Path) -> str:
 def _collect(ray: Any, waiting: dict[Any, Task], data: BrainData, table: SweepTable) -> None:
     """Take in results as they come."""
     try:
-        with progress(total=len(waiting), desc="sweep", unit="run") as bar:
+        with progress(total=len(waiting), desc="sweep", unit="run", disable=in_notebook()) as bar:
             while waiting:
                 ready, _ = ray.wait(list(waiting), timeout=1)
                 for reference in ready:
