@@ -19,7 +19,7 @@ NORMALISATIONS = ("batch", "instance", "group", "none")
 INITIALISERS = ("default", "normal", "xavier", "kaiming", "orthogonal")
 LOSSES = ("DiceLoss", "IOULoss", "TverskyLoss", "FocalTverskyLoss", "FocalLoss", "BCELoss", "DiceBCELoss",
           "MSSSIMLoss", "HybridLoss")
-SPLITS = re.compile(r"auto|published|holdout(:[1-9]\d*)?|fold-[1-9]\d*-of-[1-9]\d*")
+SPLITS = re.compile(r"auto|published|all|holdout(:[1-9]\d*)?|fold-[1-9]\d*-of-[1-9]\d*")
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 OWN_CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # "my_module:MyNetwork"
 
@@ -46,7 +46,8 @@ class Config:
     image_size: int = _option(256, "edge of the square slices that the network sees, pixels", minimum=32)
     preprocessing: str = _option("reference", "reference (as published) or native (whole grid)",
                                  ("reference", "native"))
-    split: str = _option("auto", "auto, published, holdout, holdout:N, or fold-I-of-K; always by patient",
+    split: str = _option("auto", "auto, published, holdout, holdout:N, fold-I-of-K, or all (no patient is left to score); "
+                                 "always by patient",
                          pattern=SPLITS)
     neighbours: int = _option(0, "slices below and above that the network sees besides, on either side (2.5-D)",
                               minimum=0)

@@ -105,7 +105,8 @@ def make_split(data: BrainData, spec: str = "auto") -> Split:
 
     ``auto`` is ``published`` when all 110 patients of the dataset are there, a third of the patients for phantoms, and
     otherwise ``holdout``: a stratified tenth, at least 5 and at most 10 patients. ``holdout:N`` holds out N patients,
-    ``fold-I-of-K`` is one of ``folds(data, K)``.
+    ``fold-I-of-K`` is one of ``folds(data, K)``. ``all`` holds out nobody: for weights that are to be used, by a recipe
+    that was chosen before.
 
     Raises:
         KitError: the data cannot be split so.
@@ -125,12 +126,14 @@ def make_split(data: BrainData, spec: str = "auto") -> Split:
             raise KitError(f"{data.root}: the published split needs {min(missing)} and {len(missing) - 1} more; use "
                            f"split=auto or fold-1-of-5")
         return _split("published", names, PUBLISHED_VALIDATION)
+    if spec == "all":
+        return _split("all", names, ())
     if match := re.fullmatch(r"holdout(?::(\d+))?", spec):
         count = int(match[1]) if match[1] else min(max(len(names) // 10, 5), 10, len(names) // 2)
         return _holdout(data, count)
     if (match := re.fullmatch(r"fold-(\d+)-of-(\d+)", spec)) and 1 <= int(match[1]) <= int(match[2]):
         return folds(data, int(match[2]))[int(match[1]) - 1]
-    raise KitError(f"split {spec!r} is unknown; use auto, published, holdout, holdout:N or fold-I-of-K")
+    raise KitError(f"split {spec!r} is unknown; use auto, published, holdout, holdout:N, fold-I-of-K or all")
 
 
 def folds(data: BrainData, k: int = 5, seed: int = _SPLIT_SEED) -> list[Split]:
@@ -185,8 +188,8 @@ class SliceDataset(Dataset):
         self.patients = patients
         self.lengths = [stop - start for start, stop in ranges]
         offsets = [0, *(step for distance in range(1, neighbours + 1) for step in (-distance, distance))]
-        self._seen = np.concatenate([  # (len, 2 neighbours + 1), rows of the cache
-            np.clip(np.arange(start, stop)[:, None] + offsets, start, stop - 1) for start, stop in ranges])
+        self._seen = np.concatenate([np.empty((0, len(offsets)), int), *(  # (len, 2 neighbours + 1), rows of the cache
+            np.clip(np.arange(start, stop)[:, None] + offsets, start, stop - 1) for start, stop in ranges)])
         self._rows = self._seen[:, 0]
         self._images, self._masks = cache.images, cache.masks
 

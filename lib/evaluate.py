@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from lib.metrics import counts, dsc, hd95, largest_component
 from lib.utils import Precision, memory_format
 
 THRESHOLD = 0.5
+CASE_COLUMNS = ("patient", "slices", "dsc", "dsc_native", "tp", "fp", "fn", "iou", "precision", "recall", "hd95")
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,11 @@ def validate(model: nn.Module, loss: nn.Module, slices: SliceDataset, machine: M
              batch_size: int) -> tuple[float, float]:
     """(mean loss over batches, mean DSC of the largest component over patients) on the network's grid.
 
-    Predictions are made as for the table of cases, flips included: the epoch is chosen by what is scored.
+    Predictions are made as for the table of cases, flips included: the epoch is chosen by what is scored. Without
+    slices both are NaN.
     """
+    if not len(slices):
+        return math.nan, math.nan
     losses, masks = [], []
     for logits, truth in forward_batches(model, slices, machine, batch_size, model.config.tta):
         losses.append(loss(logits, truth))

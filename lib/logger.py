@@ -112,6 +112,8 @@ class Run:
 
     def __str__(self) -> str:
         best = self.info["best"]
+        if not len(self.cases):
+            return f"{self.id}: epoch {best['epoch']} of {self.config.epochs}, trained on all patients, scored on none"
         return f"{self.id}: best epoch {best['epoch']} of {self.config.epochs}, validation DSC {self.dsc}"
 
 
@@ -202,8 +204,8 @@ class RunFolder:
         write_atomic(self.path / "history.csv", to_csv(pd.DataFrame(rows)))
 
     def write_cases(self, rows: list[dict[str, Any]]) -> None:
-        """Write cases.csv, a row per validation patient."""
-        write_atomic(self.path / "cases.csv", to_csv(pd.DataFrame(rows)))
+        """Write cases.csv, a row per validation patient; its header where there are none."""
+        write_atomic(self.path / "cases.csv", to_csv(pd.DataFrame(rows, columns=list(evaluate.CASE_COLUMNS))))
 
     def save(self, name: str, content: dict[str, Any]) -> None:
         """``torch.save`` into the folder, atomically and with the same bytes for the same content."""
@@ -269,12 +271,12 @@ def to_csv(table: pd.DataFrame) -> str:
 
 
 def finished_runs(out: str | Path) -> list[Run]:
-    """All finished runs below ``out``, in the order of the CSVs: plan, config, run.
+    """All finished runs below ``out`` that scored somebody, in the order of the CSVs: plan, config, run.
 
     One that cannot be read, damaged or of another version of the kit, is named and left out.
     """
     runs = [Run(file.parent) for file in sorted(Path(out).glob("runs/*/run.json"))]
-    done = [run for run in runs if _is_finished(run)]
+    done = [run for run in runs if _is_finished(run) and len(run.cases)]  # split="all" has no score to show
     return sorted(done, key=lambda run: (run.info["plans"], json.dumps(run.info["config"], sort_keys=True), run.id))
 
 

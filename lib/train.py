@@ -70,6 +70,7 @@ def fit(config: Config, data: BrainData, out: str | Path = "result", plan: str =
         watch: Callable[[Epoch], None] | None = None) -> Run:
     """Train ``config`` on ``data`` and keep everything in ``<out>/runs/<run_id>/``.
 
+    The weights of the best epoch are kept; with ``split="all"``, which leaves no patient to score, those of the last.
     The same run asked for twice is loaded, an interrupted one goes on from its last finished epoch, and ends with the
     same bytes as if it had never stopped (on a CPU). The result CSVs in ``out`` are brought up to date.
 
@@ -272,7 +273,9 @@ class _Training:
             self.model.load_state_dict(current)
 
     def _best(self) -> dict[str, Any]:
-        """The row of the best epoch; of equal ones the first."""
+        """The row of the best epoch; of equal ones the first. Where nobody is left to score, the last."""
+        if not self.split.validation:
+            return self.history[-1]
         return max(self.history, key=lambda row: row["val_dsc"])
 
     def _keep(self, row: dict[str, Any]) -> None:
@@ -321,7 +324,8 @@ class _Training:
         self.folder.write_history(self.history)
         self.folder.write_cases(rows)
         trained = self.config.epochs * self.batches * self.config.batch_size
-        self.folder.update(best={"epoch": best["epoch"], "val_dsc": best["val_dsc"]},
+        val_dsc = best["val_dsc"] if rows else None
+        self.folder.update(best={"epoch": best["epoch"], "val_dsc": val_dsc},
                            slices_per_s=round(trained / max(seconds, 1e-9), 1), **peak_memory(self.machine.device),
                            accumulate=self.parts,
                            sha256=checkpoint_hashes(self.folder.path), status="finished")

@@ -18,7 +18,7 @@ from lib import train
 from lib.config import Config
 from lib.dataset import load_data, make_split
 from lib.logger import Run, RunFolder, code_fingerprint, find_run, finished_runs, run_id, write_result_csvs
-from lib.predict import predict
+from lib.predict import load_weights, predict
 from lib.stats import compare
 from lib.train import fit
 from lib.utils import KitError
@@ -178,6 +178,17 @@ def test_best_weights_are_those_of_the_best_epoch(data, tmp_path):
     run = fit(TINY, data, tmp_path)
     best = torch.load(run.weights, weights_only=True)
     assert best["epoch"] == run.history.loc[run.history["val_dsc"].idxmax(), "epoch"]
+
+
+def test_training_on_all_patients_keeps_the_last_epoch_and_claims_no_score(data, tmp_path):
+    run = fit(dataclasses.replace(TINY, split="all"), data, tmp_path)
+    assert run.info["split"]["train"] == list(data.patients) and run.info["split"]["validation"] == []
+    assert run.info["best"] == {"epoch": TINY.epochs, "val_dsc": None}
+    kept, last = (torch.load(run.folder / name, weights_only=True)["weights"] for name in ("best.pt", "last.pt"))
+    assert all(torch.equal(kept[name], last[name]) for name in last)
+    assert len(run.cases) == 0 and "scored on none" in str(run)
+    assert finished_runs(tmp_path) == [], "a table of scores would show it without one"
+    assert load_weights(run.weights).trained_on == tuple(data.patients)
 
 
 def test_result_csv_columns_and_rebuild(data, tmp_path):
