@@ -46,8 +46,8 @@ class Config:
     image_size: int = _option(256, "edge of the square slices that the network sees, pixels", minimum=32)
     preprocessing: str = _option("reference", "reference (as published) or native (whole grid)",
                                  ("reference", "native"))
-    split: str = _option("auto", "auto, published, holdout, holdout:N, fold-I-of-K, or all (no patient is left to score); "
-                                 "always by patient",
+    split: str = _option("auto", "auto, published, holdout, holdout:N, fold-I-of-K, or all (nobody is left to score); by "
+                                 "patient",
                          pattern=SPLITS)
     neighbours: int = _option(0, "slices below and above that the network sees besides, on either side (2.5-D)",
                               minimum=0)
@@ -166,10 +166,10 @@ _RUNGS: dict[str, dict[str, Any]] = {
     "stronger augmentation": {"padding": "background", "scale": 0.2, "rotation": 30.0, "intensity": 0.15},
     # Dice for the rare class, cross-entropy for an even gradient; nnU-Net
     "Dice + BCE": {"loss": "DiceBCELoss"},
+    # decay that Adam's step does not rescale, Loshchilov and Hutter 2019 (arXiv:1711.05101), lets larger steps be taken
+    "AdamW, larger steps": {"optimizer": "AdamW", "lr": 2e-3, "weight_decay": 1e-2},
     # nnU-Net's decay; averaged weights stand for a smaller step, Polyak and Juditsky 1992
-    "schedule and averaging": {"lr_scheduler": "poly", "ema": 0.999},
-    # Zhou et al. 2020 (arXiv:1912.05074)
-    "U-Net++, deep supervision": {"model": "unet_2plus", "deep_supervision": True},
+    "schedule and averaging": {"lr_scheduler": "poly", "ema": 0.99},
     ### END SOLUTION
     "test-time flips": {"tta": True},
 }
@@ -248,5 +248,10 @@ def _true_or_false(text: str) -> bool:
 
 def from_arguments(arguments: argparse.Namespace, base: Config = REFERENCE) -> Config:
     """``base`` with the fields that were given on the command line."""
+    return dataclasses.replace(base, **changed_fields(arguments))
+
+
+def changed_fields(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Field -> value of those that were given on the command line."""
     names = {spec.name for spec in dataclasses.fields(Config)}
-    return dataclasses.replace(base, **{name: value for name, value in vars(arguments).items() if name in names})
+    return {name: value for name, value in vars(arguments).items() if name in names}

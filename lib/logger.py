@@ -124,6 +124,7 @@ class Place(NamedTuple):
         group: the same for all that is compared in one sweep: base recipe, data and split.
         position: of the variant in the plan; the reference stands at 0.
         ladder: each variant is compared with the one before it, not with the reference.
+        scale: how large an experiment it is, where that has a name, see ``lib.reference.SCALES``.
     """
 
     plan: str
@@ -131,6 +132,7 @@ class Place(NamedTuple):
     position: int
     label: str
     ladder: bool = False
+    scale: str = ""
 
 
 class RunFolder:
@@ -326,6 +328,7 @@ def _result_rows(run: Run) -> pd.DataFrame:
         "seed": c.seed, "train loss": history["train loss"], "image size": c.image_size,
         "dataset": run.info["data"]["name"], "split": run.info["split"]["name"], "run_id": run.id,
         "plan": "; ".join(run.info["plans"]), "parameters": run.info["parameters"],
+        "measured at": "; ".join(sorted({place.get("scale", "") for place in run.info.get("places", [])} - {""})),
     })
     known = {name.replace(" ", "_") for name in columns} | {"loss", "optimizer", "device"}
     settings = c.to_dict() | {name: run.info[name] for name in ("precision", "accumulate")}  # what it came to

@@ -1,6 +1,7 @@
 """Train every variant of a plan: ``sweep("loss", base, data) -> Sweep``. Nothing is lost, nothing is trained twice.
 
-Command line: ``python -m lib.sweep PLAN --data DIR --out DIR [--executor ray] [--seeds 42 43 44] [--lr 3e-4 ...]``
+Command line: ``python -m lib.sweep PLAN --data DIR --out DIR [--executor ray] [--seeds 42 43 44] [--lr 3e-4 ...]``,
+and ``python -m lib.sweep reference --at cpu --data DIR --out DIR`` for all of ``lib.reference``.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from lib import stats
-from lib.config import Config, add_arguments, from_arguments
-from lib.dataset import BrainData, load_data
+from lib.config import REFERENCE, Config, add_arguments, changed_fields
+from lib.dataset import BrainData, folds, load_data
 from lib.logger import Run, write_result_csvs
-from lib.plans import PLANS, Plan, find_plan
+from lib.plans import PLANS, Overrides, Plan, find_plan
+from lib.reference import PARTS, SCALES, Part, base_of
 from lib.sweep_cost import Cost, sweep_cost
 from lib.sweep_ray import run_on_ray
 from lib.sweep_table import Row, SweepTable
@@ -69,6 +72,17 @@ def sweep(plan: Plan | str, base: Config, data: BrainData, out: str | Path = "re
     return Sweep(plan, runs, failures)
 
 
+def part_tasks(part: Part, data: BrainData, out: str | Path, scale: str,
+               changes: Overrides = MappingProxyType({})) -> list[Task]:
+    """The runs of a part of the reference.
+
+    Args:
+        scale, changes: see ``lib.reference.base_of``.
+    """
+    splits = [split.name for split in folds(data, part.folds)] if part.folds else ()
+    return make_tasks(part.plan, base_of(part, scale, changes), data, Path(out).absolute(), part.seeds, splits, scale)
+
+
 def train_tasks(tasks: list[Task], data: BrainData, out: str | Path, executor: str = "local",
                 **options: float) -> None:
     """Say what ``tasks`` will cost, train what is missing, show where it stands, bring the CSVs up to date."""
@@ -77,8 +91,8 @@ def train_tasks(tasks: list[Task], data: BrainData, out: str | Path, executor: s
     if options and executor != "ray":
         raise KitError(f"{', '.join(options)}: for executor ray only; leave it out")
     say(str(_cost(tasks, data)))
-    table = SweepTable([Row(task.place.label, task.trial.config.seed, task.trial.config.epochs, task.folder)
-                        for task in tasks])
+    table = SweepTable([Row(label, task.trial.config.seed, task.trial.config.epochs, task.folder)
+                        for task, label in zip(tasks, _names(tasks), strict=True)])
     table.refresh()
     if executor == "ray":
         run_on_ray(tasks, data, Path(out).absolute(), table, **options)
@@ -86,6 +100,12 @@ def train_tasks(tasks: list[Task], data: BrainData, out: str | Path, executor: s
         _run_here(tasks, data, Path(out).absolute(), table)
     table.refresh(last=True)
     write_result_csvs(out)
+
+
+def _names(tasks: list[Task]) -> list[str]:
+    """The variant that each run is, and its fold where there are several."""
+    folded = len({task.trial.config.split for task in tasks}) > 1
+    return [f"{task.place.label}, {task.trial.config.split}" if folded else task.place.label for task in tasks]
 
 
 def _cost(tasks: list[Task], data: BrainData) -> Cost:
@@ -129,12 +149,26 @@ def outcome(tasks: list[Task]) -> tuple[dict[str, list[Run]], dict[str, str]]:
 
 # --- command line -------------------------------------------------------------------------------------------------
 
+REFERENCE_PLAN = "reference"
+
 
 def main() -> None:
     """The command line."""
+    arguments = _parser().parse_args()
+    changes = changed_fields(arguments)
+    options = {name: value for name in ("gpus", "cpus") if (value := getattr(arguments, name)) is not None}
+    train = _reference if arguments.plan == REFERENCE_PLAN else _one_plan
+    failures = train(arguments, changes, options)
+    for label, why in failures.items():
+        print(f"failed: {label}: {why}", file=sys.stderr)
+    sys.exit(1 if failures else 0)
+
+
+def _parser() -> CommandParser:
     plans = "\n".join(f"  {plan.name:<14}{len(plan.variants):>3} variants   {plan.question}" for plan in PLANS.values())
-    parser = CommandParser(prog="python -m lib.sweep", description=f"Train every variant of a plan.\n\nplans:\n{plans}",
-                           formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(prog="python -m lib.sweep", formatter_class=argparse.RawDescriptionHelpFormatter,
+                           description=f"Train every variant of a plan.\n\nplans:\n{plans}\n  {REFERENCE_PLAN:<14}"
+                                       f"all that the kit measures on patients: {', '.join(PARTS)}")
     parser.add_argument("plan", help="one of the plans above")
     parser.add_argument("--data", required=True, help="Kaggle folder, a folder that holds it, archive.zip, or: kaggle")
     parser.add_argument("--out", default="result", help="folder of results (default: result)")
@@ -143,22 +177,49 @@ def main() -> None:
     parser.add_argument("--gpus", type=float, help="ray: GPUs of a run, e.g. 0.5 (default: 1 where there are any)")
     parser.add_argument("--cpus", type=float, help="ray: CPU cores of a run (default: 1)")
     parser.add_argument("--dry-run", action="store_true", help="only say what it would cost")
+    parser.add_argument("--at", default="cpu", choices=list(SCALES), help="reference: its scale (default: cpu)")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="reference: these parts of it")
     add_arguments(parser)
-    arguments = parser.parse_args()
-    plan, base = find_plan(arguments.plan), from_arguments(arguments)
-    data = load_data(arguments.data, base.image_size, base.preprocessing)
-    print(data.report())
+    return parser
+
+
+def _one_plan(arguments: argparse.Namespace, changes: Overrides, options: dict[str, float]) -> dict[str, str]:
+    """Train the plan asked for, or only say what it would cost; label -> why it failed."""
+    plan, base = find_plan(arguments.plan), replace(REFERENCE, **changes)
+    data = _load(arguments, base)
     if arguments.dry_run:
         print(_cost(make_tasks(plan, base, data, Path(arguments.out).absolute(), arguments.seeds), data))
-        return
-    options = {name: value for name in ("gpus", "cpus") if (value := getattr(arguments, name)) is not None}
+        return {}
     done = sweep(plan, base, data, arguments.out, arguments.seeds, arguments.executor, **options)
-    for label, why in done.failures.items():
-        print(f"failed: {label}: {why}", file=sys.stderr)
     if len(done.runs) > 1:
         print(f"\n{plan.question}")
         print(stats.verdicts(done.runs).to_string())
-    sys.exit(1 if done.failures else 0)
+    return done.failures
+
+
+def _reference(arguments: argparse.Namespace, changes: Overrides, options: dict[str, float]) -> dict[str, str]:
+    """Train the parts of the reference that were asked for, or only say what they would cost; as ``_one_plan``."""
+    unknown = set(arguments.only or ()).difference(PARTS)
+    if unknown:
+        raise KitError(f"part {min(unknown)!r} of the reference is unknown; use some of {', '.join(PARTS)}")
+    parts = [part for name, part in PARTS.items() if not arguments.only or name in arguments.only]
+    data = _load(arguments, base_of(parts[0], arguments.at, changes))
+    failures = {}
+    for part in parts:
+        print(f"\n{part.plan.name}: {part.plan.question}")
+        tasks = part_tasks(part, data, arguments.out, arguments.at, changes)
+        if arguments.dry_run:
+            print(_cost(tasks, data))
+            continue
+        train_tasks(tasks, data, arguments.out, arguments.executor, **options)
+        failures |= {f"{part.plan.name}, {label}": why for label, why in outcome(tasks)[1].items()}
+    return failures
+
+
+def _load(arguments: argparse.Namespace, base: Config) -> BrainData:
+    data = load_data(arguments.data, base.image_size, base.preprocessing)
+    print(data.report())
+    return data
 
 
 if __name__ == "__main__":

@@ -35,12 +35,13 @@ class Task:
 
 
 def make_tasks(plan: Plan, base: Config, data: BrainData, out: Path, seeds: Sequence[int] = (),
-               splits: Sequence[str] = ()) -> list[Task]:
+               splits: Sequence[str] = (), scale: str = "") -> list[Task]:
     """The runs of a plan, in the order in which they are trained.
 
     Args:
         out: absolute: workers run elsewhere.
         splits: train everything on each of these, ``fold-1-of-5`` and so on, instead of on that of ``base``.
+        scale: noted with each run.
 
     Raises:
         KitError: a variant that no ``Config`` allows, or data that cannot be split so.
@@ -52,7 +53,7 @@ def make_tasks(plan: Plan, base: Config, data: BrainData, out: Path, seeds: Sequ
     group = fingerprint([settings, data.fingerprint, parts])[:8]
     positions = {label: position for position, label in enumerate(plan.configs(base))}
     return [Task(trial, RunFolder(out, run_id(trial.config, data, make_split(data, split), _code(trial.config))),
-                 Place(plan.name, group, positions[trial.label], trial.label, plan.ladder))
+                 Place(plan.name, group, positions[trial.label], trial.label, plan.ladder, scale))
             for split in splits for trial in plan.trials(replace(base, split=split), seeds)]
 
 
