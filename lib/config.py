@@ -46,8 +46,8 @@ class Config:
     image_size: int = _option(256, "edge of the square slices that the network sees, pixels", minimum=32)
     preprocessing: str = _option("reference", "reference (as published) or native (whole grid)",
                                  ("reference", "native"))
-    split: str = _option("auto", "auto, published, holdout, holdout:N, fold-I-of-K, or all (nobody is left to score); by "
-                                 "patient",
+    split: str = _option("auto", "auto, published, holdout, holdout:N, fold-I-of-K, or all (nobody is left to score); "
+                                 "by patient",
                          pattern=SPLITS)
     neighbours: int = _option(0, "slices below and above that the network sees besides, on either side (2.5-D)",
                               minimum=0)
