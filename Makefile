@@ -5,10 +5,10 @@ PYTHON ?= python3
 PY := .venv/bin/python
 NOTEBOOKS := train_default.ipynb train.ipynb train_best.ipynb inference.ipynb
 
-.PHONY: help run lab report test test-all bench figures notebooks grade-demo student
+.PHONY: help run lab report test test-all bench figures reference-figures notebooks grade-demo student
 
 help:            ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv/run   ## train the baseline and look at it: notebooks to result/notebooks, numbers to result/*.csv
 	$(PY) -m lib.execute train_default.ipynb inference.ipynb
@@ -38,6 +38,9 @@ notebooks: .venv/run ## execute the notebooks in place on the phantom, as they a
 	KIT_DATA=phantom KIT_PROFILE=quick $(PY) -m lib.execute --in-place $(NOTEBOOKS)
 
 ### BEGIN SOLUTION
+reference-figures: .venv/run ## tables and figures of what was measured on patients, in result/reference and README
+	$(PY) -m lib.results
+
 grade-demo: .venv/run ## grade eight fake hand-ins, and print the gradebook of docs/instructors.md
 	$(PY) -m tests.grade_demo result/grade-demo
 

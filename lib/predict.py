@@ -1,6 +1,6 @@
 """Weights and images -> masks in the Kaggle layout and the table of cases.
 
-Command line: ``python -m lib.predict --weights FILE --data DIR --out DIR``
+Command line: ``python -m lib.predict --data DIR --out DIR [--weights FILE]``
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from lib.config import MODELS, REFERENCE, Config
 from lib.dataset import BrainData, load_data
 from lib.evaluate import Machine, case_row, native_mask, predict_volumes
 from lib.kaggle import write_masks
-from lib.logger import to_csv
+from lib.logger import find_run, to_csv
 from lib.metrics import summarise
 from lib.networks import build_model
 from lib.unet import from_published
 from lib.utils import (
+    PROJECT,
     CommandParser,
     KitError,
     deterministic,
@@ -34,8 +35,31 @@ from lib.utils import (
     pick_precision,
     progress,
     run_command,
+    short_path,
     write_atomic,
 )
+
+PRETRAINED = PROJECT / "result" / "pretrained"
+KIT_WEIGHTS = PRETRAINED / "best.pt"
+
+
+def default_weights(out: str | Path = "result", data: BrainData | None = None) -> Path:
+    """Weights of the best run of one's own (``lib.logger.find_run``), or the kit's where there is none.
+
+    Raises:
+        KitError: neither is there.
+    """
+    try:
+        return find_run(out, data).weights
+    except KitError:
+        if not KIT_WEIGHTS.is_file():
+            raise
+        return KIT_WEIGHTS
+
+
+def unseen(network: nn.Module, data: BrainData) -> tuple[str, ...]:
+    """The patients of ``data`` that a network from ``load_weights`` was not trained on."""
+    return tuple(name for name in data.patients if name not in network.trained_on)
 
 
 def load_weights(file: str | Path, model: str | None = None) -> nn.Module:
@@ -237,7 +261,8 @@ def _require_free(out: Path, data: BrainData) -> None:
 def main() -> None:
     """The command line."""
     parser = CommandParser(prog="python -m lib.predict", description="Segment the patients of a folder.")
-    parser.add_argument("--weights", required=True, help="best.pt of a run, or a state dict of the published U-Net")
+    parser.add_argument("--weights", help="best.pt of a run, or a state dict of the published U-Net (default: the best "
+                                          "run in result/, or result/pretrained/best.pt)")
     parser.add_argument("--data", required=True, help="Kaggle folder, a folder that holds it, or archive.zip")
     parser.add_argument("--out", required=True, help="folder for masks and cases.csv")
     parser.add_argument("--model", help="module:Class, where the weights are of a network of your own")
@@ -245,7 +270,9 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
     arguments = parser.parse_args()
-    model = load_weights(arguments.weights, arguments.model)
+    weights = arguments.weights or default_weights()
+    model = load_weights(weights, arguments.model)
+    print(f"weights: {short_path(Path(weights))}")
     print(predict(model, arguments.data, arguments.out, device=arguments.device, precision=arguments.precision,
                   tta=arguments.tta))
     print(f"masks and cases.csv: {arguments.out}")
