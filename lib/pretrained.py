@@ -13,9 +13,10 @@ import torch
 
 from lib.config import REFERENCE, Config
 from lib.logger import Run
+from lib.measured import FOLDER, cross_validated
 from lib.predict import PRETRAINED, read_checkpoint
 from lib.reference import SCALES, WEIGHTS
-from lib.results import FOLDER, cross_validated, cross_validation_table, markdown
+from lib.results import cross_validation_table, markdown
 from lib.utils import CommandParser, KitError, run_command, sha256, write_atomic
 
 CARD, SUMS = "README.md", "SHA256SUMS"

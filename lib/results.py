@@ -5,7 +5,6 @@ Command line: ``python -m lib.results``, or ``make reference-figures``. Nothing 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,33 +12,17 @@ import pandas as pd
 
 from lib import stats
 from lib.crossval import CrossValidation
-from lib.logger import Run, finished_runs, write_result_csvs
+from lib.evaluate import THRESHOLD
+from lib.logger import Run, write_result_csvs
+from lib.measured import FOLDER, Measured, cross_validated, measured
 from lib.metrics import Summary
 from lib.plot import dsc_bars, dsc_strips, forest, sweep_curves
+from lib.postprocess import POSTPROCESSING, nested_choice
 from lib.reference import BASELINE, CROSS_VALIDATION, LADDER_PLAN, PARTS, SCALES
 from lib.utils import PROJECT, CommandParser, KitError, run_command, write_atomic
 
-FOLDER = PROJECT / "result" / "reference"
 BEGIN, END = "<!-- made by: make reference-figures -->", "<!-- end of what make reference-figures makes -->"
 WORST = 10  # patients named
-Measured = dict[str, list[Run]]  # label of a variant -> its runs, the reference first
-
-
-def measured(plan: str, scale: str, folder: Path = FOLDER) -> Measured:
-    """The finished runs of a part of the reference; of variants that are complete, all with the same folds or seeds."""
-    found: dict[tuple[int, str], list[Run]] = defaultdict(list)
-    for run in finished_runs(folder):
-        for place in run.info["places"]:
-            if (place["plan"], place["scale"]) == (plan, scale):
-                found[place["position"], place["label"]].append(run)
-    expected = PARTS[plan].folds or len(PARTS[plan].seeds) or 1
-    return {label: sorted(runs, key=lambda run: (run.info["split"]["name"], run.config.seed))
-            for (_, label), runs in sorted(found.items()) if len(runs) == expected}
-
-
-def cross_validated(scale: str, folder: Path = FOLDER) -> dict[str, CrossValidation]:
-    """The recipes that were cross-validated, the baseline first."""
-    return {label: CrossValidation(tuple(runs)) for label, runs in measured(CROSS_VALIDATION, scale, folder).items()}
 
 
 def cross_validation_table(folds: Mapping[str, CrossValidation]) -> pd.DataFrame:
@@ -92,10 +75,28 @@ def sections(scale: str, folder: Path = FOLDER) -> Iterator[str]:
         yield (f"### Cross-validation\n\n{markdown(cross_validation_table(folds))}\n\n"
                f"![DSC of each patient](cross-validation-{scale}.png)\n\n"
                f"The patients that the last recipe fails most:\n\n{markdown(worst_patients(folds))}")
+    file = folder / POSTPROCESSING.format(scale)
+    if file.is_file():
+        yield (f"### Post-processing\n\nFor each fold, the threshold and the kept pieces that were best on the other "
+               f"folds, against the largest piece above {THRESHOLD}.\n\n{markdown(_postprocessing(pd.read_csv(file)))}")
     for name in PARTS:
         runs = measured(name, scale, folder) if name != CROSS_VALIDATION else {}
         if len(runs) > 1:
             yield f"### {name}\n\n{PARTS[name].plan.question}\n\n{markdown(_compared(name, runs))}"
+
+
+def _postprocessing(table: pd.DataFrame) -> pd.DataFrame:
+    """A row per recipe: what was chosen, and what it gave."""
+    rows = {}
+    for recipe, scores in table.groupby("recipe", sort=False):
+        choice = nested_choice(scores)
+        against = stats.paired(choice["dsc"] - choice["published"])
+        picked = choice.drop_duplicates("fold")
+        rows[recipe] = {"as published": choice["published"].mean(), "chosen": choice["dsc"].mean(),
+                        "difference": against.mean, "95 % CI": f"{against.low:+.3f} to {against.high:+.3f}",
+                        "p": against.p, "verdict": against.verdict,
+                        "fold by fold": ", ".join(f"{row.rule} {row.threshold:g}" for row in picked.itertuples())}
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def _compared(name: str, runs: Measured) -> pd.DataFrame:

@@ -6,11 +6,12 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from lib import pretrained, results, sweep
+from lib import measured, postprocess, pretrained, results, sweep
 from lib.config import BEST, REFERENCE
 from lib.dataset import PUBLISHED_VALIDATION, load_data
 from lib.logger import BEST_CSV, Run
@@ -77,7 +78,7 @@ def test_an_unknown_part_is_named(tiny_kaggle, monkeypatch, capfd):
 
 
 def test_cross_validation_table_is_what_the_run_folders_say(reference):
-    folds = results.cross_validated("cpu", reference)
+    folds = measured.cross_validated("cpu", reference)
     assert list(folds) == ["baseline", "best"]
     table = results.cross_validation_table(folds)
     runs = [run for run in map(Run, (reference / "runs").iterdir()) if len(run.cases)]
@@ -97,15 +98,49 @@ def test_a_recipe_that_lacks_a_fold_is_not_shown(reference, tmp_path):
             (tmp_path / file.relative_to(reference)).write_bytes(file.read_bytes())
     best = [run for run in map(Run, (tmp_path / "runs").iterdir()) if run.config.loss == BEST.loss and len(run.cases)]
     (best[0].folder / "run.json").write_text(json.dumps(best[0].info | {"status": "running"}))
-    assert list(results.cross_validated("cpu", tmp_path)) == ["baseline"]
+    assert list(measured.cross_validated("cpu", tmp_path)) == ["baseline"]
     assert "Cross-validated: 6 patients, 5 folds" in results.readme_table(tmp_path)
+
+
+def test_post_processing_is_chosen_where_it_is_not_scored():
+    """Two folds of two patients: what is best on one is tried on the other."""
+    def rows(fold, patient, **dsc):
+        return [{"fold": fold, "patient": patient, "rule": rule, "threshold": 0.5, "dsc": value}
+                for rule, value in dsc.items()]
+    table = pd.DataFrame([*rows("1", "a", size=0.5, all=0.7, mass=0.1), *rows("1", "b", size=0.5, all=0.6, mass=0.1),
+                          *rows("2", "c", size=0.9, all=0.3, mass=0.2), *rows("2", "d", size=0.8, all=0.4, mass=0.2)])
+    choice = postprocess.nested_choice(table).set_index("patient")
+    assert choice["rule"].to_dict() == {"a": "size", "b": "size", "c": "all", "d": "all"}
+    assert choice["dsc"].to_dict() == {"a": 0.5, "b": 0.5, "c": 0.3, "d": 0.4}
+    assert choice["published"].to_dict() == {"a": 0.5, "b": 0.5, "c": 0.9, "d": 0.8}
+
+
+def test_rules_of_post_processing():
+    """Two pieces: three voxels that are barely seen, and two that are certain."""
+    probabilities = np.zeros((1, 1, 8))
+    probabilities[0, 0] = [0.6, 0.6, 0.6, 0, 0.95, 0.95, 0, 0]
+    kept = {rule: keep(probabilities, 0.5).astype(int).tolist()[0][0] for rule, keep in postprocess.RULES.items()}
+    assert kept == {"size": [1, 1, 1, 0, 0, 0, 0, 0], "mass": [0, 0, 0, 0, 1, 1, 0, 0],
+                    "all": [1, 1, 1, 0, 1, 1, 0, 0]}
+    assert not postprocess.RULES["mass"](probabilities, 0.99).any()
+
+
+def test_rules_are_scored_by_the_network_of_the_fold(reference):
+    folds = measured.cross_validated("cpu", reference)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KIT_CACHE", str(reference / "cache"))
+        table = postprocess.score_rules(folds, load_data(reference / "kaggle_3m", SMALL["image_size"]))
+    published = table.query("rule == 'size' and threshold == 0.5").set_index(["recipe", "patient"])["dsc"]
+    for label, each in folds.items():
+        for row in each.cases.itertuples():
+            assert published[label, row.patient] == pytest.approx(row.dsc, abs=1e-7)
 
 
 def test_pages_and_figures(reference):
     page = results.page(reference)
     drawn = results.draw(reference)
     assert {file.name for file in drawn} >= set(re.findall(r"\]\((.*?\.png)\)", page))
-    worst = results.worst_patients(results.cross_validated("cpu", reference), 2)
+    worst = results.worst_patients(measured.cross_validated("cpu", reference), 2)
     assert list(worst["best"]) == sorted(worst["best"]) and all(f"| {name} |" in page for name in worst.index)
     text = results.with_block(f"before\n{results.BEGIN}\nold\n{results.END}\nafter", "new")
     assert text == f"before\n{results.BEGIN}\nnew\n{results.END}\nafter"
@@ -143,9 +178,9 @@ def test_own_weights_come_before_those_of_the_kit(tiny_kaggle, tmp_path):
 def test_readme_and_pages_tell_what_was_measured():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert results.with_block(readme, results.readme_table()) == readme, "run make reference-figures"
-    assert (results.FOLDER / "results.md").read_text(encoding="utf-8") == results.page(), "run make reference-figures"
+    assert (measured.FOLDER / "results.md").read_text(encoding="utf-8") == results.page(), "run make reference-figures"
     for name in re.findall(r"\]\((.*?\.png)\)", results.page()):
-        assert (results.FOLDER / name).is_file()
+        assert (measured.FOLDER / name).is_file()
 
 
 def test_the_card_tells_of_the_weights_that_are_there():

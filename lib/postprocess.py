@@ -1,0 +1,103 @@
+"""From probabilities to a mask: would another threshold, or another piece, be better? Chosen where it is not scored.
+
+Command line: ``python -m lib.postprocess --data DIR [--folder result/reference --at cpu]``, with the checkpoints of the
+cross-validation are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from lib.crossval import CrossValidation
+from lib.dataset import BrainData, load_data
+from lib.evaluate import THRESHOLD, predict_volumes
+from lib.logger import to_csv
+from lib.measured import FOLDER, cross_validated
+from lib.metrics import dsc, largest_component
+from lib.predict import load_weights, prepare
+from lib.reference import SCALES
+from lib.utils import CommandParser, deterministic, progress, run_command, write_atomic
+
+THRESHOLDS = tuple(np.round(np.arange(0.1, 1, 0.1), 1))
+
+
+def heaviest_component(probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """The face-connected component above ``threshold`` with the largest sum of probabilities, bool."""
+    mask = probabilities > threshold
+    labels, count = ndimage.label(mask)
+    if count < 2:
+        return mask
+    return labels == 1 + int(np.argmax(np.bincount(labels.ravel(), probabilities.ravel())[1:]))
+
+
+RULES: Mapping[str, Callable[[np.ndarray, float], np.ndarray]] = {
+    "size": lambda probabilities, threshold: largest_component(probabilities > threshold),
+    "mass": heaviest_component,
+    "all": lambda probabilities, threshold: probabilities > threshold,
+}
+"""Which pieces of a prediction are kept: the largest, as published, the heaviest, or every one."""
+PUBLISHED = ("size", THRESHOLD)
+POSTPROCESSING = "postprocessing-{}.csv"  # by scale
+
+
+def score_rules(folds: Mapping[str, CrossValidation], data: BrainData) -> pd.DataFrame:
+    """DSC on the network's grid of every patient by every rule and threshold, predicted by the network of its fold.
+
+    Columns: ``recipe, fold, patient, rule, threshold, dsc``.
+    """
+    rows = []
+    runs = [(label, run) for label, each in folds.items() for run in each.runs]
+    with deterministic(), progress(total=sum(len(run.cases) for _, run in runs), desc="rules", unit="patient") as bar:
+        for label, run in runs:
+            network = load_weights(run.weights)
+            machine = prepare([network], "auto", "auto")
+            names = tuple(run.cases["patient"])
+            for patient, probabilities in predict_volumes(network, data, names, machine, run.config.batch_size):
+                truth = data.slices((patient,)).volume_masks()[0]
+                rows += [{"recipe": label, "fold": run.info["split"]["name"], "patient": patient, "rule": rule,
+                          "threshold": threshold, "dsc": dsc(keep(probabilities, threshold), truth)}
+                         for rule, keep in RULES.items() for threshold in THRESHOLDS]
+                bar.update()
+    return pd.DataFrame(rows)
+
+
+def nested_choice(table: pd.DataFrame) -> pd.DataFrame:
+    """For each fold of one recipe, the rule and threshold that are best on the other folds, and what they give.
+
+    Args:
+        table: rows of ``score_rules`` of one recipe.
+
+    Returns:
+        A row per patient: ``fold, patient, rule, threshold, dsc``, and ``published``, its DSC as published.
+    """
+    scores = table.pivot(index=["fold", "patient"], columns=["rule", "threshold"], values="dsc")
+    parts = []
+    for fold, held_out in scores.groupby("fold"):
+        rule, threshold = scores.drop(fold, level="fold").mean().idxmax()
+        parts.append(pd.DataFrame({"rule": rule, "threshold": threshold, "dsc": held_out[rule, threshold],
+                                   "published": held_out[PUBLISHED]}).reset_index())
+    return pd.concat(parts, ignore_index=True)
+
+
+def main() -> None:
+    """The command line."""
+    parser = CommandParser(prog="python -m lib.postprocess", description="Score rules of post-processing.")
+    parser.add_argument("--data", required=True, help="Kaggle folder, a folder that holds it, or archive.zip")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="of the reference (default: result/reference)")
+    parser.add_argument("--at", default="cpu", choices=list(SCALES), help="scale (default: cpu)")
+    arguments = parser.parse_args()
+    folds = cross_validated(arguments.at, arguments.folder)
+    config = next(iter(folds.values())).config
+    table = score_rules(folds, load_data(arguments.data, config.image_size, config.preprocessing))
+    file = arguments.folder / POSTPROCESSING.format(arguments.at)
+    write_atomic(file, to_csv(table))
+    print(file)
+
+
+if __name__ == "__main__":
+    run_command(main)
