@@ -31,6 +31,7 @@ from lib.loss import DiceLoss
 from lib.metrics import hd95, surface_distances
 from lib.networks import build_model, summary
 from lib.phantom import make_patient, write_phantom
+from lib.predict import slices_at_once
 from lib.session import PHANTOM_FOLDER
 from lib.train import Epoch, fit
 from lib.utils import PROJECT, pick_device, pick_precision
@@ -136,9 +137,10 @@ def inference(image_size: int = 128, rounds: int = 3) -> list[Row]:
         step = Step(Config(image_size=image_size))
         other = build_model(Config()).to(step.device).eval()
         images = data.slices((name,)).batch(np.arange(len(data.slices((name,)))))[0].numpy()
+        at_once = slices_at_once(step.machine, image_size)
 
         def ours() -> None:
-            for patient, probabilities in predict_volumes(step.model, data, (name,), step.machine, BATCH):
+            for patient, probabilities in predict_volumes(step.model, data, (name,), step.machine, at_once):
                 native_mask(data, patient, probabilities)
 
         slow, fast = in_turns(lambda: plain.predict(other, images, step.device, BATCH), ours, rounds=rounds)

@@ -9,9 +9,10 @@ import numpy as np
 from torch import nn
 
 from lib.dataset import BrainData
-from lib.evaluate import Machine, predict_volumes
+from lib.evaluate import predict_volumes
 from lib.metrics import dsc, largest_component
-from lib.utils import deterministic, memory_format, pick_device, pick_precision
+from lib.predict import prepare, slices_at_once
+from lib.utils import deterministic
 
 BINS = 10
 THRESHOLDS = np.round(np.arange(0.05, 1, 0.05), 2)
@@ -35,19 +36,18 @@ class Calibration(NamedTuple):
     dsc: np.ndarray
 
 
-def calibrate(network: nn.Module, data: BrainData, patients: Sequence[str], batch_size: int = 16) -> Calibration:
+def calibrate(network: nn.Module, data: BrainData, patients: Sequence[str]) -> Calibration:
     """Probabilities of ``network``, from ``load_weights``, against the truth of patients that it has not seen.
 
     Patients without masks are left out; without any, all is empty.
     Takes about a fifth of a second per patient and threshold at 256x256: components are searched each time.
     """
-    device = pick_device()
-    machine = Machine(device, pick_precision(device))
-    network.to(device, memory_format=memory_format(device))
+    machine = prepare([network], "auto", "auto")
+    at_once = slices_at_once(machine, data.image_size)
     sums, scores = np.zeros((3, BINS)), []
     labelled = tuple(name for name in patients if data.record(name).truth >= 0)
     with deterministic():
-        for name, probabilities in predict_volumes(network, data, labelled, machine, batch_size):
+        for name, probabilities in predict_volumes(network, data, labelled, machine, at_once):
             truth = data.slices((name,)).volume_masks()[0]
             sums += _by_bin(probabilities, truth)
             scores.append([dsc(largest_component(probabilities > t), truth) for t in THRESHOLDS])

@@ -19,7 +19,7 @@ from lib.evaluate import THRESHOLD, predict_volumes
 from lib.logger import to_csv
 from lib.measured import FOLDER, cross_validated
 from lib.metrics import dsc, largest_component
-from lib.predict import load_weights, prepare
+from lib.predict import load_weights, prepare, slices_at_once
 from lib.reference import SCALES
 from lib.utils import CommandParser, deterministic, progress, run_command, write_atomic
 
@@ -57,7 +57,8 @@ def score_rules(folds: Mapping[str, CrossValidation], data: BrainData) -> pd.Dat
             network = load_weights(run.weights)
             machine = prepare([network], "auto", "auto")
             names = tuple(run.cases["patient"])
-            for patient, probabilities in predict_volumes(network, data, names, machine, run.config.batch_size):
+            at_once = slices_at_once(machine, data.image_size)
+            for patient, probabilities in predict_volumes(network, data, names, machine, at_once):
                 truth = data.slices((patient,)).volume_masks()[0]
                 rows += [{"recipe": label, "fold": run.info["split"]["name"], "patient": patient, "rule": rule,
                           "threshold": threshold, "dsc": dsc(keep(probabilities, threshold), truth)}

@@ -171,7 +171,7 @@ class Prediction:
 
 def predict(weights: nn.Module | str | Path, data: BrainData | str | Path, out: str | Path | None = None,
             patients: tuple[str, ...] | list[str] | None = None, device: str = "auto", precision: str = "auto",
-            batch_size: int = 16, tta: bool | None = None) -> Prediction:
+            batch_size: int | None = None, tta: bool | None = None) -> Prediction:
     """Segment patients: prepare, run the network, bring masks back to the file's grid, keep the largest component.
 
     Args:
@@ -179,6 +179,7 @@ def predict(weights: nn.Module | str | Path, data: BrainData | str | Path, out: 
         data: from ``load_data``, or a folder for it; masks are used for scoring where there are any.
         out: where ``<patient>/<patient>_<slice>_mask.tif`` and ``cases.csv`` go; nothing is written without it.
         patients: names; all of them by default.
+        batch_size: slices computed at once; by default ``slices_at_once``. It changes nothing but time and memory.
         tta: average probabilities over a left-right flip; by default as the network was scored in training. A finished
             run is scored with flips, without training again, by ``predict(run.weights, data, patients=run.unseen(data),
             tta=True)``.
@@ -192,6 +193,7 @@ def predict(weights: nn.Module | str | Path, data: BrainData | str | Path, out: 
         data = load_data(data, config.image_size, config.preprocessing)
     names = check_patients(data, config, patients)
     machine = prepare([model], device, precision)
+    batch_size = batch_size or slices_at_once(machine, config.image_size)
     volumes = predict_volumes(model, data, names, machine, batch_size, config.tta)
     return segment(volumes, data, config, names, tuple(name for name in names if name in model.trained_on), out)
 
@@ -219,6 +221,12 @@ def prepare(models: list[nn.Module], device: str, precision: str) -> Machine:
     for model in models:
         model.to(chosen, memory_format=memory_format(chosen))
     return Machine(chosen, pick_precision(chosen, precision))
+
+
+def slices_at_once(machine: Machine, image_size: int) -> int:
+    """How many slices a network should segment at once: on a CPU so few that its caches hold their features, 8 of
+    128x128 or 2 of 256x256 pixels; elsewhere 16."""
+    return max(1, 2**17 // image_size**2) if machine.device.type == "cpu" else 16
 
 
 def segment(volumes: Iterator[tuple[str, np.ndarray]], data: BrainData, config: Config, names: tuple[str, ...],
@@ -272,10 +280,9 @@ def main() -> None:
     arguments = parser.parse_args()
     weights = arguments.weights or default_weights()
     model = load_weights(weights, arguments.model)
-    print(f"weights: {short_path(Path(weights))}")
     print(predict(model, arguments.data, arguments.out, device=arguments.device, precision=arguments.precision,
                   tta=arguments.tta))
-    print(f"masks and cases.csv: {arguments.out}")
+    print(f"weights: {short_path(Path(weights))}\nmasks and cases.csv: {arguments.out}")
 
 
 if __name__ == "__main__":
