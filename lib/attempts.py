@@ -90,7 +90,7 @@ def _read(run: Run) -> Attempt:
 def _place(values: dict[str, Any]) -> Place:
     """A place as run.json says it. Raises TypeError or ValueError where it says something else."""
     place = Place(**values)
-    if not all(isinstance(value, kind) for value, kind in zip(place, (str, str, int, str, bool), strict=True)):
+    if not all(isinstance(value, kind) for value, kind in zip(place, (str, str, int, str, bool, str), strict=True)):
         raise ValueError("a place in run.json needs plan, group, position and label")
     return place
 

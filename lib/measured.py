@@ -19,7 +19,7 @@ def measured(plan: str, scale: str, folder: Path = FOLDER) -> Measured:
     found: dict[tuple[int, str], list[Run]] = defaultdict(list)
     for run in finished_runs(folder):
         for place in run.info["places"]:
-            if (place["plan"], place["scale"]) == (plan, scale):
+            if (place["plan"], place.get("scale")) == (plan, scale):
                 found[place["position"], place["label"]].append(run)
     expected = PARTS[plan].folds or len(PARTS[plan].seeds) or 1
     return {label: sorted(runs, key=lambda run: (run.info["split"]["name"], run.config.seed))

@@ -48,7 +48,7 @@ def weight_runs(folder: Path = FOLDER) -> dict[str, Run]:
     for file in sorted(folder.glob("runs/*/run.json")):
         run = Run(file.parent)
         for place in run.info.get("places", []):
-            if place["plan"] == WEIGHTS and run.info["status"] == "finished":
+            if place["plan"] == WEIGHTS and place.get("scale") in SCALES and run.info["status"] == "finished":
                 found.setdefault(place["scale"], []).append((place["position"], place["label"], run))
     if not found:
         raise KitError(f"{folder}: no weights there; python -m lib.sweep reference --only {WEIGHTS} trains them")
