@@ -54,6 +54,8 @@ class Attempt:
 def read_attempts(out: str | Path) -> tuple[list[Attempt], dict[str, str]]:
     """All run folders below ``out`` in the order of the CSVs (plans, config, run), and name -> why it cannot be read.
 
+    Runs on all patients are left out: they have no score.
+
     Raises:
         KitError: there is no run folder at all.
     """
@@ -64,7 +66,9 @@ def read_attempts(out: str | Path) -> tuple[list[Attempt], dict[str, str]]:
     attempts, unreadable = [], {}
     for folder in folders:
         try:
-            attempts.append(_read(Run(folder)))
+            run = Run(folder)
+            if run.info.get("split", {}).get("name") != "all":
+                attempts.append(_read(run))
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             unreadable[folder.name] = _reason(error)
     return sorted(attempts, key=lambda one: (one.run.info["plans"], _config_text(one.run), one.run.id)), unreadable

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from lib import train
+from lib.attempts import read_attempts
 from lib.config import Config
 from lib.dataset import load_data, make_split
 from lib.logger import Run, RunFolder, code_fingerprint, find_run, finished_runs, run_id, write_result_csvs
@@ -188,6 +189,7 @@ def test_training_on_all_patients_keeps_the_last_epoch_and_claims_no_score(data,
     assert all(torch.equal(kept[name], last[name]) for name in last)
     assert len(run.cases) == 0 and "scored on none" in str(run)
     assert finished_runs(tmp_path) == [], "a table of scores would show it without one"
+    assert read_attempts(tmp_path) == ([], {}), "and so would the report"
     assert load_weights(run.weights).trained_on == tuple(data.patients)
 
 
