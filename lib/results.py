@@ -122,8 +122,17 @@ def page(folder: Path = FOLDER) -> str:
         text = list(sections(scale, folder))
         if text:
             changes = ", ".join(f"{name} {value}" for name, value in size.changes.items()) or "as published"
-            parts += [f"## At scale `{scale}`: {changes}", *text]
+            parts += [f"## At scale `{scale}`: {changes}", _effort(scale, folder), *text]
     return "\n\n".join(parts) + "\n"
+
+
+def _effort(scale: str, folder: Path) -> str:
+    """How many runs, for how long, and where."""
+    runs = {run.id: run.info for name in PARTS for several in measured(name, scale, folder).values() for run in several}
+    where = sorted({f"{info['device']}, {info['precision']}, torch {info['versions']['torch']}"
+                    for info in runs.values()})
+    hours = sum(info["seconds"] for info in runs.values()) / 3600
+    return f"{len(runs)} runs, {hours:.1f} hours of training; {'; '.join(where)}."
 
 
 def readme_table(folder: Path = FOLDER) -> str:
