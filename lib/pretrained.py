@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from lib.config import REFERENCE, Config
 from lib.logger import Run
 from lib.measured import FOLDER, cross_validated
 from lib.predict import PRETRAINED, read_checkpoint
 from lib.reference import SCALES, WEIGHTS
-from lib.results import cross_validation_table, markdown
+from lib.results import changes, cross_validation_table, markdown
 from lib.utils import CommandParser, KitError, run_command, sha256, write_atomic
 
 CARD, SUMS = "README.md", "SHA256SUMS"
@@ -79,7 +77,7 @@ def card(runs: Path = FOLDER, target: Path = PRETRAINED) -> str:
     folds = cross_validated(scale, runs)
     return _TEMPLATE.read_text(encoding="utf-8").format(
         files="\n".join(_file_line(label, run, target / f"{label}.pt") for label, run in chosen.items()),
-        recipes="\n".join(f"* `{label}`: {_changes(run.config)}" for label, run in chosen.items()),
+        recipes="\n".join(f"* `{label}`: {changes(run.config)}" for label, run in chosen.items()),
         results=markdown(cross_validation_table(folds)), fold_epochs=next(iter(folds.values())).config.epochs,
         scale=scale, size=some.config.image_size, count=len(patients), ids=", ".join(patients),
         sha=some.info["data"]["sha256"])
@@ -89,13 +87,6 @@ def _file_line(label: str, run: Run, file: Path) -> str:
     cells = (f"`{file.name}`", f"{file.stat().st_size / 1e6:.1f} MB", f"{run.info['parameters']:,}", run.config.epochs,
              f"`{run.id}`", f"`{sha256(file)}`")
     return f"| {' | '.join(map(str, cells))} |"
-
-
-def _changes(config: Config) -> str:
-    """What a recipe changes of the published one."""
-    changed: dict[str, Any] = {name: value for name, value in config.to_dict().items()
-                               if value != getattr(REFERENCE, name) and name != "split"}
-    return ", ".join(f"{name} {value}" for name, value in changed.items())
 
 
 def main() -> None:

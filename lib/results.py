@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from lib import stats
+from lib.config import REFERENCE, Config
 from lib.crossval import CrossValidation
 from lib.evaluate import THRESHOLD
 from lib.logger import Run, write_result_csvs
@@ -23,6 +24,7 @@ from lib.utils import PROJECT, CommandParser, KitError, run_command, write_atomi
 
 BEGIN, END = "<!-- made by: make reference-figures -->", "<!-- end of what make reference-figures makes -->"
 WORST = 10  # patients named
+TRIALS = "trials-*/*/run.json"
 
 
 def cross_validation_table(folds: Mapping[str, CrossValidation]) -> pd.DataFrame:
@@ -121,9 +123,26 @@ def page(folder: Path = FOLDER) -> str:
     for scale, size in SCALES.items():
         text = list(sections(scale, folder))
         if text:
-            changes = ", ".join(f"{name} {value}" for name, value in size.changes.items()) or "as published"
-            parts += [f"## At scale `{scale}`: {changes}", _effort(scale, folder), *text]
+            words = ", ".join(f"{name} {value}" for name, value in size.changes.items()) or "as published"
+            parts += [f"## At scale `{scale}`: {words}", _effort(scale, folder), *text]
+    trials = [Run(file.parent) for file in sorted(folder.glob(TRIALS))]
+    if trials:
+        parts += ["## Trials", markdown(_trials(trials))]
     return "\n\n".join(parts) + "\n"
+
+
+def _trials(runs: list[Run]) -> pd.DataFrame:
+    """What each trial changed of the published recipe, and its DSC epoch by epoch, the best first."""
+    scores = {run.id: run.history["val_dsc"] for run in runs}
+    rows = {run.id: {"best": scores[run.id].max(), "epochs": ", ".join(map("{:.3f}".format, scores[run.id])),
+                     "changes": changes(run.config)} for run in runs}
+    return pd.DataFrame.from_dict(rows, orient="index").sort_values("best", ascending=False)
+
+
+def changes(config: Config) -> str:
+    """What a recipe changes of the published one."""
+    return ", ".join(f"{name} {value}" for name, value in config.to_dict().items()
+                     if value != getattr(REFERENCE, name) and name not in ("split", "device"))
 
 
 def _effort(scale: str, folder: Path) -> str:
