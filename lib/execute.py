@@ -2,15 +2,17 @@
 
 Each runs top to bottom in a fresh kernel; what its cells print, progress bars included, appears as it comes. The
 executed copies go to ``<out>/notebooks``, their pictures to ``<out>/figures``; with ``--in-place`` they go back into
-place instead.
+place instead. How many seconds each took stands in ``<out>/notebooks.json``.
 """
 
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from lib.logger import TRAIN_CSV, finished_runs
-from lib.utils import PROJECT, WIDGET_MIME, CommandParser, KitError, run_command, short_path, write_atomic
+from lib.utils import PROJECT, WIDGET_MIME, CommandParser, KitError, run_command, short_path, write_atomic, write_json
 
+TIMES = "notebooks.json"
 _BAR = re.compile(r"\r|\x1b\[A|^\s*$")  # what bars write: back to the start of the line, one line up, nothing
 
 
@@ -86,6 +89,11 @@ def _save_figures(notebook: Path, folder: Path) -> None:
         write_atomic(folder / f"{notebook.stem}_{number}.png", base64.b64decode(picture))
 
 
+def _note_time(file: Path, notebook: Path, seconds: float) -> None:
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    write_json(file, before | {notebook.stem: round(seconds)})
+
+
 def _report(out: Path, copies: list[Path]) -> None:
     """Say how good the last run is and where everything lies."""
     runs = sorted(finished_runs(out), key=lambda run: (run.folder / "run.json").stat().st_mtime)
@@ -111,7 +119,9 @@ def main() -> None:
         if not notebook.is_file():
             raise KitError(f"{notebook}: no such notebook; run this in the folder that holds them")
         copies.append(notebook if arguments.in_place else out / "notebooks" / notebook.name)
+        started = time.perf_counter()
         execute(notebook, copies[-1])
+        _note_time(out / TIMES, notebook, time.perf_counter() - started)
         if not arguments.in_place:
             _save_figures(copies[-1], out / "figures")
     _report(out, copies)

@@ -14,10 +14,12 @@ import torch
 from lib import measured, postprocess, pretrained, results, sweep
 from lib.config import BEST, REFERENCE
 from lib.dataset import PUBLISHED_VALIDATION, load_data
+from lib.execute import TIMES
 from lib.logger import BEST_CSV, Run
 from lib.predict import KIT_WEIGHTS, PRETRAINED, default_weights, load_weights, unseen
 from lib.reference import CROSS_VALIDATION, PARTS, SCALES, WEIGHTS, base_of
 from lib.sweep import part_tasks, train_tasks
+from lib.sweep_table import duration
 from lib.train import fit
 from lib.utils import KitError
 from tests.test_config import command
@@ -181,6 +183,23 @@ def test_readme_and_pages_tell_what_was_measured():
     assert (measured.FOLDER / "results.md").read_text(encoding="utf-8") == results.page(), "run make reference-figures"
     for name in re.findall(r"\]\((.*?\.png)\)", results.page()):
         assert (measured.FOLDER / name).is_file()
+
+
+def test_readme_tells_what_networks_cost():
+    rows = json.loads((measured.FOLDER / "bench.json").read_text())["memory"]
+    lines = [line.split(" | ")[1:] for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+             if re.match(r"\| U-?Net.*\d to \d+", line)]
+    columns = ("GFLOPs a slice", "kept, plain", "kept, checkpointing", "peak, plain", "peak, checkpointing")
+    assert [[float(cell.strip(" |").replace(",", "")) for cell in line] for line in lines] == [
+        [row["parameters"], *(row[name] for name in columns)] for row in rows]
+
+
+def test_readme_tells_how_long_notebooks_take():
+    pages = [(ROOT / name).read_text(encoding="utf-8").splitlines() for name in ("README.md", "README.zh-CN.md")]
+    for name, seconds in json.loads((measured.FOLDER / TIMES).read_text()).items():
+        rows = [next(line for line in page if line.startswith(f"| [`{name}`]")) for page in pages]
+        assert f"| {duration(seconds)} |" in rows[0]
+        assert f"| {duration(seconds)} |".replace("min", "分钟").replace(" s ", " 秒 ") in rows[1]
 
 
 def test_the_card_tells_of_the_weights_that_are_there():
