@@ -82,8 +82,9 @@ class Gallery:
     def _header(self, patient: str) -> dict[str, Any]:
         """All that the browser says of a patient, as JSON-like values; cached, as ``header``.
 
-        ``runs`` holds, for each run, its DSC, its ``[tp, fp, fn]`` per slice and whether it was trained on this patient;
-        without truth, what it found counts as fp. ``largest`` is the slice with the most tumour, ``worst`` the one with the most wrong pixels of all runs.
+        ``runs`` holds, for each run, its DSC, its ``[tp, fp, fn]`` per slice and whether it was trained on this
+        patient; without truth, what it found counts as fp. ``largest`` is the slice with the most tumour, ``worst`` the
+        one with the most wrong pixels of all runs.
         """
         truth, predicted = self.masks(patient)
         runs = [_run_header(label, mask, truth) | {"seen": patient in self.runs[label].seen}

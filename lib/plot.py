@@ -374,8 +374,9 @@ def slopes(before: Scored, after: Scored, labels: tuple[str, str] = ("before", "
     for colour, first, second in zip(colours, *scores, strict=True):
         axis.plot([0, 1], [first, second], marker="o", markersize=4, linewidth=1.2, color=colour)
     axis.plot([0, 1], means, marker="D", color="black", linewidth=3)
-    legend = {f"better ({(up & ~seen).sum()})": BLUE, f"not better ({(~up & ~seen).sum()})": VERMILION,
-              f"mean {means[0]:.3f} to {means[1]:.3f}": "black"}
+    legend = {f"mean {means[0]:.3f} to {means[1]:.3f}": "black"}
+    if not seen.all():
+        legend = {f"better ({up[~seen].sum()})": BLUE, f"not better ({(~up[~seen]).sum()})": VERMILION, **legend}
     if seen.any():
         legend[f"trained on ({seen.sum()})"] = TRAINED_ON
     axis.legend(handles=[Line2D([], [], color=colour, label=label, marker="o", markersize=4)
@@ -447,7 +448,8 @@ def calibration(result: Calibration) -> Figure:
     mean = result.dsc.mean(axis=0)
     best = int(mean.argmax())
     right.plot(result.thresholds, result.dsc.T, color=SKY, linewidth=0.8, alpha=0.7)
-    right.plot(result.thresholds, mean, color=BLUE, linewidth=2.5, label=f"mean of {len(result.dsc)} patients (thin lines)")
+    right.plot(result.thresholds, mean, color=BLUE, linewidth=2.5,
+               label=f"mean of {len(result.dsc)} patients (thin lines)")
     right.plot(result.thresholds[best], mean[best], "o", color=VERMILION,
                label=f"best {mean[best]:.3f} at {result.thresholds[best]:.2f}")
     right.axvline(0.5, color="grey", linestyle=":", label="as scored: 0.5")

@@ -112,8 +112,8 @@ class Prediction:
 
     Attributes:
         config: of the network, ``tta`` as it was predicted with.
-        cases: a row per patient: ``patient``, ``slices``, ``seen`` (bool: the network was trained on this patient, so its
-            scores tell what it remembers), and the scores of ``lib.evaluate.case_row`` where there are masks.
+        cases: a row per patient: ``patient``, ``slices``, ``seen`` (bool: was the network trained on this patient? Then
+            its scores tell what it remembers), and where there are masks the scores of ``lib.evaluate.case_row``.
     """
 
     data: BrainData
