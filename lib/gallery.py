@@ -38,6 +38,8 @@ class Gallery:
         for label, run in self.runs.items():
             self._check_same_images(label, run)
         names = list(self.data.patients) if isinstance(shown, BrainData) else self._ranked()
+        if not names:
+            raise KitError("browse: no patient to show; predict some first")
         self.labels = {name: self._label(name) for name in names}
         # what the last patients are made of stays at hand: one volume serves three sequences
         self.volume = lru_cache(maxsize=2)(self._volume)
@@ -80,11 +82,13 @@ class Gallery:
     def _header(self, patient: str) -> dict[str, Any]:
         """All that the browser says of a patient, as JSON-like values; cached, as ``header``.
 
-        ``runs`` holds, for each run, its DSC and its ``[tp, fp, fn]`` per slice; without truth, what it found counts as
-        fp. ``largest`` is the slice with the most tumour, ``worst`` the one with the most wrong pixels of all runs.
+        ``runs`` holds, for each run, its DSC, its ``[tp, fp, fn]`` per slice and whether it was trained on this
+        patient; without truth, what it found counts as fp. ``largest`` is the slice with the most tumour, ``worst`` the
+        one with the most wrong pixels of all runs.
         """
         truth, predicted = self.masks(patient)
-        runs = [_run_header(label, mask, truth) for label, mask in predicted.items()]
+        runs = [_run_header(label, mask, truth) | {"seen": patient in self.runs[label].seen}
+                for label, mask in predicted.items()]
         tumours = predicted.values() if truth is None else [truth]
         areas = sum((_voxels(mask) for mask in tumours if mask is not None), start=np.zeros(1))
         shape = self.data.record(patient).geometry.shape

@@ -268,8 +268,9 @@ def checkpoint_hashes(path: Path) -> dict[str, str]:
 
 
 def to_csv(table: pd.DataFrame) -> str:
-    """UTF-8 text with LF and ``.``, eight significant digits."""
-    return table.to_csv(index=False, lineterminator="\n", float_format="%.8g")
+    """UTF-8 text with LF and ``.``, eight significant digits; TRUE and FALSE, as the coursework and spreadsheets do."""
+    flags = {name: column.map({True: "TRUE", False: "FALSE"}) for name, column in table.items() if column.dtype == bool}
+    return table.assign(**flags).to_csv(index=False, lineterminator="\n", float_format="%.8g")
 
 
 def finished_runs(out: str | Path) -> list[Run]:
@@ -321,7 +322,7 @@ def _result_rows(run: Run) -> pd.DataFrame:
     c, history = run.config, run.history
     columns = pd.DataFrame({
         "loss function": c.loss, "optimizer function": c.optimizer, "weight decay": c.weight_decay,
-        "use_lr scheduler": _flag(c.lr_scheduler != "none" or c.warmup > 0),
+        "use_lr scheduler": c.lr_scheduler != "none" or c.warmup > 0,
         "epoch": history["epoch"], "val loss": history["val loss"], "val_dsc": history["val_dsc"],
         "model": c.model, "init features": c.init_features, "activation": c.activation, "batch size": c.batch_size,
         "lr": history["lr"], "momentum": c.momentum if c.optimizer == "SGD" else "", "lr scheduler": c.lr_scheduler,
@@ -332,14 +333,7 @@ def _result_rows(run: Run) -> pd.DataFrame:
     })
     known = {name.replace(" ", "_") for name in columns} | {"loss", "optimizer", "device"}
     settings = c.to_dict() | {name: run.info[name] for name in ("precision", "accumulate")}  # what it came to
-    rest = {name: _flag(value) if isinstance(value, bool) else value for name, value in settings.items()
-            if name not in known}
-    return columns.assign(**rest)
-
-
-def _flag(value: bool) -> str:
-    """As the coursework and spreadsheets write it."""
-    return "TRUE" if value else "FALSE"
+    return columns.assign(**{name: value for name, value in settings.items() if name not in known})
 
 
 def find_run(out: str | Path, data: BrainData | None = None, run_id: str | None = None) -> Run:

@@ -26,7 +26,7 @@ def montage(gallery: Gallery, patient: str | None = None) -> bytes:
     head = _head(flair)
     chosen = _spread(truth if truth is not None else next((m for m in predicted.values() if m is not None), None),
                      len(flair))
-    runs = header["runs"] or [{"label": "", "dsc": None, "slices": []}]
+    runs = header["runs"] or [{"label": "", "dsc": None, "slices": [], "seen": False}]
     width = len(chosen) * (_TILE + _GAP) - _GAP
     sheet = Image.new("RGB", (max(width, 420), _LINE + len(runs) * (_TILE + 2 * _LINE)), _PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
@@ -34,7 +34,8 @@ def montage(gallery: Gallery, patient: str | None = None) -> bytes:
     for row, run in enumerate(runs):
         top = _LINE + row * (_TILE + 2 * _LINE)
         score = "" if run["dsc"] is None else f": DSC {run['dsc']:.3f}"
-        draw.text((0, top), f"{patient}  {run['label']}{score}"[:150], fill=_INK, font=font)
+        words = f"{patient}  {run['label']}{score}" + "  (trained on)" * run["seen"]
+        draw.text((0, top), words[:150], fill=_INK, font=font)
         mask = predicted.get(run["label"])
         for column, number in enumerate(chosen):
             planes = [None if volume is None else volume[number][head] for volume in (truth, mask)]

@@ -38,10 +38,11 @@ from lib.frames import (
 from lib.logger import Run
 from lib.metrics import counts, summarise
 from lib.predict import Prediction, predict
-from lib.stats import METRICS
+from lib.stats import METRICS, Scored
 from lib.utils import KitError
 
 CYCLE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
+TRAINED_ON = "darkgrey"  # patients whose scores tell what the network remembers
 
 _STYLE = {
     "figure.dpi": 100, "savefig.dpi": 100, "savefig.bbox": "tight", "figure.facecolor": "white", "font.size": 10,
@@ -81,10 +82,16 @@ def patient_slices(data: BrainData, patient: str) -> Figure:
 
 @styled
 def overlays(prediction: Prediction) -> Figure:
-    """Worst, median and best patient at the slice with the most tumour: truth and prediction outlined, errors below."""
-    ranked = [name for name in prediction.ranked() if prediction.data.truth(name) is not None]
-    if not ranked:
+    """Worst, median and best patient at the slice with the most tumour: truth and prediction outlined, errors below.
+
+    Of the patients that the network was not trained on, if there are any.
+    """
+    scored = _scored(prediction.cases, "dsc_native").sort_values(["dsc_native", "patient"])
+    if scored.empty:
         return _nothing_to_score()
+    seen = _trained_on(scored)
+    counted, who = _counted(seen)
+    ranked = list(scored.loc[counted, "patient"])
     chosen = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}
     figure, axes = plt.subplots(2, 3, figsize=(10, 7.1))
     for (above, below), (word, patient) in zip(axes.T, chosen.items(), strict=True):
@@ -97,6 +104,10 @@ def overlays(prediction: Prediction) -> Figure:
         colours = colour_table("error", 0.6, (0, brightest(flair)))
         below.imshow(colours[kinds(truth[number], mask[number], flair[number].shape), flair[number]])
         below.axis("off")
+        if patient in prediction.seen:
+            above.set_title(f"{above.get_title()} (trained on)", color="dimgrey")
+    if seen.any():
+        figure.suptitle(who, fontsize=11)
     _legend_of_masks(figure)
     return figure
 
@@ -250,10 +261,25 @@ def _scored(cases: pd.DataFrame, column: str) -> pd.DataFrame:
     return cases.dropna(subset=[column]) if column in cases else cases.iloc[:0].assign(**{column: []})
 
 
-def _nothing_to_score() -> Figure:
-    """What stands in a figure's place for patients without masks: a notebook runs on."""
+def _trained_on(cases: pd.DataFrame) -> pd.Series:
+    """Was the network trained on the patient? By row; nowhere in the table of a run, which scores no such patients."""
+    return cases["seen"] if "seen" in cases else pd.Series(False, cases.index)
+
+
+def _counted(seen: pd.Series) -> tuple[pd.Series, str]:
+    """Which patients count, by row, and what a title says of them.
+
+    Those that the network was not trained on; where there are no others, all, and they tell what it remembers.
+    """
+    if seen.all():
+        return seen, f"{len(seen)} patients trained on (what the network remembers)"
+    return ~seen, f"{(~seen).sum()} patients" + (f" and {seen.sum()} trained on (not counted)" if seen.any() else "")
+
+
+def _nothing_to_score(who: str = "patients with masks") -> Figure:
+    """What stands in a figure's place where there is nobody to score: a notebook runs on."""
     figure = plt.figure(figsize=(10, 0.6))
-    figure.text(0.5, 0.5, "no masks of these patients: nothing to compare with", ha="center", va="center")
+    figure.text(0.5, 0.5, f"no {who}: nothing to show", ha="center", va="center")
     return figure
 
 
@@ -267,19 +293,22 @@ def dsc_bars(cases: pd.DataFrame, column: str = "dsc") -> Figure:
     """DSC of each patient as sorted bars, with mean, its 95 % confidence interval, and median.
 
     Args:
-        cases: ``run.cases`` or ``prediction.cases``.
+        cases: ``run.cases`` or ``prediction.cases``; patients trained on are grey, and counted only if all are.
         column: ``dsc`` (published protocol) or ``dsc_native`` (file's own grid).
     """
     scored = _scored(cases, column).sort_values(column)
     if scored.empty:
         return _nothing_to_score()
-    summary = summarise(scored[column])
+    seen = _trained_on(scored)
+    counted, who = _counted(seen)
+    summary = summarise(scored.loc[counted, column])
     figure, axis = plt.subplots(figsize=(10, max(2.2, 0.24 * len(scored) + 0.9)))
-    axis.barh(scored["patient"], scored[column], color=SKY)
+    axis.barh(scored["patient"] + np.where(seen, " (trained on)", ""), scored[column],
+              color=np.where(seen, TRAINED_ON, SKY))
     axis.axvspan(summary.low, summary.high, color=BLUE, alpha=0.15, label="95 % CI of the mean")
     axis.axvline(summary.mean, color=BLUE, label=f"mean {summary.mean:.3f}")
     axis.axvline(summary.median, color=VERMILION, linestyle="--", label=f"median {summary.median:.3f}")
-    axis.set(title=f"{'DSC' if column == 'dsc' else 'DSC on the file grid'}, {summary.n} patients, worst first",
+    axis.set(title=f"{'DSC' if column == 'dsc' else 'DSC on the file grid'}, {who}, worst first",
              xlabel="DSC", xlim=(0, 1))
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
@@ -292,20 +321,26 @@ def size_against_dsc(cases: pd.DataFrame) -> Figure:
     """Tumour size of each patient against its DSC on the file's own grid; the three worst by name.
 
     Args:
-        cases: ``run.cases`` or ``prediction.cases``; patients without tumour have no size and are left out.
+        cases: ``run.cases`` or ``prediction.cases``; patients without tumour have no size and are left out. Patients
+            trained on are grey, and named only if all are.
     """
     scored = _scored(cases, "dsc_native")
     if not scored.empty:
         scored = scored.assign(size=scored["tp"] + scored["fn"]).query("size > 0")
     if scored.empty:
         return _nothing_to_score()
+    seen = _trained_on(scored)
+    counted, who = _counted(seen)
     figure, axis = plt.subplots(figsize=(7.5, 4))
-    axis.scatter(scored["size"], scored["dsc_native"], color=BLUE, alpha=0.8)
-    for row in scored.nsmallest(3, "dsc_native").itertuples():
+    for group, colour, label in ((seen, TRAINED_ON, "trained on"), (~seen, BLUE, "others")):
+        axis.scatter(scored.loc[group, "size"], scored.loc[group, "dsc_native"], color=colour, alpha=0.8, label=label)
+    if seen.any():
+        axis.legend(loc="lower right")
+    for row in scored[counted].nsmallest(3, "dsc_native").itertuples():
         axis.annotate(row.patient, (row.size, row.dsc_native), (0, -13), textcoords="offset points", fontsize=8,
                       ha="center")
     axis.set(xscale="log", xlabel="tumour size (voxels on the file's grid, logarithmic)", ylabel="DSC", ylim=(0, 1),
-             title=f"tumour size and DSC, {len(scored)} patients, the worst by name")
+             title=f"tumour size and DSC, {who}, the worst by name")
     axis.margins(x=0.15)
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter("{x:,.0f}")
@@ -317,28 +352,36 @@ def size_against_dsc(cases: pd.DataFrame) -> Figure:
 
 
 @styled
-def slopes(before: Run, after: Run, labels: tuple[str, str] = ("before", "after"), metric: str = "dsc") -> Figure:
-    """The same patients in two runs: a line each, and the mean.
+def slopes(before: Scored, after: Scored, labels: tuple[str, str] = ("before", "after"), metric: str = "dsc") -> Figure:
+    """The same patients in two runs or predictions: a line each, and the mean.
 
     Args:
+        before, after: patients that either network was trained on are grey, and counted only if all are.
         metric: column of ``cases``.
 
     Raises:
         KitError: the runs scored different patients.
     """
-    scores = [run.cases.set_index("patient")[metric].sort_index() for run in (before, after)]
+    tables = [run.cases.set_index("patient").sort_index() for run in (before, after)]
+    scores = [table[metric] for table in tables]
     if list(scores[0].index) != list(scores[1].index):
         raise KitError("slopes: the runs scored different patients; use the same split")
-    up = scores[1] > scores[0]
+    seen = _trained_on(tables[0]) | _trained_on(tables[1])
+    counted, who = _counted(seen)
+    up, means = scores[1] > scores[0], [score[counted].mean() for score in scores]
+    colours = np.where(seen, TRAINED_ON, np.where(up, BLUE, VERMILION))
     figure, axis = plt.subplots(figsize=(6, 4.4))
-    for better, first, second in zip(up, *scores, strict=True):
-        axis.plot([0, 1], [first, second], marker="o", markersize=4, linewidth=1.2, color=BLUE if better else VERMILION)
-    axis.plot([0, 1], [score.mean() for score in scores], marker="D", color="black", linewidth=3)
-    legend = {f"better ({up.sum()})": BLUE, f"not better ({(~up).sum()})": VERMILION,
-              f"mean {scores[0].mean():.3f} to {scores[1].mean():.3f}": "black"}
+    for colour, first, second in zip(colours, *scores, strict=True):
+        axis.plot([0, 1], [first, second], marker="o", markersize=4, linewidth=1.2, color=colour)
+    axis.plot([0, 1], means, marker="D", color="black", linewidth=3)
+    legend = {f"mean {means[0]:.3f} to {means[1]:.3f}": "black"}
+    if not seen.all():
+        legend = {f"better ({up[~seen].sum()})": BLUE, f"not better ({(~up[~seen]).sum()})": VERMILION, **legend}
+    if seen.any():
+        legend[f"trained on ({seen.sum()})"] = TRAINED_ON
     axis.legend(handles=[Line2D([], [], color=colour, label=label, marker="o", markersize=4)
                          for label, colour in legend.items()], loc="upper left", bbox_to_anchor=(1, 1))
-    axis.set(title=f"the same {len(up)} patients", ylabel=METRICS.get(metric, metric), xlim=(-0.2, 1.2))
+    axis.set(title=f"the same {who}", ylabel=METRICS.get(metric, metric), xlim=(-0.2, 1.2))
     axis.set_xticks([0, 1], labels)
     axis.grid(axis="x", visible=False)
     return figure
@@ -393,7 +436,7 @@ def dsc_strips(scores: Mapping[str, pd.Series]) -> Figure:
 def calibration(result: Calibration) -> Figure:
     """Are probabilities right (left), and what does another threshold than one half give (right)?"""
     if not len(result.dsc):
-        return _nothing_to_score()
+        return _nothing_to_score("patients with masks that the network was not trained on")
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
     left.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfect")
     left.plot(result.predicted, result.observed, marker="o", color=BLUE, label="network")
@@ -405,7 +448,8 @@ def calibration(result: Calibration) -> Figure:
     mean = result.dsc.mean(axis=0)
     best = int(mean.argmax())
     right.plot(result.thresholds, result.dsc.T, color=SKY, linewidth=0.8, alpha=0.7)
-    right.plot(result.thresholds, mean, color=BLUE, linewidth=2.5, label="mean (thin lines: patients)")
+    right.plot(result.thresholds, mean, color=BLUE, linewidth=2.5,
+               label=f"mean of {len(result.dsc)} patients (thin lines)")
     right.plot(result.thresholds[best], mean[best], "o", color=VERMILION,
                label=f"best {mean[best]:.3f} at {result.thresholds[best]:.2f}")
     right.axvline(0.5, color="grey", linestyle=":", label="as scored: 0.5")

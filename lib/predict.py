@@ -136,15 +136,19 @@ class Prediction:
 
     Attributes:
         config: of the network, ``tta`` as it was predicted with.
-        cases: a row per patient, see ``lib.evaluate.case_row``.
-        seen: the patients among them that the network was trained on.
+        cases: a row per patient: ``patient``, ``slices``, ``seen`` (bool: was the network trained on this patient? Then
+            its scores tell what it remembers), and where there are masks the scores of ``lib.evaluate.case_row``.
     """
 
     data: BrainData
     config: Config
     cases: pd.DataFrame
-    seen: tuple[str, ...]
     _packed: dict[str, np.ndarray]
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """The patients that the network was trained on."""
+        return tuple(self.cases.loc[self.cases["seen"], "patient"])
 
     def mask(self, patient: str) -> np.ndarray:
         """Largest component of the predicted mask on the file's grid, ``(S, H, W)`` {0, 1} uint8."""
@@ -160,7 +164,7 @@ class Prediction:
         if "dsc" not in self.cases:
             return f"{len(self.cases)} patients without masks: nothing to compare with"
         scored = self.cases.dropna(subset=["dsc"])
-        seen = scored["patient"].isin(self.seen)
+        seen = scored["seen"]
         lines = [f"DSC {where}: {summarise(scored.loc[~seen, column])}" for where, column in
                  (("as published", "dsc"), ("on the file's grid", "dsc_native")) if not seen.all()]
         if seen.any():
@@ -177,7 +181,8 @@ def predict(weights: nn.Module | str | Path, data: BrainData | str | Path, out: 
     Args:
         weights: from ``load_weights``, or a file for it.
         data: from ``load_data``, or a folder for it; masks are used for scoring where there are any.
-        out: where ``<patient>/<patient>_<slice>_mask.tif`` and ``cases.csv`` go; nothing is written without it.
+        out: where ``<patient>/<patient>_<slice>_mask.tif`` and ``cases.csv`` go, the latter with the columns of
+            ``Prediction.cases``; nothing is written without it.
         patients: names; all of them by default.
         batch_size: slices computed at once; by default ``slices_at_once``. It changes nothing but time and memory.
         tta: average probabilities over a left-right flip; by default as the network was scored in training. A finished
@@ -249,10 +254,11 @@ def segment(volumes: Iterator[tuple[str, np.ndarray]], data: BrainData, config: 
             if out is not None:
                 write_masks(Path(out), data.patients[name], mask)
             bar.update()
-    cases = pd.DataFrame(rows)
+    cases = pd.DataFrame(rows, columns=None if rows else ["patient", "slices"])
+    cases.insert(2, "seen", cases["patient"].isin(seen))
     if out is not None:
         write_atomic(Path(out) / "cases.csv", to_csv(cases))
-    return Prediction(data, config, cases, seen, packed)
+    return Prediction(data, config, cases, packed)
 
 
 def _require_free(out: Path, data: BrainData) -> None:

@@ -94,7 +94,8 @@ function sliceWords([tp, fp, fn], truth) {
 
 function volumeWords(run, truth) {
   if (!run.slices.length) return "this patient was not predicted";
-  return truth ? `whole volume DSC ${run.dsc.toFixed(3)}` : "no truth to compare with";
+  const score = truth ? `whole volume DSC ${run.dsc.toFixed(3)}` : "no truth to compare with";
+  return run.seen ? `${score} (trained on)` : score;
 }
 
 // --- elements -------------------------------------------------------------------------------------------------------

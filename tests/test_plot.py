@@ -7,14 +7,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgba
 
 from lib import plot
-from lib.calibrate import BINS, THRESHOLDS, Calibration, _by_bin
+from lib.calibrate import BINS, THRESHOLDS, Calibration, _by_bin, calibrate
 from lib.config import Config
 from lib.dataset import load_data
 from lib.logger import Run
+from lib.predict import predict
 from lib.stats import compare
 from lib.utils import KitError
+from tests.conftest import NAMES
+from tests.test_predict import Bright
 from tests.test_viewer import prediction
 
 
@@ -83,11 +87,101 @@ def test_what_cannot_be_drawn_is_said():
 
 
 def test_patients_without_masks_leave_a_sentence():
-    cases = pd.DataFrame({"patient": ["a"], "slices": [3]})
-    empty = Calibration(np.zeros(10, int), np.full(10, np.nan), np.full(10, np.nan), np.array([0.5]), np.zeros(0))
-    for figure in (plot.size_against_dsc(cases), plot.dsc_bars(cases), plot.dsc_bars(cases, "dsc_native"),
-                   plot.calibration(empty)):
-        assert "no masks" in figure.texts[0].get_text()
+    for cases in (pd.DataFrame({"patient": ["a"], "slices": [3], "seen": [False]}), run(patients=0).cases):
+        for figure in (plot.size_against_dsc(cases), plot.dsc_bars(cases), plot.dsc_bars(cases, "dsc_native")):
+            assert figure.texts[0].get_text() == "no patients with masks: nothing to show"
+
+
+def test_a_prediction_of_nobody_leaves_a_sentence(tiny_kaggle):
+    nobody = predict(Bright(), tiny_kaggle, patients=[], device="cpu")
+    for figure in (plot.overlays(nobody), plot.dsc_bars(nobody.cases), plot.size_against_dsc(nobody.cases)):
+        assert "nothing to show" in figure.texts[0].get_text()
+
+
+def test_calibration_leaves_out_patients_trained_on(tiny_kaggle):
+    network, data = Bright(), load_data(tiny_kaggle, 32)
+    network.trained_on = NAMES[:4]
+    result = calibrate(network, data, NAMES)
+    assert result.dsc.shape == (2, len(THRESHOLDS)) and result.voxels.sum() == len(data.slices(NAMES[4:])) * 32 * 32
+    for patients in (NAMES[:4], ()):
+        empty = calibrate(network, data, patients)
+        assert empty.dsc.shape == (0, len(THRESHOLDS)) and not empty.voxels.any()
+        assert "not trained on: nothing to show" in plot.calibration(empty).texts[0].get_text()
+
+
+# --- patients that the network was trained on ---------------------------------------------------------------------
+
+
+HALF = pd.DataFrame({"patient": list("abcde"), "slices": 9, "seen": [True, False, True, False, False],
+                     "dsc": [0.99, 0.2, 0.97, 0.4, 0.6], "dsc_native": [0.99, 0.2, 0.97, 0.4, 0.6],
+                     "tp": 10, "fp": 3, "fn": [5, 6, 7, 8, 9]})
+ALL = HALF.assign(seen=True)
+GREY = to_rgba(plot.TRAINED_ON)
+
+
+def scored(cases):
+    """A prediction of which only the scores are looked at."""
+    return SimpleNamespace(cases=cases)
+
+
+def legend_of(axis):
+    return [text.get_text() for text in axis.get_legend().get_texts()]
+
+
+def test_bars_count_the_patients_not_trained_on():
+    [axis] = plot.dsc_bars(HALF).axes
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert names == ["b", "d", "e", "c (trained on)", "a (trained on)"]
+    assert [bar.get_facecolor() == GREY for bar in axis.containers[0]] == [False, False, False, True, True]
+    assert axis.get_title() == "DSC, 3 patients and 2 trained on (not counted), worst first"
+    assert {"mean 0.400", "median 0.400"} < set(legend_of(axis))
+
+
+def test_bars_of_patients_all_trained_on_say_what_they_show():
+    [axis] = plot.dsc_bars(ALL).axes
+    assert axis.get_title() == "DSC, 5 patients trained on (what the network remembers), worst first"
+    assert "mean 0.632" in legend_of(axis) and all("(trained on)" in t.get_text() for t in axis.get_yticklabels())
+
+
+def test_sizes_of_patients_trained_on_are_grey_and_not_named():
+    [axis] = plot.size_against_dsc(HALF).axes
+    grey, others = axis.collections
+    assert grey.get_offsets()[:, 0].tolist() == [15, 17] and others.get_offsets()[:, 0].tolist() == [16, 18, 19]
+    assert legend_of(axis) == ["trained on", "others"] and "3 patients and 2 trained on" in axis.get_title()
+    assert [text.get_text() for text in axis.texts] == ["b", "d", "e"]
+    [axis] = plot.size_against_dsc(ALL).axes
+    assert [text.get_text() for text in axis.texts] == ["b", "d", "e"] and "remembers" in axis.get_title()
+
+
+def test_slopes_leave_those_out_that_either_was_trained_on():
+    later = HALF.assign(seen=[False, True, False, False, False], dsc=HALF["dsc"] + [0, 0.1, 0, 0.1, -0.2])
+    [axis] = plot.slopes(scored(HALF), scored(later)).axes
+    assert [to_rgba(line.get_color()) == GREY for line in axis.lines] == [True, True, True, False, False, False]
+    assert legend_of(axis) == ["better (1)", "not better (1)", "mean 0.500 to 0.450", "trained on (3)"]
+    assert axis.get_title() == "the same 2 patients and 3 trained on (not counted)"
+    [axis] = plot.slopes(scored(ALL), scored(later)).axes
+    assert legend_of(axis) == ["mean 0.632 to 0.632", "trained on (5)"] and "remembers" in axis.get_title()
+
+
+def test_overlays_show_patients_not_trained_on_while_there_are_any(tiny_kaggle):
+    data = load_data(tiny_kaggle, 32)
+    ranked = prediction(data, 2).ranked()
+    figure = plot.overlays(prediction(data, 2, seen=(ranked[0], ranked[5])))
+    assert len(figure.axes) == 6  # above the worst, the median and the best of ranked[1:5]; below their errors
+    for axis, name in zip(figure.axes[:3], (ranked[1], ranked[3], ranked[4]), strict=True):
+        assert name in axis.get_title() and "trained on" not in axis.get_title()
+    assert figure.get_suptitle() == "4 patients and 2 trained on (not counted)"
+    figure = plot.overlays(prediction(data, 2, seen=NAMES))
+    assert all("(trained on)" in axis.get_title() for axis in figure.axes[:3])
+    assert figure.get_suptitle() == "6 patients trained on (what the network remembers)"
+
+
+def test_cases_of_a_run_are_drawn_without_a_word_about_training():
+    cases = run().cases
+    for figure in (plot.dsc_bars(cases), plot.size_against_dsc(cases), plot.slopes(run(0), run(1))):
+        [axis] = figure.axes
+        assert "8 patients" in axis.get_title() and "trained on" not in axis.get_title()
+        assert all("trained on" not in text for text in (legend_of(axis) if axis.get_legend() else []))
 
 
 def test_bins_count_every_voxel():

@@ -218,7 +218,7 @@ def test_cases_are_computed_from_the_written_masks(tiny_kaggle, tmp_path):
     prediction = predict.predict(Bright(), tiny_kaggle, tmp_path / "out", device="cpu")
     table = pd.read_csv(tmp_path / "out" / "cases.csv")
     assert b"\r" not in (tmp_path / "out" / "cases.csv").read_bytes()
-    assert list(table.columns)[:7] == ["patient", "slices", "dsc", "dsc_native", "tp", "fp", "fn"]
+    assert list(table.columns)[:8] == ["patient", "slices", "seen", "dsc", "dsc_native", "tp", "fp", "fn"]
     assert list(table["patient"]) == sorted(NAMES)
     for row in table.itertuples():
         mask, truth = prediction.mask(row.patient).astype(bool), prediction.data.truth(row.patient).astype(bool)
@@ -246,7 +246,7 @@ def test_masks_come_back_to_the_files_own_grid(tmp_path, mode, size):
 def test_unlabelled_patients(kaggle_folder, tmp_path):
     root = kaggle_folder(NAMES[:2], masks=False)
     prediction = predict.predict(Bright(), root, tmp_path / "out", device="cpu")
-    assert list(prediction.cases.columns) == ["patient", "slices"]
+    assert list(prediction.cases.columns) == ["patient", "slices", "seen"]
     assert prediction.ranked() == list(NAMES[:2])
     assert prediction.mask(NAMES[0]).any()
     assert "2 patients without masks" in str(prediction)
@@ -268,6 +268,26 @@ def test_nothing_found(tiny_kaggle):
     assert (row["dsc"], row["dsc_native"], row["tp"], row["fp"], row["recall"]) == (0, 0, 0, 0, 0)
     assert row["hd95"] == pytest.approx(np.sqrt(6**2 + 32**2 + 32**2))
     assert not prediction.mask(NAMES[4]).any()
+
+
+@pytest.mark.parametrize("learnt", [NAMES[1:3], NAMES, ()])
+def test_patients_seen_in_training_are_marked(tiny_kaggle, tmp_path, learnt):
+    network = Bright()
+    network.trained_on = (*learnt, "TCGA_somebody_else")
+    prediction = predict.predict(network, tiny_kaggle, tmp_path, device="cpu")
+    assert prediction.seen == tuple(learnt)
+    assert prediction.cases["seen"].tolist() == [name in learnt for name in sorted(NAMES)]
+    flags = [line.split(",")[2] for line in (tmp_path / "cases.csv").read_text().splitlines()]
+    assert flags == ["seen", *("TRUE" if name in learnt else "FALSE" for name in sorted(NAMES))]
+    assert (f"not counted: {len(learnt)} patients that the network was trained on" in str(prediction)) == bool(learnt)
+    assert f"{6 - len(learnt)} patients" in str(prediction) or len(learnt) == 6
+
+
+def test_nobody_to_segment(tiny_kaggle, tmp_path):
+    prediction = predict.predict(Bright(), tiny_kaggle, tmp_path, patients=[], device="cpu")
+    assert (tmp_path / "cases.csv").read_text() == "patient,slices,seen\n"
+    assert (prediction.seen, prediction.ranked()) == ((), [])
+    assert "0 patients" in str(prediction)
 
 
 def test_chosen_patients_only(tiny_kaggle, tmp_path):

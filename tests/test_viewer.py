@@ -28,17 +28,17 @@ from tests.conftest import NAMES, brain, write_patient
 LONG_NAME = "TCGA_CS_" + "a_name_that_goes_on_and_on_" + 25 * "x"
 
 
-def prediction(data, shift=1, patients=None):
-    """A prediction that is the truth moved by ``shift`` pixels."""
+def prediction(data, shift=1, patients=None, seen=()):
+    """A prediction that is the truth moved by ``shift`` pixels, of a network trained on ``seen``."""
     rows, packed = [], {}
     for name in patients or data.patients:
         truth = data.truth(name)
         shape = data.record(name).geometry.shape
         mask = np.zeros(shape, np.uint8) if truth is None else np.roll(truth, shift, axis=2)
         scores = {} if truth is None else {"dsc": counts(mask, truth).dsc, "dsc_native": counts(mask, truth).dsc}
-        rows.append({"patient": name, "slices": shape[0], **scores})
+        rows.append({"patient": name, "slices": shape[0], "seen": name in seen, **scores})
         packed[name] = np.packbits(mask)
-    return Prediction(data, REFERENCE, pd.DataFrame(rows), (), packed)
+    return Prediction(data, REFERENCE, pd.DataFrame(rows), packed)
 
 
 @pytest.fixture
@@ -165,10 +165,18 @@ def test_several_runs_share_frames_and_order(data):
 
 
 def test_a_patient_that_was_learnt_from_is_marked(data):
-    run = prediction(data)
-    name = run.ranked()[2]
-    labels = Gallery(replace(run, seen=(name,))).labels
-    assert [patient for patient, label in labels.items() if "(trained on)" in label] == [name]
+    name, other = NAMES[2:4]
+    gallery = Gallery([prediction(data, seen=(name,)), prediction(data)])
+    assert [patient for patient, label in gallery.labels.items() if "(trained on)" in label] == [name]
+    assert [run["seen"] for run in gallery.header(name)["runs"]] == [True, False]
+    assert [run["seen"] for run in gallery.header(other)["runs"]] == [False, False]
+    assert montage(gallery, name) != montage(Gallery([prediction(data)] * 2), name)
+
+
+def test_nobody_to_show_is_said(data):
+    nobody = prediction(data)
+    with pytest.raises(KitError, match="no patient to show"):
+        browse(replace(nobody, cases=nobody.cases.iloc[:0]))
 
 
 def test_five_runs_are_too_many_and_none_too_few(data):
