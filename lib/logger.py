@@ -78,7 +78,7 @@ class Run:
 
     @property
     def weights(self) -> Path:
-        """Weights of the epoch with the best validation DSC."""
+        """Weights of the epoch with the best validation DSC; with ``split="all"`` those of the last."""
         return self.folder / "best.pt"
 
     @cached_property

@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from pathlib import Path
 
 from lib.crossval import CrossValidation
-from lib.logger import Run, finished_runs
-from lib.reference import CROSS_VALIDATION, PARTS
-from lib.utils import PROJECT
+from lib.logger import Run
+from lib.reference import CROSS_VALIDATION, PARTS, SCALES, base_of
+from lib.utils import PROJECT, KitError
 
 FOLDER = PROJECT / "result" / "reference"
 Measured = dict[str, list[Run]]  # label of a variant -> its runs, the reference first
 
 
 def measured(plan: str, scale: str, folder: Path = FOLDER) -> Measured:
-    """The finished runs of a part of the reference; of variants that are complete, all with the same folds or seeds."""
-    found: dict[tuple[int, str], list[Run]] = defaultdict(list)
-    for run in finished_runs(folder):
-        for place in run.info["places"]:
-            if (place["plan"], place.get("scale")) == (plan, scale):
-                found[place["position"], place["label"]].append(run)
-    expected = PARTS[plan].folds or len(PARTS[plan].seeds) or 1
-    return {label: sorted(runs, key=lambda run: (run.info["split"]["name"], run.config.seed))
-            for (_, label), runs in sorted(found.items()) if len(runs) == expected}
+    """The runs of a part of the reference, by fold and seed; empty unless all of it is finished.
+
+    Raises:
+        KitError: a variant was trained twice on the same patients with the same seed, e.g. by other code.
+    """
+    part, found = PARTS[plan], _by_label(plan, scale, folder)
+    for label, runs in found.items():
+        if len({(run.info["split"]["name"], run.config.seed) for run in runs}) < len(runs):
+            raise KitError(f"{folder}: {plan}, {label} was trained more than once at scale {scale}; delete the older "
+                           f"runs: {', '.join(run.id for run in runs)}")
+    labels = list(part.plan.configs(base_of(part, scale)))
+    complete = all(len(found[label]) == (part.folds or len(part.seeds) or 1) for label in labels)
+    return {label: found[label] for label in labels} if complete else {}
 
 
-def cross_validated(scale: str, folder: Path = FOLDER) -> dict[str, CrossValidation]:
-    """The recipes that were cross-validated, the baseline first."""
-    return {label: CrossValidation(tuple(runs)) for label, runs in measured(CROSS_VALIDATION, scale, folder).items()}
+def _by_label(plan: str, scale: str, folder: Path) -> Measured:
+    found: Measured = defaultdict(list)
+    for file in sorted(folder.glob("runs/*/run.json")):
+        info = json.loads(file.read_text(encoding="utf-8"))
+        for place in info.get("places", []):
+            if (place["plan"], place.get("scale"), info["status"]) == (plan, scale, "finished"):
+                found[place["label"]].append(Run(file.parent))
+    for runs in found.values():
+        runs.sort(key=lambda run: (run.info["split"]["name"], run.config.seed))
+    return found
+
+
+def cross_validated(folder: Path = FOLDER) -> tuple[str, dict[str, CrossValidation]]:
+    """The largest scale at which recipes were cross-validated, and these recipes, the baseline first.
+
+    Raises:
+        KitError: there is none.
+    """
+    for scale in reversed(SCALES):
+        if runs := measured(CROSS_VALIDATION, scale, folder):
+            return scale, {label: CrossValidation(tuple(several)) for label, several in runs.items()}
+    raise KitError(f"{folder}: no complete cross-validation there; python -m lib.sweep reference makes it")

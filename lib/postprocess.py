@@ -1,7 +1,7 @@
 """From probabilities to a mask: would another threshold, or another piece, be better? Chosen where it is not scored.
 
-Command line: ``python -m lib.postprocess --data DIR [--folder result/reference --at cpu]``, with the checkpoints of the
-cross-validation are.
+Command line: ``python -m lib.postprocess --data DIR [--folder result/reference]``, where ``python -m lib.sweep
+reference`` has left the checkpoints of the cross-validation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from lib.logger import to_csv
 from lib.measured import FOLDER, cross_validated
 from lib.metrics import dsc, largest_component
 from lib.predict import load_weights, prepare, slices_at_once
-from lib.reference import SCALES
 from lib.utils import CommandParser, deterministic, progress, run_command, write_atomic
 
 THRESHOLDS = tuple(np.round(np.arange(0.1, 1, 0.1), 1))
@@ -90,12 +89,11 @@ def main() -> None:
     parser = CommandParser(prog="python -m lib.postprocess", description="Score rules of post-processing.")
     parser.add_argument("--data", required=True, help="Kaggle folder, a folder that holds it, or archive.zip")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="of the reference (default: result/reference)")
-    parser.add_argument("--at", default="cpu", choices=list(SCALES), help="scale (default: cpu)")
     arguments = parser.parse_args()
-    folds = cross_validated(arguments.at, arguments.folder)
+    scale, folds = cross_validated(arguments.folder)
     config = next(iter(folds.values())).config
     table = score_rules(folds, load_data(arguments.data, config.image_size, config.preprocessing))
-    file = arguments.folder / POSTPROCESSING.format(arguments.at)
+    file = arguments.folder / POSTPROCESSING.format(scale)
     write_atomic(file, to_csv(table))
     print(file)
 

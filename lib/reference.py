@@ -23,7 +23,7 @@ class Scale(NamedTuple):
     weights: Overrides = MappingProxyType({})
 
 
-SCALES: Mapping[str, Scale] = {
+SCALES: dict[str, Scale] = {
     # two cores, ten minutes a run: a narrow network, small slices, and a larger rate for the few steps
     "cpu": Scale({"image_size": 128, "init_features": 16, "epochs": 6, "lr": 1e-3}, {"epochs": 12}),
     # as published
@@ -53,10 +53,10 @@ class Part(NamedTuple):
 PARTS: Mapping[str, Part] = {part.plan.name: part for part in (
     Part(Plan(WEIGHTS, "Weights to use: trained on all patients, the epoch fixed beforehand",
               {"baseline": {}, "best": _BEST}), {"split": "all"}),
-    Part(Plan(LADDER_PLAN, "What is each step of the best recipe worth?",
-              {rung: changes for rung, changes in LADDER.items() if "tta" not in changes}, ladder=True)),
     Part(Plan(BASELINE, "The published recipe as shipped, and with fresh sampling", PLANS["sampling"].variants),
          seeds=(42, 43, 44)),
+    Part(Plan(LADDER_PLAN, "What is each step of the best recipe worth?",
+              {rung: changes for rung, changes in LADDER.items() if "tta" not in changes}, ladder=True)),
     Part(Plan(CROSS_VALIDATION, "Is the best recipe better, on all patients?", {"baseline": {}, "best": _BEST}),
          folds=FOLDS),
     *(Part(plan, {"sampling": "fresh"}) for name, plan in PLANS.items()

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from lib import stats
 from lib.config import REFERENCE, Config
@@ -17,30 +18,30 @@ from lib.evaluate import THRESHOLD
 from lib.logger import Run, write_result_csvs
 from lib.measured import FOLDER, Measured, cross_validated, measured
 from lib.metrics import Summary
-from lib.plot import dsc_bars, dsc_strips, forest, sweep_curves
+from lib.plot import dsc_strips, forest, sweep_curves
 from lib.postprocess import POSTPROCESSING, nested_choice
-from lib.reference import BASELINE, CROSS_VALIDATION, LADDER_PLAN, PARTS, SCALES
+from lib.reference import CROSS_VALIDATION, PARTS, SCALES, WEIGHTS
 from lib.utils import PROJECT, CommandParser, KitError, run_command, write_atomic
 
-BEGIN, END = "<!-- made by: make reference-figures -->", "<!-- end of what make reference-figures makes -->"
+_MARK = "<!-- {} -->"  # filled in here, so that README alone holds the marks
+BEGIN, END = _MARK.format("made by: make reference-figures"), _MARK.format("end of what it makes")
 WORST = 10  # patients named
 TRIALS = "trials-*/*/run.json"
 
 
+# --- cross-validation ---------------------------------------------------------------------------------------------
+
+
 def cross_validation_table(folds: Mapping[str, CrossValidation]) -> pd.DataFrame:
     """A row per recipe: DSC over all patients with its spread, on the file's grid, and at the last epoch, which nobody
-    has chosen; against the first, where there are several."""
+    chose; the others against the first."""
     rows = {label: _row(each.dsc) | {"file's grid": each.cases["dsc_native"].mean(), "last epoch": _last_epoch(each)}
             for label, each in folds.items()}
-    table = pd.DataFrame.from_dict(rows, orient="index")
     (_, baseline), *others = folds.items()
-    if others:
-        against = stats.compare(baseline, dict(others)).set_index("label")
-        table["difference"], table["p"] = against["difference"], against["p (Holm)"]
-        for label, row in against.iterrows():
-            table.loc[label, "its 95 % CI"] = f"{row['CI low']:+.3f} to {row['CI high']:+.3f}"
-            table.loc[label, "verdict"] = row["verdict"]
-    return table.fillna({"its 95 % CI": "", "verdict": ""})
+    for row in stats.compare(baseline, dict(others)).to_dict("records"):
+        rows[row["label"]] |= {"difference": row["difference"], "its 95 % CI": _interval(row["CI low"], row["CI high"]),
+                               "p (Holm)": row["p (Holm)"], "verdict": row["verdict"]}
+    return pd.DataFrame.from_dict(rows, orient="index").fillna({"its 95 % CI": "", "verdict": ""})
 
 
 def _row(dsc: Summary) -> dict[str, float | str]:
@@ -48,10 +49,26 @@ def _row(dsc: Summary) -> dict[str, float | str]:
             "median": dsc.median, "SD": dsc.sd}
 
 
+def _interval(low: float, high: float) -> str:
+    return f"{low:+.3f} to {high:+.3f}"
+
+
 def _last_epoch(folds: CrossValidation) -> float:
     """Mean DSC over all patients at the last epochs."""
     totals = [(run.history["val_dsc"].iloc[-1] * len(run.cases), len(run.cases)) for run in folds.runs]
     return sum(total for total, _ in totals) / sum(count for _, count in totals)
+
+
+def without_trials(folds: Mapping[str, CrossValidation], folder: Path = FOLDER) -> str:
+    """The comparison without the patients on which the trials chose the recipe; empty where there were no trials."""
+    chosen_on = {name for run in _trial_runs(folder) for name in run.info["split"]["validation"]}
+    if not chosen_on:
+        return ""
+    scores = {label: each.cases.set_index("patient")["dsc"].drop(chosen_on, errors="ignore")
+              for label, each in folds.items()}
+    (first, before), *_, (last, after) = scores.items()
+    return (f"The recipe was chosen by [trials](#trials) on {len(chosen_on)} of these patients. Without them: {first} "
+            f"{before.mean():.3f}, {last} {after.mean():.3f}, difference {stats.paired(after - before)}.")
 
 
 def worst_patients(folds: Mapping[str, CrossValidation], count: int = WORST) -> pd.DataFrame:
@@ -70,65 +87,69 @@ def worst_patients(folds: Mapping[str, CrossValidation], count: int = WORST) -> 
 # --- pages --------------------------------------------------------------------------------------------------------
 
 
-def sections(scale: str, folder: Path = FOLDER) -> Iterator[str]:
-    """What was measured at a scale, section by section, as Markdown."""
-    folds = cross_validated(scale, folder)
-    if folds:
-        yield (f"### Cross-validation\n\n{markdown(cross_validation_table(folds))}\n\n"
-               f"![DSC of each patient](cross-validation-{scale}.png)\n\n"
-               f"The patients that the last recipe fails most:\n\n{markdown(worst_patients(folds))}")
+def page(folder: Path = FOLDER) -> str:
+    """``results.md``: all parts of the reference that are complete, at each scale, and the trials."""
+    parts = ["# Results on patients", "Made from the run folders by `make reference-figures`. Do not edit."]
+    for scale in SCALES:
+        text = list(_sections(scale, folder))
+        if text:
+            parts += [f"## At scale `{scale}`: {in_words(scale)}", _effort(scale, folder), *text]
+    if trials := _trial_runs(folder):
+        parts += ["## Trials", markdown(_trials(trials))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _sections(scale: str, folder: Path) -> Iterator[str]:
+    for name in PARTS:
+        runs = measured(name, scale, folder) if name != WEIGHTS else {}  # whose runs have no score
+        if not runs:
+            continue
+        heading = f"### {name}\n\n{PARTS[name].plan.question}"
+        pictures = "\n".join(f"![{kind}]({file})" for kind, file in _files(name, scale).items())
+        if name == CROSS_VALIDATION:
+            folds = {label: CrossValidation(tuple(several)) for label, several in runs.items()}
+            yield (f"{heading}\n\n{markdown(cross_validation_table(folds))}\n\n{without_trials(folds, folder)}\n\n"
+                   f"{pictures}\n\nThe patients that the last recipe fails most:\n\n{markdown(worst_patients(folds))}")
+        else:
+            yield f"{heading}\n\n{markdown(_compared(name, runs))}\n\n{_basis(runs)}\n\n{pictures}"
     file = folder / POSTPROCESSING.format(scale)
     if file.is_file():
         yield (f"### Post-processing\n\nFor each fold, the threshold and the kept pieces that were best on the other "
                f"folds, against the largest piece above {THRESHOLD}.\n\n{markdown(_postprocessing(pd.read_csv(file)))}")
-    for name in PARTS:
-        runs = measured(name, scale, folder) if name != CROSS_VALIDATION else {}
-        if len(runs) > 1:
-            yield f"### {name}\n\n{PARTS[name].plan.question}\n\n{markdown(_compared(name, runs))}"
-
-
-def _postprocessing(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per recipe: what was chosen, and what it gave."""
-    rows = {}
-    for recipe, scores in table.groupby("recipe", sort=False):
-        choice = nested_choice(scores)
-        against = stats.paired(choice["dsc"] - choice["published"])
-        picked = choice.drop_duplicates("fold")
-        rows[recipe] = {"as published": choice["published"].mean(), "chosen": choice["dsc"].mean(),
-                        "difference": against.mean, "95 % CI": f"{against.low:+.3f} to {against.high:+.3f}",
-                        "p": against.p, "verdict": against.verdict,
-                        "fold by fold": ", ".join(f"{row.rule} {row.threshold:g}" for row in picked.itertuples())}
-    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def _compared(name: str, runs: Measured) -> pd.DataFrame:
     """Every variant against the first, or each rung of the ladder against the one below it."""
-    means = pd.DataFrame({"mean DSC": {label: _mean_dsc(several) for label, several in runs.items()}})
-    if name == LADDER_PLAN:
-        table = stats.ladder(runs)
-    else:
-        (_, baseline), *others = runs.items()
-        table = stats.compare(baseline, dict(others)).set_index("label")
-    kept = ["difference", "CI low", "CI high", "p (Holm)", "improved", "verdict"]
-    return means.join(table[kept])
+    means = pd.DataFrame({"mean DSC": {label: float(pd.concat([run.cases["dsc"] for run in several]).mean())
+                                       for label, several in runs.items()}})
+    (_, baseline), *others = runs.items()
+    table = (stats.ladder(runs) if PARTS[name].plan.ladder else
+             stats.compare(baseline, dict(others)).set_index("label"))
+    return means.join(table[["difference", "CI low", "CI high", "p (Holm)", "improved", "verdict"]])
 
 
-def _mean_dsc(runs: list[Run]) -> float:
-    return float(pd.concat([run.cases["dsc"] for run in runs]).mean())
+def _basis(runs: Measured) -> str:
+    """On what a comparison rests."""
+    (_, baseline), *others = runs.items()
+    return f"Seeds: {len(baseline)}. {stats.resolution(stats.compare(baseline, dict(others)))}"
 
 
-def page(folder: Path = FOLDER) -> str:
-    """``results.md``: all that was measured, at each scale."""
-    parts = ["# Results on patients", "Made from the run folders by `make reference-figures`. Do not edit."]
-    for scale, size in SCALES.items():
-        text = list(sections(scale, folder))
-        if text:
-            words = ", ".join(f"{name} {value}" for name, value in size.changes.items()) or "as published"
-            parts += [f"## At scale `{scale}`: {words}", _effort(scale, folder), *text]
-    trials = [Run(file.parent) for file in sorted(folder.glob(TRIALS))]
-    if trials:
-        parts += ["## Trials", markdown(_trials(trials))]
-    return "\n\n".join(parts) + "\n"
+def _postprocessing(table: pd.DataFrame) -> pd.DataFrame:
+    """A row per recipe: what was chosen, and what it gave."""
+    choices = {recipe: nested_choice(scores) for recipe, scores in table.groupby("recipe", sort=False)}
+    against = {recipe: stats.paired(choice["dsc"] - choice["published"]) for recipe, choice in choices.items()}
+    adjusted = stats.holm(result.p for result in against.values())
+    return pd.DataFrame.from_dict({recipe: {
+        "as published": choice["published"].mean(), "chosen": choice["dsc"].mean(), "difference": against[recipe].mean,
+        "95 % CI": _interval(against[recipe].low, against[recipe].high), "p (Holm)": p,
+        "verdict": stats.verdict(against[recipe].mean, p),
+        "fold by fold": ", ".join(f"{row.rule} {row.threshold:g}"
+                                  for row in choice.drop_duplicates("fold").itertuples()),
+    } for (recipe, choice), p in zip(choices.items(), adjusted, strict=True)}, orient="index")
+
+
+def _trial_runs(folder: Path) -> list[Run]:
+    return [Run(file.parent) for file in sorted(folder.glob(TRIALS))]
 
 
 def _trials(runs: list[Run]) -> pd.DataFrame:
@@ -145,6 +166,11 @@ def changes(config: Config) -> str:
                      if value != getattr(REFERENCE, name) and name not in ("split", "device"))
 
 
+def in_words(scale: str) -> str:
+    """What a scale changes of every recipe."""
+    return ", ".join(f"{name} {value}" for name, value in SCALES[scale].changes.items()) or "as published"
+
+
 def _effort(scale: str, folder: Path) -> str:
     """How many runs, for how long, and where."""
     runs = {run.id: run.info for name in PARTS for several in measured(name, scale, folder).values() for run in several}
@@ -156,15 +182,10 @@ def _effort(scale: str, folder: Path) -> str:
 
 def readme_table(folder: Path = FOLDER) -> str:
     """What README says of it, between its marks."""
-    for scale in reversed(SCALES):
-        if folds := cross_validated(scale, folder):
-            patients = len(next(iter(folds.values())).cases)
-            size = SCALES[scale].changes
-            words = (f"{patients} patients, {len(next(iter(folds.values())).runs)} folds, scale `{scale}`"
-                     + (f" ({size['image_size']}x{size['image_size']} pixels, {size['init_features']} features, "
-                        f"{size['epochs']} epochs)" if size else ""))
-            return f"Cross-validated: {words}.\n\n{markdown(cross_validation_table(folds))}"
-    raise KitError(f"{folder}: no cross-validation there; python -m lib.sweep reference makes it")
+    scale, folds = cross_validated(folder)
+    patients = len(next(iter(folds.values())).cases)
+    return (f"Cross-validated on {patients} patients, {PARTS[CROSS_VALIDATION].folds} folds, at scale `{scale}`: "
+            f"{in_words(scale)}.\n\n{markdown(cross_validation_table(folds))}")
 
 
 def with_block(text: str, block: str) -> str:
@@ -196,30 +217,35 @@ def _cell(value: object) -> str:
 # --- figures ------------------------------------------------------------------------------------------------------
 
 
+def _files(name: str, scale: str) -> dict[str, str]:
+    """What a figure of a part shows -> its file."""
+    slug = f"{name.replace(' ', '-')}-{scale}"
+    kinds = {"DSC of each patient": "patients"} if name == CROSS_VALIDATION else {"differences with 95 % CI": "forest"}
+    return {kind: f"{slug}-{word}.png" for kind, word in (kinds | {"loss and DSC per epoch": "curves"}).items()}
+
+
 def draw(folder: Path = FOLDER) -> list[Path]:
-    """Draw what was measured into ``folder``; returns the files."""
-    figures = {}
-    for scale in SCALES:
-        if folds := cross_validated(scale, folder):
-            figures[f"cross-validation-{scale}"] = dsc_strips(
-                {label: each.cases.set_index("patient")["dsc"] for label, each in folds.items()})
-            figures[f"cross-validation-curves-{scale}"] = sweep_curves(
-                {label: list(each.runs) for label, each in folds.items()})
-            figures[f"cross-validation-patients-{scale}"] = dsc_bars(list(folds.values())[-1].cases)
-        for name in (LADDER_PLAN, BASELINE):
-            runs = measured(name, scale, folder)
-            if len(runs) > 1:
-                figures[f"{name.replace(' ', '-')}-{scale}"] = sweep_curves(runs)
-        compared = {name: runs for name in PARTS if name != CROSS_VALIDATION
-                    and len(runs := measured(name, scale, folder)) > 1}
-        for name, runs in compared.items():
-            (_, baseline), *others = runs.items()
-            figures[f"forest-{name.replace(' ', '-')}-{scale}"] = forest(stats.compare(baseline, dict(others)))
+    """Draw the parts of the reference that are complete into ``folder``; returns the files."""
     files = []
-    for name, figure in figures.items():
-        files.append(folder / f"{name}.png")
-        figure.savefig(files[-1], metadata={"Software": None})
+    for scale in SCALES:
+        for name in PARTS:
+            runs = measured(name, scale, folder) if name != WEIGHTS else {}
+            if runs:
+                for file, figure in zip(_files(name, scale).values(), _figures(name, runs), strict=True):
+                    files.append(folder / file)
+                    figure.savefig(files[-1], metadata={"Software": None})
     return files
+
+
+def _figures(name: str, runs: Measured) -> tuple[Figure, Figure]:
+    """In the order of ``_files``."""
+    (_, baseline), *others = runs.items()
+    if name == CROSS_VALIDATION:
+        first = dsc_strips({label: CrossValidation(tuple(several)).cases.set_index("patient")["dsc"]
+                            for label, several in runs.items()})
+    else:
+        first = forest(stats.compare(baseline, dict(others)))
+    return first, sweep_curves(runs)
 
 
 def main() -> None:
@@ -229,11 +255,11 @@ def main() -> None:
     folder = parser.parse_args().folder
     write_result_csvs(folder)
     write_atomic(folder / "results.md", page(folder))
-    for file in draw(folder):
-        print(file)
-    readme = PROJECT / "README.md"
-    write_atomic(readme, with_block(readme.read_text(encoding="utf-8"), readme_table(folder)))
-    print(readme)
+    written = draw(folder)
+    if folder.resolve() == FOLDER:  # README tells of the kit's own
+        written.append(PROJECT / "README.md")
+        write_atomic(written[-1], with_block(written[-1].read_text(encoding="utf-8"), readme_table(folder)))
+    print("\n".join(map(str, written)))
 
 
 if __name__ == "__main__":

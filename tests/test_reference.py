@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,23 +12,23 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import measured, postprocess, pretrained, results, sweep
+from lib import measured, postprocess, predict, pretrained, results, sweep
 from lib.config import BEST, REFERENCE
 from lib.dataset import PUBLISHED_VALIDATION, load_data
 from lib.execute import TIMES
-from lib.logger import BEST_CSV, Run
+from lib.logger import BEST_CSV, TRAIN_CSV, Run
 from lib.predict import KIT_WEIGHTS, PRETRAINED, default_weights, load_weights, unseen
-from lib.reference import CROSS_VALIDATION, PARTS, SCALES, WEIGHTS, base_of
+from lib.reference import BASELINE, CROSS_VALIDATION, PARTS, SCALES, WEIGHTS, Scale, base_of
 from lib.sweep import part_tasks, train_tasks
 from lib.sweep_table import duration
 from lib.train import fit
 from lib.utils import KitError
+from tests.conftest import NAMES, brain, write_patient
 from tests.test_config import command
 from tests.test_train import TINY
 
 ROOT = Path(__file__).parent.parent
-SMALL = {"image_size": 32, "init_features": 2, "epochs": 2, "batch_size": 4, "device": "cpu"}
-OPTIONS = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]
+SMALL = Scale({"image_size": 32, "init_features": 2, "epochs": 2, "batch_size": 4, "device": "cpu"}, {"epochs": 3})
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -35,6 +36,7 @@ def test_parts_are_the_published_recipe_and_the_best_at_that_scale(scale):
     for name, part in PARTS.items():
         base, size = base_of(part, scale), SCALES[scale].changes | (SCALES[scale].weights if name == WEIGHTS else {})
         assert base == dataclasses.replace(REFERENCE, **{**size, **part.changes})
+    assert list(PARTS[WEIGHTS].plan.configs(base_of(PARTS[WEIGHTS], scale))) == ["baseline", "best"]
     configs = PARTS[CROSS_VALIDATION].plan.configs(base_of(PARTS[CROSS_VALIDATION], scale))
     size = {name: value for name, value in SCALES[scale].changes.items() if name != "lr"}
     assert configs["best"] == dataclasses.replace(BEST, **size)
@@ -42,36 +44,68 @@ def test_parts_are_the_published_recipe_and_the_best_at_that_scale(scale):
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory, request):
-    """A tiny reference: weights and cross-validation, trained by the functions behind the command."""
-    from tests.conftest import NAMES, brain, write_patient
+def trained(tmp_path_factory):
+    """A tiny reference: weights, cross-validation and the baseline's seeds, trained by the functions of the command."""
     folder = tmp_path_factory.mktemp("reference")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KIT_CACHE", str(folder / "cache"))
         patch.setenv("KIT_PROGRESS", "off")
+        patch.setitem(SCALES, "cpu", SMALL)
         for seed, name in enumerate(NAMES):
             write_patient(folder / "kaggle_3m", name, *brain(seed))
-        data = load_data(folder / "kaggle_3m", SMALL["image_size"])
-        for name in (WEIGHTS, CROSS_VALIDATION):
-            train_tasks(part_tasks(PARTS[name], data, folder, "cpu", SMALL), data, folder)
+        data = load_data(folder / "kaggle_3m", 32)
+        for name in (WEIGHTS, BASELINE, CROSS_VALIDATION):
+            train_tasks(part_tasks(PARTS[name], data, folder, "cpu"), data, folder)
     return folder
+
+
+@pytest.fixture
+def reference(trained, monkeypatch):
+    monkeypatch.setenv("KIT_CACHE", str(trained / "cache"))
+    monkeypatch.setitem(SCALES, "cpu", SMALL)
+    return trained
+
+
+@pytest.fixture
+def copied(reference, tmp_path):
+    """The tables of the reference, to be damaged."""
+    shutil.copytree(reference / "runs", tmp_path / "runs", ignore=shutil.ignore_patterns("*.pt", ".lock"))
+    return tmp_path
+
+
+def part_runs(folder, plan, label):
+    """Its runs, whatever else is there."""
+    return [run for run in map(Run, (folder / "runs").iterdir())
+            if any((place["plan"], place["label"]) == (plan, label) for place in run.info["places"])]
 
 
 def test_every_row_says_its_scale(reference):
     table = pd.read_csv(reference / BEST_CSV)
     assert set(table["measured at"]) == {"cpu"}
+    assert set(pd.read_csv(reference / TRAIN_CSV)["measured at"]) == {"cpu"}
     assert table["split"].nunique() == PARTS[CROSS_VALIDATION].folds
 
 
 def test_the_command_finds_what_is_trained(reference, monkeypatch, capfd):
     """Only the parts asked for, and nothing twice."""
     before = {file: file.stat().st_mtime_ns for file in reference.glob("runs/*/best.pt")}
-    monkeypatch.setenv("KIT_CACHE", str(reference / "cache"))
     status, out, err = command(sweep.main, monkeypatch, capfd, "reference", "--only", CROSS_VALIDATION, "--data",
-                               str(reference / "kaggle_3m"), "--out", str(reference), *OPTIONS)
+                               str(reference / "kaggle_3m"), "--out", str(reference))
     assert status == 0, err
     assert CROSS_VALIDATION in out and WEIGHTS not in out
     assert {file: file.stat().st_mtime_ns for file in reference.glob("runs/*/best.pt")} == before
+
+
+def test_runs_with_other_settings_do_not_count(reference, tmp_path):
+    data = load_data(reference / "kaggle_3m", 32)
+    train_tasks(part_tasks(PARTS[WEIGHTS], data, tmp_path, "cpu", {"epochs": 1}), data, tmp_path)
+    assert measured.measured(WEIGHTS, "cpu", tmp_path) == {}
+
+
+@pytest.mark.parametrize("arguments", [["reference", "--seeds", "1"], ["loss", "--at", "gpu"], ["loss", "--only", "x"]])
+def test_options_that_do_not_apply_are_named(arguments, monkeypatch, capfd):
+    status, _, err = command(sweep.main, monkeypatch, capfd, *arguments, "--data", "nowhere")
+    assert status == 2 and f"{arguments[1]}: not for {arguments[0]}" in err
 
 
 def test_an_unknown_part_is_named(tiny_kaggle, monkeypatch, capfd):
@@ -80,11 +114,10 @@ def test_an_unknown_part_is_named(tiny_kaggle, monkeypatch, capfd):
 
 
 def test_cross_validation_table_is_what_the_run_folders_say(reference):
-    folds = measured.cross_validated("cpu", reference)
-    assert list(folds) == ["baseline", "best"]
+    scale, folds = measured.cross_validated(reference)
+    assert (scale, list(folds)) == ("cpu", ["baseline", "best"])
     table = results.cross_validation_table(folds)
-    runs = [run for run in map(Run, (reference / "runs").iterdir()) if len(run.cases)]
-    best = [run for run in runs if run.config.loss == BEST.loss]
+    best = part_runs(reference, CROSS_VALIDATION, "best")
     assert len(best) == 5
     assert table.loc["best", "mean DSC"] == pytest.approx(pd.concat([run.cases["dsc"] for run in best]).mean())
     last = [run.history["val_dsc"].iloc[-1] for run in best for _ in range(len(run.cases))]
@@ -93,15 +126,48 @@ def test_cross_validation_table_is_what_the_run_folders_say(reference):
     assert table.loc["best", "difference"] == pytest.approx(means["best"] - means["baseline"])
 
 
-def test_a_recipe_that_lacks_a_fold_is_not_shown(reference, tmp_path):
-    for file in reference.glob("runs/*/*.*"):
-        if file.suffix in (".json", ".csv"):
-            (tmp_path / file.relative_to(reference)).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / file.relative_to(reference)).write_bytes(file.read_bytes())
-    best = [run for run in map(Run, (tmp_path / "runs").iterdir()) if run.config.loss == BEST.loss and len(run.cases)]
-    (best[0].folder / "run.json").write_text(json.dumps(best[0].info | {"status": "running"}))
-    assert list(measured.cross_validated("cpu", tmp_path)) == ["baseline"]
-    assert "Cross-validated: 6 patients, 5 folds" in results.readme_table(tmp_path)
+def test_parts_that_are_not_complete_are_not_shown(copied):
+    best = part_runs(copied, CROSS_VALIDATION, "best")[0]
+    (best.folder / "run.json").write_text(json.dumps(best.info | {"status": "running"}))
+    for run in part_runs(copied, BASELINE, "frozen"):
+        shutil.rmtree(run.folder)
+    page = results.page(copied)
+    assert "###" not in page
+    with pytest.raises(KitError, match="no complete cross-validation"):
+        results.readme_table(copied)
+    with pytest.raises(KitError, match="no complete cross-validation"):
+        pretrained.export(copied, copied / "weights")
+    assert not (copied / "weights").exists()
+
+
+def test_runs_of_ones_own_and_older_ones_are_passed_over(copied):
+    before = results.page(copied)
+    alone, old = part_runs(copied, BASELINE, "fresh")[0], part_runs(copied, BASELINE, "frozen")[0]
+    for run, name, places in ((alone, "alone", None), (old, "old", [{"plan": "loss", "label": "Dice"}])):
+        shutil.copytree(run.folder, copied / "runs" / name)
+        info = {key: value for key, value in run.info.items() if key != "places"} | ({"places": places} if places else {})
+        (copied / "runs" / name / "run.json").write_text(json.dumps(info))
+    assert results.page(copied) == before
+
+
+def test_a_variant_that_was_trained_twice_is_named(copied):
+    run = part_runs(copied, BASELINE, "fresh")[0]
+    shutil.copytree(run.folder, copied / "runs" / "again")
+    with pytest.raises(KitError, match=f"fresh was trained more than once .*{run.id}"):
+        results.page(copied)
+
+
+def test_patients_that_the_recipe_was_chosen_on_are_left_out_once_more(copied):
+    _, folds = measured.cross_validated(copied)
+    assert results.without_trials(folds, copied) == ""
+    run = part_runs(copied, BASELINE, "fresh")[0]
+    shutil.copytree(run.folder, copied / "trials-32" / "one")
+    held_out = run.info["split"]["validation"]
+    rest = {label: each.cases.set_index("patient")["dsc"].drop(held_out).mean() for label, each in folds.items()}
+    text = results.without_trials(folds, copied)
+    assert f"{len(held_out)} of these patients" in text
+    assert f"baseline {rest['baseline']:.3f}, best {rest['best']:.3f}" in text
+    assert text in results.page(copied)
 
 
 def test_post_processing_is_chosen_where_it_is_not_scored():
@@ -128,21 +194,23 @@ def test_rules_of_post_processing():
 
 
 def test_rules_are_scored_by_the_network_of_the_fold(reference):
-    folds = measured.cross_validated("cpu", reference)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KIT_CACHE", str(reference / "cache"))
-        table = postprocess.score_rules(folds, load_data(reference / "kaggle_3m", SMALL["image_size"]))
+    _, folds = measured.cross_validated(reference)
+    table = postprocess.score_rules(folds, load_data(reference / "kaggle_3m", 32))
     published = table.query("rule == 'size' and threshold == 0.5").set_index(["recipe", "patient"])["dsc"]
     for label, each in folds.items():
         for row in each.cases.itertuples():
             assert published[label, row.patient] == pytest.approx(row.dsc, abs=1e-7)
 
 
-def test_pages_and_figures(reference):
-    page = results.page(reference)
-    drawn = results.draw(reference)
-    assert {file.name for file in drawn} >= set(re.findall(r"\]\((.*?\.png)\)", page))
-    worst = results.worst_patients(measured.cross_validated("cpu", reference), 2)
+def test_pages_and_figures(reference, monkeypatch, capfd):
+    readme = (ROOT / "README.md").read_bytes()
+    status, _, err = command(results.main, monkeypatch, capfd, "--folder", str(reference))
+    assert status == 0, err
+    assert (ROOT / "README.md").read_bytes() == readme, "which tells of the kit's own folder"
+    page = (reference / "results.md").read_text(encoding="utf-8")
+    assert {file.name for file in reference.glob("*.png")} == set(re.findall(r"\]\((.*?\.png)\)", page))
+    assert "| 6 |" in page and "Seeds: 3" in page
+    worst = results.worst_patients(measured.cross_validated(reference)[1], 2)
     assert list(worst["best"]) == sorted(worst["best"]) and all(f"| {name} |" in page for name in worst.index)
     text = results.with_block(f"before\n{results.BEGIN}\nold\n{results.END}\nafter", "new")
     assert text == f"before\n{results.BEGIN}\nnew\n{results.END}\nafter"
@@ -159,18 +227,35 @@ def test_weights_are_exported_with_their_card(reference, tmp_path):
         assert halved.trained_on == exact.trained_on and len(halved.trained_on) == 6
         for name, tensor in exact.state_dict().items():
             torch.testing.assert_close(halved.state_dict()[name], tensor, rtol=2e-3, atol=1e-6)
+        images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(halved(images).sigmoid(), exact(images).sigmoid(), rtol=0, atol=5e-3)
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         assert f"{digest}  {file.name}\n" in (tmp_path / "SHA256SUMS").read_text()
-        assert digest in pretrained.card(reference, tmp_path)
-    with pytest.raises(KitError, match="no weights there"):
-        pretrained.weight_runs(tmp_path)
+        assert digest in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
-def test_own_weights_come_before_those_of_the_kit(tiny_kaggle, tmp_path):
+def test_weights_that_float16_cannot_hold_are_not_exported(reference, tmp_path, monkeypatch):
+    run = pretrained.weight_runs(reference)["best"]
+    content = torch.load(run.weights, weights_only=True)
+    content["weights"]["conv.bias"] += 1e6
+    monkeypatch.setattr(pretrained, "read_checkpoint", lambda _: content)
+    with pytest.raises(KitError, match="too large for float16"):
+        pretrained.export(reference, tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_own_weights_come_before_those_of_the_kit(tiny_kaggle, tmp_path, monkeypatch):
     data = load_data(tiny_kaggle, TINY.image_size)
-    assert default_weights(tmp_path, data) == KIT_WEIGHTS
+    assert default_weights(tmp_path, data) == default_weights(tmp_path) == KIT_WEIGHTS
     run = fit(TINY, data, tmp_path)
-    assert default_weights(tmp_path, data) == run.weights
+    assert default_weights(tmp_path, data) == default_weights(tmp_path) == run.weights
+    shutil.copytree(run.folder, tmp_path / "phantoms" / "runs" / "one")
+    info = run.info | {"data": run.info["data"] | {"name": "phantom"}}
+    (tmp_path / "phantoms" / "runs" / "one" / "run.json").write_text(json.dumps(info))
+    assert default_weights(tmp_path / "phantoms") == KIT_WEIGHTS, "patients are not segmented by what saw phantoms"
+    monkeypatch.setattr(predict, "KIT_WEIGHTS", tmp_path / "best.pt")
+    with pytest.raises(KitError, match="no finished run on patients; train one first"):
+        default_weights(tmp_path / "phantoms")
     assert unseen(load_weights(run.weights), data) == run.unseen(data)
 
 
@@ -203,7 +288,9 @@ def test_readme_tells_how_long_notebooks_take():
 
 
 def test_the_card_tells_of_the_weights_that_are_there():
-    assert (PRETRAINED / "README.md").read_text(encoding="utf-8") == pretrained.card()
+    files = {name: (file.stat().st_size, hashlib.sha256(file.read_bytes()).hexdigest())
+             for name in ("baseline.pt", "best.pt") for file in [PRETRAINED / name]}
+    assert (PRETRAINED / "README.md").read_text(encoding="utf-8") == pretrained.card(files)
 
 
 @pytest.mark.parametrize("name", ["baseline", "best"])
