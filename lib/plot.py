@@ -272,7 +272,7 @@ def _counted(seen: pd.Series) -> tuple[pd.Series, str]:
     Those that the network was not trained on; where there are no others, all, and they tell what it remembers.
     """
     if seen.all():
-        return seen, f"{len(seen)} patients trained on (what the network remembers)"
+        return seen, f"{len(seen)} patients trained on\n(what the network remembers)"
     return ~seen, f"{(~seen).sum()} patients" + (f" and {seen.sum()} trained on (not counted)" if seen.any() else "")
 
 
@@ -333,7 +333,8 @@ def size_against_dsc(cases: pd.DataFrame) -> Figure:
     counted, who = _counted(seen)
     figure, axis = plt.subplots(figsize=(7.5, 4))
     for group, colour, label in ((seen, TRAINED_ON, "trained on"), (~seen, BLUE, "others")):
-        axis.scatter(scored.loc[group, "size"], scored.loc[group, "dsc_native"], color=colour, alpha=0.8, label=label)
+        if group.any():
+            axis.scatter("size", "dsc_native", data=scored[group], color=colour, alpha=0.8, label=label)
     if seen.any():
         axis.legend(loc="lower right")
     for row in scored[counted].nsmallest(3, "dsc_native").itertuples():

@@ -139,7 +139,7 @@ def test_bars_count_the_patients_not_trained_on():
 
 def test_bars_of_patients_all_trained_on_say_what_they_show():
     [axis] = plot.dsc_bars(ALL).axes
-    assert axis.get_title() == "DSC, 5 patients trained on (what the network remembers), worst first"
+    assert axis.get_title() == "DSC, 5 patients trained on\n(what the network remembers), worst first"
     assert "mean 0.632" in legend_of(axis) and all("(trained on)" in t.get_text() for t in axis.get_yticklabels())
 
 
@@ -151,6 +151,7 @@ def test_sizes_of_patients_trained_on_are_grey_and_not_named():
     assert [text.get_text() for text in axis.texts] == ["b", "d", "e"]
     [axis] = plot.size_against_dsc(ALL).axes
     assert [text.get_text() for text in axis.texts] == ["b", "d", "e"] and "remembers" in axis.get_title()
+    assert legend_of(axis) == ["trained on"]
 
 
 def test_slopes_leave_those_out_that_either_was_trained_on():
@@ -173,7 +174,7 @@ def test_overlays_show_patients_not_trained_on_while_there_are_any(tiny_kaggle):
     assert figure.get_suptitle() == "4 patients and 2 trained on (not counted)"
     figure = plot.overlays(prediction(data, 2, seen=NAMES))
     assert all("(trained on)" in axis.get_title() for axis in figure.axes[:3])
-    assert figure.get_suptitle() == "6 patients trained on (what the network remembers)"
+    assert figure.get_suptitle() == "6 patients trained on\n(what the network remembers)"
 
 
 def test_cases_of_a_run_are_drawn_without_a_word_about_training():
