@@ -110,7 +110,7 @@ def test_options_that_do_not_apply_are_named(arguments, monkeypatch, capfd):
 
 def test_an_unknown_part_is_named(tiny_kaggle, monkeypatch, capfd):
     status, _, err = command(sweep.main, monkeypatch, capfd, "reference", "--only", "all", "--data", str(tiny_kaggle))
-    assert status == 2 and "part 'all' of the reference is unknown; use some of pretrained, best ladder" in err
+    assert status == 2 and "part 'all' of the reference is unknown; use some of pretrained, baseline" in err
 
 
 def test_cross_validation_table_is_what_the_run_folders_say(reference):
@@ -145,7 +145,8 @@ def test_runs_of_ones_own_and_older_ones_are_passed_over(copied):
     alone, old = part_runs(copied, BASELINE, "fresh")[0], part_runs(copied, BASELINE, "frozen")[0]
     for run, name, places in ((alone, "alone", None), (old, "old", [{"plan": "loss", "label": "Dice"}])):
         shutil.copytree(run.folder, copied / "runs" / name)
-        info = {key: value for key, value in run.info.items() if key != "places"} | ({"places": places} if places else {})
+        info = {key: value for key, value in run.info.items() if key != "places"}
+        info |= {"places": places} if places else {}
         (copied / "runs" / name / "run.json").write_text(json.dumps(info))
     assert results.page(copied) == before
 
