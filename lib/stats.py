@@ -167,7 +167,7 @@ def compare(baseline: Runs, candidates: Mapping[str, Runs], metric: str = "dsc")
 
     Raises:
         KitError: nothing to compare, an unknown metric, runs that scored other patients than the baseline or on another
-            grid, or a patient without a score.
+            grid, a patient without a score, or one that a network was trained on.
     """
     if metric not in METRICS:
         raise KitError(f"metric {metric!r} is not one of {', '.join(METRICS)}")
@@ -212,6 +212,9 @@ def _check_comparable(label: str, run: Scored, reference: Scored, metric: str) -
         differing = [f"{words} {', '.join(sorted(names))}"
                      for words, names in (("it alone scored", theirs - ours), ("it lacks", ours - theirs)) if names]
         raise KitError(f"{label}: other patients than the baseline's ({'; '.join(differing)}); use the same split")
+    if "seen" in run.cases and run.cases["seen"].any():
+        raise KitError(f"{label}: its network was trained on {run.cases['seen'].sum()} of the patients; predict only "
+                       f"those that lib.predict.unseen names")
     grids = {(r.config.image_size, r.config.preprocessing) for r in (run, reference)}
     if metric == "dsc" and len(grids) > 1:
         raise KitError(f"{label}: scored on another grid than the baseline (image_size or preprocessing differ); "

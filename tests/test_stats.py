@@ -256,6 +256,16 @@ def test_other_patients_are_named():
         compare([run, run_of([0.5] * 9, PATIENTS[:9])], {"a": run})
 
 
+def test_what_a_network_was_trained_on_is_not_compared():
+    run, other = run_of([0.5] * 10), run_of([0.6] * 10)
+    other.cases["seen"] = [False] * 8 + [True] * 2
+    for baseline, candidate in ((run, other), (other, run)):
+        with pytest.raises(KitError, match="its network was trained on 2 of the patients"):
+            compare(baseline, {"remembers": candidate})
+    other.cases["seen"] = False
+    assert compare(run, {"fair": other})["difference"].item() == pytest.approx(0.1)
+
+
 def test_other_grids_compare_on_the_files_grid_only():
     run, other = run_of([0.5] * 10), run_of([0.6] * 10, image_size=128)
     with pytest.raises(KitError, match="dsc_native"):
