@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ import torch
 from lib.logger import device_name
 from lib.utils import PROJECT, pick_device, pick_precision, write_atomic, write_json
 
+COMPARED = ("scikit-image", "monai", "medpy")
+IMPORTED = {"scikit-image": "skimage"}
 OUT = PROJECT / "result" / "bench"
 Row = dict[str, Any]
 
@@ -47,9 +51,19 @@ def machine(device: torch.device | None = None) -> dict[str, Any]:
     about = {"device": device_name(device), "precision": pick_precision(device).name,
              "threads": torch.get_num_threads(), "python": platform.python_version(), "torch": torch.__version__,
              "numpy": np.__version__, "scipy": scipy.__version__, "system": platform.platform()}
+    about |= {name: version(name) for name in COMPARED if importlib.util.find_spec(IMPORTED.get(name, name))}
+    with suppress(OSError):  # Linux
+        about |= _cpu(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     with suppress(OSError, AttributeError):  # not on Windows
         about["load average at the start"] = round(os.getloadavg()[0], 1)
     return about
+
+
+def _cpu(text: str) -> Row:
+    """Model of the processor, and which of its units matter here."""
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
+    units = [unit for unit in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if unit in fields.get("flags", "").split()]
+    return {"processor": fields.get("model name", "unknown"), "units": ", ".join(units) or "unknown"}
 
 
 def markdown(rows: list[Row]) -> str:

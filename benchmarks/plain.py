@@ -90,17 +90,21 @@ def train_step(model: nn.Module, loss: nn.Module, optimizer: torch.optim.Optimiz
 
 
 def epoch(model: nn.Module, loss: nn.Module, optimizer: torch.optim.Optimizer, train: DataLoader,
-          validation: DataLoader, device: torch.device) -> list[float]:
-    """A pass over the training slices and one over those of validation, with the losses of the latter."""
+          validation: DataLoader, device: torch.device) -> tuple[list[float], list[float]]:
+    """A pass over the training slices and one over those of validation; losses of its batches, DSC of its volumes."""
     model.train()
     for images, masks in train:
         train_step(model, loss, optimizer, images.to(device), masks.to(device))
     model.eval()
-    losses = []
+    losses, found = [], []
     with torch.no_grad():
         for images, masks in validation:
-            losses.append(loss(model(images.to(device)), masks.to(device)).item())
-    return losses
+            logits = model(images.to(device))
+            losses.append(loss(logits, masks.to(device)).item())
+            found.append(torch.sigmoid(logits)[:, 0].cpu().numpy() > 0.5)
+    volumes = np.split(np.concatenate(found), np.cumsum([len(mask) for mask in validation.dataset.masks])[:-1])
+    return losses, [_dsc(_largest(mask), truth)
+                    for mask, truth in zip(volumes, validation.dataset.masks, strict=True)]
 
 
 def predict(model: nn.Module, images: np.ndarray, device: torch.device, batch_size: int) -> np.ndarray:
@@ -109,7 +113,16 @@ def predict(model: nn.Module, images: np.ndarray, device: torch.device, batch_si
     with torch.no_grad():
         parts = [torch.sigmoid(model(torch.from_numpy(images[i:i + batch_size]).to(device))).cpu().numpy()
                  for i in range(0, len(images), batch_size)]
-    labels, _ = ndimage.label(np.concatenate(parts)[:, 0] > 0.5)
+    return _largest(np.concatenate(parts)[:, 0] > 0.5)
+
+
+def _largest(mask: np.ndarray) -> np.ndarray:
+    labels, count = ndimage.label(mask)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    return labels == sizes.argmax()
+    return labels == sizes.argmax() if count else mask
+
+
+def _dsc(pred: np.ndarray, true: np.ndarray) -> float:
+    both = pred.sum() + true.sum()
+    return 2 * (pred & (true > 0)).sum() / both if both else 1.0

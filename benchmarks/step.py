@@ -9,15 +9,16 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._inductor import config as inductor
 
 from benchmarks.measure import Row, in_turns, seconds
-from lib.augment import warp
+from lib.augment import change_intensity, warp
 from lib.config import Config
 from lib.dataset import BrainData, Draw, Sampler, SliceDataset
 from lib.evaluate import Machine
 from lib.loss import build_objective
 from lib.networks import build_model, summary
-from lib.optim import build_optimizer
+from lib.optim import MovingAverage, build_optimizer
 from lib.utils import deterministic, memory_format, pick_device, pick_precision
 
 FULL_WIDTH = {
@@ -41,6 +42,7 @@ class Step:
         self.loss = build_objective(config).to(self.device)
         self.optimizer = build_optimizer(config, self.model.parameters())
         self.scaler = self.machine.precision.grad_scaler(self.device)
+        self.average = MovingAverage(self.model, config.ema) if config.ema else None
 
     def __call__(self, images: Tensor, masks: Tensor) -> None:
         """Learn from a batch."""
@@ -63,6 +65,8 @@ class Step:
         """Change the weights."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.average is not None:
+            self.average.update(self.model)
 
     def infer(self, images: Tensor) -> Tensor:
         """Logits, in eval mode."""
@@ -114,7 +118,9 @@ def shares(config: Config, data: BrainData, steps: int, device: torch.device | N
     percent = (100 * median / median.sum()).round(1).tolist()
     reached = 3 * config.batch_size * summary(config).gflops / median.sum()
     peak = peak_gflops(step.device, step.machine.precision.name)
-    return {"step": f"{config.model} {config.init_features}, {config.batch_size} slices of {config.image_size}",
+    recipe = "best recipe" if config.intensity else "baseline"
+    return {"step": f"{recipe}, {config.model} {config.init_features}, {config.batch_size} slices of "
+                    f"{config.image_size}",
             "precision": step.machine.precision.name, "ms": round(1e3 * float(median.sum()), 1),
             **{f"{name}, %": share for name, share in zip(PARTS, percent, strict=True)},
             "data path, %": round(percent[0] + percent[1], 1), "GFLOP/s": round(reached),
@@ -131,7 +137,8 @@ def _timed(step: Step, config: Config, slices: SliceDataset, draw: Draw) -> np.n
     images, masks = (part.to(step.device) for part in slices.batch(draw.indices[:config.batch_size]))
     theta = torch.from_numpy(draw.theta[:config.batch_size]).to(step.device)
     mark()
-    batch = warp(images, masks, theta, config.padding)
+    images, masks = warp(images, masks, theta, config.padding)
+    batch = change_intensity(images, draw.intensity[:config.batch_size]), masks
     mark()
     step.backward(*batch)
     mark()
@@ -141,10 +148,15 @@ def _timed(step: Step, config: Config, slices: SliceDataset, draw: Draw) -> np.n
 
 
 def compiled(config: Config, rounds: int, device: torch.device | None = None) -> Row:
-    """Does ``torch.compile`` pay for itself? Its time, what it saves a step, and after how many steps it is even."""
+    """Does ``torch.compile`` pay for itself? Its time without a cache, what it saves a step, and after how many steps
+    it is even."""
     plain, fast = Step(config, device), Step(config, device, compiled=True)
     batch = random_batch(config.batch_size, config.image_size, plain.device)
-    start_up = seconds(lambda: fast.whole(*batch))
+    try:
+        with inductor.patch(force_disable_caches=True):
+            start_up = seconds(lambda: fast.whole(*batch))
+    except Exception as error:  # it needs a compiler, and may fail in many ways
+        return {"left out": f"torch.compile fails here: {type(error).__name__}"}
     slow_step, fast_step = in_turns(lambda: plain.whole(*batch), lambda: fast.whole(*batch), rounds=rounds)
     saved = slow_step - fast_step
     even = round((start_up - fast_step) / saved) if saved > 0 else "never"

@@ -6,12 +6,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
-from benchmarks import gpu, rows, scale
+from benchmarks import gpu, measure, plain, rows, scale
 from benchmarks.measure import Report, in_turns, row
 from benchmarks.plain import Slices
 from benchmarks.sets import many_patients
 from lib.dataset import load_data
+from lib.loss import DiceLoss
 
 
 def test_ways_take_turns():
@@ -42,6 +44,27 @@ def test_plain_loop_draws_slices_with_tumour_more_often():
     assert np.mean([slices[i][0].amax() > 0 for i in range(len(slices))]) > 0.5
     image, _ = Slices([volume], [mask], drawn=False)[3]
     assert image.shape == (3, 16, 16) and image.min() == 1
+
+
+def test_plain_loop_scores_whole_volumes():
+    """Two volumes of two and three slices; the network finds the image itself."""
+    images = [np.zeros((slices, 16, 16, 3)) for slices in (2, 3)]
+    masks = [np.zeros((slices, 16, 16)) for slices in (2, 3)]
+    images[0][:, 4:8, 4:8], masks[0][:, 4:8, 4:10] = 1, 1
+    images[1][1, :4, :4], images[1][1, 12:, 12:14], masks[1][1, :4, :4] = 1, 1, 1  # a smaller piece elsewhere
+    network = torch.nn.Conv2d(3, 1, 1)
+    with torch.no_grad():
+        network.weight.fill_(1), network.bias.fill_(-1)
+    loaders = [DataLoader(Slices(images, masks, drawn=drawn), 2) for drawn in (True, False)]
+    optimizer = torch.optim.SGD(network.parameters(), 0.0)
+    losses, scores = plain.epoch(network, DiceLoss(), optimizer, *loaders, torch.device("cpu"))
+    assert len(losses) == 3 and scores == pytest.approx([2 * 16 / (16 + 24), 1.0])
+
+
+def test_processor_is_named():
+    text = "model name\t: Some CPU\nflags\t\t: sse avx2 avx512_bf16\n"
+    assert measure._cpu(text) == {"processor": "Some CPU", "units": "avx2, avx512_bf16"}
+    assert measure._cpu("") == {"processor": "unknown", "units": "unknown"}
 
 
 def test_pooled_hd95_is_that_of_medpy():
