@@ -35,7 +35,7 @@ from lib.phantom import make_patient, write_phantom
 from lib.predict import slices_at_once
 from lib.session import PHANTOM_FOLDER
 from lib.train import Epoch, fit
-from lib.utils import PROJECT, pick_device, pick_precision
+from lib.utils import PROJECT, cores, pick_device, pick_precision
 
 SIZE, BATCH = 256, 16
 
@@ -55,8 +55,8 @@ def preparation(patients: int = 2, rounds: int = 2) -> list[Row]:
 
         slow, first, again = in_turns(plain_way, cold, lambda: load_data(root, SIZE), rounds=rounds, warm_up=0)
     what = f"preparing {patients} patients of 36 slices of 256x256"
-    cores = f"the kit uses {os.cpu_count()} cores, the published code one"
-    return [row(f"{what}, cold", "published, skimage", slow, first, cores),
+    remark = f"the kit uses {cores()} cores, the published code one"
+    return [row(f"{what}, cold", "published, skimage", slow, first, remark),
             row(f"{what}, warm", "published: prepares each time", slow, again)]
 
 
@@ -127,7 +127,7 @@ def _plain_epochs(data: BrainData, config: Config) -> Callable[[], object]:
         arrays = [data.slices((name,)).batch(np.arange(len(data.slices((name,))))) for name in names]
         volumes = [images.numpy().transpose(0, 2, 3, 1).astype(float) for images, _ in arrays]
         slices = plain.Slices(volumes, [masks.numpy()[:, 0] for _, masks in arrays], drawn)
-        loaders.append(DataLoader(slices, config.batch_size, drop_last=drawn, num_workers=min(4, os.cpu_count() or 1)))
+        loaders.append(DataLoader(slices, config.batch_size, drop_last=drawn, num_workers=min(4, cores())))
     return lambda: plain.epoch(model, DiceLoss(), optimizer, *loaders, step.device)
 
 

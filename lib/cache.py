@@ -19,7 +19,17 @@ from threadpoolctl import threadpool_limits
 from lib import kaggle, transform
 from lib.kaggle import Patient
 from lib.transform import Geometry, preprocess, preprocess_mask
-from lib.utils import PROJECT, KitError, build_folder, fingerprint, progress, sha256, source_fingerprint, write_json
+from lib.utils import (
+    PROJECT,
+    KitError,
+    build_folder,
+    cores,
+    fingerprint,
+    progress,
+    sha256,
+    source_fingerprint,
+    write_json,
+)
 
 _VERSION = 1  # of the files below; changes of the preprocessing itself are seen from its source
 
@@ -142,7 +152,7 @@ def _prepare_all(patients: list[Patient], size: int, preprocessing: str) -> Iter
 
     Threads, not processes: the work is in numpy and zlib, which let other threads run, and nothing has to be copied.
     """
-    workers = min(len(patients), os.cpu_count() or 1)
+    workers = min(len(patients), cores())
     # one BLAS thread a worker: more of them than cores wait for each other in busy loops
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool, \
             progress(total=len(patients), desc=f"preparing {size}x{size}", unit="patient") as bar:

@@ -9,7 +9,6 @@ Command line: ``python -m lib.phantom DIR [--patients N --seed S --size PIXELS]`
 from __future__ import annotations
 
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from PIL import Image
 from scipy import ndimage
 
 from lib.anatomy import FLAIR, POST, PRE, SUBSLICES, draw_head, smooth_noise
-from lib.utils import CommandParser, KitError, build_folder, progress, run_command, write_json
+from lib.utils import CommandParser, KitError, build_folder, cores, progress, run_command, write_json
 
 VERSION = 1  # raise it whenever the same seed gives other pixels
 PATIENTS, SEED, SIZE = 30, 0, 128
@@ -135,7 +134,7 @@ def _write_all(folder: Path, patients: int, seed: int, size: int) -> None:
     Threads, not processes: NumPy does most of the work outside the interpreter lock, and threads need no
     `__main__` guard in a student's script, on Windows or elsewhere.
     """
-    pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 8))
+    pool = ThreadPoolExecutor(min(cores(), 8))
     try:
         done = pool.map(partial(_write_patient, folder, seed, size), range(patients))
         for _ in progress(done, total=patients, desc="phantom", unit="patient"):

@@ -309,6 +309,13 @@ def say(line: str, stream: TextIO | None = None) -> None:
     tqdm.write(line, file=stream)
 
 
+def cores() -> int:
+    """Cores that this process may use: fewer than the machine has where it shares them, e.g. on a cluster."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that are free on the device: of the GPU, of what Apple lets a GPU have, or of the machine."""
     if device.type == "cuda":

@@ -45,7 +45,7 @@ def test_a_patient_does_not_depend_on_how_many_are_written(written, tmp_path):
 
 
 def test_the_number_of_cores_does_not_matter(written, tmp_path, monkeypatch):
-    monkeypatch.setattr(phantom.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(phantom, "cores", lambda: 1)
     single = write_phantom(tmp_path / "single", patients=3, seed=5, size=SMALL)
     assert contents(single) == contents(written)
 
@@ -161,7 +161,7 @@ def test_interruption_leaves_nothing(signal, tmp_path, monkeypatch):
     def interrupted(*_):
         raise signal
 
-    monkeypatch.setattr(phantom.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(phantom, "cores", lambda: 1)
     monkeypatch.setattr(phantom, "make_patient", interrupted)
     with pytest.raises((KeyboardInterrupt, KitError)):
         write_phantom(tmp_path / "data" / "phantom", patients=2, size=SMALL)
