@@ -1,4 +1,4 @@
-"""From probabilities to a mask: would another threshold, or another piece, be better? Chosen where it is not scored.
+"""What can be had without training: flips, the vote of two recipes, another threshold, other pieces of the mask.
 
 Command line: ``python -m lib.postprocess --data DIR [--folder result/reference]``, where ``python -m lib.sweep
 reference`` has left the checkpoints of the cross-validation.
@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy import ndimage
+from torch import nn
 
 from lib.crossval import CrossValidation
 from lib.dataset import BrainData, load_data
-from lib.evaluate import THRESHOLD, predict_volumes
+from lib.evaluate import THRESHOLD, Machine, predict_volumes
 from lib.logger import to_csv
 from lib.measured import FOLDER, cross_validated
 from lib.metrics import dsc, largest_component
@@ -41,29 +42,39 @@ RULES: Mapping[str, Callable[[np.ndarray, float], np.ndarray]] = {
 }
 """Which pieces of a prediction are kept: the largest, as published, the heaviest, or every one."""
 PUBLISHED = ("size", THRESHOLD)
+FLIPS, TOGETHER = "flips", "all together, flips"
 POSTPROCESSING = "postprocessing-{}.csv"  # by scale
 
 
 def score_rules(folds: Mapping[str, CrossValidation], data: BrainData) -> pd.DataFrame:
-    """DSC on the network's grid of every patient by every rule and threshold, predicted by the network of its fold.
+    """DSC on the network's grid of every patient by every rule and threshold, predicted by the networks of its fold:
+    by each recipe, by each averaged over flips, and by all of these together.
 
     Columns: ``recipe, fold, patient, rule, threshold, dsc``.
     """
-    rows = []
-    runs = [(label, run) for label, each in folds.items() for run in each.runs]
-    with deterministic(), progress(total=sum(len(run.cases) for _, run in runs), desc="rules", unit="patient") as bar:
-        for label, run in runs:
-            network = load_weights(run.weights)
-            machine = prepare([network], "auto", "auto")
-            names = tuple(run.cases["patient"])
-            at_once = slices_at_once(machine, data.image_size)
-            for patient, probabilities in predict_volumes(network, data, names, machine, at_once):
+    rows, total = [], sum(len(run.cases) for run in next(iter(folds.values())).runs)
+    with deterministic(), progress(total=total, desc="rules", unit="patient") as bar:
+        for runs in zip(*(each.runs for each in folds.values()), strict=True):
+            networks = {label: load_weights(run.weights) for label, run in zip(folds, runs, strict=True)}
+            machine = prepare(list(networks.values()), "auto", "auto")
+            for patient in runs[0].cases["patient"]:
                 truth = data.slices((patient,)).volume_masks()[0]
-                rows += [{"recipe": label, "fold": run.info["split"]["name"], "patient": patient, "rule": rule,
+                rows += [{"recipe": recipe, "fold": runs[0].info["split"]["name"], "patient": patient, "rule": rule,
                           "threshold": threshold, "dsc": dsc(keep(probabilities, threshold), truth)}
+                         for recipe, probabilities in _predictions(networks, data, patient, machine).items()
                          for rule, keep in RULES.items() for threshold in THRESHOLDS]
                 bar.update()
     return pd.DataFrame(rows)
+
+
+def _predictions(networks: Mapping[str, nn.Module], data: BrainData, patient: str,
+                 machine: Machine) -> dict[str, np.ndarray]:
+    """Who predicts -> probabilities of a patient on the network's grid."""
+    at_once = slices_at_once(machine, data.image_size)
+    plain, flipped = ({label: next(predict_volumes(network, data, (patient,), machine, at_once, tta))[1]
+                       for label, network in networks.items()} for tta in (False, True))
+    return plain | {f"{label}, {FLIPS}": each for label, each in flipped.items()} | {
+        TOGETHER: np.mean(list(flipped.values()), axis=0)}
 
 
 def nested_choice(table: pd.DataFrame) -> pd.DataFrame:
@@ -86,7 +97,7 @@ def nested_choice(table: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> None:
     """The command line."""
-    parser = CommandParser(prog="python -m lib.postprocess", description="Score rules of post-processing.")
+    parser = CommandParser(prog="python -m lib.postprocess", description="Score what can be had without training.")
     parser.add_argument("--data", required=True, help="Kaggle folder, a folder that holds it, or archive.zip")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="of the reference (default: result/reference)")
     arguments = parser.parse_args()

@@ -19,7 +19,7 @@ from lib.logger import Run, write_result_csvs
 from lib.measured import FOLDER, Measured, cross_validated, measured
 from lib.metrics import Summary
 from lib.plot import dsc_strips, forest, sweep_curves
-from lib.postprocess import POSTPROCESSING, nested_choice
+from lib.postprocess import POSTPROCESSING, PUBLISHED, nested_choice
 from lib.reference import CROSS_VALIDATION, PARTS, SCALES, WEIGHTS
 from lib.utils import PROJECT, CommandParser, KitError, run_command, write_atomic
 
@@ -114,8 +114,11 @@ def _sections(scale: str, folder: Path) -> Iterator[str]:
             yield f"{heading}\n\n{markdown(_compared(name, runs))}\n\n{_basis(runs)}\n\n{pictures}"
     file = folder / POSTPROCESSING.format(scale)
     if file.is_file():
-        yield (f"### Post-processing\n\nFor each fold, the threshold and the kept pieces that were best on the other "
-               f"folds, against the largest piece above {THRESHOLD}.\n\n{markdown(_postprocessing(pd.read_csv(file)))}")
+        table = pd.read_csv(file)
+        yield (f"### Without training\n\nThe networks of the cross-validation, each patient by those that have not "
+               f"seen it: averaged over flips, and all together.\n\n{markdown(_without_training(table))}\n\n"
+               f"For each fold, the threshold and the kept pieces that were best on the other folds, against the "
+               f"largest piece above {THRESHOLD}:\n\n{markdown(_postprocessing(table))}")
 
 
 def _compared(name: str, runs: Measured) -> pd.DataFrame:
@@ -132,6 +135,21 @@ def _basis(runs: Measured) -> str:
     """On what a comparison rests."""
     (_, baseline), *others = runs.items()
     return f"Seeds: {len(baseline)}. {stats.resolution(stats.compare(baseline, dict(others)))}"
+
+
+def _without_training(table: pd.DataFrame) -> pd.DataFrame:
+    """Who predicts, against the first, by the published rule."""
+    rule, threshold = PUBLISHED
+    rows = table[(table["rule"] == rule) & (table["threshold"] == threshold)]
+    scores = rows.pivot(index="patient", columns="recipe", values="dsc")[list(rows["recipe"].unique())]
+    first, *others = scores.columns
+    against = {name: stats.paired(scores[name] - scores[first]) for name in others}
+    shown = {first: {"mean DSC": scores[first].mean()}}
+    for (name, result), p in zip(against.items(), stats.holm(each.p for each in against.values()), strict=True):
+        shown[name] = {"mean DSC": scores[name].mean(), "difference": result.mean,
+                       "95 % CI": _interval(result.low, result.high), "p (Holm)": p,
+                       "improved": result.improved, "verdict": stats.verdict(result.mean, p)}
+    return pd.DataFrame.from_dict(shown, orient="index").fillna({"95 % CI": "", "verdict": ""})
 
 
 def _postprocessing(table: pd.DataFrame) -> pd.DataFrame:

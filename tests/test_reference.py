@@ -198,9 +198,26 @@ def test_rules_are_scored_by_the_network_of_the_fold(reference):
     _, folds = measured.cross_validated(reference)
     table = postprocess.score_rules(folds, load_data(reference / "kaggle_3m", 32))
     published = table.query("rule == 'size' and threshold == 0.5").set_index(["recipe", "patient"])["dsc"]
-    for label, each in folds.items():
+    for label, each in (("baseline", folds["baseline"]), ("best, flips", folds["best"])):  # as they were trained
         for row in each.cases.itertuples():
             assert published[label, row.patient] == pytest.approx(row.dsc, abs=1e-7)
+    assert set(published.index.get_level_values(0)) == {"baseline", "best", "baseline, flips", "best, flips",
+                                                        "all together, flips"}
+    assert published["all together, flips"].size == 6
+
+
+def test_what_can_be_had_without_training(reference):
+    table = pd.DataFrame([{"recipe": recipe, "fold": f"fold-{i % 2}", "patient": f"P{i}", "rule": rule,
+                           "threshold": 0.5, "dsc": value + (rule == "all") * 0.1}
+                          for recipe, value in (("baseline", 0.5), ("baseline, flips", 0.6))
+                          for i in range(8) for rule in ("size", "all")])
+    shown = results._without_training(table)
+    assert shown.loc["baseline, flips", "difference"] == pytest.approx(0.1)
+    assert shown.loc["baseline, flips", "verdict"] == "helps"
+    table.to_csv(reference / "postprocessing-cpu.csv", index=False)
+    page = results.page(reference)
+    (reference / "postprocessing-cpu.csv").unlink()
+    assert "| baseline, flips | 0.600 | 0.100 |" in page and "all 0.5, all 0.5" in page
 
 
 def test_pages_and_figures(reference, monkeypatch, capfd):
