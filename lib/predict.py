@@ -40,7 +40,7 @@ from lib.utils import (
 )
 
 PRETRAINED = PROJECT / "result" / "pretrained"
-KIT_WEIGHTS = PRETRAINED / "best.pt"
+KIT_WEIGHTS = PRETRAINED / "baseline.pt"  # the recipe that did better in cross-validation so far
 
 
 def default_weights(out: str | Path = "result", data: BrainData | None = None) -> Path:
@@ -279,7 +279,7 @@ def main() -> None:
     """The command line."""
     parser = CommandParser(prog="python -m lib.predict", description="Segment the patients of a folder.")
     parser.add_argument("--weights", help="best.pt of a run, or a state dict of the published U-Net (default: the best "
-                                          "run in result/, or result/pretrained/best.pt)")
+                                          "run in result/ on patients, or the kit's)")
     parser.add_argument("--data", required=True, help="Kaggle folder, a folder that holds it, or archive.zip")
     parser.add_argument("--out", required=True, help="folder for masks and cases.csv")
     parser.add_argument("--model", help="module:Class, where the weights are of a network of your own")

@@ -13,7 +13,7 @@ import torch
 
 from lib.logger import Run
 from lib.measured import FOLDER, cross_validated, measured
-from lib.predict import PRETRAINED, read_checkpoint
+from lib.predict import KIT_WEIGHTS, PRETRAINED, read_checkpoint
 from lib.reference import WEIGHTS
 from lib.results import changes, cross_validation_table, markdown, without_trials
 from lib.utils import CommandParser, KitError, run_command, sha256, write_atomic
@@ -53,13 +53,13 @@ def weight_runs(folder: Path = FOLDER) -> dict[str, Run]:
 
 
 def _halved(run: Run) -> bytes:
-    """A checkpoint with its weights as float16.
+    """A checkpoint with its weights as float16; running statistics, few but wide, stay as they are.
 
     Raises:
         KitError: no checkpoint, or a weight that is too large for float16.
     """
     content = read_checkpoint(run.weights)
-    weights = {name: tensor.half() if tensor.is_floating_point() else tensor
+    weights = {name: tensor.half() if tensor.is_floating_point() and ".running_" not in name else tensor
                for name, tensor in content["weights"].items()}
     if not all(tensor.isfinite().all() for tensor in weights.values()):
         raise KitError(f"{run.weights}: a weight is too large for float16; keep this file as it is")
@@ -86,7 +86,8 @@ def card(files: Mapping[str, tuple[int, str]], runs: Path = FOLDER) -> str:
         recipes="\n".join(f"* `{label}`: {changes(run.config)}" for label, run in chosen.items()),
         results=markdown(cross_validation_table(folds)), fold_epochs=next(iter(folds.values())).config.epochs,
         trials=without_trials(folds, runs).replace("(#trials)", "(../reference/results.md#trials)"), scale=scale,
-        size=some.config.image_size, count=len(patients), ids=", ".join(patients), sha=some.info["data"]["sha256"])
+        default=KIT_WEIGHTS.name, size=some.config.image_size, count=len(patients), ids=", ".join(patients),
+        sha=some.info["data"]["sha256"])
 
 
 def _file_line(name: str, size: int, digest: str, run: Run) -> str:

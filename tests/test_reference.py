@@ -311,6 +311,11 @@ def test_the_card_tells_of_the_weights_that_are_there():
     assert (PRETRAINED / "README.md").read_text(encoding="utf-8") == pretrained.card(files)
 
 
+def test_the_default_is_the_recipe_that_did_better():
+    _, folds = measured.cross_validated()
+    assert PRETRAINED / f"{max(folds, key=lambda label: folds[label].dsc.mean)}.pt" == KIT_WEIGHTS
+
+
 @pytest.mark.parametrize("name", ["baseline", "best"])
 def test_the_kits_weights(name):
     file = PRETRAINED / f"{name}.pt"
