@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._inductor import config as inductor
 
 from benchmarks.measure import Row, in_turns, seconds
-from lib.augment import change_intensity, warp
+from lib.augment import change_intensity, stand_in, warp
 from lib.config import Config
 from lib.dataset import BrainData, Draw, Sampler, SliceDataset
 from lib.evaluate import Machine
@@ -138,7 +138,8 @@ def _timed(step: Step, config: Config, slices: SliceDataset, draw: Draw) -> np.n
     theta = torch.from_numpy(draw.theta[:config.batch_size]).to(step.device)
     mark()
     images, masks = warp(images, masks, theta, config.padding)
-    batch = change_intensity(images, draw.intensity[:config.batch_size]), masks
+    images = change_intensity(images, draw.intensity[:config.batch_size])
+    batch = stand_in(images, draw.sources[:config.batch_size]), masks
     mark()
     step.backward(*batch)
     mark()

@@ -136,3 +136,41 @@ def _range(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 _CHANGES = {"noise": _add_noise, "brightness": _brighten, "contrast": _stretch, "gamma": _bend}
+
+
+# --- which: a sequence that is missing ----------------------------------------------------------------------------
+
+_PRESENT = (0, 1, 2)
+_STAND_INS = ((1, 1, 2), (0, 1, 1), (1, 1, 1))  # without pre-contrast, without post-contrast, without both
+
+
+def draw_sources(rng: np.random.Generator, n: int, probability: float) -> np.ndarray:
+    """Which sequence each channel of ``n`` slices shows, ``(n, 3)`` int64: ``(0, 1, 2)`` where nothing is missing.
+
+    The dataset puts FLAIR where a patient has no pre- or post-contrast sequence. Training with inputs that are missing
+    at random: Neverova et al. 2016, ModDrop (arXiv:1501.00102).
+
+    Args:
+        probability: that something is missing: pre-contrast, post-contrast or both, equally often.
+    """
+    missing = rng.random((n, 1)) < probability
+    return np.where(missing, np.array(_STAND_INS)[rng.integers(len(_STAND_INS), size=n)], _PRESENT)
+
+
+def stand_in(images: Tensor, sources: np.ndarray) -> Tensor:
+    """Apply ``draw_sources`` to a batch, in place; the neighbours of a slice miss what it misses.
+
+    Args:
+        images: ``(N, C, H, W)``, C a multiple of three.
+        sources: ``(N, 3)``.
+
+    Returns:
+        ``images``.
+    """
+    rows = np.flatnonzero((sources != _PRESENT).any(1))
+    if len(rows):
+        slices = np.arange(0, images.shape[1], SEQUENCES)  # the slice and its neighbours: where their channels begin
+        channels = (slices[:, None] + sources[rows, None]).reshape(len(rows), -1)
+        rows, channels = (torch.from_numpy(index).to(images.device) for index in (rows, channels))
+        images[rows] = images[rows[:, None], channels]
+    return images

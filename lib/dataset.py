@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lib import kaggle
-from lib.augment import draw_affine, draw_intensity
+from lib.augment import draw_affine, draw_intensity, draw_sources
 from lib.cache import Cache, Record, open_cache
 from lib.config import Config
 from lib.kaggle import Patient
@@ -188,13 +189,26 @@ class SliceDataset(Dataset):
         self.patients = patients
         self.lengths = [stop - start for start, stop in ranges]
         offsets = [0, *(step for distance in range(1, neighbours + 1) for step in (-distance, distance))]
-        self._seen = np.concatenate([np.empty((0, len(offsets)), int), *(  # (len, 2 neighbours + 1), rows of the cache
+        self._seen = np.concatenate([np.empty((0, len(offsets)), int), *(  # (len, 2 neighbours + 1), rows of the arrays
             np.clip(np.arange(start, stop)[:, None] + offsets, start, stop - 1) for start, stop in ranges)])
-        self._rows = self._seen[:, 0]
-        self._images, self._masks = cache.images, cache.masks
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*not writable")  # slices are gathered from it, never written to
+            self._images, self._masks = torch.from_numpy(cache.images), torch.from_numpy(cache.masks)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._seen)
+
+    @property
+    def nbytes(self) -> int:
+        """What ``move_to`` takes of a device's memory."""
+        return len(self) * (self._images[:1].nbytes + self._masks[:1].nbytes)
+
+    def move_to(self, device: torch.device) -> None:
+        """Copy the slices to ``device``, so that ``batch`` gathers there; without it they stay mapped into memory."""
+        rows, seen = np.unique(self._seen, return_inverse=True)
+        self._seen = seen.reshape(self._seen.shape)
+        kept = torch.from_numpy(rows)
+        self._images, self._masks = self._images[kept].to(device), self._masks[kept].to(device)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         images, masks = self.batch(np.array([index]))
@@ -204,18 +218,19 @@ class SliceDataset(Dataset):
         return list(zip(*self.batch(np.asarray(indices)), strict=True))
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """``(N, C, H, W)`` and ``(N, 1, H, W)`` float32, one gather for all."""
-        images = torch.from_numpy(self._images[self._seen[indices]].astype(np.float32)).flatten(1, 2)
-        return images, torch.from_numpy(self._masks[self._rows[indices], None].astype(np.float32))
+        """``(N, C, H, W)`` and ``(N, 1, H, W)`` float32, where the slices are: one gather for all."""
+        rows = torch.from_numpy(self._seen[indices]).to(self._images.device)
+        return self._images[rows].flatten(1, 2).float(), self._masks[rows[:, :1]].float()
 
     def volume_masks(self) -> list[np.ndarray]:
         """The masks of each patient, ``(S, H, W)`` {0, 1} uint8, in the order of ``patients``."""
-        return np.split(self._masks[self._rows], np.cumsum(self.lengths)[:-1])
+        return np.split(self._masks[torch.from_numpy(self._seen[:, 0]).to(self._masks.device)].cpu().numpy(),
+                        np.cumsum(self.lengths)[:-1])
 
     @cached_property
     def areas(self) -> np.ndarray:
         """Tumour pixels of each slice, ``(len,)``."""
-        return np.array([int(self._masks[row].sum()) for row in self._rows])
+        return np.array([int(self._masks[row].sum()) for row in self._seen[:, 0]])
 
 
 @dataclass(frozen=True)
@@ -225,6 +240,7 @@ class Draw:
     indices: np.ndarray  # (n,) into a SliceDataset
     theta: np.ndarray  # (n, 2, 3), see lib.augment.draw_affine
     intensity: np.ndarray  # (n,), see lib.augment.draw_intensity
+    sources: np.ndarray  # (n, 3), see lib.augment.draw_sources
 
 
 class Sampler:
@@ -255,7 +271,8 @@ class Sampler:
         rng = np.random.default_rng([config.seed, 0 if config.sampling == "frozen" else epoch])
         indices = np.searchsorted(self._cumulative, rng.random(n) * self._patients, side="right")
         theta = draw_affine(rng, n, config.scale, config.rotation, config.flip)
-        return Draw(np.minimum(indices, n - 1), theta, draw_intensity(rng, n, config.intensity))
+        return Draw(np.minimum(indices, n - 1), theta, draw_intensity(rng, n, config.intensity),
+                    draw_sources(rng, n, config.sequence_dropout))
 
 
 def _cumulative_weights(areas: np.ndarray, background_weight: float) -> np.ndarray:

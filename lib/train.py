@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib.augment import change_intensity, warp
+from lib.augment import change_intensity, stand_in, warp
 from lib.config import MODELS, Config, add_arguments, from_arguments
 from lib.dataset import BrainData, Sampler, SliceDataset, Split, load_data, make_split
 from lib.evaluate import Machine, case_row, native_mask, predict_volumes, validate
@@ -48,6 +48,8 @@ from lib.utils import (
     say,
     seed_everything,
 )
+
+_SHARE_OF_MEMORY = 3  # at most one part in so many of what a device has free is taken by the dataset
 
 
 class Epoch(NamedTuple):
@@ -110,6 +112,10 @@ class _Training:
         self.train_slices, self.validation_slices = (data.slices(patients, config.neighbours)
                                                      for patients in (split.train, split.validation))
         self.sampler = Sampler(self.train_slices, config)
+        both = (self.train_slices, self.validation_slices)
+        if device.type != "cpu" and sum(slices.nbytes for slices in both) < free_memory(device) / _SHARE_OF_MEMORY:
+            for slices in both:
+                slices.move_to(device)
         # the last, incomplete batch of an epoch is dropped, as published
         self.batches = max(1, len(self.train_slices) // config.batch_size)
         with torch.random.fork_rng():
@@ -177,7 +183,8 @@ class _Training:
         row = {"epoch": epoch + 1, "lr": lr, "train loss": train_loss, "val loss": val_loss, "val_dsc": val_dsc}
         self._keep(row)
         best = self._best()["val_dsc"]
-        bar.set_postfix_str(f"epoch {epoch + 1}: loss {train_loss:.3f}, DSC {val_dsc:.3f}, best {best:.3f}")
+        scored = f", DSC {val_dsc:.3f}, best {best:.3f}" if self.split.validation else ""
+        bar.set_postfix_str(f"epoch {epoch + 1}: loss {train_loss:.3f}{scored}")
 
     def _tell(self) -> None:
         """Let the watcher look; what it takes is not counted as training."""
@@ -194,7 +201,8 @@ class _Training:
             images, masks = (tensor.to(self.machine.device) for tensor in self.train_slices.batch(draw.indices[part]))
             theta = torch.from_numpy(draw.theta[part]).to(self.machine.device)
             images, masks = warp(images, masks, theta, self.config.padding)
-            losses.append(self._step(change_intensity(images, draw.intensity[part]), masks))
+            images = stand_in(change_intensity(images, draw.intensity[part]), draw.sources[part])
+            losses.append(self._step(images, masks))
             bar.update()
         return torch.stack(losses).mean().item()
 

@@ -10,7 +10,16 @@ from scipy import ndimage
 from skimage.exposure import adjust_gamma
 from skimage.transform import resize
 
-from lib.augment import INTENSITY, _affine_grid, change_intensity, draw_affine, draw_intensity, warp
+from lib.augment import (
+    INTENSITY,
+    _affine_grid,
+    change_intensity,
+    draw_affine,
+    draw_intensity,
+    draw_sources,
+    stand_in,
+    warp,
+)
 
 # --- where --------------------------------------------------------------------------------------------------------
 
@@ -279,3 +288,37 @@ def test_strengths_keep_their_ranges_and_probability():
 def test_the_grid_is_that_of_torch():
     theta = torch.from_numpy(draw_affine(np.random.default_rng(0), 5, 0.2, 30.0, 0.5))
     torch.testing.assert_close(_affine_grid(theta, 37), F.affine_grid(theta, [5, 1, 37, 37], align_corners=False))
+
+
+# --- a missing sequence -------------------------------------------------------------------------------------------
+
+
+def test_flair_stands_in_for_what_is_missing():
+    images = torch.arange(4.0).reshape(4, 1, 1, 1) * 10 + torch.arange(3.0).reshape(1, 3, 1, 1).expand(4, 3, 2, 2)
+    sources = np.array([[0, 1, 2], [1, 1, 2], [0, 1, 1], [1, 1, 1]])
+    assert stand_in(images.clone(), sources)[:, :, 0, 0].tolist() == [
+        [0, 1, 2], [11, 11, 12], [20, 21, 21], [31, 31, 31]]
+
+
+def test_neighbours_miss_what_their_slice_misses():
+    images = torch.randn(5, 9, 4, 4)
+    sources = draw_sources(np.random.default_rng(4), 5, 0.7)
+    changed = stand_in(images.clone(), sources)
+    for first in (0, 3, 6):
+        assert torch.equal(changed[:, first:first + 3], stand_in(images[:, first:first + 3].clone(), sources))
+
+
+def test_sequences_are_missing_as_often_as_asked_and_flair_never():
+    sources = draw_sources(np.random.default_rng(0), 30_000, 0.3)
+    missing = sources != [0, 1, 2]
+    assert not missing[:, 1].any()
+    assert missing.any(axis=1).mean() == pytest.approx(0.3, abs=0.01)
+    for pattern in ([True, False], [False, True], [True, True]):
+        assert (missing[:, [0, 2]] == pattern).all(axis=1).mean() == pytest.approx(0.1, abs=0.01)
+    assert (sources[missing] == 1).all()
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_none_or_all_are_missing(probability):
+    sources = draw_sources(np.random.default_rng(1), 50, probability)
+    assert ((sources != [0, 1, 2]).any(axis=1) == bool(probability)).all()

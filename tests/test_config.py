@@ -30,7 +30,8 @@ def test_defaults_are_the_published_recipe():
                 "epochs": 100, "sampling": "frozen", "scale": 0.05, "rotation": 15.0, "flip": 0.5, "padding": "zero"}
     assert Config().to_dict().items() >= expected.items()
     assert Config() == REFERENCE
-    later = {"neighbours": 0, "background_weight": 0.1, "intensity": 0.0, "tta": False}
+    later = {"neighbours": 0, "background_weight": 0.1, "intensity": 0.0, "sequence_dropout": 0.0,
+             "tta": False}
     assert Config().to_dict().items() >= later.items()
 
 
@@ -69,6 +70,7 @@ def test_whole_numbers_are_welcome_where_a_fraction_is_expected():
     ("momentum", -0.1), ("weight_decay", -1), ("seed", -1), ("flip", 1.5), ("flip", -0.5), ("scale", 1.0),
     ("optimizer", "Adamax"), ("optimizer", "adam"), ("sampling", "rare"), ("padding", None), ("precision", "int8"),
     ("lr_scheduler", "TRUE"), ("preprocessing", "none"), ("loss", 3), ("intensity", 1.1), ("neighbours", -1),
+    ("sequence_dropout", 1.1),
     ("background_weight", -0.1), ("tta", 1),
     # names that only other modules know
     ("model", "vnet"), ("loss", "Hinge"), ("activation", "Step"), ("split", "halves"), ("device", "abacus"),
@@ -136,7 +138,7 @@ def test_every_field_is_an_option(field, spelling):
              "precision": "fp32", "normalisation": "group", "initialiser": "kaiming", "checkpointing": True,
              "deep_supervision": True, "guided": True, "nesterov": True, "clip": 2.5, "warmup": 3, "lr_step": 4,
              "lr_factor": 0.25, "ema": 0.75, "accumulate": 2, "neighbours": 2, "background_weight": 0.5,
-             "intensity": 0.25, "tta": True}
+             "intensity": 0.25, "sequence_dropout": 0.25, "tta": True}
     needs = {"deep_supervision": {"model": "unet_2plus"}, "guided": {"model": "unet_3plus"},
              "nesterov": {"optimizer": "SGD"}}.get(field, {})
     required = [part for name, value in needs.items() for part in (f"--{name}", value)]

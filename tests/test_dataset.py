@@ -432,6 +432,25 @@ def test_neighbours_are_further_channels_of_the_same_patient(tiny_kaggle, k):
         assert torch.equal(images[i], expected)
 
 
+@pytest.mark.parametrize("neighbours", [0, 2])
+def test_moved_slices_are_the_same(tiny_kaggle, neighbours):
+    data, names = load_data(tiny_kaggle, SIZE), (NAMES[3], NAMES[1])
+    mapped, moved = (data.slices(names, neighbours) for _ in range(2))
+    moved.move_to(torch.device("cpu"))
+    indices = np.array([5, 0, 0, 7, 3])
+    for here, there in zip(mapped.batch(indices), moved.batch(indices), strict=True):
+        assert torch.equal(here, there)
+    np.testing.assert_array_equal(np.concatenate(mapped.volume_masks()), np.concatenate(moved.volume_masks()))
+    np.testing.assert_array_equal(mapped.areas, moved.areas)
+    assert moved.nbytes == mapped.nbytes == 8 * (3 * 2 + 1) * SIZE**2
+
+
+def test_nobodys_slices_can_be_moved(tiny_kaggle):
+    nobody = load_data(tiny_kaggle, SIZE).slices(())
+    nobody.move_to(torch.device("cpu"))
+    assert len(nobody) == nobody.nbytes == 0
+
+
 def test_without_neighbours_a_batch_is_what_the_cache_holds(slices, tiny_kaggle):
     data = load_data(tiny_kaggle, SIZE)
     rows = np.concatenate([np.arange(*data.record(name).rows) for name in (NAMES[3], NAMES[1])])
@@ -484,6 +503,10 @@ def test_default_draw_is_the_one_that_earlier_runs_saw():
     more = Sampler(Areas(*PATIENTS), Config(seed=1, intensity=0.5)).draw(0)
     np.testing.assert_array_equal(more.theta, draw.theta)
     np.testing.assert_array_equal(more.indices, draw.indices)
+    assert (draw.sources == [0, 1, 2]).all()
+    more = Sampler(Areas(*PATIENTS), Config(seed=1, intensity=0.5, sequence_dropout=1.0)).draw(0)
+    np.testing.assert_array_equal(more.theta, draw.theta)
+    assert (more.sources != [0, 1, 2]).any(axis=1).all()
 
 
 @pytest.mark.parametrize(("weight", "share"), [(0.0, 0.0), (0.1, 6.06), (1.0, 33.3), (2.0, 44.4)])

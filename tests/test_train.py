@@ -55,7 +55,8 @@ def test_finished_run_is_loaded_and_joins_the_plan(data, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("change", [
-    {"neighbours": 1, "intensity": 0.5}, {"tta": True, "padding": "background", "background_weight": 1.0},
+    {"neighbours": 1, "intensity": 0.5, "sequence_dropout": 0.5},
+    {"tta": True, "padding": "background", "background_weight": 1.0},
 ])
 def test_new_ingredients_are_interrupted_and_predicted_like_the_rest(data, tmp_path, monkeypatch, change):
     config = dataclasses.replace(TINY, epochs=2, **change)
