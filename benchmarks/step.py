@@ -112,6 +112,8 @@ def shares(config: Config, data: BrainData, steps: int, device: torch.device | N
     matrix product in the same number format."""
     step, slices = Step(config, device, precision), data.slices(tuple(data.patients))
     sampler = Sampler(slices, replace(config, sampling="fresh"))
+    if step.device.type != "cpu":  # as training does
+        slices.move_to(step.device)
     with deterministic():
         times = [_timed(step, config, slices, sampler.draw(number)) for number in range(steps + 1)]
     median = np.median(times[1:], axis=0)

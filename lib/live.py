@@ -54,7 +54,7 @@ class LiveView:
         self._config, self._drawn, self._cost = epoch.config, 0.0, 0.0
         self._handle: DisplayHandle | None = None
         self._numbers = _telling_slices(epoch)
-        images, truth = epoch.slices.batch(self._numbers)
+        images, truth = (part.cpu() for part in epoch.slices.batch(self._numbers))
         self._batch, self._truth = images, truth[:, 0].numpy().astype(np.uint8)
         self._grey = np.stack([_grey(image) for image in images[:, FLAIR].numpy()])
         self._canvas = _Canvas(epoch, len(self._numbers))

@@ -432,14 +432,17 @@ def test_neighbours_are_further_channels_of_the_same_patient(tiny_kaggle, k):
         assert torch.equal(images[i], expected)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs CUDA")])])
 @pytest.mark.parametrize("neighbours", [0, 2])
-def test_moved_slices_are_the_same(tiny_kaggle, neighbours):
+def test_moved_slices_are_the_same(tiny_kaggle, neighbours, device):
     data, names = load_data(tiny_kaggle, SIZE), (NAMES[3], NAMES[1])
     mapped, moved = (data.slices(names, neighbours) for _ in range(2))
-    moved.move_to(torch.device("cpu"))
+    moved.move_to(torch.device(device))
     indices = np.array([5, 0, 0, 7, 3])
     for here, there in zip(mapped.batch(indices), moved.batch(indices), strict=True):
-        assert torch.equal(here, there)
+        assert there.device.type == device
+        assert torch.equal(here, there.cpu())
     np.testing.assert_array_equal(np.concatenate(mapped.volume_masks()), np.concatenate(moved.volume_masks()))
     np.testing.assert_array_equal(mapped.areas, moved.areas)
     assert moved.nbytes == mapped.nbytes == 8 * (3 * 2 + 1) * SIZE**2
