@@ -173,8 +173,9 @@ def _trial_runs(folder: Path) -> list[Run]:
 def _trials(runs: list[Run]) -> pd.DataFrame:
     """What each trial changed of the published recipe, and its DSC epoch by epoch, the best of each split first."""
     scores = {run.id: run.history["val_dsc"] for run in runs}
-    rows = {run.id: {"split": run.info["split"]["name"], "best": scores[run.id].max(), "epochs": ", ".join(map("{:.3f}".format, scores[run.id])),
-                     "changes": changes(run.config)} for run in runs}
+    rows = {run.id: {"split": run.info["split"]["name"], "best": scores[run.id].max(),
+                     "epochs": ", ".join(map("{:.3f}".format, scores[run.id])), "changes": changes(run.config)}
+            for run in runs}
     return pd.DataFrame.from_dict(rows, orient="index").sort_values(["split", "best"], ascending=[True, False])
 
 
