@@ -40,7 +40,7 @@ from lib.utils import (
 )
 
 PRETRAINED = PROJECT / "result" / "pretrained"
-KIT_WEIGHTS = PRETRAINED / "baseline.pt"  # the recipe that did better in cross-validation so far
+KIT_WEIGHTS = PRETRAINED / "best.pt"  # the recipe that did better in cross-validation
 
 
 def default_weights(out: str | Path = "result", data: BrainData | None = None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -74,10 +75,14 @@ def _state(row: Row) -> dict[str, str]:
     return {
         "run": row.label, "seed": str(row.seed),
         "status": f"failed: {info['error']}" if status == "failed" else _STATUS.get(status, status),
-        "epoch": f"{len(scores)} of {row.epochs}", "DSC": f"{scores[-1]:.3f}" if scores else "-",
-        "best": f"{max(scores):.3f}" if scores else "-",
+        "epoch": f"{len(scores)} of {row.epochs}", "DSC": _shown(scores[-1:]), "best": _shown(scores),
         "time left": duration(left) if status == "running" and scores else "",
     }
+
+
+def _shown(scores: Sequence[float]) -> str:
+    """The best of them; with ``split="all"`` they are not numbers."""
+    return f"{max(scores):.3f}" if scores and not math.isnan(max(scores)) else "-"
 
 
 def duration(seconds: float) -> str:
