@@ -327,3 +327,8 @@ def test_command_line(data, tmp_path):
     assert "cannot tell" in wet.stdout and len(finished_runs(tmp_path / "out")) == 2
     wrong = command("los", *options)
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1) and "use one of sampling" in wrong.stderr
+
+
+@pytest.mark.parametrize(("scores", "shown"), [([], "-"), ([0.5, 0.25], "0.500"), ([float("nan")] * 2, "-")])
+def test_a_run_that_scores_nobody_shows_no_dsc(scores, shown):
+    assert sweep_table._shown(scores) == shown
