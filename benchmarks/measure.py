@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,34 @@ def in_turns(*ways: Callable[[], object], rounds: int = 5, warm_up: int = 1) -> 
     """Median seconds of each way; they run in turns, so that whatever else the machine does meets all of them."""
     times = [[seconds(way) for way in ways] for _ in range(warm_up + rounds)][warm_up:]
     return [statistics.median(column) for column in zip(*times, strict=True)]
+
+
+_way: Callable[[], object] | None = None  # of the process that ``apart`` starts
+
+
+@contextmanager
+def apart(prepare: Callable[..., Callable[[], object]], *arguments: Any) -> Iterator[Callable[[], object]]:
+    """A way that runs in a process of its own: in this one the kit has changed what becomes of freed memory, which is
+    to its credit alone.
+
+    Args:
+        prepare: called there; what it returns is the way. Importable by name.
+        arguments: of ``prepare``.
+    """
+    context = multiprocessing.get_context("spawn")  # a fork would inherit the change
+    usual = multiprocessing.get_start_method()
+    with ProcessPoolExecutor(1, context, _prepare_here, (usual, prepare, *arguments)) as pool:
+        yield lambda: pool.submit(_run_here).result()
+
+
+def _prepare_here(usual: str, prepare: Callable[..., Callable[[], object]], *arguments: Any) -> None:
+    global _way
+    multiprocessing.set_start_method(usual, force=True)  # a spawned process would spawn too, and slowly
+    _way = prepare(*arguments)
+
+
+def _run_here() -> None:
+    _way()
 
 
 def row(what: str, against: str, slow: float, fast: float, remark: str = "") -> Row:

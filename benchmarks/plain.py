@@ -82,11 +82,13 @@ class Slices(Dataset):
 
 
 def train_step(model: nn.Module, loss: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor,
-               masks: Tensor) -> None:
-    """One step."""
+               masks: Tensor) -> Tensor:
+    """One step; its loss."""
     optimizer.zero_grad()
-    loss(model(images), masks).backward()
+    value = loss(model(images), masks)
+    value.backward()
     optimizer.step()
+    return value.detach()
 
 
 def epoch(model: nn.Module, loss: nn.Module, optimizer: torch.optim.Optimizer, train: DataLoader,

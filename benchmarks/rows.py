@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -19,12 +19,12 @@ from scipy import ndimage
 from torch.utils.data import DataLoader
 
 from benchmarks import plain
-from benchmarks.measure import Row, in_turns, row
+from benchmarks.measure import Row, apart, in_turns, row
 from benchmarks.sets import many_patients, some_phantoms, temporary
 from benchmarks.step import FULL_WIDTH, Step, random_batch
 from lib.augment import draw_affine, warp
 from lib.config import Config
-from lib.dataset import BrainData, load_data, make_split
+from lib.dataset import load_data, make_split
 from lib.evaluate import native_mask, predict_volumes
 from lib.frames import FLAIR, render
 from lib.kaggle import list_patients, read_patient
@@ -95,11 +95,11 @@ def _monai_way(images: torch.Tensor, masks: torch.Tensor) -> Callable[[], object
 
 
 def training(image_size: int = 128, patients: int = 6, rounds: int = 2, precision: str = "auto") -> list[Row]:
-    """A whole epoch of the published U-Net, validation and checkpoint included, against a plain loop."""
-    config = Config(image_size=image_size, sampling="fresh", epochs=rounds + 1, batch_size=8, precision=precision)
-    with temporary() as folder:
-        data = load_data(some_phantoms(folder / "data", patients), image_size)
-        plain_epoch = _plain_epochs(data, config)
+    """A whole epoch of the published recipe, validation and checkpoint included, against a plain loop."""
+    config = Config(image_size=image_size, sampling="fresh", epochs=rounds + 1, precision=precision)
+    device = pick_device()
+    with temporary() as folder, apart(
+            _plain_epochs, some_phantoms(folder / "data", patients), config, device) as plain_epoch:
         plain_times, our_times, last = [], [], None
 
         def between(_: Epoch) -> None:  # lib.train calls it after each epoch: the other way runs here, in turns
@@ -111,16 +111,16 @@ def training(image_size: int = 128, patients: int = 6, rounds: int = 2, precisio
             last = time.perf_counter()
             plain_times.append(last - now)
 
-        fit(config, data, folder / "out", watch=between)
-    chosen = pick_precision(pick_device(), precision).name
-    name = f"an epoch, U-Net 32, {image_size}x{image_size}, {chosen}, batch {config.batch_size}"
+        fit(config, load_data(folder / "data", image_size), folder / "out", watch=between)
+    chosen = pick_precision(device, precision).name
+    name = f"an epoch, U-Net 32, {image_size}x{image_size}, {chosen}, batch {config.batch_size}, {patients} phantoms"
     return [row(name, "plain fp32 loop, DataLoader", float(np.median(plain_times[1:])), float(np.median(our_times)))]
 
 
-def _plain_epochs(data: BrainData, config: Config) -> Callable[[], object]:
+def _plain_epochs(root: Path, config: Config, device: torch.device) -> Callable[[], object]:
     """The same patients, split and network in a plain loop; a call is an epoch."""
-    split, step = make_split(data, "auto"), Step(config, precision="fp32")
-    model = build_model(config).to(step.device)
+    data = load_data(root, config.image_size)
+    split, model = make_split(data, "auto"), build_model(config).to(device)
     optimizer = torch.optim.Adam(model.parameters(), config.lr)
     loaders = []
     for names, drawn in ((split.train, True), (split.validation, False)):
@@ -128,17 +128,16 @@ def _plain_epochs(data: BrainData, config: Config) -> Callable[[], object]:
         volumes = [images.numpy().transpose(0, 2, 3, 1).astype(float) for images, _ in arrays]
         slices = plain.Slices(volumes, [masks.numpy()[:, 0] for _, masks in arrays], drawn)
         loaders.append(DataLoader(slices, config.batch_size, drop_last=drawn, num_workers=min(4, cores())))
-    return lambda: plain.epoch(model, DiceLoss(), optimizer, *loaders, step.device)
+    return lambda: plain.epoch(model, DiceLoss(), optimizer, *loaders, device)
 
 
 def inference(image_size: int = 128, rounds: int = 3, precision: str = "auto") -> list[Row]:
-    """A patient, from prepared slices to the largest component; the kit also brings it to the file's own grid. The
-    plain way may choose between batches of 16 and the kit's."""
+    """A patient, from prepared slices to the largest component; the kit also brings it to the file's own grid. Against
+    a plain network that takes slices in batches of the published size, and as few at once as the kit does."""
     with temporary() as folder:
         data = load_data(many_patients(folder / "data", 1, image_size), image_size)
         [name] = data.patients
         step = Step(Config(image_size=image_size), precision=precision)
-        other = build_model(Config()).to(step.device).eval()
         images = data.slices((name,)).batch(np.arange(len(data.slices((name,)))))[0].numpy()
         at_once = slices_at_once(step.machine, image_size)
 
@@ -146,11 +145,18 @@ def inference(image_size: int = 128, rounds: int = 3, precision: str = "auto") -
             for patient, probabilities in predict_volumes(step.model, data, (name,), step.machine, at_once):
                 native_mask(data, patient, probabilities)
 
-        *slow, fast = in_turns(*(partial(plain.predict, other, images, step.device, size) for size in (BATCH, at_once)),
-                               ours, rounds=rounds)
-    what = f"segmenting a patient of {len(images)} slices, U-Net 32, {image_size}x{image_size}"
-    return [row(f"{what}, {step.machine.precision.name}", "plain fp32", min(slow), fast,
-                f"{at_once} slices at once; plain {(BATCH, at_once)[int(np.argmin(slow))]}")]
+        with (apart(_plain_prediction, images, step.device, BATCH) as published,
+              apart(_plain_prediction, images, step.device, at_once) as tuned):
+            *others, fast = in_turns(published, tuned, ours, rounds=rounds)
+    what = (f"segmenting a patient of {len(images)} slices, U-Net 32, {image_size}x{image_size}, "
+            f"{step.machine.precision.name}, {at_once} at once")
+    return [row(what, f"plain fp32, {size} at once", slow, fast)
+            for size, slow in zip((BATCH, at_once), others, strict=True)]
+
+
+def _plain_prediction(images: np.ndarray, device: torch.device, batch_size: int) -> Callable[[], object]:
+    model = build_model(Config()).to(device)
+    return lambda: plain.predict(model, images, device, batch_size)
 
 
 def pooled_hd95(pred: np.ndarray, true: np.ndarray) -> float:
@@ -234,14 +240,15 @@ def memory() -> list[Row]:
 def training_step(image_size: int = 128, rounds: int = 3) -> list[Row]:
     """One step without the data path."""
     step = Step(Config())
-    model = build_model(Config()).to(step.device).train()
-    optimizer = torch.optim.Adam(model.parameters(), 1e-4)
     batch = random_batch(BATCH, image_size, step.device)
-
-    def plain_way() -> None:
-        plain.train_step(model, DiceLoss(), optimizer, *batch)
-        step.wait()
-
-    slow, fast = in_turns(plain_way, lambda: step.whole(*batch), rounds=rounds)
+    with apart(_plain_step, image_size, step.device) as plain_step:
+        slow, fast = in_turns(plain_step, lambda: step.whole(*batch), rounds=rounds)
     return [row(f"a training step, U-Net 32, {BATCH} slices of {image_size}x{image_size}, "
                 f"{step.machine.precision.name}", "plain fp32", slow, fast)]
+
+
+def _plain_step(image_size: int, device: torch.device) -> Callable[[], object]:
+    model = build_model(Config()).to(device).train()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-4)
+    batch = random_batch(BATCH, image_size, device)
+    return lambda: plain.train_step(model, DiceLoss(), optimizer, *batch).item()

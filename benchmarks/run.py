@@ -29,7 +29,8 @@ def ratios() -> list[Row]:
 
 def larger_ratios() -> list[Row]:
     """Larger images, longer epochs, and fp32."""
-    return [*rows.inference(256), *rows.training_step(256), *rows.training(patients=12), *rows.training(256),
+    return [*rows.inference(256), *rows.training_step(256), *rows.training(patients=12),
+            *rows.training(256, patients=12),
             *rows.inference(precision="fp32"), *rows.training(patients=12, precision="fp32"),
             *rows.training(256, precision="fp32")]
 

@@ -232,8 +232,8 @@ def prepare(models: list[nn.Module], device: str, precision: str) -> Machine:
 
 
 def slices_at_once(machine: Machine, image_size: int) -> int:
-    """How many slices a network should segment at once: on a CPU so few that its caches hold their features, 8 of
-    128x128 or 2 of 256x256 pixels; elsewhere 16."""
+    """How many slices a network should segment at once: on a CPU 8 of 128x128 or 2 of 256x256 pixels, more are hardly
+    faster there and take more memory; elsewhere 16."""
     return max(1, 2**17 // image_size**2) if machine.device.type == "cpu" else 16
 
 

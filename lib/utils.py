@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import hashlib
 import importlib
 import inspect
 import json
 import os
+import platform
 import shutil
 import sys
 import tempfile
@@ -72,11 +74,27 @@ def pick_device(name: str = "auto") -> torch.device:
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(kind for kind, there in available.items() if there))
+        name = next(kind for kind, there in available.items() if there)
     if not available.get(name.split(":")[0], False):
         usable = ", ".join(kind for kind, there in available.items() if there)
         raise KitError(f"device {name!r} is not available here; use one of: auto, {usable}")
+    if name == "cpu":
+        _keep_freed_memory()
     return torch.device(name)
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc to give this process's freed memory to the next tensor, not back to the system.
+
+    By default each tensor of more than 32 MiB comes from the system, which hands out pages one by one and fills them
+    with zeros: a fifth of a training step, two fifths of a prediction in float32. Other C libraries are left as they
+    are. What is computed does not change; the process keeps up to 2 GiB of what it needed at its peak.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        mmap_max, trim_threshold = -4, -1  # numbers of mallopt's options, from malloc.h
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 @dataclass(frozen=True)

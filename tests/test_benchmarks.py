@@ -1,7 +1,10 @@
 """The benchmarks run, and say what they should; how fast anything is, is not tested."""
 
 import json
+import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks import gpu, measure, plain, rows, scale
-from benchmarks.measure import Report, in_turns, row
+from benchmarks.measure import Report, apart, in_turns, row
 from benchmarks.plain import Slices
 from benchmarks.sets import many_patients
 from lib.dataset import load_data
@@ -21,6 +24,23 @@ def test_ways_take_turns():
     slow, fast = in_turns(lambda: calls.append("a"), lambda: calls.append("b"), rounds=3)
     assert calls == ["a", "b"] * 4 and slow >= 0 <= fast
     assert row("what", "that", 0.3, 0.1)["times faster"] == 3
+
+
+def _noting_its_process(file: Path) -> Callable[[], object]:
+    lines = []
+
+    def way() -> None:
+        lines.append(str(os.getpid()))
+        file.write_text("\n".join(lines))
+
+    return way
+
+
+def test_a_way_apart_is_prepared_once_in_another_process(tmp_path):
+    with apart(_noting_its_process, tmp_path / "processes") as way:
+        way(), way()
+    first, second = (tmp_path / "processes").read_text().split()
+    assert first == second != str(os.getpid())
 
 
 def test_report_is_written_after_each_table(tmp_path):

@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import platform
+import subprocess
 import sys
 import time
 import types
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 from lib.utils import (
+    PROJECT,
     KitError,
     Precision,
     build_folder,
@@ -61,6 +64,31 @@ def test_autocast_computes_in_the_format(name, dtype):
     with Precision(name, "").autocast(cpu):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
     assert not Precision(name, "").grad_scaler(cpu).is_enabled()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+def test_features_on_a_cpu_take_the_memory_of_those_before_them():
+    """Pages that the system has to hand out and fill are counted as faults."""
+    code = """
+import resource, torch
+from lib.unet import UNet
+from lib.utils import pick_device
+
+network, images = UNet(init_features=4).eval(), torch.zeros(32, 3, 256, 256)
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    with torch.inference_mode():
+        network(images)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+usual = [faults(), faults()][1]
+pick_device("cpu")
+print(usual, [faults(), faults()][1])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT)
+    usual, kept = map(int, done.stdout.split())
+    assert kept < usual / 10
 
 
 def test_deterministic_puts_everything_back():
