@@ -118,6 +118,8 @@ class Config:
             (self.nesterov and (self.optimizer != "SGD" or not self.momentum),
              "nesterov needs optimizer=SGD and a momentum above 0"),
             (self.warmup >= self.epochs, "warmup must be shorter than epochs"),
+            (self.lr_scheduler == "plateau" and self.split == "all",
+             "lr_scheduler plateau follows the validation loss, and split all leaves nobody to validate on"),
             (self.accumulate > self.batch_size, "accumulate must not exceed batch_size"),
             # a network of one's own may have either
             (self.deep_supervision and self.model == "unet",

@@ -29,7 +29,8 @@ class LiveView:
     """Curves so far, and FLAIR slices of validation patients with truth and prediction outlined.
 
     In a notebook the picture is replaced in place, and the last one stays as an ordinary output of the cell. With
-    ``KIT_PROGRESS=text`` only the last one is shown; outside a notebook none. One object may watch several runs.
+    ``KIT_PROGRESS=text`` only the last one is shown; outside a notebook none, nor where no patient is left to validate
+    on (``split="all"``). One object may watch several runs.
     """
 
     def __init__(self) -> None:
@@ -37,7 +38,7 @@ class LiveView:
 
     def __call__(self, epoch: Epoch) -> None:
         """Draw, unless drawing would slow the training down; the last epoch is always drawn."""
-        if not in_notebook():
+        if not in_notebook() or not len(epoch.slices):
             return
         if epoch.config is not self._config:
             self._begin(epoch)

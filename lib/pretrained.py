@@ -15,7 +15,7 @@ from lib.logger import Run
 from lib.measured import FOLDER, cross_validated, measured
 from lib.predict import KIT_WEIGHTS, PRETRAINED, read_checkpoint
 from lib.reference import WEIGHTS
-from lib.results import changes, cross_validation_table, markdown, without_trials
+from lib.results import changes, choice, cross_validation_table, markdown
 from lib.utils import CommandParser, KitError, run_command, sha256, write_atomic
 
 CARD, SUMS = "README.md", "SHA256SUMS"
@@ -85,7 +85,7 @@ def card(files: Mapping[str, tuple[int, str]], runs: Path = FOLDER) -> str:
         files="\n".join(_file_line(name, *files[name], chosen[name.removesuffix(".pt")]) for name in files),
         recipes="\n".join(f"* `{label}`: {changes(run.config)}" for label, run in chosen.items()),
         results=markdown(cross_validation_table(folds)), fold_epochs=next(iter(folds.values())).config.epochs,
-        trials=without_trials(folds, runs).replace("(#trials)", "(../reference/results.md#trials)"), scale=scale,
+        trials=choice(folds, runs).replace("(#trials)", "(../reference/results.md#trials)"), scale=scale,
         default=KIT_WEIGHTS.name, size=some.config.image_size, count=len(patients), ids=", ".join(patients),
         sha=some.info["data"]["sha256"])
 

@@ -59,16 +59,28 @@ def _last_epoch(folds: CrossValidation) -> float:
     return sum(total for total, _ in totals) / sum(count for _, count in totals)
 
 
-def without_trials(folds: Mapping[str, CrossValidation], folder: Path = FOLDER) -> str:
-    """The comparison without the patients on which the trials chose the recipe; empty where there were no trials."""
-    chosen_on = {name for run in _trial_runs(folder) for name in run.info["split"]["validation"]}
-    if not chosen_on:
+def fold_table(folds: Mapping[str, CrossValidation]) -> pd.DataFrame:
+    """A row per fold: the first recipe, the last, and the difference."""
+    cases = [each.cases.set_index("patient") for each in folds.values()]
+    first, *_, last = folds
+    rows = {}
+    for fold, before in cases[0].groupby("fold")["dsc"]:
+        after = cases[-1]["dsc"][before.index]
+        result = stats.paired(after - before)
+        rows[fold] = {"patients": result.n, first: before.mean(), last: after.mean(), "difference": result.mean,
+                      "95 % CI": _interval(result.low, result.high),
+                      "improved": f"{round(result.improved * result.n)} of {result.n}"}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def choice(folds: Mapping[str, CrossValidation], folder: Path = FOLDER) -> str:
+    """On how many of the patients trials had been scored before; empty where there were no trials."""
+    patients = set(next(iter(folds.values())).cases["patient"])
+    seen = patients.intersection(*[{name for run in _trial_runs(folder) for name in run.info["split"]["validation"]}])
+    if not seen:
         return ""
-    scores = {label: each.cases.set_index("patient")["dsc"].drop(chosen_on, errors="ignore")
-              for label, each in folds.items()}
-    (first, before), *_, (last, after) = scores.items()
-    return (f"The recipe was chosen by [trials](#trials) on {len(chosen_on)} of these patients. Without them: {first} "
-            f"{before.mean():.3f}, {last} {after.mean():.3f}, difference {stats.paired(after - before)}.")
+    return (f"The recipe was chosen by [trials](#trials) that were scored on {len(seen)} of these {len(patients)} "
+            f"patients, so p is too small, nobody knows by how much.")
 
 
 def worst_patients(folds: Mapping[str, CrossValidation], count: int = WORST) -> pd.DataFrame:
@@ -108,8 +120,9 @@ def _sections(scale: str, folder: Path) -> Iterator[str]:
         pictures = "\n".join(f"![{kind}]({file})" for kind, file in _files(name, scale).items())
         if name == CROSS_VALIDATION:
             folds = {label: CrossValidation(tuple(several)) for label, several in runs.items()}
-            yield (f"{heading}\n\n{markdown(cross_validation_table(folds))}\n\n{without_trials(folds, folder)}\n\n"
-                   f"{pictures}\n\nThe patients that the last recipe fails most:\n\n{markdown(worst_patients(folds))}")
+            yield "\n\n".join((heading, markdown(cross_validation_table(folds)),
+                               f"{choice(folds, folder)} Fold by fold:".strip(), markdown(fold_table(folds)), pictures,
+                               "The patients that the last recipe fails most:", markdown(worst_patients(folds))))
         else:
             yield f"{heading}\n\n{markdown(_compared(name, runs))}\n\n{_basis(runs)}\n\n{pictures}"
     file = folder / POSTPROCESSING.format(scale)

@@ -87,14 +87,20 @@ def _keep_freed_memory() -> None:
     """Tell glibc to give this process's freed memory to the next tensor, not back to the system.
 
     By default each tensor of more than 32 MiB comes from the system, which hands out pages one by one and fills them
-    with zeros: a fifth of a training step, two fifths of a prediction in float32. Other C libraries are left as they
-    are. What is computed does not change; the process keeps up to 2 GiB of what it needed at its peak.
+    with zeros; that may take as long as the arithmetic. Other C libraries are left as they are. What is computed does
+    not change; the process may keep all that it needed at its peak, see ``free_memory``.
     """
-    if platform.libc_ver()[0] == "glibc":
+    if libc := _glibc():
         mmap_max, trim_threshold = -4, -1  # numbers of mallopt's options, from malloc.h
-        libc = ctypes.CDLL(None)
         libc.mallopt(mmap_max, 0)
         libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The C library of this process, if it is that of GNU."""
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        return ctypes.CDLL(None)
+    return None
 
 
 @dataclass(frozen=True)
@@ -335,11 +341,17 @@ def cores() -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on the device: of the GPU, of what Apple lets a GPU have, or of the machine."""
+    """Bytes that are free on the device: of the GPU, of what Apple lets a GPU have, or of the machine.
+
+    What this process holds and does not need counts as free.
+    """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
     if device.type == "mps":
-        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    if libc := _glibc():
+        libc.malloc_trim(0)  # gives it back
     import psutil
     return psutil.virtual_memory().available
 

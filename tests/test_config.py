@@ -81,6 +81,11 @@ def test_wrong_values_are_refused_at_once(field, value):
     assert "\n" not in str(caught.value)
 
 
+def test_a_plateau_needs_somebody_to_validate_on():
+    with pytest.raises(KitError, match=r"plateau.*split all"):
+        Config(lr_scheduler="plateau", split="all")
+
+
 def test_the_choices_are_named():
     with pytest.raises(KitError, match="Adam, AdamW, SGD"):
         Config(optimizer="Lion")

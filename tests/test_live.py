@@ -57,6 +57,11 @@ def test_text_mode_shows_the_last_picture_only(tiny_kaggle, tmp_path, screen):
     assert len(screen.first) == 2 and not screen.updates
 
 
+def test_where_nobody_is_left_to_validate_on_nothing_is_shown(tiny_kaggle, tmp_path, screen):
+    run = fit(replace(TINY, split="all"), load_data(tiny_kaggle, 32), tmp_path, watch=live.LiveView())
+    assert run.info["status"] == "finished" and not screen.first
+
+
 def test_short_epochs_are_not_slowed_down(tiny_kaggle, tmp_path, screen, monkeypatch):
     monkeypatch.setenv("KIT_PROGRESS", "auto")
     monkeypatch.setattr(live, "_SHARE", 1e-9)

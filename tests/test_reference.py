@@ -158,17 +158,32 @@ def test_a_variant_that_was_trained_twice_is_named(copied):
         results.page(copied)
 
 
-def test_patients_that_the_recipe_was_chosen_on_are_left_out_once_more(copied):
+def test_patients_that_trials_were_scored_on_are_counted(copied):
     _, folds = measured.cross_validated(copied)
-    assert results.without_trials(folds, copied) == ""
+    assert results.choice(folds, copied) == ""
     run = part_runs(copied, BASELINE, "fresh")[0]
     shutil.copytree(run.folder, copied / "trials-32" / "one")
-    held_out = run.info["split"]["validation"]
-    rest = {label: each.cases.set_index("patient")["dsc"].drop(held_out).mean() for label, each in folds.items()}
-    text = results.without_trials(folds, copied)
-    assert f"{len(held_out)} of these patients" in text
-    assert f"baseline {rest['baseline']:.3f}, best {rest['best']:.3f}" in text
+    text = results.choice(folds, copied)
+    assert f"scored on {len(run.info['split']['validation'])} of these {len(NAMES)} patients" in text
     assert text in results.page(copied)
+
+
+def test_folds_are_compared_one_by_one(reference):
+    _, folds = measured.cross_validated(reference)
+    table = results.fold_table(folds)
+    assert table["patients"].sum() == len(NAMES)
+    for before, after in zip(*(each.runs for each in folds.values()), strict=True):
+        row = table.loc[before.info["split"]["name"]]
+        pair = before.cases.merge(after.cases, on="patient")
+        assert row["difference"] == pytest.approx((pair["dsc_y"] - pair["dsc_x"]).mean())
+        assert row["improved"] == f"{(pair['dsc_y'] > pair['dsc_x']).sum()} of {len(pair)}"
+
+
+def test_runs_of_a_recipe_that_has_changed_since_do_not_count(copied, monkeypatch):
+    assert measured.measured(WEIGHTS, "cpu", copied)
+    monkeypatch.setitem(SCALES, "cpu", SMALL._replace(weights={"epochs": 4}))
+    assert measured.measured(WEIGHTS, "cpu", copied) == {}
+    assert measured.measured(CROSS_VALIDATION, "cpu", copied)
 
 
 def test_post_processing_is_chosen_where_it_is_not_scored():

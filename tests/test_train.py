@@ -54,6 +54,20 @@ def test_finished_run_is_loaded_and_joins_the_plan(data, tmp_path, monkeypatch):
     assert again.info["plans"] == ["first", "second"]
 
 
+def test_flair_stands_in_for_other_sequences_in_training(data, tmp_path, monkeypatch):
+    batches = []
+
+    def step(self, images, masks):
+        batches.append(images.clone())
+        return take_step(self, images, masks)
+
+    take_step = train._Training._step
+    monkeypatch.setattr(train._Training, "_step", step)
+    fit(dataclasses.replace(TINY, sequence_dropout=1.0, epochs=1), data, tmp_path)
+    for pre, flair, post in torch.cat(batches):
+        assert torch.equal(pre, flair) or torch.equal(post, flair)
+
+
 @pytest.mark.parametrize("change", [
     {"neighbours": 1, "intensity": 0.5, "sequence_dropout": 0.5},
     {"tta": True, "padding": "background", "background_weight": 1.0},
