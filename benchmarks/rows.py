@@ -1,4 +1,4 @@
-"""The table of ratios: each row two ways to do one thing, measured in turns in one process."""
+"""The table of ratios: each row two ways to do one thing, measured in turns."""
 
 from __future__ import annotations
 

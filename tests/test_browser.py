@@ -271,7 +271,7 @@ def expected(data, place, mask, overlay="off", opacity=0.4):
 
 
 def predicted_mask(out, data, patient):
-    [folder] = out.glob(f"prediction/*/{patient}")
+    [folder] = out.glob(f"prediction/*/*/{patient}")
     files = [folder / f"{patient}_{number}_mask.tif" for number in data.patients[patient].numbers]
     return (np.stack([tifffile.imread(file) for file in files]) > 0).astype(np.uint8)
 
