@@ -35,13 +35,13 @@ bench: .venv/dev ## speed and memory, measured side by side on this machine, 4 m
 ### END SOLUTION
 
 notebooks: .venv/run ## execute the notebooks in place on the phantom, as they are committed
-	KIT_DATA=phantom KIT_PROFILE=quick $(PY) -m lib.execute --in-place $(NOTEBOOKS)
+	KIT_DATA=phantom $(PY) -m lib.execute --in-place $(NOTEBOOKS)
 
 ### BEGIN SOLUTION
 reference-figures: .venv/run ## tables and figures of what was measured on patients, in result/reference and README
 	$(PY) -m lib.results
 
-grade-demo: .venv/run ## grade eight fake hand-ins, and print the gradebook of docs/instructors.md
+grade-demo: .venv/run ## grade ten fake hand-ins, and print the gradebook of docs/instructors.md
 	$(PY) -m tests.grade_demo result/grade-demo
 
 student: .venv/run ## write the student edition: without solutions, results and weights

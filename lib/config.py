@@ -166,7 +166,7 @@ _RUNGS: dict[str, dict[str, Any]] = {
     ### BEGIN SOLUTION
     # ranges of intensity as in nnU-Net, zoom and rotation a little beyond the published ones
     "stronger augmentation": {"padding": "background", "scale": 0.1, "rotation": 20.0, "intensity": 0.15},
-    # a tenth of the patients lack a sequence, and FLAIR stands in for it: too few to learn it from
+    # in ten of 100 patients FLAIR stands in for a sequence that is missing: too few to learn it from
     "sequence dropout": {"sequence_dropout": 0.3},
     # long steps first, short ones at the end; nnU-Net's decay
     "larger steps that shrink": {"lr": 1e-3, "lr_scheduler": "poly"},

@@ -208,7 +208,7 @@ def _main_pack(arguments: list[str]) -> None:
     parser = CommandParser(prog="python -m lib.grade pack", description="Make the zip to hand in.")
     parser.add_argument("--student", required=True, help="your id")
     parser.add_argument("--out", default="result", help="folder of results (default: result)")
-    parser.add_argument("--run", help="run to be graded (default: the best)")
+    parser.add_argument("--run", help="run to be graded (default: the best of train_best.ipynb, else of train.ipynb)")
     parser.add_argument("--quick", action="store_true", help="hand in a run of the profile quick, or on phantoms, too")
     parser.add_argument("--data", help="for a network of your own: the data, for its masks")
     chosen = parser.parse_args(arguments)

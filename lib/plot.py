@@ -97,8 +97,8 @@ def overlays(prediction: Prediction) -> Figure:
     for (above, below), (word, patient) in zip(axes.T, chosen.items(), strict=True):
         truth, mask = prediction.data.truth(patient), prediction.mask(patient)
         flair, number = prediction.data.volume(patient)[..., FLAIR], _largest_slice(truth)
-        _show(above, flair, number, f"{word}: {patient}\nDSC {counts(mask, truth).dsc:.3f}, slice {number + 1} of "
-                                    f"{len(mask)}")
+        _show(above, flair, number, f"{word}: {patient}, slice {number + 1} of {len(mask)}\n"
+                                    f"whole volume: DSC {counts(mask, truth).dsc:.3f} (file's grid)")
         _outline(above, truth[number], TRUTH, 2.5)
         _outline(above, mask[number], PREDICTION)
         colours = colour_table("error", 0.6, (0, brightest(flair)))
@@ -143,7 +143,8 @@ def disagreement(runs: Mapping[str, Run | Sequence[Run]], data: BrainData) -> Fi
         _outline(outlined, mask[number], PREDICTION)
         coloured.imshow(colours[kinds(truth[number], mask[number], flair[number].shape), flair[number]])
         coloured.axis("off")
-    figure.suptitle(f"{patient}, slice {number + 1} of {len(flair)}: where the two differ most", fontsize=11)
+    figure.suptitle(f"{patient}, slice {number + 1} of {len(flair)}: where the two differ most "
+                    f"(DSC: whole volume, file's grid)", fontsize=11)
     _legend_of_masks(figure)
     return figure
 

@@ -297,7 +297,7 @@ def smallest_detectable(sd: float, n: int, power: float = 0.8, alpha: float = AL
 
 
 def resolution(table: pd.DataFrame) -> str:
-    """One line for under a table of ``compare``: the smallest difference that it could have shown.
+    """One line for under a table of ``compare``: the true difference that it had a power of 80 % to show.
 
     Takes the median spread of its candidates, and the strictest step of Holm's correction for their number.
     """
@@ -307,8 +307,8 @@ def resolution(table: pd.DataFrame) -> str:
     if np.isinf(smallest):
         return (f"{n} patients cannot show any difference, however large: the smallest p there is, "
                 f"{2.0 ** (1 - n):.3g}, is not enough for {candidates}.")
-    return (f"{n} patients with a spread of {sd:.3f} can show differences of {smallest:.3f} and more "
-            f"(80 % power, {candidates}).")
+    return (f"{n} patients, spread {sd:.3f}: a true difference of {smallest:.3f} would show four times in five, a "
+            f"smaller one less often ({candidates}).")
 
 
 def best_of_k(n: int = 10, sd: float = 0.05, recipes: Sequence[int] = (1, 2, 5, 10, 20)) -> pd.DataFrame:

@@ -322,8 +322,9 @@ def test_resolution_line():
     before = normal(10, 0.8)
     one = compare(run_of(before), {"a": run_of(before + normal(10))})
     spread = one["SD"][0]
-    assert resolution(one) == (f"10 patients with a spread of {spread:.3f} can show differences of "
-                               f"{smallest_detectable(spread, 10):.3f} and more (80 % power, 1 candidate).")
+    assert resolution(one) == (f"10 patients, spread {spread:.3f}: a true difference of "
+                               f"{smallest_detectable(spread, 10):.3f} would show four times in five, a smaller one "
+                               f"less often (1 candidate).")
     three = compare(run_of(before), {label: run_of(before + normal(10)) for label in "abc"})
     assert resolution(three).endswith("3 candidates).")
     assert smallest_detectable(spread, 10, alpha=0.05 / 3) > smallest_detectable(spread, 10)
