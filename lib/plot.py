@@ -93,12 +93,12 @@ def overlays(prediction: Prediction) -> Figure:
     counted, who = _counted(seen)
     ranked = list(scored.loc[counted, "patient"])
     chosen = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}
-    figure, axes = plt.subplots(2, 3, figsize=(10, 7.1))
+    figure, axes = plt.subplots(2, 3, figsize=(10, 7.3))
     for (above, below), (word, patient) in zip(axes.T, chosen.items(), strict=True):
         truth, mask = prediction.data.truth(patient), prediction.mask(patient)
         flair, number = prediction.data.volume(patient)[..., FLAIR], _largest_slice(truth)
-        _show(above, flair, number, f"{word}: {patient}, slice {number + 1} of {len(mask)}\n"
-                                    f"whole volume: DSC {counts(mask, truth).dsc:.3f} (file's grid)")
+        _show(above, flair, number, f"{word}: {patient}\nwhole volume: DSC {counts(mask, truth).dsc:.3f} (file's grid)\n"
+                                    f"slice {number + 1} of {len(mask)}")
         _outline(above, truth[number], TRUTH, 2.5)
         _outline(above, mask[number], PREDICTION)
         colours = colour_table("error", 0.6, (0, brightest(flair)))
