@@ -30,7 +30,7 @@ test: .venv/dev  ## lint, unit tests, the four notebooks (smoke profile), the br
 test-all: test   ## the same and the slow tests
 	$(PY) -m pytest -q -m slow
 
-bench: .venv/dev ## speed and memory, measured side by side on this machine, 4 minutes; all with FULL=1, 25 minutes
+bench: .venv/dev ## speed and memory, measured side by side on this machine, 4 minutes; all with FULL=1, half an hour
 	$(PY) -m benchmarks.run $(if $(FULL),--full)
 ### END SOLUTION
 

@@ -45,7 +45,7 @@ def step_shares(full: bool) -> list[Row]:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run")
-    parser.add_argument("--full", action="store_true", help="everything; about 25 minutes on two cores")
+    parser.add_argument("--full", action="store_true", help="everything; half an hour on two cores")
     full = parser.parse_args().full
     report = Report(OUT, "bench", machine())
     report.add("memory", rows.memory.__doc__, rows.memory())
