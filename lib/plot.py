@@ -97,8 +97,8 @@ def overlays(prediction: Prediction) -> Figure:
     for (above, below), (word, patient) in zip(axes.T, chosen.items(), strict=True):
         truth, mask = prediction.data.truth(patient), prediction.mask(patient)
         flair, number = prediction.data.volume(patient)[..., FLAIR], _largest_slice(truth)
-        _show(above, flair, number, f"{word}: {patient}\nwhole volume: DSC {counts(mask, truth).dsc:.3f} (file's grid)\n"
-                                    f"slice {number + 1} of {len(mask)}")
+        whole = f"whole volume: DSC {counts(mask, truth).dsc:.3f} (file's grid)"
+        _show(above, flair, number, f"{word}: {patient}\n{whole}\nslice {number + 1} of {len(mask)}")
         _outline(above, truth[number], TRUTH, 2.5)
         _outline(above, mask[number], PREDICTION)
         colours = colour_table("error", 0.6, (0, brightest(flair)))

@@ -24,8 +24,8 @@ class Scale(NamedTuple):
 
 
 SCALES: dict[str, Scale] = {
-    # one core, six to ten minutes a run: a narrow network, small slices, and a larger rate for the few steps; an hour
-    # for weights
+    # one core, six to twelve minutes a run, an hour for weights: a narrow network, small slices, and a larger rate for
+    # the few steps
     "cpu": Scale({"image_size": 128, "init_features": 16, "epochs": 6, "lr": 1e-3}, {"epochs": 48}),
     # as published
     "gpu": Scale({}),
