@@ -69,6 +69,8 @@ def run_command(main: Callable[[], None]) -> None:
 def pick_device(name: str = "auto") -> torch.device:
     """The device to compute on: CUDA, then Apple MPS, then CPU, unless ``name`` says which.
 
+    With the CPU chosen, this process keeps the memory that tensors give back, for the tensors to come.
+
     Raises:
         KitError: the named device does not exist on this machine.
     """
