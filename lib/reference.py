@@ -27,6 +27,8 @@ SCALES: dict[str, Scale] = {
     # one core, six to twelve minutes a run, an hour for weights: a narrow network, small slices, and a larger rate for
     # the few steps
     "cpu": Scale({"image_size": 128, "init_features": 16, "epochs": 6, "lr": 1e-3}, {"epochs": 48}),
+    # the same for longer, a quarter of an hour a run: for the cross-validation. Its weights are those of "cpu"
+    "cpu-long": Scale({"image_size": 128, "init_features": 16, "epochs": 20, "lr": 1e-3}, {"epochs": 48}),
     # as published
     "gpu": Scale({}),
 }
