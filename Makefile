@@ -1,4 +1,4 @@
-# make run    the kit from images to pictures        make test   what CI checks on every change
+# make run: the kit from images to pictures; make help: the rest
 # Everything happens in .venv; a second call installs nothing.
 
 PYTHON ?= python3

@@ -74,7 +74,7 @@ def memory(device: torch.device, size: Size, network: str, checkpointing: bool) 
     config = size.config(network, checkpointing=checkpointing)
     if device.type == "cuda":
         there = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, CARD * GIB / there), device)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, CARD * GIB / there), device.index or 0)
     row = {"network": f"{network} {config.init_features}", "checkpointing": checkpointing,
            "batch": config.batch_size, "size": config.image_size}
     return row | _steps(config, device, size.steps)

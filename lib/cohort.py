@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from lib.claims import Finding
-from lib.metrics import summarise
 from lib.predict import PRETRAINED, read_checkpoint
 from lib.rubric import Rubric
-from lib.stats import DIGITS
+from lib.stats import ALPHA, range_p
 from lib.verify import Result, weights_hash
 
 _SHARED = {"weights": "the same weights", "cases": "the same cases.csv", "masks": "the same errors, voxel for voxel"}
@@ -68,25 +67,30 @@ def status(result: Result) -> str:
 
 
 def tied(results: Iterable[Result]) -> Iterator[tuple[int, Result, Result]]:
-    """(rank, leader, member) from the best down: members of a group cannot be told apart from its leader.
+    """(rank, leader, member) from the best down: members of a group cannot be told apart.
 
-    The best leads the first group. Each next one is compared with the leader of the current group, patient by patient:
-    while the 95 % CI of the mean difference reaches 0 it belongs to the group, else it leads the next. So points
-    never rise as the DSC falls. Masks are scored on another grid: such a result is a group of its own.
+    The best leads the first group. Each next one belongs to it while all of them together, patient by patient, may be
+    equally good (``lib.stats.range_p`` above 5 %), else it leads the next. So points never rise as the DSC falls, and
+    however many there are, chance rarely splits those who are equal. Masks are scored on another grid: such a result
+    is a group of its own.
     """
-    leader, rank = None, 0
+    group: list[Result] = []
+    rank = 0
     ordered = sorted(results, key=lambda result: (-result.verified, result.student, result.submission))
     for place, member in enumerate(ordered, 1):
-        if leader is None or not _inside(leader, member):
-            leader, rank = member, place
-        yield rank, leader, member
+        if group and _equal([*group, member]):
+            group.append(member)
+        else:
+            group, rank = [member], place
+        yield rank, group[0], member
 
 
-def _inside(leader: Result, member: Result) -> bool:
-    if leader.grid != member.grid or leader.cases.keys() != member.cases.keys():
+def _equal(group: Sequence[Result]) -> bool:
+    """Whether the members may be equally good."""
+    patients = list(group[0].cases)
+    if any(member.grid != group[0].grid or member.cases.keys() != group[0].cases.keys() for member in group):
         return False
-    differences = [leader.cases[name][1] - member.cases[name][1] for name in leader.cases]
-    return summarise(np.round(differences, DIGITS)).low <= 0
+    return range_p(np.array([[member.cases[name][1] for name in patients] for member in group])) > ALPHA
 
 
 # --- what the class shows -----------------------------------------------------------------------------------------

@@ -121,6 +121,8 @@ class Config:
             (self.lr_scheduler == "plateau" and self.split == "all",
              "lr_scheduler plateau follows the validation loss, and split all leaves nobody to validate on"),
             (self.accumulate > self.batch_size, "accumulate must not exceed batch_size"),
+            (self.image_size % 16 and self.model in MODELS,
+             f"image_size must be a multiple of 16 for model {self.model}, which halves it four times"),
             # a network of one's own may have either
             (self.deep_supervision and self.model == "unet",
              "deep_supervision is for model unet_2plus or unet_3plus; unet has one output only"),

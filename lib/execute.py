@@ -18,12 +18,13 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from lib.logger import TRAIN_CSV, finished_runs
-from lib.utils import PROJECT, WIDGET_MIME, CommandParser, KitError, run_command, short_path, write_atomic, write_json
+from lib.utils import PROJECT, CommandParser, KitError, run_command, short_path, write_atomic, write_json
 
 TIMES = "notebooks.json"
+WIDGET_MIME = "application/vnd.jupyter.widget-view+json"  # type of a cell's output that is a widget
 _BAR = re.compile(r"\r|\x1b\[A|^\s*$")  # what bars write: back to the start of the line, one line up, nothing
 
 
@@ -51,12 +52,16 @@ def execute(notebook: Path, target: Path) -> None:
             print(f"--- {notebook.name} [{next(started)}/{cells}] {cell.source.splitlines()[0][:80]}", flush=True)
 
     client = _Client(content, timeout=None, resources={"metadata": {"path": str(PROJECT)}}, on_cell_execute=announce,
-                     store_widget_state=False, extra_arguments=["--IPKernelApp.log_level=ERROR"])
+                     store_widget_state=False, kernel_name="python3",  # whatever kernel it was last saved with
+                     extra_arguments=["--IPKernelApp.log_level=ERROR"])
     try:
         client.execute()
     except CellExecutionError as error:
         raise KitError(f"{notebook.name}: a cell failed with {error.ename}: {error.evalue}; the notebook up to there "
                        f"is {target}") from None
+    except DeadKernelError:
+        raise KitError(f"{notebook.name}: its kernel died, most likely for want of memory; close other programs, or "
+                       f"take a smaller batch_size; the notebook up to there is {target}") from None
     finally:
         _tidy(content)
         write_atomic(target, nbformat.writes(content) + "\n")

@@ -8,7 +8,7 @@ import io
 import json
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +30,7 @@ from lib.utils import KitError, fingerprint, say, sha256, source_fingerprint, wr
 
 SCHEMA = 1
 TRAIN_CSV, BEST_CSV = "uexec_result_train.csv", "uexec_result_best.csv"
+FOLD = "fold-"  # names of splits that begin so are part of a cross-validation
 BEST_PLAN = "best"  # runs of plans whose names start so go to BEST_CSV, all others to TRAIN_CSV
 
 
@@ -99,7 +100,8 @@ class Run:
     @cached_property
     def cases(self) -> pd.DataFrame:
         """A row per validation patient; see ``lib.evaluate.case_row``."""
-        return pd.read_csv(self.folder / "cases.csv")
+        # names of patients are text, 001 and NA too
+        return pd.read_csv(self.folder / "cases.csv", dtype={"patient": str}, keep_default_na=False, na_values=[""])
 
     @cached_property
     def dsc(self) -> Summary:
@@ -196,9 +198,10 @@ class RunFolder:
 
     def add_place(self, place: Place) -> None:
         """Note which variant of a plan the run is; of one sweep it has one place, the latest."""
-        info, sweep = self.read(), (place.plan, place.group)
-        places = [other for other in info.get("places", []) if (other["plan"], other["group"]) != sweep]
-        places = sorted([*places, place._asdict()], key=lambda other: (other["plan"], other["group"]))
+        def sweep(other: dict[str, Any]) -> tuple[str, str, str]:
+            return other["plan"], other["group"], other.get("scale", "")
+        info, new = self.read(), place._asdict()
+        places = sorted([*(old for old in info.get("places", []) if sweep(old) != sweep(new)), new], key=sweep)
         self.update(plans=sorted({*info.get("plans", []), place.plan}), places=places)
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
@@ -336,8 +339,16 @@ def _result_rows(run: Run) -> pd.DataFrame:
     return columns.assign(**{name: value for name, value in settings.items() if name not in known})
 
 
+def outside_folds(runs: Sequence[Run]) -> list[Run]:
+    """The runs but those that scored a fold of a cross-validation, as some folds are easier than others; all of them
+    where there are no others. A fold of the very patients that another run is scored on stays."""
+    wanted = [run.info["split"]["validation"] for run in runs if not run.info["split"]["name"].startswith(FOLD)]
+    return [run for run in runs if run.info["split"]["validation"] in wanted] or list(runs)
+
+
 def find_run(out: str | Path, data: BrainData | None = None, run_id: str | None = None) -> Run:
-    """The finished run with the best mean validation DSC, among those on ``data`` or of that id where these are given.
+    """The finished run with the best mean validation DSC, among those on ``data`` or of that id where these are given;
+    folds of a cross-validation are left out where there are others.
 
     Raises:
         KitError: there is none.
@@ -348,6 +359,6 @@ def find_run(out: str | Path, data: BrainData | None = None, run_id: str | None 
     if not runs:
         wanted = (f" {run_id}" if run_id else "") + (f" on {data.name}" if data else "")
         raise KitError(f"{Path(out) / 'runs'}: no finished run{wanted}; train one first")
-    return max(runs, key=lambda run: run.dsc.mean)
+    return max(outside_folds(runs), key=lambda run: run.dsc.mean)
 
 

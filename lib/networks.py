@@ -18,16 +18,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from lib.config import Config
+from lib.config import REFERENCE, Config
 from lib.unet import UNet
 from lib.unet_2plus import UNet2Plus
 from lib.unet_3plus import UNet3Plus
 from lib.utils import KitError, load_class, pick_device, pick_precision
 
 NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "unet_2plus": UNet2Plus, "unet_3plus": UNet3Plus}
-SWITCHES = ("checkpointing", "deep_supervision", "guided")
-ARGUMENTS = ("init_features", "activation", "normalisation", "initialiser", *SWITCHES)
-"""Fields of ``Config`` that a network's constructor may take."""
+CHOICES = ("activation", "normalisation", "initialiser", "checkpointing", "deep_supervision", "guided")
+ARGUMENTS = ("init_features", *CHOICES)
+"""Fields of ``Config`` that a network's constructor may take. The width is also the profile's to set, so a network of
+one's own may do without it; a choice that it does not take would change nothing unnoticed."""
 
 
 def build_model(config: Config) -> nn.Module:
@@ -38,14 +39,16 @@ def build_model(config: Config) -> nn.Module:
 
     Raises:
         KitError: ``config.model`` is ``"module:Class"`` and there is no such network, its constructor needs something
-            else, or it does not know a switch that ``config`` turns on, or ``in_channels`` where there are neighbours.
+            else, or it does not take what ``config`` chooses, or ``in_channels`` where there are neighbours.
     """
     network = NETWORKS[config.model] if config.model in NETWORKS else load_class(config.model)
     values = {name: getattr(config, name) for name in ("in_channels", *ARGUMENTS)}
     accepted, needed = _constructor(network)
-    for name in SWITCHES:
-        if values[name] and name not in accepted:
-            raise KitError(f"{config.model}: its constructor has no argument {name}; set {name}=False, or add one")
+    for name in CHOICES:
+        default = getattr(REFERENCE, name)
+        if values[name] != default and name not in accepted:
+            raise KitError(f"{config.model}: its constructor has no argument {name}; leave it at {default!r}, or add "
+                           "one")
     if config.neighbours and "in_channels" not in accepted:
         raise KitError(f"{config.model}: its constructor has no argument in_channels; set neighbours=0, or add one")
     unknown = sorted(needed.difference(values))

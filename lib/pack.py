@@ -11,9 +11,9 @@ from typing import NamedTuple
 from lib.archive import unpack, write_zip
 from lib.config import MODELS, PROFILES
 from lib.dataset import BrainData
-from lib.logger import BEST_CSV, BEST_PLAN, TRAIN_CSV, Run, find_run, finished_runs, write_result_csvs
+from lib.logger import BEST_CSV, BEST_PLAN, TRAIN_CSV, Run, find_run, finished_runs, outside_folds, write_result_csvs
 from lib.predict import load_weights, predict
-from lib.submission import FOLD, MANIFEST, READ, STUDENT, read_submission
+from lib.submission import MANIFEST, READ, STUDENT, read_submission
 from lib.utils import PROJECT, KitError, sha256
 
 MAX_ZIP = 200 * 2**20
@@ -73,12 +73,11 @@ def pack(student: str, out: str | Path = "result", run_id: str | None = None, qu
 
 
 def _choose(out: Path, run_id: str | None) -> Run:
-    """The run to be graded: not one of a cross-validation's, as it was scored on other patients."""
-    if run_id is None:
-        runs = [run for run in finished_runs(out) if not run.info["split"]["name"].startswith(FOLD)]
-        best = [run for run in runs if any(plan.startswith(BEST_PLAN) for plan in run.info["plans"])]
-        if runs:
-            return max(best or runs, key=lambda run: run.dsc.mean)
+    """The run to be graded, see ``pack``."""
+    runs = outside_folds(finished_runs(out))
+    best = [run for run in runs if any(plan.startswith(BEST_PLAN) for plan in run.info["plans"])]
+    if best and run_id is None:
+        return max(best, key=lambda run: run.dsc.mean)
     return find_run(out, run_id=run_id)
 
 

@@ -188,11 +188,13 @@ def curves(run: Run) -> Figure:
     left.xaxis.get_major_locator().set_params(integer=True)
     left.legend()
     _dsc_axis(right, "validation DSC per epoch")
-    best = history.loc[history["val_dsc"].idxmax()]
     right.plot(history["epoch"], history["val_dsc"], marker=".", color=GREEN)
-    right.plot(best["epoch"], best["val_dsc"], "o", color=VERMILION,
-               label=f"best: {best['val_dsc']:.3f} at epoch {best['epoch']:.0f}")
-    right.legend(loc="lower right")
+    scored = history.dropna(subset="val_dsc")
+    if len(scored):  # split="all" leaves nobody to score
+        best = scored.loc[scored["val_dsc"].idxmax()]
+        right.plot(best["epoch"], best["val_dsc"], "o", color=VERMILION,
+                   label=f"best: {best['val_dsc']:.3f} at epoch {best['epoch']:.0f}")
+        right.legend(loc="lower right")
     return figure
 
 
@@ -390,12 +392,14 @@ def slopes(before: Scored, after: Scored, labels: tuple[str, str] = ("before", "
 
 
 @styled
-def forest(table: pd.DataFrame) -> Figure:
-    """Differences to a baseline with their 95 % intervals, a row each, and what they allow to say.
+def forest(table: pd.DataFrame, ladder: bool = False) -> Figure:
+    """Differences with their 95 % intervals, a row each, and what they allow to say.
 
     Args:
         table: from ``lib.stats.compare``.
+        ladder: it is from ``compare_rungs``: each row is compared with the rung below it.
     """
+    other = "the rung below" if ladder else "the baseline"
     colours = {"helps": BLUE, "hurts": VERMILION, "cannot tell": "grey"}
     figure, axis = plt.subplots(figsize=(10, 1.3 + 0.42 * len(table)))
     for place, row in enumerate(table.to_dict("records")):
@@ -407,7 +411,7 @@ def forest(table: pd.DataFrame) -> Figure:
         axis.text(1.02, place, words, transform=axis.get_yaxis_transform(), va="center", color=colour)
     axis.axvline(0, color="black", linewidth=1)
     axis.set_yticks(range(len(table)), table["label"])
-    axis.set(ylim=(len(table) - 0.5, -0.5), xlabel="mean difference to the baseline, over patients",
+    axis.set(ylim=(len(table) - 0.5, -0.5), xlabel=f"mean difference to {other}, over patients",
              title=f"differences with 95 % CI, {table['patients'].iloc[0]} patients (p: sign flips, Holm)")
     axis.grid(axis="y", visible=False)
     return figure

@@ -21,7 +21,7 @@ from lib.config import MODELS, REFERENCE, Config
 from lib.dataset import BrainData, load_data
 from lib.evaluate import Machine, case_row, native_mask, predict_volumes
 from lib.kaggle import write_masks
-from lib.logger import finished_runs, to_csv
+from lib.logger import finished_runs, outside_folds, to_csv
 from lib.metrics import summarise
 from lib.networks import build_model
 from lib.unet import from_published
@@ -52,12 +52,12 @@ def default_weights(out: str | Path = "result", data: BrainData | None = None) -
     Raises:
         KitError: neither is there.
     """
-    runs = [run for run in finished_runs(out) if run.info["data"]["name"] != "phantom" or data is not None]
-    if data is not None:
-        runs = [run for run in runs if run.info["data"]["sha256"] == data.fingerprint]
+    runs = [run for run in finished_runs(out)
+            if (run.info["data"]["name"] != "phantom" if data is None
+                else run.info["data"]["sha256"] == data.fingerprint)]
     if not runs and not KIT_WEIGHTS.is_file():
         raise KitError(f"{Path(out) / 'runs'}: no finished run on {data.name if data else 'patients'}; train one first")
-    return max(runs, key=lambda run: run.dsc.mean).weights if runs else KIT_WEIGHTS
+    return max(outside_folds(runs), key=lambda run: run.dsc.mean).weights if runs else KIT_WEIGHTS
 
 
 def unseen(network: nn.Module, data: BrainData) -> tuple[str, ...]:

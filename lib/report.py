@@ -187,7 +187,7 @@ def _drawings(experiment: Experiment, finished: list[Recipe]) -> Iterator[tuple[
     if table is not None:
         words = [f"{row['label']} {row['difference']:+.3f}, {row['verdict']}" for row in table.to_dict("records")]
         yield ("differences", f"differences with their intervals: {'; '.join(words)}", "",
-               plot.forest(table.assign(label=table["label"].map(_wrapped))))
+               plot.forest(table.assign(label=table["label"].map(_wrapped)), experiment.ladder))
 
 
 def _wrapped(label: str) -> str:

@@ -124,7 +124,7 @@ def _sections(scale: str, folder: Path) -> Iterator[str]:
                                f"{choice(folds, folder)} Fold by fold:".strip(), markdown(fold_table(folds)), pictures,
                                "The patients that the last recipe fails most:", markdown(worst_patients(folds))))
         else:
-            yield f"{heading}\n\n{markdown(_compared(name, runs))}\n\n{_basis(runs)}\n\n{pictures}"
+            yield f"{heading}\n\n{markdown(_shown(name, runs))}\n\n{_basis(name, runs)}\n\n{pictures}"
     file = folder / POSTPROCESSING.format(scale)
     if file.is_file():
         table = pd.read_csv(file)
@@ -136,18 +136,22 @@ def _sections(scale: str, folder: Path) -> Iterator[str]:
 
 def _compared(name: str, runs: Measured) -> pd.DataFrame:
     """Every variant against the first, or each rung of the ladder against the one below it."""
+    (_, baseline), *others = runs.items()
+    return stats.compare_rungs(runs) if PARTS[name].plan.ladder else stats.compare(baseline, dict(others))
+
+
+def _shown(name: str, runs: Measured) -> pd.DataFrame:
+    """The comparison for reading, a row per variant."""
     means = pd.DataFrame({"mean DSC": {label: float(pd.concat([run.cases["dsc"] for run in several]).mean())
                                        for label, several in runs.items()}})
-    (_, baseline), *others = runs.items()
-    table = (stats.ladder(runs) if PARTS[name].plan.ladder else
-             stats.compare(baseline, dict(others)).set_index("label"))
+    table = _compared(name, runs).set_index("label")
     return means.join(table[["difference", "CI low", "CI high", "p (Holm)", "improved", "verdict"]])
 
 
-def _basis(runs: Measured) -> str:
-    """On what a comparison rests."""
-    (_, baseline), *others = runs.items()
-    return f"Seeds: {len(baseline)}. {stats.resolution(stats.compare(baseline, dict(others)))}"
+def _basis(name: str, runs: Measured) -> str:
+    """On what the comparison rests."""
+    seeds = len(next(iter(runs.values())))
+    return f"Seeds: {seeds}. {stats.resolution(_compared(name, runs))}"
 
 
 def _without_training(table: pd.DataFrame) -> pd.DataFrame:
@@ -271,12 +275,11 @@ def draw(folder: Path = FOLDER) -> list[Path]:
 
 def _figures(name: str, runs: Measured) -> tuple[Figure, Figure]:
     """In the order of ``_files``."""
-    (_, baseline), *others = runs.items()
     if name == CROSS_VALIDATION:
         first = dsc_strips({label: CrossValidation(tuple(several)).cases.set_index("patient")["dsc"]
                             for label, several in runs.items()})
     else:
-        first = forest(stats.compare(baseline, dict(others)))
+        first = forest(_compared(name, runs), PARTS[name].plan.ladder)
     return first, sweep_curves(runs)
 
 

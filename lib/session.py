@@ -21,7 +21,7 @@ from lib.utils import PROJECT, KitError, pick_device, pick_precision, short_path
 
 KAGGLE_FOLDERS = (PROJECT / "data" / "kaggle_3m", PROJECT / "data" / "archive.zip",
                   Path("/kaggle/input/lgg-mri-segmentation"))  # the last: where Kaggle's own notebooks find it
-PACKAGES = ("scipy", "skimage", "pandas", "matplotlib", "tqdm", "ipywidgets")
+PACKAGES = ("scipy", "tifffile", "pandas", "matplotlib", "tqdm", "ipywidgets", "anywidget", "jinja2", "mistune")
 INSTALL = "pip install -r requirements.txt -c constraints.txt"
 PHANTOM_FOLDER = PROJECT / "data" / "phantom"
 

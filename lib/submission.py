@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lib.config import Config
-from lib.logger import BEST_CSV, TRAIN_CSV
+from lib.logger import BEST_CSV, FOLD, TRAIN_CSV
 from lib.utils import KitError
 
 READ = (".json", ".csv", ".pt", ".py", ".tif", ".tiff")  # what a grader looks into; all else stays packed
@@ -34,7 +34,6 @@ _HISTORY = {"epoch": (int, _MAX_ROWS), "lr": (float, _INF), "train loss": (float
             "val_dsc": (float, 1)}
 _RESULTS = {"run_id": (str, 0), "split": (str, 0), "epoch": (int, _MAX_ROWS), "lr": (float, _INF),
             "val_dsc": (float, 1)}
-FOLD = "fold-"  # names of splits that begin so are part of a cross-validation
 _SIGNED = ("train loss", "val loss")
 
 

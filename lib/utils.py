@@ -32,7 +32,6 @@ except ImportError:  # Windows
     resource = None
 
 PROJECT = Path(__file__).resolve().parent.parent
-WIDGET_MIME = "application/vnd.jupyter.widget-view+json"  # type of a cell's output that is a widget
 
 
 class KitError(ValueError):
@@ -67,7 +66,7 @@ def run_command(main: Callable[[], None]) -> None:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device to compute on: CUDA, then Apple MPS, then CPU, unless ``name`` says which.
+    """The device to compute on: CUDA, then Apple MPS, then CPU, unless ``name`` says which, e.g. ``cuda:1``.
 
     With the CPU chosen, this process keeps the memory that tensors give back, for the tensors to come.
 
@@ -77,7 +76,9 @@ def pick_device(name: str = "auto") -> torch.device:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, there in available.items() if there)
-    if not available.get(name.split(":")[0], False):
+    kind, _, index = name.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if not available.get(kind, False) or (index and not (index.isdecimal() and int(index) < count)):
         usable = ", ".join(kind for kind, there in available.items() if there)
         raise KitError(f"device {name!r} is not available here; use one of: auto, {usable}")
     if name == "cpu":
@@ -123,7 +124,13 @@ class Precision:
 
 
 def pick_precision(device: torch.device, name: str = "auto") -> Precision:
-    """fp32, bf16 or fp16 for ``device``: the fastest whose results stay within the noise of fp32."""
+    """fp32, bf16 or fp16 for ``device``: the fastest whose results stay within the noise of fp32.
+
+    Raises:
+        KitError: ``name`` is none of them, nor ``auto``.
+    """
+    if name not in ("auto", "fp32", "bf16", "fp16"):
+        raise KitError(f"precision {name!r} is not one of auto, fp32, bf16, fp16")
     if name != "auto":
         return Precision(name, "asked for")
     if device.type == "cuda":

@@ -12,7 +12,6 @@ import traitlets
 
 from lib.gallery import Gallery, Shown
 from lib.montage import montage
-from lib.utils import WIDGET_MIME
 from lib.viewer_html import SCRIPT, STYLE, write_page
 
 
@@ -60,11 +59,11 @@ class Browser(anywidget.AnyWidget):
         """
         return write_page(self.gallery, path, patients)
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        data, metadata = super()._repr_mimebundle_(**kwargs)  # metadata: how Colab finds the widget's script
         # beside the widget, so that every other program that opens the notebook has something to show
         picture = base64.b64encode(montage(self.gallery)).decode()
-        return {"text/plain": f"slice browser of {len(self.patients)} patients", "image/png": picture,
-                WIDGET_MIME: {"version_major": 2, "version_minor": 1, "model_id": self.model_id}}
+        return data | {"text/plain": f"slice browser of {len(self.patients)} patients", "image/png": picture}, metadata
 
 
 def browse(shown: Shown) -> Browser:

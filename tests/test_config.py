@@ -66,7 +66,8 @@ def test_whole_numbers_are_welcome_where_a_fraction_is_expected():
 
 @pytest.mark.parametrize(("field", "value"), [
     ("epochs", 0), ("epochs", 2.5), ("epochs", "30"), ("epochs", True), ("epochs", None), ("batch_size", 0),
-    ("image_size", 8), ("init_features", -1), ("lr", -1e-4), ("lr", float("nan")), ("lr", float("inf")), ("lr", "fast"),
+    ("image_size", 8), ("image_size", 40),
+    ("init_features", -1), ("lr", -1e-4), ("lr", float("nan")), ("lr", float("inf")), ("lr", "fast"),
     ("momentum", -0.1), ("weight_decay", -1), ("seed", -1), ("flip", 1.5), ("flip", -0.5), ("scale", 1.0),
     ("optimizer", "Adamax"), ("optimizer", "adam"), ("sampling", "rare"), ("padding", None), ("precision", "int8"),
     ("lr_scheduler", "TRUE"), ("preprocessing", "none"), ("loss", 3), ("intensity", 1.1), ("neighbours", -1),

@@ -58,13 +58,29 @@ def test_rubrics_that_are_none(tmp_path, text, reason):
 
 
 def test_those_who_cannot_be_told_apart_earn_the_same():
-    best = result("a", (0.80, 0.82, 0.84, 0.86))
-    noisy = result("b", (0.70, 0.90, 0.75, 0.95))  # lower on average, but not patient by patient
-    clear = result("c", (0.70, 0.72, 0.74, 0.76))  # 0.1 below the best in each patient
+    best = result("a", (0.80, 0.82, 0.84, 0.86) * 2)
+    noisy = result("b", (0.74, 0.88, 0.79, 0.90) * 2)  # lower on average, but not patient by patient
+    clear = result("c", (0.70, 0.72, 0.74, 0.76) * 2)  # 0.1 below the best in each patient
     standings = assess([clear, noisy, best], RUBRIC)
     points = {standing.result.student: (standing.rank, standing.points) for standing in standings}
     assert points["a"] == points["b"] == (1, RUBRIC.points(0.83))
     assert points["c"] == (3, RUBRIC.points(0.73))
+
+
+def test_luck_rarely_splits_a_class_of_equals():
+    """20 students, ten patients, differences of SD 0.05: few classes are split; of ten who are worse by 0.05,
+    most are told apart."""
+    rng = np.random.default_rng(1)
+
+    def first_group(worse: float) -> list[int]:
+        scores = rng.beta(6, 1.2, 10) + rng.normal(0, 0.05 / np.sqrt(2), (20, 10))
+        scores[10:] -= worse
+        groups = tied(result(f"{number:02}", values) for number, values in enumerate(scores.clip(0, 1)))
+        return [int(member.student) for rank, _, member in groups if rank == 1]
+    assert sum(len(first_group(0)) < 20 for _ in range(40)) <= 2
+    groups = [first_group(0.05) for _ in range(20)]
+    assert np.mean([sum(number < 10 for number in group) for group in groups]) > 9.5
+    assert np.mean([sum(number >= 10 for number in group) for group in groups]) < 4
 
 
 def test_masks_on_the_files_grid_are_no_part_of_a_tie():

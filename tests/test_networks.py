@@ -161,6 +161,13 @@ def test_a_network_and_a_loss_of_ones_own():
     assert isinstance(build_loss("tests.test_networks:OneConvolution"), OneConvolution)
 
 
+@pytest.mark.parametrize("choice", [{"normalisation": "group"}, {"initialiser": "kaiming"}, {"checkpointing": True}])
+def test_a_choice_that_would_change_nothing_is_refused(choice):
+    config = Config(model="tests.test_networks:OneConvolution", activation="GELU", **choice)
+    with pytest.raises(KitError, match=f"no argument {next(iter(choice))}; leave it at "):
+        build_model(config)
+
+
 @pytest.mark.parametrize("spec", ["tests.nowhere:Net", "tests.test_networks:Nothing", "os:system", "math:pi"])
 def test_a_class_that_is_none_of_these_is_refused(spec):
     with pytest.raises(KitError, match=spec):

@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from lib import pack as packing
 from lib.archive import unpack
 from lib.grade import main
+from lib.logger import find_run
 from lib.pack import pack
+from lib.predict import default_weights
 from lib.submission import READ, read_submission
 from lib.utils import KitError
 from tests.test_config import command
@@ -44,7 +47,8 @@ def test_a_fold_is_not_what_is_graded(out, tmp_path):
     fold = out / "runs" / "fold"
     shutil.copytree(ada, fold)
     info = json.loads((fold / "run.json").read_text())
-    info["split"]["name"], info["best"]["val_dsc"] = "fold-1-of-3", 0.99
+    info["split"] |= {"name": "fold-1-of-3", "validation": info["split"]["train"]}
+    info["best"]["val_dsc"] = 0.99
     (fold / "run.json").write_text(json.dumps(info))
     cases = pd.read_csv(fold / "cases.csv")
     cases.assign(dsc=0.99).to_csv(fold / "cases.csv", index=False)
@@ -56,6 +60,20 @@ def test_a_fold_is_not_what_is_graded(out, tmp_path):
     (tmp_path / "unpacked" / "submission.json").unlink()
     assert read_submission(tmp_path / "unpacked").run_id == ada.name
     assert pack("ada", out, "fold", quick=True).run_id == "fold"
+
+
+def test_a_fold_of_the_very_patients_of_the_split_counts(out):
+    """A run keeps the name of the split that it was first trained for."""
+    ada = next(out.glob("runs/*"))
+    info = json.loads((ada / "run.json").read_text())
+    for name, split, dsc in (("better", "fold-1-of-3", 0.99), ("worse", "holdout:10", 0.01)):
+        shutil.copytree(ada, out / "runs" / name)
+        info["split"]["name"] = split
+        (out / "runs" / name / "run.json").write_text(json.dumps(info))
+        pd.read_csv(ada / "cases.csv").assign(dsc=dsc).to_csv(out / "runs" / name / "cases.csv", index=False)
+    assert pack("ada", out, quick=True).run_id == find_run(out).id == "better"
+    data = SimpleNamespace(fingerprint=info["data"]["sha256"])
+    assert default_weights(out, data) == out / "runs" / "better" / "best.pt"
 
 
 def test_the_same_files_give_the_same_receipt(out):

@@ -72,6 +72,9 @@ def test_every_figure_is_titled_closed_and_a_vector(tiny_kaggle):
 
 def test_one_epoch_and_one_patient_can_be_drawn():
     plot.curves(run(epochs=1))
+    nobody = run(epochs=3)  # split="all"
+    nobody.history["val_dsc"] = np.nan
+    plot.curves(nobody)
     plot.dsc_bars(run(patients=1).cases)
     plot.dsc_strips({"only": run(patients=1).cases["dsc"]})
     plot.slopes(run(0, patients=1), run(1, patients=1))

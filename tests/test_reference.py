@@ -96,6 +96,15 @@ def test_the_command_finds_what_is_trained(reference, monkeypatch, capfd):
     assert {file: file.stat().st_mtime_ns for file in reference.glob("runs/*/best.pt")} == before
 
 
+def test_weights_of_two_scales_are_one_run(copied, reference, monkeypatch):
+    """The longer scale changes the cross-validation only: both count the same weights."""
+    monkeypatch.setitem(SCALES, "cpu-long", SMALL._replace(changes=SMALL.changes | {"epochs": 4}))
+    data = load_data(reference / "kaggle_3m", 32)
+    train_tasks(part_tasks(PARTS[WEIGHTS], data, copied, "cpu-long"), data, copied)
+    both = [measured.measured(WEIGHTS, scale, copied) for scale in ("cpu", "cpu-long")]
+    assert [run.id for [run] in both[0].values()] == [run.id for [run] in both[1].values()] != []
+
+
 def test_runs_with_other_settings_do_not_count(reference, tmp_path):
     data = load_data(reference / "kaggle_3m", 32)
     train_tasks(part_tasks(PARTS[WEIGHTS], data, tmp_path, "cpu", {"epochs": 1}), data, tmp_path)

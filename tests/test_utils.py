@@ -46,6 +46,15 @@ def test_missing_gpu_is_refused():
             pick_device(name)
 
 
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("cuda:1") == torch.device("cuda:1")
+    for name in ("cuda:2", "cuda:x", "cuda:-1", "cpu:1"):
+        with pytest.raises(KitError, match=name):
+            pick_device(name)
+
+
 @pytest.mark.parametrize(("capability", "expected"), [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16")])
 def test_precision_of_a_gpu(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
@@ -56,6 +65,8 @@ def test_precision_asked_for_and_elsewhere():
     assert pick_precision(torch.device("cpu"), "fp16").name == "fp16"
     assert pick_precision(torch.device("mps")).name == "fp32"
     assert pick_precision(torch.device("cpu")).name in ("fp32", "bf16")
+    with pytest.raises(KitError, match="'float32' is not one of auto, fp32"):
+        pick_precision(torch.device("cpu"), "float32")
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])

@@ -15,13 +15,13 @@ from PIL import Image
 
 from lib.config import REFERENCE
 from lib.dataset import load_data
-from lib.execute import _tidy
+from lib.execute import WIDGET_MIME, _tidy
 from lib.frames import FLAIR, OVERLAYS, colour_table, grey_png, kinds, outline, render
 from lib.gallery import Gallery, run_lengths
 from lib.metrics import counts
 from lib.montage import montage
 from lib.predict import Prediction
-from lib.utils import WIDGET_MIME, KitError
+from lib.utils import KitError
 from lib.viewer import browse
 from tests.conftest import NAMES, brain, write_patient
 
@@ -262,7 +262,7 @@ def test_exporting_somebody_unknown_is_refused(data, tmp_path):
 
 
 def test_still_picture_survives_in_a_committed_notebook(data):
-    bundle = browse(prediction(data))._repr_mimebundle_()
+    bundle, _ = browse(prediction(data))._repr_mimebundle_()
     assert base64.b64decode(bundle["image/png"])[1:4] == b"PNG" and WIDGET_MIME in bundle
     bar = nbformat.v4.new_output("display_data", {WIDGET_MIME: {}, "text/plain": "a bar"})
     cell = nbformat.v4.new_code_cell("", outputs=[bar, nbformat.v4.new_output("display_data", bundle)])
