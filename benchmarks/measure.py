@@ -19,8 +19,9 @@ import numpy as np
 import scipy
 import torch
 
+from lib.device import pick_device, pick_precision
 from lib.logger import device_name
-from lib.utils import PROJECT, pick_device, pick_precision, write_atomic, write_json
+from lib.utils import PROJECT, write_atomic, write_json
 
 COMPARED = ("scikit-image", "monai", "medpy")
 IMPORTED = {"scikit-image": "skimage"}

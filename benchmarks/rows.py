@@ -25,6 +25,7 @@ from benchmarks.step import FULL_WIDTH, Step, random_batch
 from lib.augment import draw_affine, warp
 from lib.config import Config
 from lib.dataset import load_data, make_split
+from lib.device import pick_device, pick_precision
 from lib.evaluate import native_mask, predict_volumes
 from lib.frames import FLAIR, render
 from lib.kaggle import list_patients, read_patient
@@ -35,7 +36,7 @@ from lib.phantom import make_patient, write_phantom
 from lib.predict import slices_at_once
 from lib.session import PHANTOM_FOLDER
 from lib.train import Epoch, fit
-from lib.utils import PROJECT, cores, pick_device, pick_precision
+from lib.utils import PROJECT, cores
 
 SIZE, BATCH = 256, 16
 

@@ -30,12 +30,13 @@ from lib.augment import warp
 from lib.cache import Cache
 from lib.config import Config
 from lib.dataset import BrainData, Sampler, SliceDataset, load_data
+from lib.device import peak_memory, pick_device
 from lib.kaggle import list_patients, read_patient
 from lib.phantom import write_phantom
 from lib.plot import styled
 from lib.session import PHANTOM_FOLDER
 from lib.train import Epoch, fit
-from lib.utils import PROJECT, peak_memory, pick_device
+from lib.utils import PROJECT
 
 PATIENTS, SIZES = (5, 10, 20, 40), (64, 128, 256, 512)
 SMALL = Config(sampling="fresh", padding="background", init_features=8, batch_size=8, epochs=3, device="cpu")

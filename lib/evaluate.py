@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.dataset import BrainData, SliceDataset
+from lib.device import Precision, memory_format
 from lib.metrics import counts, dsc, hd95, largest_component
-from lib.utils import Precision, memory_format
 
 THRESHOLD = 0.5
 CASE_COLUMNS = ("patient", "slices", "dsc", "dsc_native", "tp", "fp", "fn", "iou", "precision", "recall", "hd95")
@@ -29,7 +29,9 @@ class Machine:
 
     def to_device(self, batch: Tensor) -> Tensor:
         """``(N, C, H, W)`` in the layout that this device convolves fastest."""
-        return batch.to(self.device, memory_format=memory_format(self.device), non_blocking=True)
+        # not on MPS, which may read a batch after its memory was given to another (pytorch/pytorch#189690)
+        non_blocking = self.device.type == "cuda"
+        return batch.to(self.device, memory_format=memory_format(self.device), non_blocking=non_blocking)
 
 
 def forward_batches(model: nn.Module, slices: SliceDataset, machine: Machine, batch_size: int,

@@ -17,6 +17,7 @@ from typing import Any
 
 from lib.archive import MAX_BYTES, plain_files
 from lib.cohort import Standing, assess
+from lib.device import pick_device
 from lib.examiner import failed, prepare
 from lib.feedback import page_name, write_leaderboard, write_page
 from lib.gradebook import GRADEBOOK, Book, flags, read_book, total, write_book
@@ -24,18 +25,7 @@ from lib.kaggle import find_root, list_patients, stat_key
 from lib.pack import pack
 from lib.rubric import DEFAULT, Rubric, load_rubric
 from lib.submission import STUDENT
-from lib.utils import (
-    PROJECT,
-    CommandParser,
-    KitError,
-    fingerprint,
-    pick_device,
-    progress,
-    run_command,
-    say,
-    sha256,
-    write_json,
-)
+from lib.utils import PROJECT, CommandParser, KitError, fingerprint, progress, run_command, say, sha256, write_json
 from lib.verify import Result
 from lib.worker import Worker, WorkerDied
 

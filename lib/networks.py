@@ -19,10 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from lib.config import REFERENCE, Config
+from lib.device import pick_device, pick_precision
 from lib.unet import UNet
 from lib.unet_2plus import UNet2Plus
 from lib.unet_3plus import UNet3Plus
-from lib.utils import KitError, load_class, pick_device, pick_precision
+from lib.utils import KitError, load_class
 
 NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "unet_2plus": UNet2Plus, "unet_3plus": UNet3Plus}
 CHOICES = ("activation", "normalisation", "initialiser", "checkpointing", "deep_supervision", "guided")

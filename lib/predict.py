@@ -19,25 +19,14 @@ from torch import nn
 
 from lib.config import MODELS, REFERENCE, Config
 from lib.dataset import BrainData, load_data
+from lib.device import deterministic, memory_format, pick_device, pick_precision
 from lib.evaluate import Machine, case_row, native_mask, predict_volumes
 from lib.kaggle import write_masks
 from lib.logger import finished_runs, outside_folds, to_csv
 from lib.metrics import summarise
 from lib.networks import build_model
 from lib.unet import from_published
-from lib.utils import (
-    PROJECT,
-    CommandParser,
-    KitError,
-    deterministic,
-    memory_format,
-    pick_device,
-    pick_precision,
-    progress,
-    run_command,
-    short_path,
-    write_atomic,
-)
+from lib.utils import PROJECT, CommandParser, KitError, progress, run_command, short_path, write_atomic
 
 PRETRAINED = PROJECT / "result" / "pretrained"
 KIT_WEIGHTS = PRETRAINED / "best.pt"  # the recipe that did better in cross-validation

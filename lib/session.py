@@ -15,9 +15,10 @@ import torch
 
 from lib.config import Config, Profile, choose_profile
 from lib.dataset import BrainData, load_data
+from lib.device import pick_device, pick_precision
 from lib.kaggle import find_root
 from lib.phantom import write_phantom
-from lib.utils import PROJECT, KitError, pick_device, pick_precision, short_path
+from lib.utils import PROJECT, KitError, short_path
 
 KAGGLE_FOLDERS = (PROJECT / "data" / "kaggle_3m", PROJECT / "data" / "archive.zip",
                   Path("/kaggle/input/lgg-mri-segmentation"))  # the last: where Kaggle's own notebooks find it

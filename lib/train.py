@@ -20,6 +20,15 @@ from torch import Tensor, nn
 from lib.augment import change_intensity, stand_in, warp
 from lib.config import MODELS, Config, add_arguments, from_arguments
 from lib.dataset import BrainData, Sampler, SliceDataset, Split, load_data, make_split
+from lib.device import (
+    deterministic,
+    free_memory,
+    memory_format,
+    peak_memory,
+    pick_device,
+    pick_precision,
+    seed_everything,
+)
 from lib.evaluate import Machine, case_row, native_mask, predict_volumes, validate
 from lib.logger import (
     Run,
@@ -34,22 +43,11 @@ from lib.logger import (
 from lib.loss import build_objective, widen
 from lib.networks import build_model, count_parameters, largest_batch, summary
 from lib.optim import MovingAverage, build_optimizer, learning_rate
-from lib.utils import (
-    CommandParser,
-    KitError,
-    deterministic,
-    free_memory,
-    memory_format,
-    peak_memory,
-    pick_device,
-    pick_precision,
-    progress,
-    run_command,
-    say,
-    seed_everything,
-)
+from lib.utils import CommandParser, KitError, progress, run_command, say
 
 _SHARE_OF_MEMORY = 3  # at most one part in so many of what a device has free is taken by the dataset
+# of CUDA and MPS; of CUDA's libraries; of the CPU on Linux and macOS; on Windows
+_OUT_OF_MEMORY = "out of memory|ALLOC_FAILED|can't allocate memory|not enough memory"
 
 
 class Epoch(NamedTuple):
@@ -113,9 +111,10 @@ class _Training:
                                                      for patients in (split.train, split.validation))
         self.sampler = Sampler(self.train_slices, config)
         both = (self.train_slices, self.validation_slices)
-        if device.type != "cpu" and sum(slices.nbytes for slices in both) < free_memory(device) / _SHARE_OF_MEMORY:
-            for slices in both:
-                slices.move_to(device)
+        self.lent = (device.type != "cpu"
+                     and sum(slices.nbytes for slices in both) < free_memory(device) / _SHARE_OF_MEMORY)
+        if self.lent:
+            self._move_slices(device)
         # the last, incomplete batch of an epoch is dropped, as published
         self.batches = max(1, len(self.train_slices) // config.batch_size)
         with torch.random.fork_rng():
@@ -128,6 +127,10 @@ class _Training:
         self.scaler = self.machine.precision.grad_scaler(device)
         self.parts = config.accumulate
         self.history: list[dict[str, Any]] = []
+
+    def _move_slices(self, device: torch.device) -> None:
+        for slices in (self.train_slices, self.validation_slices):
+            slices.move_to(device)
 
     def run(self, code: str) -> None:
         """Train the epochs that are missing, then score the best one; ``code`` is the run's ``code_fingerprint``."""
@@ -233,8 +236,8 @@ class _Training:
         return total
 
     def _within_memory(self, compute: Callable[[], Any], size: Callable[[], int]) -> Any:
-        """What ``compute`` gives, tried with smaller parts of a batch each time that memory runs out; ``size`` says how
-        many slices it takes at once.
+        """What ``compute`` gives, tried again each time that memory runs out: first without the dataset on the device,
+        then with smaller parts of a batch; ``size`` says how many slices it takes at once.
 
         Running statistics of batch normalisation may have taken in a part twice then: as if that slice had been drawn
         once more.
@@ -242,10 +245,10 @@ class _Training:
         while True:
             try:
                 return compute()
-            except RuntimeError as error:  # a class of its own on CUDA, but not in its libraries, nor on Apple's MPS
-                if not re.search(r"out of memory|ALLOC_FAILED", str(error)):
+            except RuntimeError as error:  # a class of its own on CUDA, but neither in its libraries nor elsewhere
+                if not re.search(_OUT_OF_MEMORY, str(error)):
                     raise
-            self._halve(size())  # not above: the error holds on to the activations
+            self._make_room(size())  # not above: the error holds on to the activations
 
     def _part_size(self) -> int:
         """Slices computed at once."""
@@ -255,14 +258,23 @@ class _Training:
         """Slices scored at once: a whole batch, as the loss depends on it, unless memory has run out."""
         return -(-self.config.batch_size * self.config.accumulate // self.parts)
 
+    def _make_room(self, size: int) -> None:
+        """Take the dataset off the device; if it is not there, compute and score in parts of half the size from now on.
+        Say so."""
+        if self.lent:
+            self._move_slices(torch.device("cpu"))
+            self.lent = False
+            say("out of memory: from now on the dataset lies in the memory of the machine")
+        else:
+            self._halve(size)
+        if self.machine.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def _halve(self, size: int) -> None:
-        """Compute and score in parts of half the size from now on, and say so."""
         if size == 1:
             raise KitError(f"{self.folder.path.name}: out of memory with a single slice; use a smaller image_size or "
                            f"init_features, or checkpointing=True")
         self.parts *= 2
-        if self.machine.device.type == "cuda":
-            torch.cuda.empty_cache()
         self.folder.update(accumulate=self.parts)
         say(f"out of memory: from now on slices are computed {self._part_size()} at a time, and scored "
             f"{self._scoring_size()} at a time")

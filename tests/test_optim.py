@@ -197,6 +197,34 @@ def test_out_of_memory_halves_the_batch_and_goes_on(data, tmp_path, monkeypatch,
     pd.testing.assert_frame_equal(whole.history[same], run.history[same], rtol=1e-5)
 
 
+def test_out_of_memory_takes_the_dataset_off_the_device_first(data, tmp_path, monkeypatch, capsys):
+    """On a GPU that lends it memory; what is learnt stays the same, as batches stay whole."""
+    config = dataclasses.replace(TINY, **OWN)
+    whole = fit(config, data, tmp_path / "whole")
+    forward, begin, raised = PerImage.forward, train._Training.__init__, []
+
+    def lending(self, *args):
+        begin(self, *args)
+        self.lent = True
+
+    def once(self, x):
+        if not raised:
+            raised.append(True)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, x)
+
+    monkeypatch.setattr(train._Training, "__init__", lending)
+    monkeypatch.setattr(PerImage, "forward", once)
+    run = fit(config, data, tmp_path / "lent")
+    assert raised and "the dataset lies in the memory of the machine" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(whole.history, run.history)
+
+
+def test_the_cpus_own_words_for_out_of_memory_are_known():
+    with pytest.raises(RuntimeError, match=train._OUT_OF_MEMORY):
+        torch.empty(2**46)
+
+
 def test_out_of_memory_in_validation(data, tmp_path, monkeypatch):
     forward = PerImage.forward
 

@@ -18,12 +18,13 @@ from torch import nn
 from lib import kaggle, predict
 from lib.config import Config
 from lib.dataset import load_data
+from lib.device import pick_precision
 from lib.evaluate import mean_logits, predict_volumes
 from lib.metrics import dsc, hd95, iou, largest_component
 from lib.networks import build_model
 from lib.predict import load_weights
 from lib.unet import UNet
-from lib.utils import KitError, pick_precision
+from lib.utils import KitError
 from tests.conftest import NAMES, brain, write_patient
 from tests.test_config import command
 from tests.test_networks import Published

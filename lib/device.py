@@ -1,0 +1,172 @@
+"""Where and in which number format is computed: device, precision, memory, and the same bits each time."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lib.utils import KitError
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+
+# --- device and precision -----------------------------------------------------------------------------------------
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device to compute on: CUDA, then Apple MPS, then CPU, unless ``name`` says which, e.g. ``cuda:1``.
+
+    With the CPU chosen, this process keeps the memory that tensors give back, for the tensors to come.
+
+    Raises:
+        KitError: the named device does not exist on this machine.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, there in available.items() if there)
+    kind, _, index = name.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if not available.get(kind, False) or (index and not (index.isdecimal() and int(index) < count)):
+        usable = ", ".join(kind for kind, there in available.items() if there)
+        raise KitError(f"device {name!r} is not available here; use one of: auto, {usable}")
+    if name == "cpu":
+        _keep_freed_memory()
+    return torch.device(name)
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc to give this process's freed memory to the next tensor, not back to the system.
+
+    By default each tensor of more than 32 MiB comes from the system, which hands out pages one by one and fills them
+    with zeros; that may take as long as the arithmetic. Other C libraries are left as they are. What is computed does
+    not change; the process may keep all that it needed at its peak, see ``free_memory``.
+    """
+    if libc := _glibc():
+        mmap_max, trim_threshold = -4, -1  # numbers of mallopt's options, from malloc.h
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The C library of this process, if it is that of GNU."""
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        return ctypes.CDLL(None)
+    return None
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Number format of the network's forward pass, and why it was chosen."""
+
+    name: str  # fp32, bf16 or fp16
+    reason: str
+
+    def autocast(self, device: torch.device) -> AbstractContextManager:
+        """Context in which the network runs; weights, losses and optimiser stay in float32."""
+        dtype = torch.float16 if self.name == "fp16" else torch.bfloat16
+        return torch.autocast(device.type, dtype=dtype, enabled=self.name != "fp32")
+
+    def grad_scaler(self, device: torch.device) -> torch.amp.GradScaler:
+        """Loss scaler: only fp16 gradients underflow without one."""
+        return torch.amp.GradScaler(device.type, enabled=self.name == "fp16")
+
+
+def pick_precision(device: torch.device, name: str = "auto") -> Precision:
+    """fp32, bf16 or fp16 for ``device``: the fastest whose results stay within the noise of fp32.
+
+    Raises:
+        KitError: ``name`` is none of them, nor ``auto``.
+    """
+    if name not in ("auto", "fp32", "bf16", "fp16"):
+        raise KitError(f"precision {name!r} is not one of auto, fp32, bf16, fp16")
+    if name != "auto":
+        return Precision(name, "asked for")
+    if device.type == "cuda":
+        if torch.cuda.get_device_capability(device)[0] >= 8:
+            return Precision("bf16", "Ampere or newer")
+        return Precision("fp16", "older than Ampere: bf16 would be emulated")
+    if device.type == "cpu" and _cpu_has_bf16_units():
+        return Precision("bf16", "this CPU has bf16 matrix units")
+    return Precision("fp32", "no fast 16-bit format here")
+
+
+def _cpu_has_bf16_units() -> bool:
+    # Private names, present since torch 2.6; a release without them only costs the speed-up.
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return any(check() for check in checks if check is not None)
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """channels_last halves the time of convolutions on CPU and tensor cores; MPS gains nothing from it."""
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
+# --- memory -------------------------------------------------------------------------------------------------------
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on the device: of the GPU, of what Apple lets a GPU have, or of the machine.
+
+    What this process holds and does not need counts as free.
+    """
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    if libc := _glibc():
+        libc.malloc_trim(0)  # gives it back
+    import psutil
+    return psutil.virtual_memory().available
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """Peak memory so far in GiB: of this process, and of the GPU where there is one."""
+    peaks = {}
+    if resource is not None:  # not on Windows
+        unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+        peaks["peak_ram_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 3)
+    if device.type == "cuda":
+        peaks["peak_gpu_gib"] = round(torch.cuda.max_memory_allocated(device) / 2**30, 3)
+    return peaks
+
+
+# --- reproducibility ----------------------------------------------------------------------------------------------
+
+
+class deterministic:
+    """Context: torch computes the same bits each time, as far as the device can; restores the settings after."""
+
+    def __enter__(self) -> None:
+        self._before = (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+            torch.backends.cudnn.benchmark,
+            torch.utils.deterministic.fill_uninitialized_memory,
+        )
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+        # a help to find reads of memory that nobody wrote; it writes every new tensor twice, hundreds in a step
+        torch.utils.deterministic.fill_uninitialized_memory = False
+
+    def __exit__(self, *exc: object) -> None:
+        enabled, warn_only, benchmark, fill = self._before
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark
+        torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+def seed_everything(*key: int) -> None:
+    """Seed torch (all devices) with a number derived from ``key``, e.g. (seed, epoch)."""
+    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
