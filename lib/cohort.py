@@ -121,7 +121,7 @@ def _copied(words: str, result: Result, others: list[Result]) -> Finding:
     why = ("The recipe is the same too: on the same kind of machine it gives the same bytes." if same_run else
            "The recipes differ: no training gives that.")
     return Finding("review" if same_run or owner else "fault", words, f"Another student handed in {words}. {why}",
-                   f"{words} as {', '.join(other.student for other in others)}")
+                   f"{words} as {', '.join(dict.fromkeys(other.student for other in others))}")
 
 
 def _has_fault(result: Result) -> bool:
@@ -150,7 +150,7 @@ def unexpected(results: Sequence[Result], roster: Sequence[str] | None) -> Itera
     for index, result in enumerate(results):
         if len(files[result.student]) > 1:
             yield index, Finding("review", "handed in twice", f"{len(files[result.student])} hand-ins bear this id.",
-                                 ", ".join(files[result.student]))
+                                 f"handed in twice: {', '.join(files[result.student])}")
         if roster is not None and result.student not in roster:
             yield index, Finding("review", "not on the roster", "This id is not on the roster.")
 

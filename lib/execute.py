@@ -20,8 +20,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-from lib.logger import TRAIN_CSV, finished_runs
-from lib.utils import PROJECT, CommandParser, KitError, run_command, short_path, write_atomic, write_json
+from lib.logger import TRAIN_CSV, finished_runs, outside_folds
+from lib.utils import PROJECT, RESUMES, CommandParser, KitError, run_command, short_path, write_atomic, write_json
 
 TIMES = "notebooks.json"
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"  # type of a cell's output that is a widget
@@ -101,7 +101,7 @@ def _note_time(file: Path, notebook: Path, seconds: float) -> None:
 
 def _report(out: Path, copies: list[Path]) -> None:
     """Say how good the last run is and where everything lies."""
-    runs = sorted(finished_runs(out), key=lambda run: (run.folder / "run.json").stat().st_mtime)
+    runs = sorted(outside_folds(finished_runs(out)), key=lambda run: (run.folder / "run.json").stat().st_mtime)
     if runs:
         print(f"\nvalidation DSC  {runs[-1].dsc}")
         print(f"run             {short_path(runs[-1].folder)}")
@@ -133,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, RESUMES)

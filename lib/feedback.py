@@ -44,7 +44,8 @@ def write_page(folder: Path, standing: Standing, human: Human, total: float, rub
               "perturbed": result.probe}
     text = _pages.get_template("feedback_page.html.jinja").render(
         standing=standing, result=result, rubric=rubric, human=human, total=total, comment=human.get(COMMENT, ""),
-        recipe=recipe, levels=_LEVELS, marks=_marks(values), interval=_interval(result.low, result.high),
+        pseudonym=pseudonym(_key(folder / KEY), result.student), recipe=recipe, levels=_LEVELS, marks=_marks(values),
+        interval=_interval(result.low, result.high),
         dot=None if result.verified is None else _percent(result.verified))
     write_atomic(folder / page_name(standing), text)
 

@@ -157,7 +157,7 @@ def _write(out: Path, standings: Sequence[Standing], book: Book, rubric: Rubric)
 
 
 def read_roster(file: Path) -> list[str]:
-    """The ids in the column ``student`` of a CSV, or in its first column.
+    """The ids in the column ``student`` of a CSV, or in its only column.
 
     Raises:
         KitError: it cannot be read, or holds no ids.
@@ -166,8 +166,11 @@ def read_roster(file: Path) -> list[str]:
         rows = list(csv.reader(file.read_text(encoding="utf-8-sig").splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise KitError(f"{file}: cannot be read as CSV ({error})") from None
-    column = rows[0].index("student") if rows and "student" in rows[0] else 0
-    ids = [row[column].strip() for row in rows if len(row) > column and row[column].strip() not in ("", "student")]
+    header = [name.strip().lower() for name in rows[0]] if rows else []
+    if len(header) > 1 and "student" not in header:
+        raise KitError(f"{file}: which of {len(header)} columns holds the ids is not said; call it student in line 1")
+    column = header.index("student") if "student" in header else 0
+    ids = [cell for row in rows if len(row) > column and (cell := row[column].strip()).lower() not in ("", "student")]
     wrong = [student for student in ids if not STUDENT.fullmatch(student)]
     if wrong or not ids:
         raise KitError(f"{file}: {f'{wrong[0]!r} is no id' if wrong else 'holds no ids'}; expected a column student")

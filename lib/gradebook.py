@@ -65,7 +65,10 @@ def read_book(file: Path, rubric: Rubric) -> Book:
     except UnicodeDecodeError:  # a spreadsheet on Windows may write its own encoding
         text = raw.decode("cp1252", errors="replace")
     header = text.partition("\n")[0]
-    rows = list(csv.reader(io.StringIO(text), delimiter=";" if header.count(";") > header.count(",") else ","))
+    try:
+        rows = list(csv.reader(io.StringIO(text), delimiter=";" if header.count(";") > header.count(",") else ","))
+    except csv.Error as error:
+        raise KitError(f"{file}: cannot be read as CSV ({error}); save it as CSV in UTF-8") from None
     names = rows[0] if rows else []
     if not {"student", "submission"} <= set(names):
         raise KitError(f"{file}: has no columns student and submission; restore it, or move it away")
@@ -162,7 +165,7 @@ def flags(standing: Standing) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value + 0.0:.6f}"
+    return "" if value is None else f"{round(value, 6) + 0.0:.6f}"  # + 0.0 makes -0.0 a 0.0
 
 
 def _safe(text: str) -> str:

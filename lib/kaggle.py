@@ -153,7 +153,8 @@ def list_patients(root: Path) -> list[Patient]:
     """The patients of a Kaggle folder, sorted by name; files that are no slices (README.md, .DS_Store) are passed over.
 
     Raises:
-        KitError: an image without its mask, a mask without its image, or a slice number twice.
+        KitError: an image without its mask, a mask without its image, a slice number twice, or a slice of a patient of
+            another name.
     """
     patients = [patient for folder in _folders(root) if (patient := _list_patient(folder)) is not None]
     if not patients:
@@ -167,6 +168,9 @@ def _list_patient(folder: Path) -> Patient | None:
         match = _SLICE.fullmatch(name)
         if not match or name.startswith("."):
             continue
+        if match["stem"] != folder.name:
+            raise KitError(f"{folder}: {name} is a slice of another patient, or the folder was renamed or copied; give "
+                           f"it the name {match['stem']}, or remove it")
         files, number = found[match["mask"] is not None], int(match["number"])
         if number in files:
             raise KitError(f"{folder}: slice {number} stands there twice, {files[number].name} and {name}; remove one")

@@ -30,6 +30,7 @@ from lib.utils import KitError, fingerprint, say, sha256, source_fingerprint, wr
 
 SCHEMA = 1
 TRAIN_CSV, BEST_CSV = "uexec_result_train.csv", "uexec_result_best.csv"
+_HISTORY = ("epoch", "lr", "train loss", "val loss", "val_dsc")
 FOLD = "fold-"  # names of splits that begin so are part of a cross-validation
 BEST_PLAN = "best"  # runs of plans whose names start so go to BEST_CSV, all others to TRAIN_CSV
 
@@ -289,8 +290,8 @@ def finished_runs(out: str | Path) -> list[Run]:
 def _is_finished(run: Run) -> bool:
     """Is the run finished, and can all of it be read?"""
     try:
-        return run.info["status"] == "finished" and all(
-            part is not None for part in (run.config, run.info["plans"], run.history, run.cases))
+        return run.info["status"] == "finished" and all(part is not None for part in (
+            run.config, run.info["plans"], run.history[list(_HISTORY)], run.cases[["patient", "dsc"]]))
     except (OSError, ValueError, TypeError, KeyError) as error:
         say(f"{run.id}: left out of the results, it cannot be read ({' '.join(str(error).split())[:100]})")
         return False

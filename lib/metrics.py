@@ -123,6 +123,8 @@ class Summary(NamedTuple):
     high: float
 
     def __str__(self) -> str:
+        if self.n == 1:  # how others would differ is not known
+            return f"{self.mean:.3f}, 1 patient"
         return (f"mean {self.mean:.3f} (95 % CI {self.low:.3f} to {self.high:.3f}), median {self.median:.3f}, "
                 f"SD {self.sd:.3f}, {self.n} patients")
 

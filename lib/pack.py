@@ -13,12 +13,12 @@ from lib.config import MODELS, PROFILES
 from lib.dataset import BrainData
 from lib.logger import BEST_CSV, BEST_PLAN, TRAIN_CSV, Run, find_run, finished_runs, outside_folds, write_result_csvs
 from lib.predict import load_weights, predict
+from lib.report import ANALYSIS, write_report
 from lib.submission import MANIFEST, READ, STUDENT, read_submission
 from lib.utils import PROJECT, KitError, sha256
 
 MAX_ZIP = 200 * 2**20
 _TABLES = ("run.json", "history.csv", "cases.csv")
-_REPORT = ("report.html", "report.md", "analysis.md", "report/*.png")
 
 
 class Receipt(NamedTuple):
@@ -40,7 +40,8 @@ def pack(student: str, out: str | Path = "result", run_id: str | None = None, qu
          data: BrainData | str | Path | None = None) -> Receipt:
     """Write ``<out>/<student>.zip``: CSVs, runs, notebooks, ``lib``, report; weights of the chosen run only, no data.
 
-    Save the notebooks first. The same files give the same zip.
+    The report is made anew, of all runs, without images of patients; ``report.html`` in ``out`` stays as it is.
+    Notebooks are taken with their pictures: save them first. The same files give the same zip.
 
     Args:
         student: your id; letters, digits and . @ -
@@ -57,11 +58,13 @@ def pack(student: str, out: str | Path = "result", run_id: str | None = None, qu
     if not STUDENT.fullmatch(student):
         raise KitError(f"student {student!r}: give your id, of letters, digits and . @ - only")
     out = Path(out)
+    if not out.is_dir():
+        raise KitError(f"{out}: no such folder; name the folder of results")
     write_result_csvs(out)
     run = _choose(out, run_id)
     if not quick and (reason := _too_small(run)):
         raise KitError(f"{run.id}: {reason}; hand in a run of the profile full, or say so with quick=True (--quick)")
-    files: dict[str, Path | bytes] = dict(_files(out, run))
+    files: dict[str, Path | bytes] = {**dict(_files(out, run)), **_report(out)}
     files[MANIFEST] = json.dumps({"schema": 1, "student": student, "run": run.id}, indent=1).encode()
     if run.config.model in MODELS:
         load_weights(run.weights)
@@ -99,13 +102,19 @@ def _files(out: Path, chosen: Run) -> Iterator[tuple[str, Path]]:
     for run in finished_runs(out):
         for name in _TABLES + ("best.pt",) * (run.id == chosen.id):
             yield f"result/runs/{run.id}/{name}", run.folder / name
-    for pattern in _REPORT:
-        for file in out.glob(pattern):
-            yield f"result/{file.relative_to(out).as_posix()}", file
     for file in (*PROJECT.glob("*.ipynb"), *PROJECT.glob("*.py"), *(PROJECT / "lib").rglob("*.py")):
         yield file.relative_to(PROJECT).as_posix(), file
     for file in (out / "notebooks").glob("*.ipynb"):
         yield f"result/notebooks/{file.name}", file
+
+
+def _report(out: Path) -> dict[str, bytes]:
+    """The report of all runs without images of patients, and the student's words."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = write_report(out, images=False, target=folder)[ANALYSIS].read_bytes()
+        made = {file.relative_to(folder).as_posix(): file.read_bytes()
+                for file in sorted(Path(folder).rglob("*")) if file.is_file()}
+    return {f"result/{name}": content for name, content in (made | {ANALYSIS: words}).items()}
 
 
 def _masks(run: Run, data: BrainData | str | Path | None) -> dict[str, bytes]:

@@ -40,7 +40,7 @@ _DPI = 120
 
 
 def write_report(out: str | Path = "result", data: BrainData | str | Path | None = None,
-                 images: bool = True) -> dict[str, Path]:
+                 images: bool = True, target: str | Path | None = None) -> dict[str, Path]:
     """Write ``report.html``, one file that opens without a network, and ``report.md`` with its pictures in ``report/``.
 
     The student's words come from ``analysis.md`` beside them, which is made when it is not there and never changed.
@@ -51,6 +51,7 @@ def write_report(out: str | Path = "result", data: BrainData | str | Path | None
         data: for examples of segmentations: from ``load_data``, or a folder for it. By default where the notebooks find
             it, if it holds the patients of a run.
         images: False leaves the examples out: of real patients, they may not be shared as numbers may.
+        target: where to write it; by default ``out``.
 
     Returns:
         File name -> path.
@@ -70,7 +71,7 @@ def write_report(out: str | Path = "result", data: BrainData | str | Path | None
     content = {"sections": sections, "general": words.get(GENERAL), "real": examples.real, "analysis": ANALYSIS,
                "attempts": [_attempt_row(attempt) for attempt in attempts], "unreadable": unreadable,
                "environments": _environments(attempts), "counts": _counts(attempts, unreadable)}
-    return _write(out, content)
+    return _write(Path(target or out), content) | {ANALYSIS: out / ANALYSIS}
 
 
 def _write(out: Path, content: dict[str, Any]) -> dict[str, Path]:
@@ -85,7 +86,7 @@ def _write(out: Path, content: dict[str, Any]) -> dict[str, Path]:
     for name, path in paths.items():
         text = _TEMPLATES.get_template(f"{name}.jinja").render(content)
         write_atomic(path, text if name == HTML else re.sub(r"\n{3,}", "\n\n", text))
-    return paths | {ANALYSIS: out / ANALYSIS}
+    return paths
 
 
 # --- a section for each plan --------------------------------------------------------------------------------------
@@ -156,12 +157,21 @@ def _row(experiment: Experiment, recipe: Recipe) -> dict[str, Any]:
     if recipe.outdated:
         notes.append(("", f"not counted: {recipe.outdated} earlier runs, as the code was changed after them"))
     return {
-        "label": recipe.label, "changed": recipe.changed, "seeds": len(recipe.runs), "notes": notes,
+        "label": recipe.label, "changed": recipe.changed, "basis": _basis(recipe), "finished": len(recipe.runs),
+        "notes": notes,
         "reference": recipe is experiment.reference, "reason": experiment.reasons.get(recipe.label),
         "epochs": _listed(attempt.run.config.epochs for attempt in recipe.attempts),
         "best_epoch": ", ".join(str(run.info["best"]["epoch"]) for run in recipe.runs),
         "summary": recipe.summary, "compared": found[0] if found else None,
     }
+
+
+def _basis(recipe: Recipe) -> str:
+    """How many runs a mean rests on, where it is more than one: "3 seeds, averaged", "5 folds", or both."""
+    seeds = len(recipe.scored)
+    folds = len(recipe.runs) // seeds if seeds else 0
+    parts = [f"{folds} folds"] * (folds > 1) + [f"{seeds} seeds, averaged"] * (seeds > 1)
+    return ", ".join(parts)
 
 
 def _listed(values: Any) -> str:

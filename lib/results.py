@@ -240,12 +240,15 @@ def with_block(text: str, block: str) -> str:
 def markdown(table: pd.DataFrame) -> str:
     """A table in Markdown, its index as first column, three decimals."""
     lines = [["", *map(str, table.columns)], ["---"] * (len(table.columns) + 1),
-             *([str(label), *map(_cell, row)] for label, row in zip(table.index, table.values.tolist(), strict=True))]
+             *([str(label), *map(_cell, row, table.columns)]
+               for label, row in zip(table.index, table.values.tolist(), strict=True))]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(value: object) -> str:
+def _cell(value: object, column: str) -> str:
     if isinstance(value, float):
+        if column.startswith("p (") and value < 0.0005:
+            return "< 0.001"
         return "" if pd.isna(value) else f"{value:.0f}" if value > 1 and value.is_integer() else f"{value:.3f}"
     return str(value)
 

@@ -24,7 +24,7 @@ from lib.sweep_cost import Cost, sweep_cost
 from lib.sweep_ray import run_on_ray
 from lib.sweep_table import Row, SweepTable
 from lib.sweep_task import Task, make_tasks, train_task
-from lib.utils import CommandParser, KitError, in_notebook, progress, run_command, say
+from lib.utils import RESUMES, CommandParser, KitError, in_notebook, progress, run_command, say
 
 EXECUTORS = ("local", "ray")
 
@@ -231,4 +231,4 @@ def _load(arguments: argparse.Namespace, base: Config) -> BrainData:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, RESUMES)

@@ -43,7 +43,7 @@ from lib.logger import (
 from lib.loss import build_objective, widen
 from lib.networks import build_model, count_parameters, largest_batch, summary
 from lib.optim import MovingAverage, build_optimizer, learning_rate
-from lib.utils import CommandParser, KitError, progress, run_command, say
+from lib.utils import RESUMES, CommandParser, KitError, progress, run_command, say
 
 _SHARE_OF_MEMORY = 3  # at most one part in so many of what a device has free is taken by the dataset
 # of CUDA and MPS; of CUDA's libraries; of the CPU on Linux and macOS; on Windows
@@ -377,4 +377,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, RESUMES)

@@ -39,15 +39,28 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
-def run_command(main: Callable[[], None]) -> None:
-    """Run a command line's ``main``: exit 2 with one line on bad input, 130 when the user interrupts."""
+RESUMES = "the same command goes on from the last finished epoch"
+
+
+def run_command(main: Callable[[], None], interrupted: str = "nothing is kept of what was not finished") -> None:
+    """Run a command line's ``main``: exit 2 with one line on bad input, or where a file cannot be read or written; 130
+    when the user interrupts.
+
+    Args:
+        interrupted: what the user has to know then.
+    """
     try:
         main()
     except KitError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.filename is None:  # no trouble with a file
+            raise
+        print(f"error: {error.filename}: {error.strerror}; make room for it, or name another place", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on from the last finished epoch", file=sys.stderr)
+        print(f"\ninterrupted: {interrupted}", file=sys.stderr)
         sys.exit(130)
 
 

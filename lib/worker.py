@@ -12,7 +12,8 @@ from typing import Any
 
 import psutil
 
-from lib.utils import KitError, resource
+from lib.device import resource
+from lib.utils import KitError
 
 
 class WorkerDied(RuntimeError):

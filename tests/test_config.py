@@ -210,6 +210,12 @@ def test_an_interruption_exits_130_in_words(monkeypatch, capfd):
     assert "Traceback" not in err
 
 
+def test_a_file_that_cannot_be_written_is_named(tmp_path, monkeypatch, capfd):
+    status, _, err = command(lambda: (tmp_path / "file" / "below").write_text(""), monkeypatch, capfd)
+    assert status == 2
+    assert err.startswith(f"error: {tmp_path / 'file' / 'below'}: No such file") and err.count("\n") == 1
+
+
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
     """Only bad input is put into one line: a bug must not look like the user's fault."""
     def broken():

@@ -395,6 +395,13 @@ def test_a_roster_that_is_none(tmp_path):
         read_roster(tmp_path / "r.csv")
     (tmp_path / "r.csv").write_text("name,student\nA,ada\nB,bela\nC,ada\n")
     assert read_roster(tmp_path / "r.csv") == ["ada", "bela"]
+    (tmp_path / "r.csv").write_text("Name;,Student\nA,ada\n")
+    assert read_roster(tmp_path / "r.csv") == ["ada"]
+    (tmp_path / "r.csv").write_text("ada\nbela\n")
+    assert read_roster(tmp_path / "r.csv") == ["ada", "bela"]
+    (tmp_path / "r.csv").write_text("first,last,id\nAda,Byron,ab1\n")
+    with pytest.raises(KitError, match="which of 3 columns"):
+        read_roster(tmp_path / "r.csv")
 
 
 def test_the_id_in_the_name_of_the_file_comes_before_the_one_inside(hand_ins, exam, tmp_path):

@@ -311,6 +311,13 @@ def test_slice_number_twice(patient_folder, twin):
     assert twin in refused(patient_folder, list_patients, patient_folder.parent)
 
 
+def test_a_folder_that_was_copied_or_renamed(patient_folder):
+    """Or the same patient would be learnt from under one name, and scored under another."""
+    copy = patient_folder.with_name(f"{NAME} - Copy")
+    shutil.copytree(patient_folder, copy)
+    assert f"give it the name {NAME}" in refused(copy, list_patients, patient_folder.parent)
+
+
 def test_folder_without_patients(tmp_path):
     refused(tmp_path, list_patients, tmp_path)
 

@@ -41,6 +41,25 @@ def test_what_is_in_it(out, tmp_path):
     assert receipt.sha256[:12] in str(receipt) and f"{receipt.claimed:.4f}" in str(receipt)
 
 
+def test_the_report_is_made_anew_without_images(out, tmp_path):
+    (out / "report.html").write_text("old, with images of patients")
+    (out / "report").mkdir(exist_ok=True)
+    (out / "report" / "01-best-examples.png").write_bytes(b"a patient")
+    with zipfile.ZipFile(pack("ada", out, quick=True).file) as bundle:
+        names = bundle.namelist()
+        page = bundle.read("result/report.html").decode()
+    assert {"result/report.md", "result/analysis.md"} <= set(names)
+    assert "Examples of segmentations were left out." in page
+    assert not [name for name in names if "examples" in name]
+    assert (out / "report.html").read_text() == "old, with images of patients"
+
+
+def test_a_folder_that_is_not_there_is_not_made(tmp_path):
+    with pytest.raises(KitError, match="no such folder"):
+        pack("ada", tmp_path / "typo", quick=True)
+    assert not (tmp_path / "typo").exists()
+
+
 def test_a_fold_is_not_what_is_graded(out, tmp_path):
     """Its patients may be easier; without a manifest the grader chooses alike."""
     ada = next(out.glob("runs/*"))

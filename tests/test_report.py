@@ -173,6 +173,25 @@ def test_seeds_are_averaged_and_not_compared(tmp_path):
     write_report(tmp_path)
 
 
+def test_folds_are_not_called_seeds(tmp_path):
+    for fold, patients in enumerate((PATIENTS[:4], PATIENTS[4:])):
+        for position, label in enumerate("ab"):
+            write_run(tmp_path, f"{label}{fold}", places=place(position, label), patients=patients, lr=1e-3 + position)
+    for text in pages(tmp_path):
+        assert "2 folds" in text and "seeds" not in text
+
+
+def test_a_report_for_others_leaves_ones_own_as_it_is(out, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    write_report(out)
+    mine = (out / "report.html").read_bytes()
+    (out / "report.html").write_bytes(mine + b"<!-- mine -->")
+    paths = write_report(out, images=False, target=other)
+    assert (out / "report.html").read_bytes() == mine + b"<!-- mine -->"
+    assert paths["report.html"].parent == other and paths["analysis.md"].parent == out
+    assert not (other / "analysis.md").exists()
+
+
 def test_runs_without_a_place_are_labelled_by_what_differs(tmp_path):
     for name, values in {"x": {"lr": 1e-3}, "y": {"lr": 3e-3}, "z": {"lr": 3e-3, "seed": 7}}.items():
         write_run(tmp_path, name, ["mine"], **values)
