@@ -1,6 +1,7 @@
 """The Kaggle layout: what is found, what is refused and in which words, what is read and written."""
 
 import os
+import shutil
 import stat
 import sys
 import zipfile

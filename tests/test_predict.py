@@ -260,7 +260,7 @@ def test_some_patients_without_masks(kaggle_folder, tmp_path):
     prediction = predict.predict(Bright(), root, device="cpu")
     assert prediction.cases["dsc"].isna().tolist() == [True, True, False]
     assert prediction.ranked()[0] == NAMES[2]
-    assert "1 patients" in str(prediction)
+    assert "1 patient\n" in str(prediction)
 
 
 def test_nothing_found(tiny_kaggle):
