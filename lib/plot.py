@@ -397,9 +397,9 @@ def forest(table: pd.DataFrame, ladder: bool = False) -> Figure:
 
     Args:
         table: from ``lib.stats.compare``.
-        ladder: it is from ``compare_rungs``: each row is compared with the rung below it.
+        ladder: it is from ``compare_rungs``: each row is compared with the rung before it.
     """
-    other = "the rung below" if ladder else "the baseline"
+    other = "the rung before" if ladder else "the baseline"
     colours = {"helps": BLUE, "hurts": VERMILION, "cannot tell": "grey"}
     figure, axis = plt.subplots(figsize=(10, 1.3 + 0.42 * len(table)))
     for place, row in enumerate(table.to_dict("records")):
