@@ -33,7 +33,6 @@ from lib.loss import DiceLoss
 from lib.metrics import hd95, surface_distances
 from lib.networks import build_model, summary
 from lib.phantom import make_patient, write_phantom
-from lib.predict import slices_at_once
 from lib.session import PHANTOM_FOLDER
 from lib.train import Epoch, fit
 from lib.utils import PROJECT, cores
@@ -134,25 +133,25 @@ def _plain_epochs(root: Path, config: Config, device: torch.device) -> Callable[
 
 def inference(image_size: int = 128, rounds: int = 3, precision: str = "auto") -> list[Row]:
     """A patient, from prepared slices to the largest component; the kit also brings it to the file's own grid. Against
-    a plain network that takes slices in batches of the published size, and as few at once as the kit does."""
+    a plain network that takes slices in batches of the published size, and as few at once as it computes fastest."""
     with temporary() as folder:
         data = load_data(many_patients(folder / "data", 1, image_size), image_size)
         [name] = data.patients
         step = Step(Config(image_size=image_size), precision=precision)
         images = data.slices((name,)).batch(np.arange(len(data.slices((name,)))))[0].numpy()
-        at_once = slices_at_once(step.machine, image_size)
+        few = max(1, 2**17 // image_size**2)
 
         def ours() -> None:
-            for patient, probabilities in predict_volumes(step.model, data, (name,), step.machine, at_once):
+            for patient, probabilities in predict_volumes(step.model, data, (name,), step.machine):
                 native_mask(data, patient, probabilities)
 
         with (apart(_plain_prediction, images, step.device, BATCH) as published,
-              apart(_plain_prediction, images, step.device, at_once) as tuned):
+              apart(_plain_prediction, images, step.device, few) as tuned):
             *others, fast = in_turns(published, tuned, ours, rounds=rounds)
     what = (f"segmenting a patient of {len(images)} slices, U-Net 32, {image_size}x{image_size}, "
-            f"{step.machine.precision.name}, {at_once} at once")
+            f"{step.machine.precision.name}")
     return [row(what, f"plain fp32, {size} at once", slow, fast)
-            for size, slow in zip((BATCH, at_once), others, strict=True)]
+            for size, slow in zip((BATCH, few), others, strict=True)]
 
 
 def _plain_prediction(images: np.ndarray, device: torch.device, batch_size: int) -> Callable[[], object]:

@@ -12,7 +12,7 @@ from lib.dataset import BrainData
 from lib.device import deterministic
 from lib.evaluate import predict_volumes
 from lib.metrics import dsc, largest_component
-from lib.predict import prepare, slices_at_once
+from lib.predict import prepare
 
 BINS = 10
 THRESHOLDS = np.round(np.arange(0.05, 1, 0.05), 2)
@@ -43,11 +43,10 @@ def calibrate(network: nn.Module, data: BrainData, patients: Sequence[str]) -> C
     Takes about a fifth of a second per patient and threshold at 256x256: components are searched each time.
     """
     machine = prepare([network], "auto", "auto")
-    at_once = slices_at_once(machine, data.image_size)
     sums, scores = np.zeros((3, BINS)), []
     fair = tuple(name for name in patients if data.record(name).truth >= 0 and name not in network.trained_on)
     with deterministic():
-        for name, probabilities in predict_volumes(network, data, fair, machine, at_once):
+        for name, probabilities in predict_volumes(network, data, fair, machine):
             truth = data.slices((name,)).volume_masks()[0]
             sums += _by_bin(probabilities, truth)
             scores.append([dsc(largest_component(probabilities > t), truth) for t in THRESHOLDS])

@@ -13,11 +13,11 @@ from torch import nn
 
 from lib.config import Config
 from lib.dataset import BrainData, folds
-from lib.evaluate import Machine, predict_volumes
+from lib.evaluate import BATCH_SIZE, Machine, predict_volumes
 from lib.logger import Run
 from lib.metrics import Summary, summarise
 from lib.plans import Plan
-from lib.predict import Prediction, check_patients, load_weights, prepare, segment, slices_at_once
+from lib.predict import Prediction, check_patients, load_weights, prepare, segment
 from lib.sweep import outcome, train_tasks
 from lib.sweep_task import make_tasks
 from lib.utils import KitError
@@ -76,7 +76,7 @@ def cross_validate(plan: Plan, base: Config, data: BrainData, out: str | Path = 
 
 def ensemble(members: Sequence[Run | nn.Module], data: BrainData, patients: Sequence[str] | None = None,
              out: str | Path | None = None, device: str = "auto", precision: str = "auto",
-             batch_size: int | None = None) -> Prediction:
+             batch_size: int = BATCH_SIZE) -> Prediction:
     """Average the probabilities of several networks; for each patient only of those that have not learnt from it.
 
     So for the patients of a cross-validation one network is left, and all of them vote on patients that none has seen.
@@ -102,7 +102,7 @@ def ensemble(members: Sequence[Run | nn.Module], data: BrainData, patients: Sequ
         raise KitError(f"ensemble: all {len(networks)} networks were trained on {spoilt[0]}, none can score it; leave "
                        f"out {len(spoilt)} such patients, or add a network")
     machine = prepare(networks, device, precision)
-    volumes = _average(voters, data, machine, batch_size or slices_at_once(machine, data.image_size))
+    volumes = _average(voters, data, machine, batch_size)
     return segment(volumes, data, networks[0].config, names, (), out)
 
 

@@ -57,6 +57,11 @@ def _keep_freed_memory() -> None:
         libc.mallopt(trim_threshold, 2**31 - 1)
 
 
+def keeps_freed_memory() -> bool:
+    """Does this process keep the memory that tensors on the CPU give back? Only with the C library of GNU."""
+    return _glibc() is not None
+
+
 def _glibc() -> ctypes.CDLL | None:
     """The C library of this process, if it is that of GNU."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.dataset import BrainData, SliceDataset
-from lib.device import Precision, memory_format
+from lib.device import Precision, keeps_freed_memory, memory_format
 from lib.metrics import counts, dsc, hd95, largest_component
 
 THRESHOLD = 0.5
+BATCH_SIZE = 16  # of predictions; nothing but memory depends on it
 CASE_COLUMNS = ("patient", "slices", "dsc", "dsc_native", "tp", "fp", "fn", "iou", "precision", "recall", "hd95")
 
 
@@ -33,6 +34,14 @@ class Machine:
         non_blocking = self.device.type == "cuda"
         return batch.to(self.device, memory_format=memory_format(self.device), non_blocking=non_blocking)
 
+    def at_once(self, batch: Tensor) -> tuple[Tensor, ...]:
+        """``(N, C, H, W)`` in the parts that a network segments fastest: the whole, but on a CPU where new memory is
+        slow. There 8 slices of 128x128 or 2 of 256x256 pixels, whose features are small enough to be given out again.
+        """
+        if self.device.type == "cpu" and not keeps_freed_memory():
+            return batch.split(max(1, 2**17 // batch[0, 0].numel()))
+        return (batch,)
+
 
 def forward_batches(model: nn.Module, slices: SliceDataset, machine: Machine, batch_size: int,
                     tta: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
@@ -46,10 +55,13 @@ def forward_batches(model: nn.Module, slices: SliceDataset, machine: Machine, ba
         indices = np.arange(start, min(start + batch_size, len(slices)))
         images, masks = (machine.to_device(part) for part in slices.batch(indices))
         with torch.inference_mode(), machine.precision.autocast(machine.device):
-            logits = model(images).float()
-            if tta:
-                logits = mean_logits(logits, model(images.flip(3)).float().flip(3))
+            logits = torch.cat([_logits(model, part, tta) for part in machine.at_once(images)])
         yield logits, masks
+
+
+def _logits(model: nn.Module, images: Tensor, tta: bool) -> Tensor:
+    logits = model(images).float()
+    return mean_logits(logits, model(images.flip(3)).float().flip(3)) if tta else logits
 
 
 def mean_logits(one: Tensor, other: Tensor) -> Tensor:
@@ -59,7 +71,7 @@ def mean_logits(one: Tensor, other: Tensor) -> Tensor:
 
 
 def predict_volumes(model: nn.Module, data: BrainData, patients: tuple[str, ...], machine: Machine,
-                    batch_size: int, tta: bool | None = None) -> Iterator[tuple[str, np.ndarray]]:
+                    batch_size: int = BATCH_SIZE, tta: bool | None = None) -> Iterator[tuple[str, np.ndarray]]:
     """(patient, probabilities ``(S', size, size)`` float32 on the network's grid), one patient at a time.
 
     Args:

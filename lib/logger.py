@@ -9,7 +9,8 @@ import json
 import platform
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -139,14 +140,20 @@ class Place(NamedTuple):
 
 
 class RunFolder:
-    """Writes one run. ``with folder.lock(): ...`` keeps a second process from training the same run."""
+    """Writes one run. ``with folder.lock(): ...`` keeps a second process from training the same run.
+
+    While it is locked, a thread writes checkpoints in the order of their ``save``, so that training need not wait.
+    """
 
     def __init__(self, out: Path, run_id: str) -> None:
         self.path = out / "runs" / run_id
+        self._writes: list[Future] = []
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Held while the run trains; a second process says that it waits, and then finds the run finished.
+
+        Afterwards all that was saved is on the disk.
 
         Raises:
             KitError: the folder cannot be made.
@@ -161,10 +168,11 @@ class RunFolder:
         except Timeout:
             say(f"another process trains {self.path.name}: waiting for it")
             lock.acquire()
-        try:
+        with ExitStack() as stack:
+            stack.callback(lock.release)
+            self._disk = stack.enter_context(ThreadPoolExecutor(1))
+            stack.callback(self.settle)
             yield
-        finally:
-            lock.release()
 
     def read(self) -> dict[str, Any]:
         """run.json so far, or an empty dict. Raises KitError when it is damaged."""
@@ -214,13 +222,22 @@ class RunFolder:
         write_atomic(self.path / "cases.csv", to_csv(pd.DataFrame(rows, columns=list(evaluate.CASE_COLUMNS))))
 
     def save(self, name: str, content: dict[str, Any]) -> None:
-        """``torch.save`` into the folder, atomically and with the same bytes for the same content."""
+        """``torch.save`` into the folder, atomically and with the same bytes for the same content.
+
+        It returns when the content is copied; ``settle`` raises what prevents it from being written.
+        """
         buffer = io.BytesIO()  # saving to a path would put the temporary file's name into the archive
         torch.save(_interned(content), buffer)
-        write_atomic(self.path / name, buffer.getvalue())
+        self._writes.append(self._disk.submit(write_atomic, self.path / name, buffer.getbuffer()))
+
+    def settle(self) -> None:
+        """Wait until all that was saved is on the disk."""
+        while self._writes:
+            self._writes.pop(0).result()
 
     def load(self, name: str) -> dict[str, Any] | None:
         """What ``save`` wrote, on the CPU; None when it is not there."""
+        self.settle()
         file = self.path / name
         return torch.load(file, map_location="cpu", weights_only=True) if file.is_file() else None
 

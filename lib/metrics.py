@@ -133,7 +133,7 @@ def summarise(values: np.ndarray) -> Summary:
     """Mean, median, SD and the BCa bootstrap 95 % CI of the mean (9,999 resamples, fixed seed), one value a patient."""
     values = np.asarray(values, float)
     mean, median = float(values.mean()), float(np.median(values))
-    if len(values) < 2 or np.ptp(values) == 0:  # nothing to resample
+    if len(values) < 2 or np.ptp(values) < 1e-9:  # nothing to resample
         return Summary(len(values), mean, median, 0.0, mean, mean)
     from scipy import stats  # here, because it takes longer to import than all else but torch
     interval = stats.bootstrap((values,), np.mean, method="BCa", rng=np.random.default_rng(0)).confidence_interval

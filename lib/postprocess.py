@@ -21,7 +21,7 @@ from lib.evaluate import THRESHOLD, Machine, predict_volumes
 from lib.logger import to_csv
 from lib.measured import FOLDER, cross_validated
 from lib.metrics import dsc, largest_component
-from lib.predict import load_weights, prepare, slices_at_once
+from lib.predict import load_weights, prepare
 from lib.utils import CommandParser, progress, run_command, write_atomic
 
 THRESHOLDS = tuple(np.round(np.arange(0.1, 1, 0.1), 1))
@@ -71,8 +71,7 @@ def score_rules(folds: Mapping[str, CrossValidation], data: BrainData) -> pd.Dat
 def _predictions(networks: Mapping[str, nn.Module], data: BrainData, patient: str,
                  machine: Machine) -> dict[str, np.ndarray]:
     """Who predicts -> probabilities of a patient on the network's grid."""
-    at_once = slices_at_once(machine, data.image_size)
-    plain, flipped = ({label: next(predict_volumes(network, data, (patient,), machine, at_once, tta))[1]
+    plain, flipped = ({label: next(predict_volumes(network, data, (patient,), machine, tta=tta))[1]
                        for label, network in networks.items()} for tta in (False, True))
     return plain | {f"{label}, {FLIPS}": each for label, each in flipped.items()} | {
         TOGETHER: np.mean(list(flipped.values()), axis=0)}

@@ -20,7 +20,7 @@ from torch import nn
 from lib.config import MODELS, REFERENCE, Config
 from lib.dataset import BrainData, load_data
 from lib.device import deterministic, memory_format, pick_device, pick_precision
-from lib.evaluate import Machine, case_row, native_mask, predict_volumes
+from lib.evaluate import BATCH_SIZE, Machine, case_row, native_mask, predict_volumes
 from lib.kaggle import write_masks
 from lib.logger import finished_runs, outside_folds, to_csv
 from lib.metrics import summarise
@@ -167,7 +167,7 @@ class Prediction:
 
 def predict(weights: nn.Module | str | Path, data: BrainData | str | Path, out: str | Path | None = None,
             patients: tuple[str, ...] | list[str] | None = None, device: str = "auto", precision: str = "auto",
-            batch_size: int | None = None, tta: bool | None = None) -> Prediction:
+            batch_size: int = BATCH_SIZE, tta: bool | None = None) -> Prediction:
     """Segment patients: prepare, run the network, bring masks back to the file's grid, keep the largest component.
 
     Args:
@@ -176,7 +176,7 @@ def predict(weights: nn.Module | str | Path, data: BrainData | str | Path, out: 
         out: where ``<patient>/<patient>_<slice>_mask.tif`` and ``cases.csv`` go, the latter with the columns of
             ``Prediction.cases``; nothing is written without it.
         patients: names; all of them by default.
-        batch_size: slices computed at once; by default ``slices_at_once``. It changes nothing but time and memory.
+        batch_size: slices taken at once; it changes nothing but time and memory.
         tta: average probabilities over a left-right flip; by default as the network was scored in training. A finished
             run is scored with flips, without training again, by ``predict(run.weights, data, patients=run.unseen(data),
             tta=True)``.
@@ -190,7 +190,6 @@ def predict(weights: nn.Module | str | Path, data: BrainData | str | Path, out: 
         data = load_data(data, config.image_size, config.preprocessing)
     names = check_patients(data, config, patients)
     machine = prepare([model], device, precision)
-    batch_size = batch_size or slices_at_once(machine, config.image_size)
     volumes = predict_volumes(model, data, names, machine, batch_size, config.tta)
     return segment(volumes, data, config, names, tuple(name for name in names if name in model.trained_on), out)
 
@@ -218,12 +217,6 @@ def prepare(models: list[nn.Module], device: str, precision: str) -> Machine:
     for model in models:
         model.to(chosen, memory_format=memory_format(chosen))
     return Machine(chosen, pick_precision(chosen, precision))
-
-
-def slices_at_once(machine: Machine, image_size: int) -> int:
-    """How many slices a network should segment at once: on a CPU 8 of 128x128 or 2 of 256x256 pixels, more are hardly
-    faster there and take more memory; elsewhere 16."""
-    return max(1, 2**17 // image_size**2) if machine.device.type == "cpu" else 16
 
 
 def segment(volumes: Iterator[tuple[str, np.ndarray]], data: BrainData, config: Config, names: tuple[str, ...],

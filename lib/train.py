@@ -300,6 +300,7 @@ class _Training:
 
     def _keep(self, row: dict[str, Any]) -> None:
         """Write an epoch's outcome. With ``last.pt`` the epoch counts as done; the rest follows from it."""
+        self.folder.settle()  # no epoch counts before all of the last one is on the disk
         self.history.append(row)
         average = self.average.state_dict() if self.average is not None else None
         self.folder.save("last.pt", {"history": self.history, "weights": _on_cpu(self.model.state_dict()),
@@ -347,8 +348,7 @@ class _Training:
         val_dsc = best["val_dsc"] if rows else None
         self.folder.update(best={"epoch": best["epoch"], "val_dsc": val_dsc},
                            slices_per_s=round(trained / max(seconds, 1e-9), 1), **peak_memory(self.machine.device),
-                           accumulate=self.parts,
-                           sha256=checkpoint_hashes(self.folder.path), status="finished")
+                           accumulate=self.parts, sha256=checkpoint_hashes(self.folder.path), status="finished")
 
 
 def _joined(before: str | None, now: str) -> str:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import ndimage
 
 
@@ -52,10 +53,11 @@ class Geometry:
         """
         z0, z1, y0, y1, x0, x1 = self.box
         edge = max(y1 - y0, x1 - x0)
-        matrix = resize_matrix(self.size, edge, 1, "nearest")
+        matrix = torch.from_numpy(resize_matrix(self.size, edge, 1, "nearest"))
         (top, left), volume = self.pad, np.zeros(self.shape, np.float32)
         rows, columns = matrix[top:top + y1 - y0], matrix[left:left + x1 - x0]
-        volume[z0:z1, y0:y1, x0:x1] = rows @ slices.astype(np.float32) @ columns.T
+        # numpy's threads would wait for more work for a while, and hold up the network on the next patient
+        volume[z0:z1, y0:y1, x0:x1] = rows @ (torch.from_numpy(slices.astype(np.float32)) @ columns.T)
         return volume
 
     def _matrices(self, order: int) -> tuple[np.ndarray, np.ndarray]:

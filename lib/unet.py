@@ -12,7 +12,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from lib.unet_init_weights import initialise
-from lib.unet_layers import DoubleConv, require_divisible, set_recompute
+from lib.unet_layers import DoubleConv, UpConv, require_divisible, set_recompute
 
 
 class UNet(nn.Module):
@@ -40,13 +40,13 @@ class UNet(nn.Module):
         self.encoder3 = block(f2, f3)
         self.encoder4 = block(f3, f4)
         self.bottleneck = block(f4, f5)
-        self.upconv4 = nn.ConvTranspose2d(f5, f4, kernel_size=2, stride=2)
+        self.upconv4 = UpConv(f5, f4)
         self.decoder4 = block(2 * f4, f4)
-        self.upconv3 = nn.ConvTranspose2d(f4, f3, kernel_size=2, stride=2)
+        self.upconv3 = UpConv(f4, f3)
         self.decoder3 = block(2 * f3, f3)
-        self.upconv2 = nn.ConvTranspose2d(f3, f2, kernel_size=2, stride=2)
+        self.upconv2 = UpConv(f3, f2)
         self.decoder2 = block(2 * f2, f2)
-        self.upconv1 = nn.ConvTranspose2d(f2, f1, kernel_size=2, stride=2)
+        self.upconv1 = UpConv(f2, f1)
         self.decoder1 = block(2 * f1, f1)
         self.conv = nn.Conv2d(f1, 1, kernel_size=1)
         self.pool = nn.MaxPool2d(kernel_size=2)

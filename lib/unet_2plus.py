@@ -11,7 +11,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from lib.unet_init_weights import initialise
-from lib.unet_layers import DoubleConv, Upsample, concat, require_divisible, set_recompute
+from lib.unet_layers import DoubleConv, UpConv, Upsample, concat, require_divisible, set_recompute
 from lib.utils import KitError
 
 UPSAMPLINGS = ("bilinear", "transposed")
@@ -56,7 +56,7 @@ class UNet2Plus(nn.Module):
                 if j == 0:
                     self.nodes[f"x{i}{j}"] = block(f[i - 1] if i else in_channels, f[i])
                 else:
-                    self.ups[f"x{i}{j}"] = Upsample(2) if bilinear else nn.ConvTranspose2d(f[i + 1], f[i], 2, stride=2)
+                    self.ups[f"x{i}{j}"] = Upsample(2) if bilinear else UpConv(f[i + 1], f[i])
                     self.nodes[f"x{i}{j}"] = block(j * f[i] + (f[i + 1] if bilinear else f[i]), f[i])
         self.pool = nn.MaxPool2d(kernel_size=2)
         self.heads = nn.ModuleDict({f"x0{j}": nn.Conv2d(f[0], 1, kernel_size=1)

@@ -124,7 +124,7 @@ def _require_unchanged(module: ModuleType) -> None:
         raise EditedError(f"{Path(file).name} was edited after it was loaded: restart the kernel, or the old code runs")
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
+def write_atomic(path: Path, data: bytes | memoryview | str) -> None:
     """Write a whole file or nothing: a reader, or a power cut, never meets half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(data, str):

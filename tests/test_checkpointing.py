@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lib.unet import UNet
 from lib.unet_2plus import UNet2Plus
 from lib.unet_3plus import Branch, UNet3Plus
-from lib.unet_layers import DoubleConv, Upsample, set_recompute
+from lib.unet_layers import DoubleConv, UpConv, Upsample, set_recompute
 
 CASES = [
     (UNet, {}), (UNet2Plus, {}), (UNet2Plus, {"deep_supervision": True}),
@@ -158,6 +158,33 @@ def test_enlarging_is_torchs_bilinear(factor, layout):
     torch.testing.assert_close(x[0].grad, x[1].grad, atol=1e-4, rtol=1e-5)
     assert torch.equal(Upsample(factor)(torch.ones(1, 1, 3, 3, dtype=torch.bfloat16)),
                        torch.ones(1, 1, 3 * factor, 3 * factor, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_transposed_convolution_is_torchs(layout, bf16):
+    ours, theirs = UpConv(8, 4), nn.ConvTranspose2d(8, 4, 2, stride=2)
+    theirs.load_state_dict(ours.state_dict())
+    out = []
+    for module in (ours, theirs):
+        x = torch.randn(2, 8, 6, 10, generator=torch.Generator().manual_seed(0)).to(memory_format=layout)
+        x.requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            y = module.to(memory_format=layout)(x)
+        (y * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum().backward()
+        out.append((y, x.grad, module.weight.grad, module.bias.grad))
+    assert out[0][0].is_contiguous(memory_format=layout)
+    for mine, other in zip(*out, strict=True):
+        assert mine.dtype == other.dtype
+        torch.testing.assert_close(mine, other, rtol=1e-2 if bf16 else 1e-5, atol=1e-2 if bf16 else 1e-5)
+    assert torch.equal(out[0][0], out[1][0])
+
+
+def test_frozen_transposed_convolution():
+    module = UpConv(4, 2).requires_grad_(False)
+    x = torch.randn(1, 4, 2, 2, requires_grad=True)
+    module(x).sum().backward()
+    assert x.grad is not None and module.bias.grad is None
 
 
 @pytest.mark.gpu

@@ -15,11 +15,11 @@ import tifffile
 import torch
 from torch import nn
 
-from lib import kaggle, predict
+from lib import evaluate, kaggle, predict
 from lib.config import Config
 from lib.dataset import load_data
 from lib.device import pick_precision
-from lib.evaluate import mean_logits, predict_volumes
+from lib.evaluate import Machine, mean_logits, predict_volumes
 from lib.metrics import dsc, hd95, iou, largest_component
 from lib.networks import build_model
 from lib.predict import load_weights
@@ -304,6 +304,17 @@ def test_batch_size_does_not_matter(tiny_kaggle, weights):
     pd.testing.assert_frame_equal(one.cases, many.cases)
 
 
+def test_where_new_memory_is_slow_slices_are_computed_in_parts(tiny_kaggle, weights, monkeypatch):
+    machine = Machine(torch.device("cpu"), pick_precision(torch.device("cpu"), "fp32"))
+    whole = predict.predict(weights, tiny_kaggle, device="cpu", precision="fp32")
+    monkeypatch.setattr(evaluate, "keeps_freed_memory", lambda: False)
+    assert [len(part) for part in machine.at_once(torch.empty(20, 3, 128, 128))] == [8, 8, 4]
+    assert [len(part) for part in machine.at_once(torch.empty(3, 3, 512, 512))] == [1, 1, 1]
+    monkeypatch.setattr(Machine, "at_once", lambda self, batch: batch.split(2))
+    parts = predict.predict(weights, tiny_kaggle, device="cpu", precision="fp32")
+    pd.testing.assert_frame_equal(whole.cases, parts.cases)
+
+
 class Lopsided(Bright):
     """Sees the tumour in the left half only; at the edge of probability elsewhere."""
 
@@ -315,7 +326,7 @@ class Lopsided(Bright):
 
 def test_flips_are_averaged(tiny_kaggle):
     data = load_data(tiny_kaggle, 32)
-    machine = predict.Machine(torch.device("cpu"), pick_precision(torch.device("cpu"), "fp32"))
+    machine = Machine(torch.device("cpu"), pick_precision(torch.device("cpu"), "fp32"))
     model = Lopsided()
     images, _ = data.slices((NAMES[0],)).batch(np.arange(4))
     one, other = (torch.sigmoid(part)[:, 0] for part in (model(images), model(images.flip(3)).flip(3)))

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import train
+from lib import logger, train
 from lib.attempts import read_attempts
 from lib.config import Config
 from lib.dataset import load_data, make_split
@@ -22,7 +22,7 @@ from lib.logger import Run, RunFolder, code_fingerprint, find_run, finished_runs
 from lib.predict import load_weights, predict
 from lib.stats import compare
 from lib.train import fit
-from lib.utils import KitError
+from lib.utils import KitError, write_atomic
 from tests.conftest import NAMES
 
 ROOT = Path(__file__).parent.parent
@@ -125,6 +125,23 @@ def test_interrupted_run_ends_as_if_it_had_not_been(data, tmp_path, monkeypatch,
 
     monkeypatch.setattr(owner, method, interrupted)
     with pytest.raises(KeyboardInterrupt):
+        fit(TINY, data, tmp_path / "cut")
+    assert outcome(fit(TINY, data, tmp_path / "cut")) == whole
+
+
+@pytest.mark.parametrize(("file", "time"), [("last.pt", 2), ("last.pt", 3), ("best.pt", 1)])
+def test_a_full_disk_is_reported_and_what_was_done_is_not_lost(data, tmp_path, monkeypatch, file, time):
+    whole = outcome(fit(TINY, data, tmp_path / "whole"))
+    written = []
+
+    def write(path, content):
+        written.append(path.name)
+        if path.name == file and written.count(file) == time:
+            raise OSError(28, "No space left on device", str(path))
+        write_atomic(path, content)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(logger, "write_atomic", write)
         fit(TINY, data, tmp_path / "cut")
     assert outcome(fit(TINY, data, tmp_path / "cut")) == whole
 

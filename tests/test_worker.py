@@ -43,5 +43,5 @@ def test_a_worker_that_cannot_start_says_why():
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system keeps no such limit")
 def test_memory():
     with limited_memory(2**28), pytest.raises(MemoryError):
-        bytearray(2**30)
+        bytearray(2**32)  # more than this process may have kept of what it gave back
     assert len(bytearray(2**30)) == 2**30
