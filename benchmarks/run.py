@@ -57,7 +57,7 @@ def main() -> None:
         report.add("bounded memory", scale.bounded.__doc__, scale.bounded())
         report.add("curves", scale.curves.__doc__, scale.curves(OUT / "scale.png"))
         report.add("number formats", study.number_formats.__doc__, study.number_formats(OUT))
-        report.add("compile", compiled.__doc__, [compiled(Config(image_size=128), rounds=3)])
+        report.add("compile", compiled.__doc__, [compiled(Config(image_size=128), rounds=9)])
 
 
 if __name__ == "__main__":

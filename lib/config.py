@@ -185,6 +185,12 @@ BEST = dataclasses.replace(REFERENCE, **list(LADDER.values())[-1])
 """The top of ``LADDER``. What each of its rungs is worth is measured in ``train_best.ipynb``."""
 
 
+def changes(config: Config) -> str:
+    """What a recipe changes of the published one, in words, split and device apart; empty where it changes nothing."""
+    return ", ".join(f"{name} {value}" for name, value in config.to_dict().items()
+                     if value != getattr(REFERENCE, name) and name not in ("split", "device"))
+
+
 # --- profiles: how much of it this machine can do in a sitting ----------------------------------------------------
 
 

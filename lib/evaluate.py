@@ -81,7 +81,8 @@ def predict_volumes(model: nn.Module, data: BrainData, patients: tuple[str, ...]
     tta = model.config.tta if tta is None else tta
     for patient in patients:
         slices = data.slices((patient,), model.config.neighbours)
-        logits = [logits for logits, _ in forward_batches(model, slices, machine, batch_size, tta)]
+        with machine.precision.autocast(machine.device):  # around all batches, so that weights are converted once
+            logits = [logits for logits, _ in forward_batches(model, slices, machine, batch_size, tta)]
         yield patient, torch.sigmoid(torch.cat(logits)[:, 0]).cpu().numpy()
 
 

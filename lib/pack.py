@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lib.archive import unpack, write_zip
-from lib.config import MODELS, PROFILES
+from lib.config import MODELS, PROFILES, changes
 from lib.dataset import BrainData
 from lib.logger import BEST_CSV, BEST_PLAN, TRAIN_CSV, Run, find_run, finished_runs, outside_folds, write_result_csvs
 from lib.predict import load_weights, predict
@@ -18,6 +18,7 @@ from lib.submission import MANIFEST, READ, STUDENT, read_submission
 from lib.utils import PROJECT, KitError, sha256
 
 MAX_ZIP = 200 * 2**20
+PLACEHOLDER = "your-id"  # in train_best.ipynb
 _TABLES = ("run.json", "history.csv", "cases.csv")
 
 
@@ -26,12 +27,14 @@ class Receipt(NamedTuple):
 
     student: str
     run_id: str
+    recipe: str
     claimed: float
     sha256: str
     file: Path
 
     def __str__(self) -> str:
-        return (f"handed in by   {self.student}\nrun            {self.run_id}\nclaimed DSC    {self.claimed:.4f}\n"
+        return (f"handed in by   {self.student}\nrun            {self.run_id}\nits recipe     {self.recipe}\n"
+                f"claimed DSC    {self.claimed:.4f}\n"
                 f"file           {self.file.name}, {self.file.stat().st_size / 1e6:.1f} MB\n"
                 f"SHA-256        {self.sha256[:12]}")
 
@@ -57,6 +60,8 @@ def pack(student: str, out: str | Path = "result", run_id: str | None = None, qu
     """
     if not STUDENT.fullmatch(student):
         raise KitError(f"student {student!r}: give your id, of letters, digits and . @ - only")
+    if student == PLACEHOLDER and not quick:
+        raise KitError(f"student {student!r}: stands in the notebook for your own id; put that in its place")
     out = Path(out)
     if not out.is_dir():
         raise KitError(f"{out}: no such folder; name the folder of results")
@@ -72,7 +77,8 @@ def pack(student: str, out: str | Path = "result", run_id: str | None = None, qu
         files |= _masks(run, data)
     target = out / f"{student}.zip"
     _write_checked(target, files)
-    return Receipt(student, run.id, float(run.history["val_dsc"].max()), sha256(target), target)
+    recipe = changes(run.config) or "as published"
+    return Receipt(student, run.id, recipe, float(run.history["val_dsc"].max()), sha256(target), target)
 
 
 def _choose(out: Path, run_id: str | None) -> Run:

@@ -38,7 +38,7 @@ from lib.frames import (
 from lib.logger import Run
 from lib.metrics import counts, summarise
 from lib.predict import Prediction, predict
-from lib.stats import METRICS, Scored
+from lib.stats import METRICS, Scored, p_in_words
 from lib.utils import KitError
 
 CYCLE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
@@ -406,8 +406,7 @@ def forest(table: pd.DataFrame, ladder: bool = False) -> Figure:
         colour = colours[row["verdict"]]
         axis.plot([row["CI low"], row["CI high"]], [place, place], color=colour, linewidth=2.5)
         axis.plot(row["difference"], place, "o", color=colour, markersize=8)
-        p = "p < 0.001" if row["p (Holm)"] < 0.001 else f"p = {row['p (Holm)']:.3f}"
-        words = f"{row['difference']:+.3f}   {p}   {row['verdict']}"
+        words = f"{row['difference']:+.3f}   {p_in_words(row['p (Holm)'])}   {row['verdict']}"
         axis.text(1.02, place, words, transform=axis.get_yaxis_transform(), va="center", color=colour)
     axis.axvline(0, color="black", linewidth=1)
     axis.set_yticks(range(len(table)), table["label"])

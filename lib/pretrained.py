@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 
+from lib.config import changes
 from lib.logger import Run
 from lib.measured import FOLDER, cross_validated, measured
 from lib.predict import KIT_WEIGHTS, PRETRAINED, read_checkpoint
 from lib.reference import WEIGHTS
-from lib.results import changes, choice, cross_validation_table, markdown
+from lib.results import choice, cross_validation_table, markdown
 from lib.utils import CommandParser, KitError, run_command, sha256, write_atomic
 
 CARD, SUMS = "README.md", "SHA256SUMS"

@@ -31,7 +31,7 @@ from lib.kaggle import find_root
 from lib.logger import Run
 from lib.predict import Prediction, predict
 from lib.session import KAGGLE_FOLDERS, PHANTOM_FOLDER
-from lib.stats import resolution
+from lib.stats import p_in_cell, resolution
 from lib.utils import CommandParser, KitError, run_command, short_path, write_atomic
 
 HTML, MARKDOWN, ANALYSIS, FIGURES = "report.html", "report.md", "analysis.md", "report"
@@ -337,10 +337,6 @@ def _signed(value: float) -> str:
     return "none" if pd.isna(value) else f"{value:+.3f}".replace("-", "\u2212")
 
 
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
 def _duration(seconds: float | None) -> str:
     """Seconds in the two units that matter."""
     if seconds is None:
@@ -365,7 +361,7 @@ def _cell(text: object) -> str:
 _TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["html.jinja"]),
                          undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
 _TEMPLATES.filters |= {
-    "number": _number, "signed": _signed, "p": _p, "duration": _duration, "settings": _settings, "cell": _cell,
+    "number": _number, "signed": _signed, "p": p_in_cell, "duration": _duration, "settings": _settings, "cell": _cell,
     "student_html": to_html, "student_markdown": to_markdown,
 }
 

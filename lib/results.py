@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lib import stats
-from lib.config import REFERENCE, Config
+from lib.config import changes
 from lib.crossval import CrossValidation
 from lib.evaluate import THRESHOLD
 from lib.logger import Run, write_result_csvs
@@ -40,8 +40,8 @@ def cross_validation_table(folds: Mapping[str, CrossValidation]) -> pd.DataFrame
     (_, baseline), *others = folds.items()
     for row in stats.compare(baseline, dict(others)).to_dict("records"):
         rows[row["label"]] |= {"difference": row["difference"], "its 95 % CI": _interval(row["CI low"], row["CI high"]),
-                               "p (Holm)": row["p (Holm)"], "verdict": row["verdict"]}
-    return pd.DataFrame.from_dict(rows, orient="index").fillna({"its 95 % CI": "", "verdict": ""})
+                               "p (Holm)": stats.p_in_cell(row["p (Holm)"]), "verdict": row["verdict"]}
+    return pd.DataFrame.from_dict(rows, orient="index").fillna({"its 95 % CI": "", "p (Holm)": "", "verdict": ""})
 
 
 def _row(dsc: Summary) -> dict[str, float | str]:
@@ -145,6 +145,7 @@ def _shown(name: str, runs: Measured) -> pd.DataFrame:
     means = pd.DataFrame({"mean DSC": {label: float(pd.concat([run.cases["dsc"] for run in several]).mean())
                                        for label, several in runs.items()}})
     table = _compared(name, runs).set_index("label")
+    table["p (Holm)"] = table["p (Holm)"].map(stats.p_in_cell)
     return means.join(table[["difference", "CI low", "CI high", "p (Holm)", "improved", "verdict"]])
 
 
@@ -164,9 +165,9 @@ def _without_training(table: pd.DataFrame) -> pd.DataFrame:
     shown = {first: {"mean DSC": scores[first].mean()}}
     for (name, result), p in zip(against.items(), stats.holm(each.p for each in against.values()), strict=True):
         shown[name] = {"mean DSC": scores[name].mean(), "difference": result.mean,
-                       "95 % CI": _interval(result.low, result.high), "p (Holm)": p,
+                       "95 % CI": _interval(result.low, result.high), "p (Holm)": stats.p_in_cell(p),
                        "improved": result.improved, "verdict": stats.verdict(result.mean, p)}
-    return pd.DataFrame.from_dict(shown, orient="index").fillna({"95 % CI": "", "verdict": ""})
+    return pd.DataFrame.from_dict(shown, orient="index").fillna({"95 % CI": "", "p (Holm)": "", "verdict": ""})
 
 
 def _postprocessing(table: pd.DataFrame) -> pd.DataFrame:
@@ -176,7 +177,7 @@ def _postprocessing(table: pd.DataFrame) -> pd.DataFrame:
     adjusted = stats.holm(result.p for result in against.values())
     return pd.DataFrame.from_dict({recipe: {
         "as published": choice["published"].mean(), "chosen": choice["dsc"].mean(), "difference": against[recipe].mean,
-        "95 % CI": _interval(against[recipe].low, against[recipe].high), "p (Holm)": p,
+        "95 % CI": _interval(against[recipe].low, against[recipe].high), "p (Holm)": stats.p_in_cell(p),
         "verdict": stats.verdict(against[recipe].mean, p),
         "fold by fold": ", ".join(f"{row.rule} {row.threshold:g}"
                                   for row in choice.drop_duplicates("fold").itertuples()),
@@ -194,12 +195,6 @@ def _trials(runs: list[Run]) -> pd.DataFrame:
                      "epochs": ", ".join(map("{:.3f}".format, scores[run.id])), "changes": changes(run.config)}
             for run in runs}
     return pd.DataFrame.from_dict(rows, orient="index").sort_values(["split", "best"], ascending=[True, False])
-
-
-def changes(config: Config) -> str:
-    """What a recipe changes of the published one."""
-    return ", ".join(f"{name} {value}" for name, value in config.to_dict().items()
-                     if value != getattr(REFERENCE, name) and name not in ("split", "device"))
 
 
 def in_words(scale: str) -> str:
@@ -247,8 +242,6 @@ def markdown(table: pd.DataFrame) -> str:
 
 def _cell(value: object, column: str) -> str:
     if isinstance(value, float):
-        if column.startswith("p (") and value < 0.0005:
-            return "< 0.001"
         return "" if pd.isna(value) else f"{value:.0f}" if value > 1 and value.is_integer() else f"{value:.3f}"
     return str(value)
 

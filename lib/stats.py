@@ -14,6 +14,7 @@ How wide intervals are with as few patients as usual: El Jurdi, Varoquaux, Colli
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple, Protocol
@@ -69,13 +70,19 @@ class Paired(NamedTuple):
         return verdict(self.mean, self.p)
 
     def __str__(self) -> str:
-        return (f"{self.mean:+.3f} (95 % CI {self.low:+.3f} to {self.high:+.3f}), {_p_text(self.p)} "
-                f"(Wilcoxon {_p_text(self.p_wilcoxon)}), {round(self.improved * self.n)} of {self.n} patients "
+        return (f"{self.mean:+.3f} (95 % CI {self.low:+.3f} to {self.high:+.3f}), {p_in_words(self.p)} "
+                f"(Wilcoxon {p_in_words(self.p_wilcoxon)}), {round(self.improved * self.n)} of {self.n} patients "
                 f"improved: {self.verdict}")
 
 
-def _p_text(p: float) -> str:
+def p_in_words(p: float) -> str:
+    """``p = 0.012``; never ``p = 0.000``."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def p_in_cell(p: float) -> str:
+    """The same for a column that is called p; empty for NaN, where nothing was compared."""
+    return "" if math.isnan(p) else p_in_words(p).removeprefix("p ").removeprefix("= ")
 
 
 def verdict(difference: float, p: float) -> str:
@@ -246,7 +253,8 @@ def verdicts(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.DataFrame:
         runs: label -> run or runs with several seeds, e.g. ``sweep(...).runs``.
 
     Returns:
-        A row per candidate: mean, difference with its interval, adjusted p, share of patients improved, verdict.
+        A row per candidate: mean, difference with its interval, adjusted p as text, share of patients improved,
+        verdict.
     """
     if not runs:
         raise KitError("verdicts: no finished run; train some first")
@@ -256,7 +264,7 @@ def verdicts(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.DataFrame:
     hidden = ["SD", "p", "p (Wilcoxon)", "patients"]
     if (table["seeds"] == len(_listed("baseline", baseline))).all():  # as it should be, so not worth a column
         hidden.append("seeds")
-    return table.drop(columns=hidden).round(3).set_index("label")
+    return _for_reading(table.drop(columns=hidden))
 
 
 def compare_rungs(rungs: Mapping[str, Runs], metric: str = "dsc") -> pd.DataFrame:
@@ -293,7 +301,11 @@ def ladder(rungs: Mapping[str, Runs], metric: str = "dsc") -> pd.DataFrame:
     print(resolution(table))
     shown = ["compared with", mean, "difference", "CI low", "CI high", "to the first", "p (Holm)", "improved",
              "verdict"]
-    return table.set_index("label")[shown].round(3)
+    return _for_reading(table[["label", *shown]])
+
+
+def _for_reading(table: pd.DataFrame) -> pd.DataFrame:
+    return table.round(3).assign(**{"p (Holm)": table["p (Holm)"].map(p_in_cell)}).set_index("label")
 
 
 def smallest_detectable(sd: float, n: int, power: float = 0.8, alpha: float = ALPHA) -> float:

@@ -16,6 +16,7 @@ from lib.config import (
     Config,
     Profile,
     add_arguments,
+    changes,
     choose_profile,
     from_arguments,
 )
@@ -44,6 +45,11 @@ def test_the_ladder_leads_from_the_reference_to_the_best_recipe():
         assert below.items() <= above.items(), "and takes nothing back"
     for profile in PROFILES:
         assert all(Profile(profile, "").apply(rung).sampling == rung.sampling for rung in rungs)
+
+
+def test_changes_in_words():
+    assert changes(dataclasses.replace(REFERENCE, split="holdout:3", device="cpu")) == ""
+    assert changes(dataclasses.replace(REFERENCE, loss="IOULoss", lr=0.01)) == "loss IOULoss, lr 0.01"
 
 
 def test_round_trip_through_json():

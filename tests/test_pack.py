@@ -10,6 +10,7 @@ import pytest
 
 from lib import pack as packing
 from lib.archive import unpack
+from lib.config import changes
 from lib.grade import main
 from lib.logger import find_run
 from lib.pack import pack
@@ -39,6 +40,13 @@ def test_what_is_in_it(out, tmp_path):
     assert (read.student, read.run_id) == ("ada", receipt.run_id)
     assert read.claimed == pytest.approx(receipt.claimed)
     assert receipt.sha256[:12] in str(receipt) and f"{receipt.claimed:.4f}" in str(receipt)
+    assert receipt.recipe == changes(read.config) and f"its recipe     {receipt.recipe}\n" in str(receipt)
+
+
+def test_the_placeholder_of_the_notebook_is_good_for_practice_only(out):
+    assert pack("your-id", out, quick=True).student == "your-id"
+    with pytest.raises(KitError, match="own id"):
+        pack("your-id", out)
 
 
 def test_the_report_is_made_anew_without_images(out, tmp_path):
