@@ -18,12 +18,12 @@ from lib import train
 from lib.config import LOSSES, MODELS
 from lib.dataset import Split
 from lib.exam import Exam
-from lib.logger import code_fingerprint, run_id
+from lib.logger import SCHEMA, run_id
 from lib.metrics import Counts
 from lib.optim import learning_rate
 from lib.solutions import without_solutions
 from lib.submission import Submission
-from lib.utils import PROJECT, sha256
+from lib.utils import PROJECT, code_fingerprint, sha256
 
 EXACT = 1e-6
 """How far numbers may be apart that are written with eight digits and must be equal."""
@@ -131,8 +131,9 @@ def check_split(submission: Submission, exam: Exam) -> Iterator[Finding]:
 def check_identity(submission: Submission, exam: Exam) -> Iterator[Finding]:
     """Is the run what its name says: this config, on this data, by this code?"""
     info, config = submission.info, submission.config
-    if info["config"].keys() != config.to_dict().keys():
-        yield Finding("review", "other version", "The run was made with a version of the kit that has other settings.")
+    if info.get("schema") != SCHEMA:
+        yield Finding("review", "other version",
+                      "The run was made with a version of the kit that made its id in another way.")
     elif info["data"]["sha256"] != exam.data.fingerprint:
         yield Finding("review", "other data", "The run saw images that are not, pixel for pixel, the instructor's.")
     else:
@@ -142,7 +143,8 @@ def check_identity(submission: Submission, exam: Exam) -> Iterator[Finding]:
                           "The run's id is not that of its config, data, split and code.")
     known = config.model in MODELS and config.loss in LOSSES  # a class of one's own would have to be imported
     # of a narrow network: the width is not part of the fingerprint
-    if known and code_fingerprint(replace(config, init_features=1), train) != info["code"]["sha256"]:
+    narrow = replace(config, init_features=1)
+    if known and code_fingerprint(*train.build(narrow), train.SOURCES) != info["code"]["sha256"]:
         yield Finding("note", "other code", "The run was made with other sources than the instructor's.")
 
 

@@ -38,6 +38,8 @@ def _option(default: Any, help: str, choices: tuple[str, ...] = (), minimum: flo
 class Config:
     """Everything that decides the outcome of a run. The defaults are the published baseline, as shipped.
 
+    A new field gets its default in ``PUBLISHED`` too; a field that is dropped stays there.
+
     Change a field with ``dataclasses.replace(config, lr=3e-4)``; a wrong value raises ``KitError`` at once.
     Sources: Buda, Saha, Mazurowski 2019 (doi:10.1016/j.compbiomed.2019.05.002) and the code published with it.
     """
@@ -136,8 +138,33 @@ class Config:
         return 3 * (1 + 2 * self.neighbours)
 
     def to_dict(self) -> dict[str, Any]:
-        """Field name -> value; ``Config(**d)`` gives the same Config back."""
+        """Field name -> value; ``Config.from_dict`` gives the same Config back."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Config:
+        """Return the Config that another version of the kit may have written.
+
+        A field that it did not know yet has its default. A field that is no longer known is left out if it has the
+        value at which it changed nothing.
+
+        Raises:
+            KitError: a field that is not known, or a wrong value.
+        """
+        known = {spec.name for spec in dataclasses.fields(cls)}
+        for name in sorted(values.keys() - known):
+            if name not in PUBLISHED:
+                raise KitError(f"Config.{name}: this version of the kit has no such field; use the version that made "
+                               f"this")
+            if values[name] != PUBLISHED[name]:
+                raise KitError(f"Config.{name}: this version of the kit no longer has this field, and {values[name]!r} "
+                               f"is not its default, {PUBLISHED[name]!r}; use the version that made this")
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that differ from ``PUBLISHED``: what the id of a run is made of."""
+        return {name: value for name, value in self.to_dict().items()
+                if name not in PUBLISHED or value != PUBLISHED[name]}
 
 
 def _checked(spec: dataclasses.Field, value: Any) -> Any:
@@ -157,6 +184,22 @@ def _checked(spec: dataclasses.Field, value: Any) -> Any:
         raise KitError(f"Config.{spec.name}: {value!r} is not {accepted}")
     return value
 
+
+PUBLISHED: dict[str, Any] = {
+    "image_size": 256, "preprocessing": "reference", "split": "auto", "neighbours": 0,
+    "model": "unet", "init_features": 32, "activation": "ReLU", "normalisation": "batch", "initialiser": "default",
+    "deep_supervision": False, "guided": False, "checkpointing": False,
+    "loss": "DiceLoss", "optimizer": "Adam", "lr": 1e-4, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0,
+    "clip": 0.0, "lr_scheduler": "none", "warmup": 0, "lr_step": 10, "lr_factor": 0.1, "ema": 0.0,
+    "batch_size": 16, "accumulate": 1, "epochs": 100,
+    "sampling": "frozen", "background_weight": 0.1, "scale": 0.05, "rotation": 15.0, "flip": 0.5, "padding": "zero",
+    "intensity": 0.0, "sequence_dropout": 0.0, "seed": 42,
+    "tta": False, "device": "auto", "precision": "auto",
+}
+"""The values at which a field of ``Config`` is not part of a run's id; all fields that there ever were.
+
+Never change one: the runs that have it would get other ids. It repeats the defaults because those may be edited: a run
+with another default is another run."""
 
 REFERENCE = Config()
 """The published recipe as shipped, its frozen sampling and grey frame included."""

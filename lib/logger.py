@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import io
 import json
 import platform
@@ -14,54 +13,33 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
-from torch import nn
 
-from lib import augment, dataset, evaluate, loss, metrics, networks, optim, transform, unet_init_weights
 from lib.config import Config
 from lib.dataset import BrainData, Split
+from lib.evaluate import CASE_COLUMNS
 from lib.metrics import Summary, summarise
-from lib.utils import KitError, fingerprint, say, sha256, source_fingerprint, write_atomic, write_json
+from lib.utils import KitError, fingerprint, say, sha256, write_atomic, write_json
 
-SCHEMA = 1
+SCHEMA = 2  # of run.json; in 1, an id was the hash of all settings and of the text of the code
 TRAIN_CSV, BEST_CSV = "uexec_result_train.csv", "uexec_result_best.csv"
 _HISTORY = ("epoch", "lr", "train loss", "val loss", "val_dsc")
 FOLD = "fold-"  # names of splits that begin so are part of a cross-validation
 BEST_PLAN = "best"  # runs of plans whose names start so go to BEST_CSV, all others to TRAIN_CSV
 
 
-def code_fingerprint(config: Config, train_module: ModuleType) -> str:
-    """Hex SHA-256 of the source of what a run uses: adding another loss or network changes nothing here.
-
-    Of a network the whole modules of its classes count; of a loss its classes, as ``lib.loss`` holds all of them.
-    """
-    with torch.random.fork_rng(devices=[]):
-        network, objective = networks.build_model(config), loss.build_objective(config)
-    modules = {inspect.getmodule(cls) for cls in _own_classes(network)}
-    losses = {cls if cls.__module__.startswith("lib.") else inspect.getmodule(cls) for cls in _own_classes(objective)}
-    used = sorted(modules | losses, key=lambda thing: (getattr(thing, "__module__", ""), thing.__name__))
-    return source_fingerprint(*used, unet_init_weights, transform, augment, dataset, optim, evaluate, metrics,
-                              train_module)
-
-
-def _own_classes(module: nn.Module) -> set[type]:
-    """The classes that a module and its parts are made of, torch's own left out."""
-    classes = {base for part in module.modules() for base in type(part).__mro__ if base is not object}
-    return {cls for cls in classes if cls.__module__.split(".")[0] != "torch"}
-
-
 def run_id(config: Config, data: BrainData, split: Split, code: str) -> str:
     """Readable slug and a hash of all that decides the outcome: config, data, split and ``code_fingerprint``.
 
-    The device is not part of it, nor the name of the split, as its patients are.
+    Of the config those fields count that differ from the published recipe, so that a new field renames no run. The
+    device is not part of it, nor the name of the split, as its patients are.
     """
-    settings = {name: value for name, value in config.to_dict().items() if name not in ("device", "split")}
+    settings = {name: value for name, value in config.identity().items() if name not in ("device", "split")}
     digest = fingerprint([settings, data.fingerprint, split.train, split.validation, code])
     network, loss_name = (name.rpartition(":")[2] for name in (config.model, config.loss))  # Windows: no : in a name
     return (f"{network}{config.init_features}-{loss_name}-{config.optimizer}-{config.sampling}-{config.image_size}px-"
@@ -92,7 +70,7 @@ class Run:
     @cached_property
     def config(self) -> Config:
         """The run's hyper-parameters."""
-        return Config(**self.info["config"])
+        return Config.from_dict(self.info["config"])
 
     @cached_property
     def history(self) -> pd.DataFrame:
@@ -219,7 +197,7 @@ class RunFolder:
 
     def write_cases(self, rows: list[dict[str, Any]]) -> None:
         """Write cases.csv, a row per validation patient; its header where there are none."""
-        write_atomic(self.path / "cases.csv", to_csv(pd.DataFrame(rows, columns=list(evaluate.CASE_COLUMNS))))
+        write_atomic(self.path / "cases.csv", to_csv(pd.DataFrame(rows, columns=list(CASE_COLUMNS))))
 
     def save(self, name: str, content: dict[str, Any]) -> None:
         """``torch.save`` into the folder, atomically and with the same bytes for the same content.

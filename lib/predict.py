@@ -115,7 +115,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
 
 def _config_of(file: Path, values: dict[str, Any]) -> Config:
     try:
-        return Config(**values)
+        return Config.from_dict(values)
     except (KitError, TypeError) as error:
         raise KitError(f"{file}: made by another version of the kit ({error}); use that version") from None
 

@@ -99,7 +99,7 @@ def read_submission(folder: str | Path) -> Submission:
     run = root / "result" / "runs" / run_id
     info = _checked_info(_read_json(run / "run.json"))
     try:
-        config = Config(**info["config"])
+        config = Config.from_dict(info["config"])
     except (KitError, TypeError) as error:
         raise KitError(f"run.json: its config is not one of this version of the kit ({str(error)[:150]})") from None
     return Submission(root, student, run_id, claim, info, config, _read_table(run / "history.csv", _HISTORY),

@@ -12,10 +12,10 @@ from typing import Any
 from lib import train
 from lib.config import Config
 from lib.dataset import BrainData, load_data, make_split
-from lib.logger import Place, RunFolder, code_fingerprint, description, run_id
+from lib.logger import Place, RunFolder, description, run_id
 from lib.plans import Plan, Trial
 from lib.train import Epoch, fit
-from lib.utils import EditedError, KitError, fingerprint
+from lib.utils import EditedError, KitError, code_fingerprint, fingerprint
 
 LOG = "log.txt"  # what a run of a sweep says, in its folder
 
@@ -47,7 +47,7 @@ def make_tasks(plan: Plan, base: Config, data: BrainData, out: Path, seeds: Sequ
         KitError: a variant that no ``Config`` allows, or data that cannot be split so.
         EditedError: the code is not what was loaded.
     """
-    settings = {name: value for name, value in base.to_dict().items() if name not in ("device", "seed", "split")}
+    settings = {name: value for name, value in base.identity().items() if name not in ("device", "seed", "split")}
     splits = splits or (base.split,)
     parts = [(split.train, split.validation) for split in (make_split(data, name) for name in splits)]
     group = fingerprint([settings, data.fingerprint, parts])[:8]
@@ -60,7 +60,7 @@ def make_tasks(plan: Plan, base: Config, data: BrainData, out: Path, seeds: Sequ
 def _code(config: Config) -> str:
     """The fingerprint of the code that a run uses; of one that cannot even be built, that of its name."""
     try:
-        return code_fingerprint(config, train)
+        return code_fingerprint(*train.build(config), train.SOURCES)
     except EditedError:
         raise
     except Exception:  # whatever a network or loss of one's own raises: ``fit`` will raise it again, and it is recorded

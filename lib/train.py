@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lib import augment, dataset, evaluate, metrics, optim, transform, unet_init_weights
 from lib.augment import change_intensity, stand_in, warp
 from lib.config import MODELS, Config, add_arguments, from_arguments
 from lib.dataset import BrainData, Sampler, SliceDataset, Split, load_data, make_split
@@ -34,7 +35,6 @@ from lib.logger import (
     Run,
     RunFolder,
     checkpoint_hashes,
-    code_fingerprint,
     description,
     device_name,
     run_id,
@@ -43,8 +43,10 @@ from lib.logger import (
 from lib.loss import build_objective, widen
 from lib.networks import build_model, count_parameters, largest_batch, summary
 from lib.optim import MovingAverage, build_optimizer, learning_rate
-from lib.utils import RESUMES, CommandParser, KitError, progress, run_command, say
+from lib.utils import RESUMES, CommandParser, KitError, code_fingerprint, progress, run_command, say
 
+SOURCES = (transform, augment, dataset, unet_init_weights, optim, evaluate, metrics, sys.modules[__name__])
+"""The modules that every run uses: an edit of their code makes another run."""
 _SHARE_OF_MEMORY = 3  # at most one part in so many of what a device has free is taken by the dataset
 # of CUDA and MPS; of CUDA's libraries; of the CPU on Linux and macOS; on Windows
 _OUT_OF_MEMORY = "out of memory|ALLOC_FAILED|can't allocate memory|not enough memory"
@@ -88,22 +90,36 @@ def fit(config: Config, data: BrainData, out: str | Path = "result", plan: str =
         raise KitError(f"config asks for {config.preprocessing} at {config.image_size} pixels, the data was loaded as "
                        f"{data.preprocessing} at {data.image_size}; load it with the config's values")
     split = make_split(data, config.split)
-    code = code_fingerprint(config, sys.modules[__name__])
+    network, objective = build(config)
+    code = code_fingerprint(network, objective, SOURCES)
     folder = RunFolder(Path(out), run_id(config, data, split, code))
     with folder.lock():
         if folder.read().get("status") != "finished":
             with deterministic():
-                _Training(config, data, split, folder, watch).run(code)
+                _Training(config, data, split, folder, network, objective, watch).run(code)
         folder.add_plan(plan)
     write_result_csvs(out)
     return Run(folder.path)
 
 
+def build(config: Config) -> tuple[nn.Module, nn.Module]:
+    """Return the network and the objective of ``config``, on the CPU.
+
+    The first weights follow from ``config.seed``. Torch's random state stays as it is.
+
+    Raises:
+        KitError: see ``build_model`` and ``build_objective``.
+    """
+    with torch.random.fork_rng():
+        seed_everything(config.seed)
+        return build_model(config), build_objective(config)
+
+
 class _Training:
     """One run, from wherever its folder says it stands to its end."""
 
-    def __init__(self, config: Config, data: BrainData, split: Split, folder: RunFolder,
-                 watch: Callable[[Epoch], None] | None) -> None:
+    def __init__(self, config: Config, data: BrainData, split: Split, folder: RunFolder, network: nn.Module,
+                 objective: nn.Module, watch: Callable[[Epoch], None] | None) -> None:
         self.config, self.data, self.split, self.folder, self.watch = config, data, split, folder, watch
         device = pick_device(config.device)
         self.machine = Machine(device, pick_precision(device, config.precision))
@@ -117,11 +133,9 @@ class _Training:
             self._move_slices(device)
         # the last, incomplete batch of an epoch is dropped, as published
         self.batches = max(1, len(self.train_slices) // config.batch_size)
-        with torch.random.fork_rng():
-            seed_everything(config.seed)
-            self.model = build_model(config)  # on the CPU, so that every device starts from the same weights
-        self.model.to(device, memory_format=memory_format(device))
-        self.loss = build_objective(config).to(device)
+        # built on the CPU, so that every device starts from the same weights
+        self.model = network.to(device, memory_format=memory_format(device))
+        self.loss = objective.to(device)
         self.optimizer = build_optimizer(config, self.model.parameters())
         self.average = MovingAverage(self.model, config.ema) if config.ema else None
         self.scaler = self.machine.precision.grad_scaler(device)

@@ -192,7 +192,8 @@ def _require_plain(file: Path, config: dict[str, Any], weights: dict[Any, Any]) 
             raise KitError(f"{file.name}: {str(name)[:60]!a} is no plain tensor")
     try:
         with torch.device("meta"):  # shapes only: a config may ask for any width
-            expected = {name: tensor.shape for name, tensor in build_model(Config(**config)).state_dict().items()}
+            network = build_model(Config.from_dict(config))
+        expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
     except (KitError, TypeError, RuntimeError, MemoryError) as error:
         raise KitError(f"{file.name}: its config describes no network ({' '.join(str(error).split())[:100]})") from None
     size = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())

@@ -54,7 +54,7 @@ def test_changes_in_words():
 
 def test_round_trip_through_json():
     config = Config(lr=3e-4, sampling="fresh", epochs=7)
-    assert Config(**json.loads(json.dumps(config.to_dict()))) == config
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert set(config.to_dict()) == set(FIELDS)
 
 

@@ -258,10 +258,19 @@ def test_a_recipe_that_the_id_does_not_tell(examine, ada):
 
 
 def test_another_version_of_the_kit(examine, ada):
-    """The id of its run cannot be computed again: it is the hash of all settings."""
+    """The first version made ids in another way: they cannot be computed again."""
     name = f"{run_of(ada)}/run.json"
-    config = {key: value for key, value in json.loads(ada[name])["config"].items() if key != "tta"}
-    assert found(examine({**ada, name: edit_json(ada[name], config=config)})) == ["other version"]
+    assert found(examine({**ada, name: edit_json(ada[name], schema=1)})) == ["other version"]
+
+
+def test_a_field_that_the_run_did_not_know_does_not_matter(examine, ada):
+    """And one that this version does not know is named."""
+    name = f"{run_of(ada)}/run.json"
+    config = json.loads(ada[name])["config"]
+    older = {key: value for key, value in config.items() if key != "tta"}
+    assert found(examine({**ada, name: edit_json(ada[name], config=older)})) == []
+    result = examine({**ada, name: edit_json(ada[name], config=config | {"colour": "red"})})
+    assert result["status"] != "computed" and "Config.colour" in str(result["findings"])
 
 
 def test_other_data_and_other_code(examine, ada):

@@ -1,22 +1,16 @@
 """Hashing, atomic writing, progress bars."""
 
-import importlib.util
 import os
-import sys
 import time
-import types
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from lib.utils import (
-    KitError,
     build_folder,
     fingerprint,
     progress,
     sha256,
-    source_fingerprint,
     write_atomic,
     write_json,
 )
@@ -28,31 +22,6 @@ def test_hashes(tmp_path):
     assert sha256(b"abc") == sha256(tmp_path / "file") == known
     assert fingerprint({"a": 1, "b": [2, None]}) == fingerprint({"b": [2, None], "a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
-
-
-def module_of(file: Path, source: bytes) -> types.ModuleType:
-    file.write_bytes(source)
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    sys.modules[file.stem] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_source_is_the_same_with_windows_line_ends(tmp_path):
-    source = b"def f():\n    return 1\n"
-    unix, windows, other = (module_of(tmp_path / f"{name}_lines.py", text) for name, text in (
-        ("unix", source), ("windows", source.replace(b"\n", b"\r\n")), ("other", source.replace(b"1", b"2"))))
-    assert source_fingerprint(unix) == source_fingerprint(windows)
-    assert source_fingerprint(unix) != source_fingerprint(other)
-
-
-def test_a_file_that_was_edited_after_it_was_loaded_is_refused(tmp_path):
-    module = module_of(tmp_path / "edited_later.py", b"x = 1\n")
-    source_fingerprint(module)
-    (tmp_path / "edited_later.py").write_bytes(b"x = 2\n")
-    os.utime(tmp_path / "edited_later.py", ns=(1, 1))
-    with pytest.raises(KitError, match=r"edited_later.py.*restart"):
-        source_fingerprint(module)
 
 
 def test_folder_is_built_once_and_as_a_whole(tmp_path):
