@@ -26,8 +26,8 @@ from benchmarks.sets import many_patients, temporary
 from benchmarks.step import FULL_WIDTH, Step, peak_gflops, random_batch, shares
 from lib.config import BEST, Config
 from lib.dataset import load_data
-from lib.device import deterministic, pick_device
 from lib.networks import summary
+from lib.runtime import deterministic, pick_device
 from lib.utils import PROJECT, progress, write_atomic, write_json
 
 LIMIT = 590  # seconds a piece may take

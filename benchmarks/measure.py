@@ -19,8 +19,8 @@ import numpy as np
 import scipy
 import torch
 
-from lib.device import pick_device, pick_precision
-from lib.logger import device_name
+from lib.runtime import pick_device, pick_precision
+from lib.runtime.device import device_name
 from lib.utils import PROJECT, write_atomic, write_json
 
 COMPARED = ("scikit-image", "monai", "medpy")

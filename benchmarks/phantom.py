@@ -11,8 +11,8 @@ from scipy import stats
 
 from lib.dataset import BrainData, load_data
 from lib.phantom import write_phantom
+from lib.runtime import run_command
 from lib.session import PHANTOM_FOLDER
-from lib.utils import run_command
 
 SIZE = 128
 SEQUENCES = ("pre-contrast", "FLAIR", "post-contrast")

@@ -25,7 +25,6 @@ from benchmarks.step import FULL_WIDTH, Step, random_batch
 from lib.augment import draw_affine, warp
 from lib.config import Config
 from lib.dataset import load_data, make_split
-from lib.device import pick_device, pick_precision
 from lib.evaluate import native_mask, predict_volumes
 from lib.frames import FLAIR, render
 from lib.kaggle import list_patients, read_patient
@@ -33,6 +32,7 @@ from lib.loss import DiceLoss
 from lib.metrics import hd95, surface_distances
 from lib.networks import build_model, summary
 from lib.phantom import make_patient, write_phantom
+from lib.runtime import pick_device, pick_precision
 from lib.session import PHANTOM_FOLDER
 from lib.train import Epoch, fit
 from lib.utils import PROJECT, cores

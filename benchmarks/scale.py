@@ -30,10 +30,10 @@ from lib.augment import warp
 from lib.cache import Cache
 from lib.config import Config
 from lib.dataset import BrainData, Sampler, SliceDataset, load_data
-from lib.device import peak_memory, pick_device
 from lib.kaggle import list_patients, read_patient
 from lib.phantom import write_phantom
 from lib.plot import styled
+from lib.runtime import peak_memory, pick_device
 from lib.session import PHANTOM_FOLDER
 from lib.train import Epoch, fit
 from lib.utils import PROJECT

@@ -15,11 +15,11 @@ from benchmarks.measure import Row, in_turns, seconds
 from lib.augment import change_intensity, stand_in, warp
 from lib.config import Config
 from lib.dataset import BrainData, Draw, Sampler, SliceDataset
-from lib.device import deterministic, memory_format, pick_device, pick_precision
-from lib.evaluate import Machine
 from lib.loss import build_objective
 from lib.networks import build_model, summary
 from lib.optim import MovingAverage, build_optimizer
+from lib.runtime import Machine, deterministic, pick_device, pick_precision
+from lib.runtime.device import memory_format
 
 FULL_WIDTH = {
     "unet": Config(),

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib.config import Config
-from lib.networks import build_model, summary, tensors_in
+from lib.networks import build_model, summary
 from lib.plot import BLUE, GREEN, SKY, VERMILION, styled
-from lib.unet_layers import Recomputing
+from lib.runtime import Recomputing
+from lib.runtime.cost import tensors_in
 
 _TITLES = {"unet": "U-Net", "unet_2plus": "U-Net++", "unet_3plus": "UNet 3+"}
 _KINDS = {"down": (VERMILION, "pooled"), "up": (GREEN, "enlarged"), "level": ("#999999", "as it is")}

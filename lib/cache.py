@@ -18,18 +18,9 @@ from threadpoolctl import threadpool_limits
 
 from lib import kaggle, transform
 from lib.kaggle import Patient
+from lib.runtime.own_code import source_fingerprint
 from lib.transform import Geometry, preprocess, preprocess_mask
-from lib.utils import (
-    PROJECT,
-    KitError,
-    build_folder,
-    cores,
-    fingerprint,
-    progress,
-    sha256,
-    source_fingerprint,
-    write_json,
-)
+from lib.utils import PROJECT, KitError, build_folder, cores, fingerprint, progress, sha256, write_json
 
 _VERSION = 1  # of the files below; changes of the preprocessing itself are seen from its source
 

@@ -9,10 +9,10 @@ import numpy as np
 from torch import nn
 
 from lib.dataset import BrainData
-from lib.device import deterministic
 from lib.evaluate import predict_volumes
 from lib.metrics import dsc, largest_component
-from lib.predict import prepare
+from lib.runtime import deterministic
+from lib.runtime.device import prepare
 
 BINS = 10
 THRESHOLDS = np.round(np.arange(0.05, 1, 0.05), 2)

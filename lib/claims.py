@@ -21,9 +21,10 @@ from lib.exam import Exam
 from lib.logger import SCHEMA, run_id
 from lib.metrics import Counts
 from lib.optim import learning_rate
+from lib.runtime import code_fingerprint
 from lib.solutions import without_solutions
 from lib.submission import Submission
-from lib.utils import PROJECT, code_fingerprint, sha256
+from lib.utils import PROJECT, sha256
 
 EXACT = 1e-6
 """How far numbers may be apart that are written with eight digits and must be equal."""

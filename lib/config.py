@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import operator
 import re
@@ -270,41 +269,3 @@ def choose_profile(real_data: bool, device_type: str, asked: str | None = None) 
         return Profile("full", "real patients and an accelerator")
     why = "no accelerator" if real_data else "phantom data"
     return Profile("quick", f"{why}; full is for real patients on an accelerator")
-
-
-# --- command line -------------------------------------------------------------------------------------------------
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` one option per field of ``Config``, e.g. ``--init-features``; both - and _ are accepted."""
-    group = parser.add_argument_group("hyper-parameters (fields of Config)")
-    for spec in dataclasses.fields(Config):
-        names = dict.fromkeys((f"--{spec.name.replace('_', '-')}", f"--{spec.name}"))
-        kind: dict[str, Any] = {"type": type(spec.default)}
-        if kind["type"] is bool:  # --guided alone means true
-            kind = {"type": _true_or_false, "nargs": "?", "const": True, "metavar": "true|false"}
-        group.add_argument(*names, dest=spec.name, default=argparse.SUPPRESS, **kind,
-                           help=f"{spec.metadata['help']}{_choices(spec)} (default: {spec.default})")
-
-
-def _choices(spec: dataclasses.Field) -> str:
-    """The field's choices, unless its help text tells them already."""
-    names = [name for name in spec.metadata["choices"] if name not in spec.metadata["help"]]
-    return f": {', '.join(spec.metadata['choices'])}" if names else ""
-
-
-def _true_or_false(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
-    return text.lower() == "true"
-
-
-def from_arguments(arguments: argparse.Namespace, base: Config = REFERENCE) -> Config:
-    """``base`` with the fields that were given on the command line."""
-    return dataclasses.replace(base, **changed_fields(arguments))
-
-
-def changed_fields(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Field -> value of those that were given on the command line."""
-    names = {spec.name for spec in dataclasses.fields(Config)}
-    return {name: value for name, value in vars(arguments).items() if name in names}

@@ -13,11 +13,13 @@ from torch import nn
 
 from lib.config import Config
 from lib.dataset import BrainData, folds
-from lib.evaluate import BATCH_SIZE, Machine, predict_volumes
+from lib.evaluate import BATCH_SIZE, predict_volumes
 from lib.logger import Run
 from lib.metrics import Summary, summarise
 from lib.plans import Plan
-from lib.predict import Prediction, check_patients, load_weights, prepare, segment
+from lib.predict import Prediction, check_patients, load_weights, segment
+from lib.runtime import Machine
+from lib.runtime.device import prepare
 from lib.sweep import outcome, train_tasks
 from lib.sweep_task import make_tasks
 from lib.utils import KitError

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,34 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.dataset import BrainData, SliceDataset
-from lib.device import Precision, keeps_freed_memory, memory_format
 from lib.metrics import counts, dsc, hd95, largest_component
+from lib.runtime import Machine
 
 THRESHOLD = 0.5
 BATCH_SIZE = 16  # of predictions; nothing but memory depends on it
 CASE_COLUMNS = ("patient", "slices", "dsc", "dsc_native", "tp", "fp", "fn", "iou", "precision", "recall", "hd95")
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where and in which number format a network computes."""
-
-    device: torch.device
-    precision: Precision
-
-    def to_device(self, batch: Tensor) -> Tensor:
-        """``(N, C, H, W)`` in the layout that this device convolves fastest."""
-        # not on MPS, which may read a batch after its memory was given to another (pytorch/pytorch#189690)
-        non_blocking = self.device.type == "cuda"
-        return batch.to(self.device, memory_format=memory_format(self.device), non_blocking=non_blocking)
-
-    def at_once(self, batch: Tensor) -> tuple[Tensor, ...]:
-        """``(N, C, H, W)`` in the parts that a network segments fastest: the whole, but on a CPU where new memory is
-        slow. There 8 slices of 128x128 or 2 of 256x256 pixels, whose features are small enough to be given out again.
-        """
-        if self.device.type == "cpu" and not keeps_freed_memory():
-            return batch.split(max(1, 2**17 // batch[0, 0].numel()))
-        return (batch,)
 
 
 def forward_batches(model: nn.Module, slices: SliceDataset, machine: Machine, batch_size: int,

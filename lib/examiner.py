@@ -14,8 +14,8 @@ import torch
 
 from lib.archive import unpack
 from lib.claims import Finding
-from lib.device import free_memory, pick_device
 from lib.exam import Exam, prepare_exam
+from lib.runtime import free_memory, pick_device
 from lib.submission import READ, read_submission
 from lib.utils import KitError
 from lib.verify import Result, verify

@@ -21,7 +21,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from lib.logger import TRAIN_CSV, finished_runs, outside_folds
-from lib.utils import PROJECT, RESUMES, CommandParser, KitError, run_command, short_path, write_atomic, write_json
+from lib.runtime import CommandParser, run_command
+from lib.runtime.cli import RESUMES
+from lib.utils import PROJECT, KitError, short_path, write_atomic, write_json
 
 TIMES = "notebooks.json"
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"  # type of a cell's output that is a widget

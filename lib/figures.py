@@ -15,8 +15,8 @@ from lib.dataset import load_data
 from lib.metrics import Counts, counts
 from lib.phantom import write_phantom
 from lib.plot import BLUE, GREEN, VERMILION, patient_slices, styled
+from lib.runtime import CommandParser, run_command
 from lib.session import PHANTOM_FOLDER
-from lib.utils import CommandParser, run_command
 
 PUBLISHED_NETWORKS = (Config(), Config(model="unet_2plus"), Config(model="unet_3plus", init_features=64))
 """The three networks in the widths of their papers' tables."""

@@ -17,15 +17,15 @@ from typing import Any
 
 from lib.archive import MAX_BYTES, plain_files
 from lib.cohort import Standing, assess
-from lib.device import pick_device
 from lib.examiner import failed, prepare
 from lib.feedback import page_name, write_leaderboard, write_page
 from lib.gradebook import GRADEBOOK, Book, flags, read_book, total, write_book
 from lib.kaggle import find_root, list_patients, stat_key
 from lib.pack import pack
 from lib.rubric import DEFAULT, Rubric, load_rubric
+from lib.runtime import CommandParser, pick_device, run_command
 from lib.submission import STUDENT
-from lib.utils import PROJECT, CommandParser, KitError, fingerprint, progress, run_command, say, sha256, write_json
+from lib.utils import PROJECT, KitError, fingerprint, progress, say, sha256, write_json
 from lib.verify import Result
 from lib.worker import Worker, WorkerDied
 

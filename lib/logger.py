@@ -251,13 +251,6 @@ def description(config: Config, data: BrainData, split: Split, code: str) -> dic
     }
 
 
-def device_name(device: torch.device) -> str:
-    """The device in words: the name of the GPU, or the kind of CPU."""
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)} (CUDA {torch.version.cuda})"
-    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
-
-
 def checkpoint_hashes(path: Path) -> dict[str, str]:
     """SHA-256 of the weights and tables of a finished run."""
     return {name: sha256(path / name) for name in ("best.pt", "history.csv", "cases.csv")}
@@ -356,5 +349,3 @@ def find_run(out: str | Path, data: BrainData | None = None, run_id: str | None 
         wanted = (f" {run_id}" if run_id else "") + (f" on {data.name}" if data else "")
         raise KitError(f"{Path(out) / 'runs'}: no finished run{wanted}; train one first")
     return max(outside_folds(runs), key=lambda run: run.dsc.mean)
-
-

@@ -20,8 +20,9 @@ from torch.nn import functional as F
 
 from lib.config import Config
 from lib.ms_ssim import MultiScaleSSIM
+from lib.runtime import load_class
 from lib.unet_layers import EMPTY_LOGIT, Guided
-from lib.utils import KitError, load_class
+from lib.utils import KitError
 
 
 class MaskLoss(nn.Module):

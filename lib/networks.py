@@ -7,23 +7,19 @@ format but no content.
 from __future__ import annotations
 
 import inspect
-import weakref
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 from lib.config import REFERENCE, Config
-from lib.device import pick_device, pick_precision
+from lib.runtime import load_class, pick_device, pick_precision
+from lib.runtime.cost import Trace, count_parameters, forward_flops, step_on_shapes, without_content
 from lib.unet import UNet
 from lib.unet_2plus import UNet2Plus
 from lib.unet_3plus import UNet3Plus
-from lib.utils import KitError, load_class
+from lib.utils import KitError
 
 NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "unet_2plus": UNet2Plus, "unet_3plus": UNet3Plus}
 CHOICES = ("activation", "normalisation", "initialiser", "checkpointing", "deep_supervision", "guided")
@@ -74,11 +70,6 @@ def _constructor(network: type[nn.Module]) -> tuple[set[str], set[str]]:
     return accepted, {name for name, parameter in inspect.signature(network).parameters.items()
                       if parameter.default is parameter.empty
                       and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)}
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 # --- what it costs ------------------------------------------------------------------------------------------------
@@ -179,93 +170,13 @@ def _architecture(config: Config) -> Config:
 @lru_cache
 def _forward_flops(config: Config, image_size: int) -> int:
     """Operations in the convolutions of one slice's forward pass."""
-    counter = FlopCounterMode(display=False)
-    with torch.device("meta"), torch.no_grad(), counter:
-        build_model(config).eval()(torch.zeros(1, config.in_channels, image_size, image_size))
-    # matrix products are left out: in the kit's networks they only enlarge images
-    return sum(number for operation, number in counter.get_flop_counts()["Global"].items()
-               if operation is torch.ops.aten.convolution)
+    with torch.device("meta"):
+        return forward_flops(build_model(config), config.in_channels, image_size)
 
 
 @lru_cache
-def _step_on_shapes(config: Config, batch_size: int, image_size: int, precision: str) -> tuple[int, _Trace]:
-    """Number of parameters, and a training step followed on tensors without content.
-
-    Unlike those of the meta device they obey autocast. Torch's random state stays as it is.
-    """
-    with torch.random.fork_rng(devices=[]), FakeTensorMode():
-        model = build_model(config).train()
-        images = torch.zeros(batch_size, config.in_channels, image_size, image_size)
-        images = images.to(memory_format=torch.channels_last)
-        return count_parameters(model), _trace_step(model, images, precision)
-
-
-def _trace_step(model: nn.Module, images: Tensor, precision: str) -> _Trace:
-    """Forward and backward of one batch, followed."""
-    trace = _Trace([*model.parameters(), *model.buffers()])
-    with trace:
-        # one number format of 16 bits takes as much as another
-        with (torch.autograd.graph.saved_tensors_hooks(trace.keep, lambda tensor: tensor),
-              torch.autocast("cpu", torch.bfloat16, enabled=precision != "fp32")):
-            outputs = model(images)
-        torch.stack([output.float().sum() for output in tensors_in(outputs)]).sum().backward()
-    return trace
-
-
-class _Trace(TorchDispatchMode):
-    """Follows which storages are alive while tensors are computed, and which of them are kept for backward.
-
-    Attributes:
-        peak_bytes: most that was alive at once. What existed before the trace is counted nowhere.
-    """
-
-    def __init__(self, existing: list[Tensor]) -> None:
-        super().__init__()
-        self._keys = {id(tensor.untyped_storage()): 0 for tensor in existing}  # storages alive; 0: there before
-        self._made: list[tuple[int, tuple[int, ...]]] = [(0, ())]  # by key: bytes and shape of all there ever were
-        self._kept: set[int] = set()
-        self._alive_bytes = self.peak_bytes = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in tensors_in(out):
-            self._meet(tensor)
-        return out
-
-    def _meet(self, tensor: Tensor) -> int:
-        """Key of the tensor's storage, which is noted if it is new and forgotten when it dies."""
-        storage = tensor.untyped_storage()
-        address, size = id(storage), storage.nbytes()
-        if address not in self._keys:
-            self._keys[address] = len(self._made)
-            self._made.append((size, tuple(tensor.shape)))
-            self._alive_bytes += size
-            self.peak_bytes = max(self.peak_bytes, self._alive_bytes)
-            weakref.finalize(storage, self._forget, address, size)
-        return self._keys[address]
-
-    def _forget(self, address: int, size: int) -> None:
-        del self._keys[address]
-        self._alive_bytes -= size
-
-    def keep(self, tensor: Tensor) -> Tensor:
-        """Called by autograd with every tensor that it saves."""
-        self._kept.add(self._meet(tensor))
-        return tensor
-
-    @property
-    def saved_bytes(self) -> int:
-        """What was kept, each storage counted once."""
-        return sum(self._made[key][0] for key in self._kept)
-
-    @property
-    def largest(self) -> tuple[int, tuple[int, ...]]:
-        """The largest that was not kept."""
-        return max(made for key, made in enumerate(self._made) if key not in self._kept)
-
-
-def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors of a network's output, or of an operation's: one, or several in lists and tuples."""
-    if isinstance(value, Tensor):
-        return [value]
-    return [tensor for part in value for tensor in tensors_in(part)] if isinstance(value, (list, tuple)) else []
+def _step_on_shapes(config: Config, batch_size: int, image_size: int, precision: str) -> tuple[int, Trace]:
+    """Number of parameters, and a training step followed on tensors without content."""
+    with without_content():
+        model = build_model(config)
+        return count_parameters(model), step_on_shapes(model, config.in_channels, batch_size, image_size, precision)

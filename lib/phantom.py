@@ -18,7 +18,8 @@ from PIL import Image
 from scipy import ndimage
 
 from lib.anatomy import FLAIR, POST, PRE, SUBSLICES, draw_head, smooth_noise
-from lib.utils import CommandParser, KitError, build_folder, cores, progress, run_command, write_json
+from lib.runtime import CommandParser, run_command
+from lib.utils import KitError, build_folder, cores, progress, write_json
 
 VERSION = 1  # raise it whenever the same seed gives other pixels
 PATIENTS, SEED, SIZE = 30, 0, 128

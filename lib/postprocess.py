@@ -16,13 +16,14 @@ from torch import nn
 
 from lib.crossval import CrossValidation
 from lib.dataset import BrainData, load_data
-from lib.device import deterministic
-from lib.evaluate import THRESHOLD, Machine, predict_volumes
+from lib.evaluate import THRESHOLD, predict_volumes
 from lib.logger import to_csv
 from lib.measured import FOLDER, cross_validated
 from lib.metrics import dsc, largest_component
-from lib.predict import load_weights, prepare
-from lib.utils import CommandParser, progress, run_command, write_atomic
+from lib.predict import load_weights
+from lib.runtime import CommandParser, Machine, deterministic, run_command
+from lib.runtime.device import prepare
+from lib.utils import progress, write_atomic
 
 THRESHOLDS = tuple(np.round(np.arange(0.1, 1, 0.1), 1))
 

@@ -19,14 +19,15 @@ from torch import nn
 
 from lib.config import MODELS, REFERENCE, Config
 from lib.dataset import BrainData, load_data
-from lib.device import deterministic, memory_format, pick_device, pick_precision
-from lib.evaluate import BATCH_SIZE, Machine, case_row, native_mask, predict_volumes
+from lib.evaluate import BATCH_SIZE, case_row, native_mask, predict_volumes
 from lib.kaggle import write_masks
 from lib.logger import finished_runs, outside_folds, to_csv
 from lib.metrics import summarise
 from lib.networks import build_model
+from lib.runtime import CommandParser, deterministic, run_command
+from lib.runtime.device import prepare
 from lib.unet import from_published
-from lib.utils import PROJECT, CommandParser, KitError, progress, run_command, short_path, write_atomic
+from lib.utils import PROJECT, KitError, progress, short_path, write_atomic
 
 PRETRAINED = PROJECT / "result" / "pretrained"
 KIT_WEIGHTS = PRETRAINED / "best.pt"  # the recipe that did better in cross-validation
@@ -209,14 +210,6 @@ def check_patients(data: BrainData, config: Config, patients: tuple[str, ...] | 
         raise KitError(f"{data.root}: no patient {unknown[0]} there; the first of {len(data.patients)} is "
                        f"{next(iter(data.patients))}")
     return names
-
-
-def prepare(models: list[nn.Module], device: str, precision: str) -> Machine:
-    """The machine of that name, with the networks on it."""
-    chosen = pick_device(device)
-    for model in models:
-        model.to(chosen, memory_format=memory_format(chosen))
-    return Machine(chosen, pick_precision(chosen, precision))
 
 
 def segment(volumes: Iterator[tuple[str, np.ndarray]], data: BrainData, config: Config, names: tuple[str, ...],

@@ -17,7 +17,8 @@ from lib.measured import FOLDER, cross_validated, measured
 from lib.predict import KIT_WEIGHTS, PRETRAINED, read_checkpoint
 from lib.reference import WEIGHTS
 from lib.results import choice, cross_validation_table, markdown
-from lib.utils import CommandParser, KitError, run_command, sha256, write_atomic
+from lib.runtime import CommandParser, run_command
+from lib.utils import KitError, sha256, write_atomic
 
 CARD, SUMS = "README.md", "SHA256SUMS"
 _TEMPLATE = Path(__file__).with_name("model_card.md")

@@ -30,9 +30,10 @@ from lib.dataset import BrainData, load_data
 from lib.kaggle import find_root
 from lib.logger import Run
 from lib.predict import Prediction, predict
+from lib.runtime import CommandParser, run_command
 from lib.session import KAGGLE_FOLDERS, PHANTOM_FOLDER
 from lib.stats import p_in_cell, resolution
-from lib.utils import CommandParser, KitError, run_command, short_path, write_atomic
+from lib.utils import KitError, short_path, write_atomic
 
 HTML, MARKDOWN, ANALYSIS, FIGURES = "report.html", "report.md", "analysis.md", "report"
 _MOST_CURVES = 12  # more lines in one picture cannot be told apart

@@ -21,7 +21,8 @@ from lib.metrics import Summary
 from lib.plot import dsc_strips, forest, sweep_curves
 from lib.postprocess import POSTPROCESSING, PUBLISHED, nested_choice
 from lib.reference import CROSS_VALIDATION, PARTS, SCALES, WEIGHTS
-from lib.utils import PROJECT, CommandParser, KitError, run_command, write_atomic
+from lib.runtime import CommandParser, run_command
+from lib.utils import PROJECT, KitError, write_atomic
 
 _MARK = "<!-- {} -->"  # filled in here, so that README alone holds the marks
 BEGIN, END = _MARK.format("made by: make reference-figures"), _MARK.format("end of what it makes")

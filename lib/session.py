@@ -15,9 +15,9 @@ import torch
 
 from lib.config import Config, Profile, choose_profile
 from lib.dataset import BrainData, load_data
-from lib.device import pick_device, pick_precision
 from lib.kaggle import find_root
 from lib.phantom import write_phantom
+from lib.runtime import pick_device, pick_precision
 from lib.utils import PROJECT, KitError, short_path
 
 KAGGLE_FOLDERS = (PROJECT / "data" / "kaggle_3m", PROJECT / "data" / "archive.zip",

@@ -11,8 +11,9 @@ from pathlib import Path
 import nbformat
 
 from lib.archive import write_zip
+from lib.runtime import CommandParser, run_command
 from lib.solutions import without_solutions
-from lib.utils import PROJECT, CommandParser, KitError, build_folder, run_command, short_path
+from lib.utils import PROJECT, KitError, build_folder, short_path
 
 PARTS = ("*.ipynb", "lib/*", "img/*", "data/README.md", "docs/*.md", "README*.md", "LICENSE", "Makefile",
          "requirements.txt", "constraints.txt", "pyproject.toml", ".gitignore")

@@ -15,16 +15,18 @@ from pathlib import Path
 from types import MappingProxyType
 
 from lib import stats
-from lib.config import REFERENCE, Config, add_arguments, changed_fields
+from lib.config import REFERENCE, Config
 from lib.dataset import BrainData, folds, load_data
 from lib.logger import Run, write_result_csvs
 from lib.plans import PLANS, Overrides, Plan, find_plan
 from lib.reference import PARTS, SCALES, Part, base_of
+from lib.runtime import CommandParser, run_command
+from lib.runtime.cli import RESUMES, add_arguments, changed_fields
 from lib.sweep_cost import Cost, sweep_cost
 from lib.sweep_ray import run_on_ray
 from lib.sweep_table import Row, SweepTable
 from lib.sweep_task import Task, make_tasks, train_task
-from lib.utils import RESUMES, CommandParser, KitError, in_notebook, progress, run_command, say
+from lib.utils import KitError, in_notebook, progress, say
 
 EXECUTORS = ("local", "ray")
 

@@ -10,9 +10,10 @@ import torch
 
 from lib.config import MODELS, Config
 from lib.dataset import BrainData
-from lib.device import memory_format, pick_device, pick_precision
-from lib.evaluate import Machine
-from lib.networks import Summary, build_model, summary, tensors_in
+from lib.networks import Summary, build_model, summary
+from lib.runtime import Machine, pick_device, pick_precision
+from lib.runtime.cost import tensors_in
+from lib.runtime.device import memory_format
 from lib.sweep_table import duration
 
 

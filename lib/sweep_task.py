@@ -14,8 +14,9 @@ from lib.config import Config
 from lib.dataset import BrainData, load_data, make_split
 from lib.logger import Place, RunFolder, description, run_id
 from lib.plans import Plan, Trial
+from lib.runtime import code_fingerprint
 from lib.train import Epoch, fit
-from lib.utils import EditedError, KitError, code_fingerprint, fingerprint
+from lib.utils import EditedError, KitError, fingerprint
 
 LOG = "log.txt"  # what a run of a sweep says, in its folder
 

@@ -19,31 +19,29 @@ from torch import Tensor, nn
 
 from lib import augment, dataset, evaluate, metrics, optim, transform, unet_init_weights
 from lib.augment import change_intensity, stand_in, warp
-from lib.config import MODELS, Config, add_arguments, from_arguments
+from lib.config import MODELS, Config
 from lib.dataset import BrainData, Sampler, SliceDataset, Split, load_data, make_split
-from lib.device import (
+from lib.evaluate import case_row, native_mask, predict_volumes, validate
+from lib.logger import Run, RunFolder, checkpoint_hashes, description, run_id, write_result_csvs
+from lib.loss import build_objective, widen
+from lib.networks import build_model, largest_batch, summary
+from lib.optim import MovingAverage, build_optimizer, learning_rate
+from lib.runtime import (
+    CommandParser,
+    Machine,
+    code_fingerprint,
     deterministic,
     free_memory,
-    memory_format,
     peak_memory,
     pick_device,
     pick_precision,
+    run_command,
     seed_everything,
 )
-from lib.evaluate import Machine, case_row, native_mask, predict_volumes, validate
-from lib.logger import (
-    Run,
-    RunFolder,
-    checkpoint_hashes,
-    description,
-    device_name,
-    run_id,
-    write_result_csvs,
-)
-from lib.loss import build_objective, widen
-from lib.networks import build_model, count_parameters, largest_batch, summary
-from lib.optim import MovingAverage, build_optimizer, learning_rate
-from lib.utils import RESUMES, CommandParser, KitError, code_fingerprint, progress, run_command, say
+from lib.runtime.cli import RESUMES, add_arguments, from_arguments
+from lib.runtime.cost import count_parameters
+from lib.runtime.device import device_name, memory_format
+from lib.utils import KitError, progress, say
 
 SOURCES = (transform, augment, dataset, unet_init_weights, optim, evaluate, metrics, sys.modules[__name__])
 """The modules that every run uses: an edit of their code makes another run."""

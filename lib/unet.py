@@ -11,8 +11,9 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from lib.runtime import set_recompute
 from lib.unet_init_weights import initialise
-from lib.unet_layers import DoubleConv, UpConv, require_divisible, set_recompute
+from lib.unet_layers import DoubleConv, UpConv, require_divisible
 
 
 class UNet(nn.Module):

@@ -10,8 +10,9 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from lib.runtime import set_recompute
 from lib.unet_init_weights import initialise
-from lib.unet_layers import DoubleConv, UpConv, Upsample, concat, require_divisible, set_recompute
+from lib.unet_layers import DoubleConv, UpConv, Upsample, concat, require_divisible
 from lib.utils import KitError
 
 UPSAMPLINGS = ("bilinear", "transposed")

@@ -9,17 +9,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lib.runtime import Recomputing, set_recompute
 from lib.unet_init_weights import initialise
 from lib.unet_layers import (
     EMPTY_LOGIT,
     DoubleConv,
     Guided,
-    Recomputing,
     Upsample,
     make_activation,
     make_normalisation,
     require_divisible,
-    set_recompute,
 )
 
 SCALES = 5

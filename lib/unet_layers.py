@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from lib.runtime import Recomputing
 from lib.utils import KitError
 
 EMPTY_LOGIT = -30.0
@@ -67,43 +66,6 @@ def make_normalisation(name: str, channels: int) -> nn.Module:
 def concat(*features: Tensor) -> Tensor:
     """Join feature maps along the channels."""
     return features[0] if len(features) == 1 else torch.cat(features, dim=1)
-
-
-class Recomputing(nn.Module):
-    """A block whose forward pass consists of steps that backward can compute again instead of keeping their insides.
-
-    Activation checkpointing, Chen et al. 2016 (arXiv:1604.06174). A step ends with its convolution where it has one:
-    the recomputation stops as soon as it has met all that backward needs, the input of the convolution, so that only
-    cheap operations (resizing, joining, normalising, activating) run twice.
-    """
-
-    recompute = False
-
-    def step(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """``function(*inputs)``. With ``recompute`` only the inputs are kept for backward, which calls it again."""
-        if not (self.recompute and torch.is_grad_enabled()):
-            return function(*inputs)
-        return checkpoint(function, *inputs, use_reentrant=False,
-                          context_fn=lambda: (nullcontext(), self._spare_buffers()))
-
-    @contextmanager
-    def _spare_buffers(self) -> Iterator[None]:
-        """Running statistics meanwhile go to copies: they were updated when the step was computed first."""
-        owners = [(module, dict(module._buffers)) for module in self.modules() if module._buffers]
-        try:
-            for module, buffers in owners:
-                module._buffers.update({name: buffer.clone() for name, buffer in buffers.items() if buffer is not None})
-            yield
-        finally:
-            for module, buffers in owners:
-                module._buffers.update(buffers)
-
-
-def set_recompute(network: nn.Module, recompute: bool) -> None:
-    """Switch activation checkpointing on or off in all blocks of a network."""
-    for module in network.modules():
-        if isinstance(module, Recomputing):
-            module.recompute = recompute
 
 
 class DoubleConv(Recomputing):

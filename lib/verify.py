@@ -26,12 +26,13 @@ from lib.claims import (
 )
 from lib.config import MODELS, Config
 from lib.dataset import BrainData
-from lib.device import Precision, deterministic, memory_format, pick_precision
-from lib.evaluate import Machine, case_row, native_mask, predict_volumes
+from lib.evaluate import case_row, native_mask, predict_volumes
 from lib.exam import Exam
 from lib.metrics import counts, largest_component, summarise
 from lib.networks import build_model
 from lib.predict import load_weights, read_checkpoint
+from lib.runtime import Machine, Precision, deterministic, pick_precision
+from lib.runtime.device import memory_format
 from lib.submission import Submission
 from lib.utils import KitError, sha256
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from lib.device import resource
+from lib.runtime.device import resource
 from lib.utils import KitError
 
 

@@ -122,5 +122,3 @@ def test_gpu_benchmark_resumes(tmp_path, monkeypatch):
     gpu.main()
     assert files[0].is_file() and files[1].stat().st_mtime_ns == kept
     assert (tmp_path / "gpu.md").read_text().count("unet 2") == 2
-
-

@@ -9,13 +9,15 @@ import torch
 from torch import nn
 
 from lib import config as config_names
-from lib.config import Config, add_arguments, from_arguments
+from lib.config import Config
 from lib.loss import DiceLoss
 from lib.networks import NETWORKS, build_model, largest_batch, summary
+from lib.runtime import CommandParser
+from lib.runtime.cli import add_arguments, from_arguments
 from lib.unet import UNet, from_published
 from lib.unet_init_weights import INITIALISERS, initialise
 from lib.unet_layers import ACTIVATIONS, NORMALISATIONS, Guided, make_normalisation
-from lib.utils import CommandParser, KitError
+from lib.utils import KitError
 
 
 class Bare(nn.Module):

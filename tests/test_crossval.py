@@ -11,10 +11,10 @@ from lib.attempts import experiments, read_attempts
 from lib.config import LADDER, REFERENCE
 from lib.crossval import cross_validate, ensemble
 from lib.dataset import load_data
-from lib.device import pick_precision
-from lib.evaluate import Machine, predict_volumes
+from lib.evaluate import predict_volumes
 from lib.plans import Plan
 from lib.predict import load_weights, predict
+from lib.runtime import Machine, pick_precision
 from lib.stats import compare, ladder
 from lib.utils import KitError
 from tests.conftest import NAMES

@@ -9,7 +9,8 @@ from torch import nn
 from lib import config as config_names
 from lib.config import Config
 from lib.loss import LOSSES, build_loss
-from lib.networks import NETWORKS, build_model, count_parameters
+from lib.networks import NETWORKS, build_model
+from lib.runtime.cost import count_parameters
 from lib.unet import UNet, from_published
 from lib.unet_layers import ACTIVATIONS, make_activation
 from lib.utils import KitError

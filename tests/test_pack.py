@@ -17,7 +17,7 @@ from lib.pack import pack
 from lib.predict import default_weights
 from lib.submission import READ, read_submission
 from lib.utils import KitError
-from tests.test_config import command
+from tests.runtime.test_cli import command
 
 
 @pytest.fixture

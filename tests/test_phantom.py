@@ -12,7 +12,8 @@ from PIL import Image
 from lib import phantom
 from lib.anatomy import FLAIR, POST, PRE
 from lib.phantom import RECORD, main, make_patient, missing_sequences, write_phantom
-from lib.utils import KitError, run_command
+from lib.runtime import run_command
+from lib.utils import KitError
 
 SMALL = 48  # pixels; anatomy is in millimetres, so a coarse grid shows the same head
 COHORT = 10

@@ -15,18 +15,18 @@ import tifffile
 import torch
 from torch import nn
 
-from lib import evaluate, kaggle, predict
+from lib import kaggle, predict
 from lib.config import Config
 from lib.dataset import load_data
-from lib.device import pick_precision
-from lib.evaluate import Machine, mean_logits, predict_volumes
+from lib.evaluate import mean_logits, predict_volumes
 from lib.metrics import dsc, hd95, iou, largest_component
 from lib.networks import build_model
 from lib.predict import load_weights
+from lib.runtime import Machine, pick_precision
 from lib.unet import UNet
 from lib.utils import KitError
 from tests.conftest import NAMES, brain, write_patient
-from tests.test_config import command
+from tests.runtime.test_cli import command
 from tests.test_networks import Published
 
 ROOT = Path(__file__).parent.parent
@@ -307,7 +307,7 @@ def test_batch_size_does_not_matter(tiny_kaggle, weights):
 def test_where_new_memory_is_slow_slices_are_computed_in_parts(tiny_kaggle, weights, monkeypatch):
     machine = Machine(torch.device("cpu"), pick_precision(torch.device("cpu"), "fp32"))
     whole = predict.predict(weights, tiny_kaggle, device="cpu", precision="fp32")
-    monkeypatch.setattr(evaluate, "keeps_freed_memory", lambda: False)
+    monkeypatch.setattr("lib.runtime.device.keeps_freed_memory", lambda: False)
     assert [len(part) for part in machine.at_once(torch.empty(20, 3, 128, 128))] == [8, 8, 4]
     assert [len(part) for part in machine.at_once(torch.empty(3, 3, 512, 512))] == [1, 1, 1]
     monkeypatch.setattr(Machine, "at_once", lambda self, batch: batch.split(2))

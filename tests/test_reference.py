@@ -24,7 +24,7 @@ from lib.sweep_table import duration
 from lib.train import fit
 from lib.utils import KitError
 from tests.conftest import NAMES, brain, write_patient
-from tests.test_config import command
+from tests.runtime.test_cli import command
 from tests.test_train import TINY
 
 ROOT = Path(__file__).parent.parent

@@ -22,9 +22,10 @@ from lib.config import Config
 from lib.dataset import load_data
 from lib.logger import Place, to_csv
 from lib.report import Picture, write_report
+from lib.runtime import run_command
 from lib.stats import compare
 from lib.train import fit
-from lib.utils import KitError, run_command
+from lib.utils import KitError
 
 PATIENTS = [f"P{i:02}" for i in range(8)]
 EVIL = '<script>alert("x")</script>'

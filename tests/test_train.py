@@ -20,9 +20,10 @@ from lib.config import Config
 from lib.dataset import load_data, make_split
 from lib.logger import Run, RunFolder, find_run, finished_runs, run_id, write_result_csvs
 from lib.predict import load_weights, predict
+from lib.runtime import code_fingerprint
 from lib.stats import compare
 from lib.train import fit
-from lib.utils import KitError, code_fingerprint, write_atomic
+from lib.utils import KitError, write_atomic
 from tests.conftest import NAMES
 
 ROOT = Path(__file__).parent.parent
@@ -271,7 +272,7 @@ def test_a_changed_default_is_another_run(data, tmp_path, monkeypatch):
 ])
 def test_code_that_is_used_counts_and_other_code_does_not(monkeypatch, switches, used, unused):
     sources = {}
-    monkeypatch.setattr("lib.utils.source_fingerprint", lambda *things: sources.setdefault("used", things))
+    monkeypatch.setattr("lib.runtime.own_code.source_fingerprint", lambda *things: sources.setdefault("used", things))
     code_fingerprint(*train.build(dataclasses.replace(TINY, **switches)), train.SOURCES)
     names = {thing.__name__ for thing in sources["used"]}
     always = {"lib.unet_layers", "lib.unet_init_weights", "DiceLoss", "TverskyLoss", "lib.optim", "lib.train"}

@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from lib.config import Config
-from lib.networks import build_model, count_parameters
+from lib.networks import build_model
+from lib.runtime.cost import count_parameters
 from lib.unet_3plus import Presence, UNet3Plus
 from lib.unet_layers import EMPTY_LOGIT, Guided
 

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lib.runtime import set_recompute
 from lib.unet import UNet
 from lib.unet_2plus import UNet2Plus
 from lib.unet_3plus import Branch, UNet3Plus
-from lib.unet_layers import DoubleConv, UpConv, Upsample, set_recompute
+from lib.unet_layers import DoubleConv, UpConv, Upsample
 
 CASES = [
     (UNet, {}), (UNet2Plus, {}), (UNet2Plus, {"deep_supervision": True}),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from lib.utils import KitError
 
@@ -175,3 +176,40 @@ class deterministic:
 def seed_everything(*key: int) -> None:
     """Seed torch (all devices) with a number derived from ``key``, e.g. (seed, epoch)."""
     torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and in which number format a network computes."""
+
+    device: torch.device
+    precision: Precision
+
+    def to_device(self, batch: Tensor) -> Tensor:
+        """``(N, C, H, W)`` in the layout that this device convolves fastest."""
+        # not on MPS, which may read a batch after its memory was given to another (pytorch/pytorch#189690)
+        non_blocking = self.device.type == "cuda"
+        return batch.to(self.device, memory_format=memory_format(self.device), non_blocking=non_blocking)
+
+    def at_once(self, batch: Tensor) -> tuple[Tensor, ...]:
+        """``(N, C, H, W)`` in the parts that a network segments fastest: the whole, but on a CPU where new memory is
+        slow. There 8 slices of 128x128 or 2 of 256x256 pixels, whose features are small enough to be given out again.
+        """
+        if self.device.type == "cpu" and not keeps_freed_memory():
+            return batch.split(max(1, 2**17 // batch[0, 0].numel()))
+        return (batch,)
+
+
+def prepare(models: list[nn.Module], device: str, precision: str) -> Machine:
+    """The machine of that name, with the networks on it."""
+    chosen = pick_device(device)
+    for model in models:
+        model.to(chosen, memory_format=memory_format(chosen))
+    return Machine(chosen, pick_precision(chosen, precision))
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words: the name of the GPU, or the kind of CPU."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} (CUDA {torch.version.cuda})"
+    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"

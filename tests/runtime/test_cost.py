@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lib.config import Config
-from lib.networks import _forward_flops, _trace_step, build_model, largest_batch, summary
+from lib.networks import _forward_flops, build_model, largest_batch, summary
+from lib.runtime.cost import trace_step
 from lib.utils import KitError
 
 GIB = 2**30
@@ -45,7 +46,7 @@ def test_memory_is_that_of_a_real_step(config, checkpointing, precision):
     found = summary(config, 3, 32, precision)
     model = build_model(config).train()
     images = torch.randn(3, 3, 32, 32).to(memory_format=torch.channels_last)
-    real = _trace_step(model, images, precision)
+    real = trace_step(model, images, precision)
     assert found.saved_bytes == pytest.approx(real.saved_bytes, rel=0.01)
     assert (found.largest_bytes, found.largest_shape) == real.largest
     assert found.peak_bytes == pytest.approx(real.peak_bytes + 12 * found.parameters, rel=0.02)

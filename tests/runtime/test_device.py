@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib.device import Precision, deterministic, pick_device, pick_precision, seed_everything
+from lib.runtime import Precision, deterministic, pick_device, pick_precision, seed_everything
 from lib.utils import PROJECT, KitError
 
 
@@ -63,7 +63,7 @@ def test_features_on_a_cpu_take_the_memory_of_those_before_them():
     code = """
 import resource, torch
 from lib.unet import UNet
-from lib.device import pick_device
+from lib.runtime import pick_device
 
 network, images = UNet(init_features=4).eval(), torch.zeros(32, 3, 256, 256)
 

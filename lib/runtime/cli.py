@@ -1,0 +1,80 @@
+"""What the command lines share: their manners, and an option for each field of ``Config``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from lib.config import REFERENCE, Config
+from lib.utils import KitError
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argument parser that answers a wrong option with one line instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit 2 with the message."""
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+RESUMES = "the same command goes on from the last finished epoch"
+
+
+def run_command(main: Callable[[], None], interrupted: str = "nothing is kept of what was not finished") -> None:
+    """Run a command line's ``main``: exit 2 with one line on bad input, or where a file cannot be read or written; 130
+    when the user interrupts.
+
+    Args:
+        interrupted: what the user has to know then.
+    """
+    try:
+        main()
+    except KitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:  # no trouble with a file
+            raise
+        print(f"error: {error.filename}: {error.strerror}; make room for it, or name another place", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted: {interrupted}", file=sys.stderr)
+        sys.exit(130)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` one option per field of ``Config``, e.g. ``--init-features``; both - and _ are accepted."""
+    group = parser.add_argument_group("hyper-parameters (fields of Config)")
+    for spec in dataclasses.fields(Config):
+        names = dict.fromkeys((f"--{spec.name.replace('_', '-')}", f"--{spec.name}"))
+        kind: dict[str, Any] = {"type": type(spec.default)}
+        if kind["type"] is bool:  # --guided alone means true
+            kind = {"type": _true_or_false, "nargs": "?", "const": True, "metavar": "true|false"}
+        group.add_argument(*names, dest=spec.name, default=argparse.SUPPRESS, **kind,
+                           help=f"{spec.metadata['help']}{_choices(spec)} (default: {spec.default})")
+
+
+def _choices(spec: dataclasses.Field) -> str:
+    """The field's choices, unless its help text tells them already."""
+    names = [name for name in spec.metadata["choices"] if name not in spec.metadata["help"]]
+    return f": {', '.join(spec.metadata['choices'])}" if names else ""
+
+
+def _true_or_false(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    return text.lower() == "true"
+
+
+def from_arguments(arguments: argparse.Namespace, base: Config = REFERENCE) -> Config:
+    """``base`` with the fields that were given on the command line."""
+    return dataclasses.replace(base, **changed_fields(arguments))
+
+
+def changed_fields(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Field -> value of those that were given on the command line."""
+    names = {spec.name for spec in dataclasses.fields(Config)}
+    return {name: value for name, value in vars(arguments).items() if name in names}

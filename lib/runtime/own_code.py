@@ -1,0 +1,158 @@
+"""Classes that students write, and the fingerprint of the code that a run is made of."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import io
+import tokenize
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from lib.utils import EditedError, KitError, fingerprint
+
+
+def load_class(spec: str) -> type[nn.Module]:
+    """The class that ``"module:Class"`` names: a network or loss of one's own. Importing it runs that module's code.
+
+    Raises:
+        KitError: no such module or class, or not a ``torch.nn.Module``.
+    """
+    module, _, name = spec.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise KitError(f"{spec}: cannot be loaded ({error}); expected module:Class, importable from here") from None
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise KitError(f"{spec}: is not a class derived from torch.nn.Module")
+    _LOADED.require_unchanged(inspect.getmodule(found))
+    return found
+
+
+def source_fingerprint(*objects: Any) -> str:
+    """Return the hex SHA-256 of the code of modules, classes or functions, in whatever order they are given.
+
+    Only what the code does counts, see ``code_tokens``; not what the objects or their modules are called from outside.
+
+    Raises:
+        EditedError: a file was edited after Python loaded it; the hash would be of code that does not run.
+    """
+    for module in {inspect.getmodule(thing) for thing in objects}:
+        _LOADED.require_unchanged(module)
+    return fingerprint(sorted(code_tokens(inspect.getsource(thing)) for thing in objects))
+
+
+def code_fingerprint(network: nn.Module, objective: nn.Module, sources: Sequence[ModuleType]) -> str:
+    """Return the hex SHA-256 of the code that a run uses: adding another loss or network changes nothing here.
+
+    Of a network the whole modules of its classes count; of a loss its classes, as ``lib.loss`` holds all of them.
+
+    Args:
+        network: of ``build_model``.
+        objective: of ``build_objective``.
+        sources: the modules that every run uses, ``lib.train.SOURCES``.
+
+    Raises:
+        EditedError: see ``source_fingerprint``.
+    """
+    modules = {inspect.getmodule(cls) for cls in _own_classes(network)}
+    losses = {cls if cls.__module__.startswith("lib.") else inspect.getmodule(cls) for cls in _own_classes(objective)}
+    return source_fingerprint(*modules.union(losses, sources))
+
+
+def _own_classes(module: nn.Module) -> set[type]:
+    """The classes that a module and its parts are made of, torch's own left out."""
+    classes = {base for part in module.modules() for base in type(part).__mro__ if base is not object}
+    return {cls for cls in classes if cls.__module__.split(".")[0] != "torch"}
+
+
+_LINE, _INDENT, _DEDENT = "\n", "\n>", "\n<"  # marks among the tokens; no token of Python reads so
+
+
+@cache  # a sweep asks for the same sources again and again
+def code_tokens(source: str) -> tuple[str, ...]:
+    """Return the tokens that decide what Python source does, the same on Python 3.11 to 3.14.
+
+    Comments, docstrings, imports, blank space, line ends and the width of an indentation are left out; ends of
+    statements and the beginnings and ends of blocks are kept as marks. An f-string counts as its text: from Python 3.12
+    on ``tokenize`` takes it apart.
+    """
+    source = source.replace("\r\n", "\n").replace("\r", "\n")
+    if source[:1] in (" ", "\t"):  # of a class within a function
+        source = f"if True:\n{source}"
+    lines, left_out = source.split("\n"), _without_effect(source)
+    tokens: list[str] = []
+    f_strings: list[tuple[int, int]] = []  # where those begin that have not ended yet
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        kind = tokenize.tok_name[token.type]
+        while left_out and left_out[0][1] <= token.start:
+            left_out.pop(0)
+        # where a block ends before a lone string, its end begins where the string does
+        inside = left_out and left_out[0][0] <= token.start and kind not in ("INDENT", "DEDENT")
+        if inside or kind in ("COMMENT", "NL", "ENDMARKER"):
+            continue
+        if kind in ("FSTRING_START", "TSTRING_START"):
+            f_strings.append(token.start)
+        elif kind in ("FSTRING_END", "TSTRING_END"):
+            start = f_strings.pop()
+            if not f_strings:
+                tokens.append(_text(lines, start, token.end))
+        elif not f_strings:
+            _add(tokens, {"NEWLINE": _LINE, "INDENT": _INDENT, "DEDENT": _DEDENT}.get(kind, token.string))
+    return tuple(tokens)
+
+
+def _add(tokens: list[str], new: str) -> None:
+    """Append a token, unless it ends a statement that was left out."""
+    at_start = not tokens or tokens[-1] in (_LINE, _INDENT, _DEDENT, ";")
+    if new == _LINE and tokens and tokens[-1] == ";":
+        tokens[-1] = _LINE
+    elif not (at_start and new in (_LINE, ";")):
+        tokens.append(new)
+
+
+def _without_effect(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Positions (line from 1, character from 0) of docstrings, other lone strings and imports: from, to."""
+    lines = source.split("\n")
+
+    def place(line: int, byte: int) -> tuple[int, int]:
+        return line, len(lines[line - 1].encode()[:byte].decode())
+
+    return sorted((place(node.lineno, node.col_offset), place(node.end_lineno, node.end_col_offset))
+                  for node in ast.walk(ast.parse(source)) if isinstance(node, (ast.Import, ast.ImportFrom))
+                  or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+                      and isinstance(node.value.value, str)))
+
+
+def _text(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
+    """The source between two positions."""
+    (first, left), (last, right) = start, end
+    if first == last:
+        return lines[first - 1][left:right]
+    return "\n".join([lines[first - 1][left:], *lines[first:last - 1], lines[last - 1][:right]])
+
+
+class _LoadedFiles:
+    """The files that modules were loaded from, and when each had been changed last."""
+
+    def __init__(self) -> None:
+        self._changed: dict[str, int] = {}
+
+    def require_unchanged(self, module: ModuleType) -> None:
+        """Remember a module's file when it is met first; raise EditedError if it has changed since."""
+        file = getattr(module, "__file__", None)
+        if file is None:
+            return
+        changed = Path(file).stat().st_mtime_ns
+        if self._changed.setdefault(file, changed) != changed:
+            raise EditedError(f"{Path(file).name} was edited after it was loaded: restart the kernel, or the old code "
+                              f"runs")
+
+
+_LOADED = _LoadedFiles()
