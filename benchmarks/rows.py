@@ -24,10 +24,10 @@ from benchmarks.sets import many_patients, some_phantoms, temporary
 from benchmarks.step import FULL_WIDTH, Step, random_batch
 from lib.augment import draw_affine, warp
 from lib.config import Config
+from lib.data import list_patients, read_patient
 from lib.dataset import load_data, make_split
 from lib.evaluate import native_mask, predict_volumes
 from lib.frames import FLAIR, render
-from lib.kaggle import list_patients, read_patient
 from lib.loss import DiceLoss
 from lib.metrics import hd95, surface_distances
 from lib.networks import build_model, summary

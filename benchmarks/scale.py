@@ -27,10 +27,9 @@ from benchmarks.measure import Row, seconds
 from benchmarks.sets import many_patients, temporary
 from benchmarks.step import Step
 from lib.augment import warp
-from lib.cache import Cache
 from lib.config import Config
+from lib.data import Cache, list_patients, read_patient
 from lib.dataset import BrainData, Sampler, SliceDataset, load_data
-from lib.kaggle import list_patients, read_patient
 from lib.phantom import write_phantom
 from lib.plot import styled
 from lib.runtime import peak_memory, pick_device

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from lib.kaggle import DAMAGED_ZIP
+from lib.data.kaggle import DAMAGED_ZIP
 from lib.utils import KitError
 
 MAX_FILES, MAX_BYTES, MAX_ZIP = 5_000, 2**30, 300 * 2**20

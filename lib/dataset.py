@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lib import kaggle
 from lib.augment import draw_affine, draw_intensity, draw_sources
-from lib.cache import Cache, Record, open_cache
 from lib.config import Config
-from lib.kaggle import Patient
+from lib.data import Cache, Patient, kaggle, open_cache
+from lib.data.cache import Record
 from lib.utils import KitError, fingerprint
 
 PUBLISHED_VALIDATION = tuple(f"TCGA_{name}" for name in (

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lib import kaggle
-from lib.cache import cache_folder
+from lib.data import Patient, cache_folder, kaggle
 from lib.dataset import BrainData, Split, load_data, make_split
-from lib.kaggle import Patient
 from lib.utils import build_folder, fingerprint, sha256
 
 _SMALL = 32  # pixels: of the copy that tells the split and the fingerprint; nothing is scored on it

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from lib.data import read_patient
 from lib.dataset import BrainData
 from lib.frames import CHANNELS, FLAIR, brightest, grey_png
-from lib.kaggle import read_patient
 from lib.metrics import Counts
 from lib.predict import Prediction
 from lib.utils import KitError

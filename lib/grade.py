@@ -17,10 +17,11 @@ from typing import Any
 
 from lib.archive import MAX_BYTES, plain_files
 from lib.cohort import Standing, assess
+from lib.data import find_root, list_patients
+from lib.data.kaggle import stat_key
 from lib.examiner import failed, prepare
 from lib.feedback import page_name, write_leaderboard, write_page
 from lib.gradebook import GRADEBOOK, Book, flags, read_book, total, write_book
-from lib.kaggle import find_root, list_patients, stat_key
 from lib.pack import pack
 from lib.rubric import DEFAULT, Rubric, load_rubric
 from lib.runtime import CommandParser, pick_device, run_command

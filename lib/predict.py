@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from lib.config import MODELS, REFERENCE, Config
+from lib.data import write_masks
 from lib.dataset import BrainData, load_data
 from lib.evaluate import BATCH_SIZE, case_row, native_mask, predict_volumes
-from lib.kaggle import write_masks
 from lib.logger import finished_runs, outside_folds, to_csv
 from lib.metrics import summarise
 from lib.networks import build_model

@@ -26,12 +26,13 @@ from lib import plot
 from lib.analysis import GENERAL, make_template, read_analysis, to_html, to_markdown
 from lib.attempts import Attempt, Experiment, Recipe, experiments, read_attempts
 from lib.config import REFERENCE
+from lib.data import find_root
+from lib.data.kaggle import KAGGLE_FOLDERS
 from lib.dataset import BrainData, load_data
-from lib.kaggle import find_root
 from lib.logger import Run
 from lib.predict import Prediction, predict
 from lib.runtime import CommandParser, run_command
-from lib.session import KAGGLE_FOLDERS, PHANTOM_FOLDER
+from lib.session import PHANTOM_FOLDER
 from lib.stats import p_in_cell, resolution
 from lib.utils import KitError, short_path, write_atomic
 

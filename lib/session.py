@@ -14,14 +14,13 @@ from pathlib import Path
 import torch
 
 from lib.config import Config, Profile, choose_profile
+from lib.data import find_root
+from lib.data.kaggle import KAGGLE_FOLDERS
 from lib.dataset import BrainData, load_data
-from lib.kaggle import find_root
 from lib.phantom import write_phantom
 from lib.runtime import pick_device, pick_precision
 from lib.utils import PROJECT, KitError, short_path
 
-KAGGLE_FOLDERS = (PROJECT / "data" / "kaggle_3m", PROJECT / "data" / "archive.zip",
-                  Path("/kaggle/input/lgg-mri-segmentation"))  # the last: where Kaggle's own notebooks find it
 PACKAGES = ("scipy", "tifffile", "pandas", "matplotlib", "tqdm", "ipywidgets", "anywidget", "jinja2", "mistune")
 INSTALL = "pip install -r requirements.txt -c constraints.txt"
 PHANTOM_FOLDER = PROJECT / "data" / "phantom"

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from lib.cache import cache_folder
+from lib.data import cache_folder
 from lib.dataset import BrainData, load_data
 from lib.logger import RunFolder
 from lib.sweep_table import SweepTable

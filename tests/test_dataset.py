@@ -1,12 +1,6 @@
-"""The cache, the splits and the draw of training slices."""
+"""The splits and the draw of training slices."""
 
-import json
-import os
-import shutil
-import subprocess
-import sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,239 +9,15 @@ import torch
 from scipy import stats
 from torch.utils.data import DataLoader
 
-from lib import cache, kaggle
-from lib.cache import Cache, Record, cache_folder
 from lib.config import Config
+from lib.data import Cache, Patient
+from lib.data.cache import Record
 from lib.dataset import PUBLISHED_VALIDATION, BrainData, Sampler, SliceDataset, folds, load_data, make_split
-from lib.kaggle import Patient
-from lib.transform import Geometry, preprocess, preprocess_mask
+from lib.transform import Geometry
 from lib.utils import KitError
-from tests.conftest import NAMES, REAL_DATA, brain, write_patient
+from tests.conftest import NAMES
 
-ROOT = Path(__file__).parent.parent
 SIZE = 32
-
-
-def built() -> list[str]:
-    """Names of the finished caches, and of everything half-made."""
-    return sorted(path.name for path in cache_folder().iterdir() if path.is_dir())
-
-
-@pytest.fixture
-def builds(monkeypatch) -> list[int]:
-    """Grows by one with each cache that is built."""
-    calls, build = [], cache._build
-
-    def counted(*arguments):
-        calls.append(1)
-        build(*arguments)
-
-    monkeypatch.setattr(cache, "_build", counted)
-    return calls
-
-
-# --- cache --------------------------------------------------------------------------------------------------------
-
-
-def test_second_time_opens_the_cache(tiny_kaggle, builds):
-    first, second = (load_data(tiny_kaggle, SIZE) for _ in range(2))
-    assert len(builds) == 1
-    np.testing.assert_array_equal(first.cache.images, second.cache.images)
-    assert first.cache.records == second.cache.records
-    assert first.cache.remarks == second.cache.remarks
-    assert not first.cache.images.flags.writeable
-
-
-@pytest.mark.parametrize("change", ["content", "time", "new patient", "gone"])
-def test_changed_source_is_prepared_anew(tiny_kaggle, builds, change):
-    before = load_data(tiny_kaggle, SIZE)
-    folder = tiny_kaggle / NAMES[2]
-    if change == "content":
-        volume, mask = brain(77)
-        shutil.rmtree(folder)
-        write_patient(tiny_kaggle, NAMES[2], volume, mask)
-    elif change == "time":
-        os.utime(folder / f"{NAMES[2]}_1.tif", (10, 10))
-    elif change == "gone":
-        shutil.rmtree(folder)
-    else:
-        write_patient(tiny_kaggle, "TCGA_FG_0009_19990101", *brain(9))
-    after = load_data(tiny_kaggle, SIZE)
-    assert len(builds) == 2
-    assert len(built()) == 1, "the outdated cache is deleted"
-    assert (after.fingerprint == before.fingerprint) == (change == "time")
-    assert len(after.patients) == {"gone": 5, "new patient": 7}.get(change, 6)
-
-
-def test_sizes_and_modes_lie_side_by_side(tiny_kaggle, builds):
-    for size, mode in ((16, "reference"), (32, "reference"), (16, "native")) * 2:
-        data = load_data(tiny_kaggle, size, mode)
-        assert data.cache.images.shape[1:] == (3, size, size)
-    assert len(builds) == len(built()) == 3
-
-
-def test_two_datasets_of_the_same_folder_name(kaggle_folder):
-    one, other = load_data(kaggle_folder(NAMES[:2]), SIZE), load_data(kaggle_folder(NAMES[1:4]), SIZE)
-    assert len(built()) == 2
-    assert (list(one.patients), list(other.patients)) == (list(NAMES[:2]), list(NAMES[1:4]))
-    assert list(one.cache.records) == list(NAMES[:2])
-
-
-def test_equal_names_sizes_and_times_are_not_equal_pixels(tmp_path):
-    """Archives with normalised times: a corrected release must not be answered with the cache of the first one."""
-    found = []
-    for seed, place in enumerate(("first", "corrected")):
-        folder = write_patient(tmp_path / place / "kaggle_3m", NAMES[0], *brain(seed))
-        for file in folder.iterdir():
-            os.utime(file, (1_000_000, 1_000_000))
-        found.append(load_data(folder.parent, SIZE))
-        np.testing.assert_array_equal(found[-1].truth(NAMES[0]), brain(seed)[1])
-    assert found[0].fingerprint != found[1].fingerprint
-
-
-@pytest.mark.parametrize("mode", ["reference", "native"])
-def test_values_are_those_of_preprocess(tiny_kaggle, mode):
-    data = load_data(tiny_kaggle, 48, mode)
-    for name, patient in data.patients.items():
-        volume, mask, _ = kaggle.read_patient(patient)
-        images, geometry = preprocess(volume, 48, mode)
-        start, stop = data.record(name).rows
-        np.testing.assert_allclose(data.cache.images[start:stop].astype(np.float32), images, rtol=2**-11, atol=1e-6)
-        np.testing.assert_array_equal(data.cache.masks[start:stop], preprocess_mask(mask, geometry))
-        assert data.record(name).geometry == geometry
-        np.testing.assert_array_equal(data.truth(name), mask)
-        np.testing.assert_array_equal(data.volume(name), volume)
-        assert data.record(name).tumour_slices == mask.any(axis=(1, 2)).sum()
-
-
-def test_native_masks_of_odd_sizes_are_exact(tmp_path):
-    rng = np.random.default_rng(0)
-    masks = {}
-    for i, shape in enumerate([(3, 31, 29), (4, 17, 17), (1, 33, 21), (2, 30, 32)]):  # none a multiple of 8 voxels
-        volume, _ = brain(i, *shape)
-        masks[f"P_{i}"] = (rng.random(shape) < 0.4).astype(np.uint8)
-        write_patient(tmp_path / "data", f"P_{i}", volume, masks[f"P_{i}"])
-    data = load_data(tmp_path / "data", 16)
-    for name, mask in masks.items():
-        np.testing.assert_array_equal(data.truth(name), mask)
-
-
-def test_patients_with_and_without_masks(kaggle_folder):
-    root = kaggle_folder(NAMES[:2], masks=False)
-    volume, mask = brain(5)
-    write_patient(root, NAMES[2], volume, mask)
-    data = load_data(root, SIZE)
-    assert data.truth(NAMES[0]) is None
-    np.testing.assert_array_equal(data.truth(NAMES[2]), mask)
-    with pytest.raises(KitError, match="2 patients have no masks"):
-        make_split(data)
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, KitError])
-def test_interruption_leaves_nothing(tiny_kaggle, monkeypatch, error):
-    prepare = cache._prepare
-
-    def interrupted(patient, *arguments):
-        if patient.name == NAMES[4]:
-            raise error("stop")
-        return prepare(patient, *arguments)
-
-    monkeypatch.setattr(cache, "_prepare", interrupted)
-    with pytest.raises(error):
-        load_data(tiny_kaggle, SIZE)
-    assert built() == []
-    monkeypatch.undo()
-    monkeypatch.setenv("KIT_PROGRESS", "text")
-    assert len(load_data(tiny_kaggle, SIZE).patients) == 6
-
-
-def test_disk_that_is_full(tiny_kaggle, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(cache, "write_json", full)
-    with pytest.raises(KitError, match=r"No space left.*KIT_CACHE") as caught:
-        load_data(tiny_kaggle, SIZE)
-    assert "\n" not in str(caught.value)
-    assert built() == []
-
-
-def test_cache_folder_that_cannot_be_made(tiny_kaggle, tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("KIT_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(KitError, match="KIT_CACHE"):
-        load_data(tiny_kaggle, SIZE)
-
-
-def test_cache_that_lost_its_index_is_built_again(tiny_kaggle):
-    """What an interrupted deletion leaves behind must not stop every later run."""
-    load_data(tiny_kaggle, SIZE)
-    (cache_folder() / built()[0] / "index.json").unlink()
-    assert len(load_data(tiny_kaggle, SIZE).patients) == 6
-
-
-def test_threads_build_it_once(tiny_kaggle, builds):
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: load_data(tiny_kaggle, SIZE).fingerprint, range(4)))
-    assert len(set(found)) == 1
-    assert len(builds) == 1
-
-
-def test_processes_build_it_once(tiny_kaggle):
-    code = ("import sys\nfrom lib import cache\nfrom lib.dataset import load_data\nbuild = cache._build\n"
-            "def counted(*a):\n    print('built')\n    build(*a)\ncache._build = counted\n"
-            f"print(load_data(sys.argv[1], {SIZE}).fingerprint)")
-    processes = [subprocess.Popen([sys.executable, "-c", code, str(tiny_kaggle)], cwd=ROOT, text=True,
-                                  stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(2)]
-    lines = "".join(process.communicate()[0] for process in processes).split()
-    assert all(process.returncode == 0 for process in processes)
-    assert lines.count("built") == 1
-    assert len(set(lines)) == 2, "both found the same data"
-
-
-def test_fingerprint_is_that_of_the_pixels(tiny_kaggle, tmp_path):
-    before = load_data(tiny_kaggle, SIZE)
-    elsewhere = tmp_path / "renamed"
-    shutil.copytree(tiny_kaggle, elsewhere)
-    for file in elsewhere.rglob("*.tif"):
-        os.utime(file, (1_000_000, 1_000_000))
-    assert load_data(elsewhere, SIZE).fingerprint == before.fingerprint
-    assert load_data(elsewhere, 16).fingerprint == before.fingerprint
-    volume, mask, _ = kaggle.read_patient(before.patients[NAMES[0]])
-    shutil.rmtree(elsewhere / NAMES[0])
-    mask[2, 16, 16] ^= 1
-    write_patient(elsewhere, NAMES[0], volume, mask)
-    assert load_data(elsewhere, SIZE).fingerprint != before.fingerprint
-
-
-def test_remarks_survive_in_the_cache_and_the_report(tiny_kaggle):
-    volume, mask = brain(0)  # the pixels of the first patient under another name
-    write_patient(tiny_kaggle, "TCGA_ZZ_1_1", volume, mask)
-    write_patient(tiny_kaggle, "TCGA_ZZ_2_1", *brain(50, tumour=False), numbers=(1, 2, 3, 4, 5, 9))
-    for _ in range(2):
-        report = load_data(tiny_kaggle, SIZE).report()
-        assert f"{NAMES[0]} = TCGA_ZZ_1_1" in report
-        assert "TCGA_ZZ_2_1: no tumour" in report
-        assert "TCGA_ZZ_2_1: slice numbers missing: 6, 7, 8" in report
-        assert "8 patients, 48 slices (6 to 6 each)" in report
-
-
-def test_black_patient_is_named(tiny_kaggle):
-    write_patient(tiny_kaggle, "TCGA_ZZ_1_1", np.zeros((4, 32, 32, 3), np.uint8), np.zeros((4, 32, 32), np.uint8))
-    with pytest.raises(KitError, match="TCGA_ZZ_1_1: all slices are black") as caught:
-        load_data(tiny_kaggle, SIZE)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.skipif(not REAL_DATA.is_dir(), reason="needs the Kaggle data")
-def test_facts_of_the_real_dataset():
-    patients = kaggle.list_patients(REAL_DATA)
-    lengths = [len(patient.numbers) for patient in patients]
-    assert min(lengths) >= 20 and max(lengths) <= 88
-    assert {patient.institution for patient in patients} <= {"DU", "HT", "CS", "FG", "EZ"}
-    if len(patients) == 110:
-        assert sum(lengths) == 3929
-        assert Counter(patient.institution for patient in patients) == {"DU": 45, "HT": 34, "CS": 16, "FG": 14, "EZ": 1}
 
 
 # --- splits -------------------------------------------------------------------------------------------------------
@@ -573,9 +343,3 @@ def test_weights_follow_the_networks_masks(tiny_kaggle):
     found = np.bincount(np.concatenate([sampler.draw(epoch).indices for epoch in range(2000)]), minlength=len(slices))
     expected = slices.areas + 0.1 * slices.areas.mean()
     np.testing.assert_allclose(found / found.sum(), expected / expected.sum(), atol=0.02)
-
-
-def test_index_of_the_cache_is_plain_json(tiny_kaggle):
-    load_data(tiny_kaggle, SIZE)
-    index = json.loads((cache_folder() / built()[0] / "index.json").read_text(encoding="utf-8"))
-    assert [patient["name"] for patient in index["patients"]] == sorted(NAMES)

@@ -20,11 +20,11 @@ import torch
 from lib import grade as grading
 from lib.archive import write_zip
 from lib.claims import lib_diff
+from lib.data import write_masks
 from lib.exam import perturb, prepare_exam
 from lib.examiner import grade_one
 from lib.grade import grade, list_submissions, read_roster, student_of, summary
 from lib.gradebook import GRADEBOOK
-from lib.kaggle import write_masks
 from lib.logger import BEST_CSV
 from lib.rubric import load_rubric
 from lib.utils import PROJECT, KitError

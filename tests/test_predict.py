@@ -15,8 +15,9 @@ import tifffile
 import torch
 from torch import nn
 
-from lib import kaggle, predict
+from lib import predict
 from lib.config import Config
+from lib.data import kaggle
 from lib.dataset import load_data
 from lib.evaluate import mean_logits, predict_volumes
 from lib.metrics import dsc, hd95, iou, largest_component

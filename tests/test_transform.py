@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from skimage.exposure import rescale_intensity
 from skimage.transform import resize
 
-from lib import kaggle
+from lib.data import kaggle
 from lib.transform import Geometry, preprocess, preprocess_mask
 from tests.conftest import REAL_DATA, brain
 

@@ -12,8 +12,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from lib import kaggle
-from lib.kaggle import find_root, list_patients, read_patient, twins, unpack, write_masks
+from lib.data import find_root, kaggle, list_patients, read_patient, write_masks
+from lib.data.kaggle import twins, unpack
 from lib.utils import KitError
 from tests.conftest import NAMES, brain, write_patient
 

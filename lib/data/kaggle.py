@@ -17,9 +17,11 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from lib.utils import KitError, build_folder
+from lib.utils import PROJECT, KitError, build_folder
 
 KAGGLE_DATASET = "mateuszbuda/lgg-mri-segmentation"
+KAGGLE_FOLDERS = (PROJECT / "data" / "kaggle_3m", PROJECT / "data" / "archive.zip",
+                  Path("/kaggle/input/lgg-mri-segmentation"))  # the last: where Kaggle's own notebooks find it
 _SLICE = re.compile(r"(?P<stem>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?", re.IGNORECASE)
 _MAX_FILES, _MAX_BYTES = 50_000, 8 * 2**30  # the real archive: 15,718 files (each twice), 2 GiB
 _SEARCH_DEPTH = 4

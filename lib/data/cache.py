@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from lib import kaggle, transform
-from lib.kaggle import Patient
+from lib import transform
+from lib.data import kaggle
+from lib.data.kaggle import Patient
 from lib.runtime.own_code import source_fingerprint
 from lib.transform import Geometry, preprocess, preprocess_mask
 from lib.utils import PROJECT, KitError, build_folder, cores, fingerprint, progress, sha256, write_json
