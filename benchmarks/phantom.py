@@ -10,9 +10,8 @@ import pandas as pd
 from scipy import stats
 
 from lib.dataset import BrainData, load_data
-from lib.phantom import write_phantom
+from lib.phantom import PHANTOM_FOLDER, write_phantom
 from lib.runtime import run_command
-from lib.session import PHANTOM_FOLDER
 
 SIZE = 128
 SEQUENCES = ("pre-contrast", "FLAIR", "post-contrast")

@@ -31,9 +31,8 @@ from lib.frames import FLAIR, render
 from lib.loss import DiceLoss
 from lib.metrics import hd95, surface_distances
 from lib.networks import build_model, summary
-from lib.phantom import make_patient, write_phantom
+from lib.phantom import PHANTOM_FOLDER, make_patient, write_phantom
 from lib.runtime import pick_device, pick_precision
-from lib.session import PHANTOM_FOLDER
 from lib.train import Epoch, fit
 from lib.utils import PROJECT, cores
 

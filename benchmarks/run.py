@@ -14,8 +14,7 @@ from benchmarks.measure import OUT, Report, Row, machine
 from benchmarks.step import compiled, shares
 from lib.config import BEST, REFERENCE, Config
 from lib.dataset import load_data
-from lib.phantom import write_phantom
-from lib.session import PHANTOM_FOLDER
+from lib.phantom import PHANTOM_FOLDER, write_phantom
 
 RATIOS = """Medians of several runs in turns. A row of fp32 is what a CPU without bf16 units would choose; here it still
 has AVX-512 where the machine has it."""

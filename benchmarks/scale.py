@@ -30,10 +30,9 @@ from lib.augment import warp
 from lib.config import Config
 from lib.data import Cache, list_patients, read_patient
 from lib.dataset import BrainData, Sampler, SliceDataset, load_data
-from lib.phantom import write_phantom
+from lib.phantom import PHANTOM_FOLDER, write_phantom
 from lib.plot import styled
 from lib.runtime import peak_memory, pick_device
-from lib.session import PHANTOM_FOLDER
 from lib.train import Epoch, fit
 from lib.utils import PROJECT
 

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from lib.phantom import make_patient, write_phantom
-from lib.session import PHANTOM_FOLDER
+from lib.phantom import PHANTOM_FOLDER, make_patient, write_phantom
 
 DIFFERENT = 4
 

@@ -10,9 +10,8 @@ import numpy as np
 from benchmarks.measure import Row
 from lib.config import BEST, Profile
 from lib.dataset import load_data
-from lib.phantom import write_phantom
+from lib.phantom import PHANTOM_FOLDER, write_phantom
 from lib.runtime import pick_device, pick_precision
-from lib.session import PHANTOM_FOLDER
 from lib.train import fit
 
 SEEDS = (42, 43, 44)

@@ -13,10 +13,9 @@ from lib.architecture import draw_network
 from lib.config import Config
 from lib.dataset import load_data
 from lib.metrics import Counts, counts
-from lib.phantom import write_phantom
+from lib.phantom import PHANTOM_FOLDER, write_phantom
 from lib.plot import BLUE, GREEN, VERMILION, patient_slices, styled
 from lib.runtime import CommandParser, run_command
-from lib.session import PHANTOM_FOLDER
 
 PUBLISHED_NETWORKS = (Config(), Config(model="unet_2plus"), Config(model="unet_3plus", init_features=64))
 """The three networks in the widths of their papers' tables."""

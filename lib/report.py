@@ -30,9 +30,9 @@ from lib.data import find_root
 from lib.data.kaggle import KAGGLE_FOLDERS
 from lib.dataset import BrainData, load_data
 from lib.logger import Run
+from lib.phantom import PHANTOM_FOLDER
 from lib.predict import Prediction, predict
 from lib.runtime import CommandParser, run_command
-from lib.session import PHANTOM_FOLDER
 from lib.stats import p_in_cell, resolution
 from lib.utils import KitError, short_path, write_atomic
 

@@ -17,13 +17,12 @@ from lib.config import Config, Profile, choose_profile
 from lib.data import find_root
 from lib.data.kaggle import KAGGLE_FOLDERS
 from lib.dataset import BrainData, load_data
-from lib.phantom import write_phantom
+from lib.phantom import PHANTOM_FOLDER, write_phantom
 from lib.runtime import pick_device, pick_precision
 from lib.utils import PROJECT, KitError, short_path
 
 PACKAGES = ("scipy", "tifffile", "pandas", "matplotlib", "tqdm", "ipywidgets", "anywidget", "jinja2", "mistune")
 INSTALL = "pip install -r requirements.txt -c constraints.txt"
-PHANTOM_FOLDER = PROJECT / "data" / "phantom"
 
 
 @dataclass(frozen=True)

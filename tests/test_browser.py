@@ -20,8 +20,7 @@ from PIL import Image
 from lib.dataset import load_data
 from lib.execute import execute
 from lib.frames import CHANNELS, FLAIR, brightest, colour_table, kinds
-from lib.phantom import make_patient
-from lib.session import PHANTOM_FOLDER
+from lib.phantom import PHANTOM_FOLDER, make_patient
 from lib.viewer import browse
 from tests.conftest import NAMES, brain, write_patient
 from tests.test_viewer import EDGE_CASES, edge_case, prediction

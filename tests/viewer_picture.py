@@ -10,9 +10,8 @@ from pathlib import Path
 
 from lib.config import REFERENCE
 from lib.dataset import load_data
-from lib.phantom import write_phantom
+from lib.phantom import PHANTOM_FOLDER, write_phantom
 from lib.predict import predict
-from lib.session import PHANTOM_FOLDER
 from lib.train import fit
 from lib.viewer import browse
 from tests.test_browser import CHROMIUM

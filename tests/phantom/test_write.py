@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib import phantom
-from lib.anatomy import FLAIR, POST, PRE
-from lib.phantom import RECORD, main, make_patient, missing_sequences, write_phantom
+from lib.phantom import make_patient, write, write_phantom
+from lib.phantom.__main__ import main
+from lib.phantom.shapes import FLAIR, POST, PRE
+from lib.phantom.write import RECORD, VERSION, missing_sequences
 from lib.runtime import run_command
-from lib.utils import KitError
+from lib.utils import PROJECT, KitError
 
 SMALL = 48  # pixels; anatomy is in millimetres, so a coarse grid shows the same head
 COHORT = 10
@@ -46,7 +47,7 @@ def test_a_patient_does_not_depend_on_how_many_are_written(written, tmp_path):
 
 
 def test_the_number_of_cores_does_not_matter(written, tmp_path, monkeypatch):
-    monkeypatch.setattr(phantom, "cores", lambda: 1)
+    monkeypatch.setattr(write, "cores", lambda: 1)
     single = write_phantom(tmp_path / "single", patients=3, seed=5, size=SMALL)
     assert contents(single) == contents(written)
 
@@ -108,7 +109,7 @@ def test_the_same_phantom_is_left_alone(written):
 
 def test_record_names_the_parameters(written):
     record = json.loads((written / RECORD).read_text(encoding="utf-8"))
-    assert record == {"version": phantom.VERSION, "seed": 5, "patients": 3, "size": SMALL}
+    assert record == {"version": VERSION, "seed": 5, "patients": 3, "size": SMALL}
 
 
 def refused(arguments: list[str], capsys) -> str:
@@ -151,8 +152,7 @@ def test_a_file_in_the_way_is_refused(tmp_path, capsys):
 
 def test_unreadable_arguments_exit_2_with_one_line(tmp_path):
     command = [sys.executable, "-m", "lib.phantom", str(tmp_path / "new"), "--patients", "many"]
-    root = Path(phantom.__file__).parents[1]
-    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1 and "many" in result.stderr
 
@@ -162,8 +162,8 @@ def test_interruption_leaves_nothing(signal, tmp_path, monkeypatch):
     def interrupted(*_):
         raise signal
 
-    monkeypatch.setattr(phantom, "cores", lambda: 1)
-    monkeypatch.setattr(phantom, "make_patient", interrupted)
+    monkeypatch.setattr(write, "cores", lambda: 1)
+    monkeypatch.setattr(write, "make_patient", interrupted)
     with pytest.raises((KeyboardInterrupt, KitError)):
         write_phantom(tmp_path / "data" / "phantom", patients=2, size=SMALL)
     assert not list(tmp_path.rglob("*PHANTOM*")) and not (tmp_path / "data" / "phantom").exists()

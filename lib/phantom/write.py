@@ -1,9 +1,7 @@
 """A procedural brain phantom with tumours, written in the Kaggle layout of the LGG dataset.
 
-It is the data set that runs when no real one is there: heads from `lib.anatomy`, "scanned" with three sequences and
-stored as 8-bit pictures.
-
-Command line: ``python -m lib.phantom DIR [--patients N --seed S --size PIXELS]``
+It is the data set that runs when no real one is there: heads from `lib.phantom.anatomy`, "scanned" with three sequences
+and stored as 8-bit pictures.
 """
 
 from __future__ import annotations
@@ -17,9 +15,9 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from lib.anatomy import FLAIR, POST, PRE, SUBSLICES, draw_head, smooth_noise
-from lib.runtime import CommandParser, run_command
-from lib.utils import KitError, build_folder, cores, progress, write_json
+from lib.phantom.anatomy import SUBSLICES, draw_head
+from lib.phantom.shapes import FLAIR, POST, PRE, smooth_noise
+from lib.utils import PROJECT, KitError, build_folder, cores, progress, write_json
 
 VERSION = 1  # raise it whenever the same seed gives other pixels
 PATIENTS, SEED, SIZE = 30, 0, 128
@@ -28,6 +26,7 @@ MIN_SIZE, MAX_SIZE = 32, 256
 # them too, among the patients to learn from and among those held out
 MISSING_PERIOD, MISSING = 20, {2: (POST,), 9: (PRE, POST), 16: (POST,)}
 RECORD = "phantom.json"
+PHANTOM_FOLDER = PROJECT / "data" / "phantom"
 
 # --- scanner
 
@@ -166,19 +165,3 @@ def write_phantom(root: str | Path, patients: int = PATIENTS, seed: int = SEED, 
     except OSError as error:
         raise KitError(f"{root}: cannot be written ({error}); name another folder") from None
     return root
-
-
-def main() -> None:
-    """The command line."""
-    parser = CommandParser(prog="python -m lib.phantom", description="Write the brain phantom.")
-    parser.add_argument("root", metavar="DIR", type=Path, help="folder to write to; new, empty, or this very phantom")
-    parser.add_argument("--patients", type=int, default=PATIENTS, metavar="N")
-    parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--size", type=int, default=SIZE, help="pixels per side")
-    options = parser.parse_args()
-    root = write_phantom(options.root, options.patients, options.seed, options.size)
-    print(f"{options.patients} phantom patients: {root}")
-
-
-if __name__ == "__main__":
-    run_command(main)
