@@ -39,17 +39,17 @@ notebooks: .venv/run ## execute the notebooks in place on the phantom, as they a
 
 ### BEGIN SOLUTION
 reference-figures: .venv/run ## tables and figures of what was measured on patients, in result/reference and README
-	$(PY) -m lib.results
+	$(PY) -m maintain.results
 
 grade-demo: .venv/run ## grade ten fake hand-ins, and print the gradebook of docs/instructors.md
 	$(PY) -m tests.grade_demo result/grade-demo
 
 student: .venv/run ## write the student edition: without solutions, results and weights
-	$(PY) -m lib.student
-### END SOLUTION
+	$(PY) -m maintain.student
 
 figures: .venv/run ## draw the pictures of the README
-	$(PY) -m lib.figures img
+	$(PY) -m maintain.figures img
+### END SOLUTION
 
 .venv/run: requirements.txt constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed, this is ' + sys.version.split()[0] + '; name another with: make PYTHON=python3.12')"

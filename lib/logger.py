@@ -106,7 +106,7 @@ class Place(NamedTuple):
         group: the same for all that is compared in one sweep: base recipe, data and split.
         position: of the variant in the plan; the reference stands at 0.
         ladder: each variant is compared with the one before it, not with the reference.
-        scale: how large an experiment it is, where that has a name, see ``lib.reference.SCALES``.
+        scale: how large an experiment it is, where that has a name, see ``maintain.reference.SCALES``.
     """
 
     plan: str

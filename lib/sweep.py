@@ -1,7 +1,6 @@
 """Train every variant of a plan: ``sweep("loss", base, data) -> Sweep``. Nothing is lost, nothing is trained twice.
 
-Command line: ``python -m lib.sweep PLAN --data DIR --out DIR [--executor ray] [--seeds 42 43 44] [--lr 3e-4 ...]``,
-and ``python -m lib.sweep reference --at cpu --data DIR --out DIR`` for all of ``lib.reference``.
+Command line: ``python -m lib.sweep PLAN --data DIR --out DIR [--executor ray] [--seeds 42 43 44] [--lr 3e-4 ...]``
 """
 
 from __future__ import annotations
@@ -12,14 +11,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
+from typing import NoReturn
 
 from lib import stats
 from lib.config import REFERENCE, Config
-from lib.dataset import BrainData, folds, load_data
+from lib.dataset import BrainData, load_data
 from lib.logger import Run, write_result_csvs
 from lib.plans import PLANS, Overrides, Plan, find_plan
-from lib.reference import PARTS, SCALES, Part, base_of
 from lib.runtime import CommandParser, run_command
 from lib.runtime.cli import RESUMES, add_arguments, changed_fields
 from lib.sweep_cost import Cost, sweep_cost
@@ -74,18 +72,6 @@ def sweep(plan: Plan | str, base: Config, data: BrainData, out: str | Path = "re
     return Sweep(plan, runs, failures)
 
 
-def part_tasks(part: Part, data: BrainData, out: str | Path, scale: str,
-               changes: Overrides = MappingProxyType({})) -> list[Task]:
-    """The runs of a part of the reference.
-
-    Args:
-        scale, changes: see ``lib.reference.base_of``. Runs with changes do not count as measured at that scale.
-    """
-    splits = [split.name for split in folds(data, part.folds)] if part.folds else ()
-    return make_tasks(part.plan, base_of(part, scale, changes), data, Path(out).absolute(), part.seeds, splits,
-                      "" if changes else scale)
-
-
 def train_tasks(tasks: list[Task], data: BrainData, out: str | Path, executor: str = "local",
                 **options: float) -> None:
     """Say what ``tasks`` will cost, train what is missing, show where it stands, bring the CSVs up to date."""
@@ -93,7 +79,7 @@ def train_tasks(tasks: list[Task], data: BrainData, out: str | Path, executor: s
         raise KitError(f"executor {executor!r} is unknown; use one of {', '.join(EXECUTORS)}")
     if options and executor != "ray":
         raise KitError(f"{', '.join(options)}: for executor ray only; leave it out")
-    say(str(_cost(tasks, data)))
+    say(str(cost_of(tasks, data)))
     table = SweepTable([Row(label, task.trial.config.seed, task.trial.config.epochs, task.folder)
                         for task, label in zip(tasks, _names(tasks), strict=True)])
     table.refresh()
@@ -111,7 +97,8 @@ def _names(tasks: list[Task]) -> list[str]:
     return [f"{task.place.label}, {task.trial.config.split}" if folded else task.place.label for task in tasks]
 
 
-def _cost(tasks: list[Task], data: BrainData) -> Cost:
+def cost_of(tasks: list[Task], data: BrainData) -> Cost:
+    """What it costs to train those that are not finished."""
     return sweep_cost(len(tasks), [task.trial.config for task in tasks if task.status != "finished"], data)
 
 
@@ -152,81 +139,62 @@ def outcome(tasks: list[Task]) -> tuple[dict[str, list[Run]], dict[str, str]]:
 
 # --- command line -------------------------------------------------------------------------------------------------
 
-REFERENCE_PLAN = "reference"
-SMALLEST = next(iter(SCALES))
-
 
 def main() -> None:
     """The command line."""
     arguments = _parser().parse_args()
-    changes = changed_fields(arguments)
-    options = {name: value for name in ("gpus", "cpus") if (value := getattr(arguments, name)) is not None}
-    train, others = (_reference, "seeds") if arguments.plan == REFERENCE_PLAN else (_one_plan, "at only")
-    if ignored := [name for name in others.split() if getattr(arguments, name)]:
-        raise KitError(f"--{ignored[0]}: not for {arguments.plan}; leave it out")
-    failures = train(arguments, changes, options)
-    for label, why in failures.items():
-        print(f"failed: {label}: {why}", file=sys.stderr)
-    sys.exit(1 if failures else 0)
+    end(_one_plan(arguments, changed_fields(arguments)))
 
 
 def _parser() -> CommandParser:
     plans = "\n".join(f"  {plan.name:<14}{len(plan.variants):>3} variants   {plan.question}" for plan in PLANS.values())
     parser = CommandParser(prog="python -m lib.sweep", formatter_class=argparse.RawDescriptionHelpFormatter,
-                           description=f"Train every variant of a plan.\n\nplans:\n{plans}\n  {REFERENCE_PLAN:<14}"
-                                       f"all that the kit measures on patients: {', '.join(PARTS)}")
+                           description=f"Train every variant of a plan.\n\nplans:\n{plans}")
     parser.add_argument("plan", help="one of the plans above")
-    parser.add_argument("--data", required=True, help="Kaggle folder, a folder that holds it, archive.zip, or: kaggle")
-    parser.add_argument("--out", default="result", help="folder of results (default: result)")
-    parser.add_argument("--executor", default="local", choices=EXECUTORS, help="local, or ray (default: local)")
     parser.add_argument("--seeds", type=int, nargs="+", default=(), help="train every variant with each of these seeds")
-    parser.add_argument("--gpus", type=float, help="ray: GPUs of a run, e.g. 0.5 (default: 1 where there are any)")
-    parser.add_argument("--cpus", type=float, help="ray: CPU cores of a run (default: 1)")
-    parser.add_argument("--dry-run", action="store_true", help="only say what it would cost")
-    parser.add_argument("--at", choices=list(SCALES), help=f"reference: its scale (default: {SMALLEST})")
-    parser.add_argument("--only", nargs="+", metavar="PART", help="reference: these parts of it")
-    add_arguments(parser)
+    add_sweep_arguments(parser)
     return parser
 
 
-def _one_plan(arguments: argparse.Namespace, changes: Overrides, options: dict[str, float]) -> dict[str, str]:
+def add_sweep_arguments(parser: CommandParser) -> None:
+    """Give ``parser`` the options of every sweep, and one per field of ``Config``."""
+    parser.add_argument("--data", required=True, help="Kaggle folder, a folder that holds it, archive.zip, or: kaggle")
+    parser.add_argument("--out", default="result", help="folder of results (default: result)")
+    parser.add_argument("--executor", default="local", choices=EXECUTORS, help="local, or ray (default: local)")
+    parser.add_argument("--gpus", type=float, help="ray: GPUs of a run, e.g. 0.5 (default: 1 where there are any)")
+    parser.add_argument("--cpus", type=float, help="ray: CPU cores of a run (default: 1)")
+    parser.add_argument("--dry-run", action="store_true", help="only say what it would cost")
+    add_arguments(parser)
+
+
+def executor_options(arguments: argparse.Namespace) -> dict[str, float]:
+    """The options of the executor that were given."""
+    return {name: value for name in ("gpus", "cpus") if (value := getattr(arguments, name)) is not None}
+
+
+def end(failures: dict[str, str]) -> NoReturn:
+    """Name what failed, label -> why, and exit: 1 if anything did."""
+    for label, why in failures.items():
+        print(f"failed: {label}: {why}", file=sys.stderr)
+    sys.exit(1 if failures else 0)
+
+
+def _one_plan(arguments: argparse.Namespace, changes: Overrides) -> dict[str, str]:
     """Train the plan asked for, or only say what it would cost; label -> why it failed."""
     plan, base = find_plan(arguments.plan), replace(REFERENCE, **changes)
-    data = _load(arguments, base)
+    data = load(arguments, base)
     if arguments.dry_run:
-        print(_cost(make_tasks(plan, base, data, Path(arguments.out).absolute(), arguments.seeds), data))
+        print(cost_of(make_tasks(plan, base, data, Path(arguments.out).absolute(), arguments.seeds), data))
         return {}
-    done = sweep(plan, base, data, arguments.out, arguments.seeds, arguments.executor, **options)
+    done = sweep(plan, base, data, arguments.out, arguments.seeds, arguments.executor, **executor_options(arguments))
     if len(done.runs) > 1:
         print(f"\n{plan.question}")
         print(stats.verdicts(done.runs).to_string())
     return done.failures
 
 
-def _reference(arguments: argparse.Namespace, changes: Overrides, options: dict[str, float]) -> dict[str, str]:
-    """Train the parts of the reference that were asked for, or only say what they would cost; as ``_one_plan``."""
-    unknown = set(arguments.only or ()).difference(PARTS)
-    if unknown:
-        raise KitError(f"part {min(unknown)!r} of the reference is unknown; use some of {', '.join(PARTS)}")
-    parts = [part for name, part in PARTS.items() if not arguments.only or name in arguments.only]
-    scale = arguments.at or SMALLEST
-    data = _load(arguments, base_of(parts[0], scale, changes))
-    failures = {}
-    for part in parts:
-        print(f"\n{part.plan.name}: {part.plan.question}")
-        tasks = part_tasks(part, data, arguments.out, scale, changes)
-        if arguments.dry_run:
-            print(_cost(tasks, data))
-            continue
-        train_tasks(tasks, data, arguments.out, arguments.executor, **options)
-        try:
-            failures |= {f"{part.plan.name}, {label}": why for label, why in outcome(tasks)[1].items()}
-        except KitError as error:  # there is nothing to compare with; the other parts do not depend on it
-            failures[part.plan.name] = str(error)
-    return failures
-
-
-def _load(arguments: argparse.Namespace, base: Config) -> BrainData:
+def load(arguments: argparse.Namespace, base: Config) -> BrainData:
+    """The data that a sweep of ``base`` is asked to be trained on; says what was found."""
     data = load_data(arguments.data, base.image_size, base.preprocessing)
     print(data.report())
     return data

@@ -11,8 +11,8 @@ import nbformat
 import pytest
 
 from lib.solutions import BEGIN, END, solutions, without_solutions
-from lib.student import PARTS, write_student_edition
 from lib.utils import PROJECT, KitError
+from maintain.student import PARTS, write_student_edition
 
 SAMPLE = f"""BEST = REFERENCE
 {BEGIN}

@@ -1,6 +1,6 @@
 """What was measured on patients, from the run folders: tables, figures, and the table in README.
 
-Command line: ``python -m lib.results``, or ``make reference-figures``. Nothing is trained, no patient is needed.
+Command line: ``python -m maintain.results``, or ``make reference-figures``. Nothing is trained, no patient is needed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,22 @@ from lib.config import changes
 from lib.crossval import CrossValidation
 from lib.evaluate import THRESHOLD
 from lib.logger import Run, write_result_csvs
-from lib.measured import FOLDER, Measured, cross_validated, measured
 from lib.metrics import Summary
 from lib.plot import dsc_strips, forest, sweep_curves
-from lib.postprocess import POSTPROCESSING, PUBLISHED, nested_choice
-from lib.reference import CROSS_VALIDATION, PARTS, SCALES, WEIGHTS
 from lib.runtime import CommandParser, run_command
 from lib.utils import PROJECT, KitError, write_atomic
+from maintain.postprocess import POSTPROCESSING, PUBLISHED, nested_choice
+from maintain.reference import (
+    CROSS_VALIDATION,
+    FOLDER,
+    LADDER_PLAN,
+    PARTS,
+    SCALES,
+    WEIGHTS,
+    Measured,
+    cross_validated,
+    measured,
+)
 
 _MARK = "<!-- {} -->"  # filled in here, so that README alone holds the marks
 BEGIN, END = _MARK.format("made by: make reference-figures"), _MARK.format("end of what it makes")
@@ -280,14 +289,26 @@ def _figures(name: str, runs: Measured) -> tuple[Figure, Figure]:
     return first, sweep_curves(runs)
 
 
+def write_tables(folder: Path = FOLDER) -> list[Path]:
+    """Write the tables that ``train_best.ipynb`` shows, at the largest scale that each was measured at; their files."""
+    tables = {"cross_validation.csv": cross_validation_table(cross_validated(folder)[1])}
+    for scale in reversed(SCALES):
+        if runs := measured(LADDER_PLAN, scale, folder):
+            tables["ladder.csv"] = stats.ladder(runs)
+            break
+    for name, table in tables.items():
+        write_atomic(folder / name, table.to_csv(lineterminator="\n", float_format="%.3f"))
+    return [folder / name for name in tables]
+
+
 def main() -> None:
     """The command line."""
-    parser = CommandParser(prog="python -m lib.results", description="Tables and figures of what was measured.")
+    parser = CommandParser(prog="python -m maintain.results", description="Tables and figures of what was measured.")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="(default: result/reference)")
     folder = parser.parse_args().folder
     write_result_csvs(folder)
     write_atomic(folder / "results.md", page(folder))
-    written = draw(folder)
+    written = [*draw(folder), *write_tables(folder)]
     if folder.resolve() == FOLDER:  # README tells of the kit's own
         written.append(PROJECT / "README.md")
         write_atomic(written[-1], with_block(written[-1].read_text(encoding="utf-8"), readme_table(folder)))

@@ -12,22 +12,36 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import measured, postprocess, predict, pretrained, results, sweep
+from lib import predict, sweep
 from lib.config import BEST, REFERENCE
 from lib.dataset import PUBLISHED_VALIDATION, load_data
 from lib.execute import TIMES
 from lib.logger import BEST_CSV, TRAIN_CSV, Run
 from lib.predict import KIT_WEIGHTS, PRETRAINED, default_weights, load_weights, unseen
-from lib.reference import BASELINE, CROSS_VALIDATION, PARTS, SCALES, WEIGHTS, Scale, base_of
-from lib.sweep import part_tasks, train_tasks
+from lib.sweep import train_tasks
 from lib.sweep_table import duration
 from lib.train import fit
 from lib.utils import KitError
+from maintain import postprocess, pretrained, results
+from maintain.reference import (
+    BASELINE,
+    CROSS_VALIDATION,
+    FOLDER,
+    PARTS,
+    SCALES,
+    WEIGHTS,
+    Scale,
+    base_of,
+    cross_validated,
+    measured,
+    part_tasks,
+)
+from maintain.reference import main as reference_command
 from tests.conftest import NAMES, brain, write_patient
 from tests.runtime.test_cli import command
 from tests.test_train import TINY
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 SMALL = Scale({"image_size": 32, "init_features": 2, "epochs": 2, "batch_size": 4, "device": "cpu"}, {"epochs": 3})
 
 
@@ -89,7 +103,7 @@ def test_every_row_says_its_scale(reference):
 def test_the_command_finds_what_is_trained(reference, monkeypatch, capfd):
     """Only the parts asked for, and nothing twice."""
     before = {file: file.stat().st_mtime_ns for file in reference.glob("runs/*/best.pt")}
-    status, out, err = command(sweep.main, monkeypatch, capfd, "reference", "--only", CROSS_VALIDATION, "--data",
+    status, out, err = command(reference_command, monkeypatch, capfd, "--only", CROSS_VALIDATION, "--data",
                                str(reference / "kaggle_3m"), "--out", str(reference))
     assert status == 0, err
     assert CROSS_VALIDATION in out and WEIGHTS not in out
@@ -101,29 +115,31 @@ def test_weights_of_two_scales_are_one_run(copied, reference, monkeypatch):
     monkeypatch.setitem(SCALES, "cpu-long", SMALL._replace(changes=SMALL.changes | {"epochs": 4}))
     data = load_data(reference / "kaggle_3m", 32)
     train_tasks(part_tasks(PARTS[WEIGHTS], data, copied, "cpu-long"), data, copied)
-    both = [measured.measured(WEIGHTS, scale, copied) for scale in ("cpu", "cpu-long")]
+    both = [measured(WEIGHTS, scale, copied) for scale in ("cpu", "cpu-long")]
     assert [run.id for [run] in both[0].values()] == [run.id for [run] in both[1].values()] != []
 
 
 def test_runs_with_other_settings_do_not_count(reference, tmp_path):
     data = load_data(reference / "kaggle_3m", 32)
     train_tasks(part_tasks(PARTS[WEIGHTS], data, tmp_path, "cpu", {"epochs": 1}), data, tmp_path)
-    assert measured.measured(WEIGHTS, "cpu", tmp_path) == {}
+    assert measured(WEIGHTS, "cpu", tmp_path) == {}
 
 
-@pytest.mark.parametrize("arguments", [["reference", "--seeds", "1"], ["loss", "--at", "gpu"], ["loss", "--only", "x"]])
-def test_options_that_do_not_apply_are_named(arguments, monkeypatch, capfd):
-    status, _, err = command(sweep.main, monkeypatch, capfd, *arguments, "--data", "nowhere")
-    assert status == 2 and f"{arguments[1]}: not for {arguments[0]}" in err
+@pytest.mark.parametrize(("main", "arguments"), [
+    (reference_command, ["--seeds", "1"]), (sweep.main, ["loss", "--at", "gpu"]),
+    (sweep.main, ["loss", "--only", "x"])])
+def test_options_that_do_not_apply_are_named(main, arguments, monkeypatch, capfd):
+    status, _, err = command(main, monkeypatch, capfd, *arguments, "--data", "nowhere")
+    assert status == 2 and f"unrecognized arguments: {' '.join(arguments[-2:])}" in err
 
 
 def test_an_unknown_part_is_named(tiny_kaggle, monkeypatch, capfd):
-    status, _, err = command(sweep.main, monkeypatch, capfd, "reference", "--only", "all", "--data", str(tiny_kaggle))
+    status, _, err = command(reference_command, monkeypatch, capfd, "--only", "all", "--data", str(tiny_kaggle))
     assert status == 2 and "part 'all' of the reference is unknown; use some of pretrained, baseline" in err
 
 
 def test_cross_validation_table_is_what_the_run_folders_say(reference):
-    scale, folds = measured.cross_validated(reference)
+    scale, folds = cross_validated(reference)
     assert (scale, list(folds)) == ("cpu", ["baseline", "best"])
     table = results.cross_validation_table(folds)
     best = part_runs(reference, CROSS_VALIDATION, "best")
@@ -168,7 +184,7 @@ def test_a_variant_that_was_trained_twice_is_named(copied):
 
 
 def test_patients_that_trials_were_scored_on_are_counted(copied):
-    _, folds = measured.cross_validated(copied)
+    _, folds = cross_validated(copied)
     assert results.choice(folds, copied) == ""
     run = part_runs(copied, BASELINE, "fresh")[0]
     shutil.copytree(run.folder, copied / "trials-32" / "one")
@@ -178,7 +194,7 @@ def test_patients_that_trials_were_scored_on_are_counted(copied):
 
 
 def test_folds_are_compared_one_by_one(reference):
-    _, folds = measured.cross_validated(reference)
+    _, folds = cross_validated(reference)
     table = results.fold_table(folds)
     assert table["patients"].sum() == len(NAMES)
     for before, after in zip(*(each.runs for each in folds.values()), strict=True):
@@ -189,10 +205,10 @@ def test_folds_are_compared_one_by_one(reference):
 
 
 def test_runs_of_a_recipe_that_has_changed_since_do_not_count(copied, monkeypatch):
-    assert measured.measured(WEIGHTS, "cpu", copied)
+    assert measured(WEIGHTS, "cpu", copied)
     monkeypatch.setitem(SCALES, "cpu", SMALL._replace(weights={"epochs": 4}))
-    assert measured.measured(WEIGHTS, "cpu", copied) == {}
-    assert measured.measured(CROSS_VALIDATION, "cpu", copied)
+    assert measured(WEIGHTS, "cpu", copied) == {}
+    assert measured(CROSS_VALIDATION, "cpu", copied)
 
 
 def test_post_processing_is_chosen_where_it_is_not_scored():
@@ -219,7 +235,7 @@ def test_rules_of_post_processing():
 
 
 def test_rules_are_scored_by_the_network_of_the_fold(reference):
-    _, folds = measured.cross_validated(reference)
+    _, folds = cross_validated(reference)
     table = postprocess.score_rules(folds, load_data(reference / "kaggle_3m", 32))
     published = table.query("rule == 'size' and threshold == 0.5").set_index(["recipe", "patient"])["dsc"]
     for label, each in (("baseline", folds["baseline"]), ("best, flips", folds["best"])):  # as they were trained
@@ -252,7 +268,8 @@ def test_pages_and_figures(reference, monkeypatch, capfd):
     page = (reference / "results.md").read_text(encoding="utf-8")
     assert {file.name for file in reference.glob("*.png")} == set(re.findall(r"\]\((.*?\.png)\)", page))
     assert "| 6 |" in page and "Seeds: 3" in page
-    worst = results.worst_patients(measured.cross_validated(reference)[1], 2)
+    assert pd.read_csv(reference / "cross_validation.csv", index_col=0)["patients"].tolist() == [6, 6]
+    worst = results.worst_patients(cross_validated(reference)[1], 2)
     assert list(worst["best"]) == sorted(worst["best"]) and all(f"| {name} |" in page for name in worst.index)
     text = results.with_block(f"before\n{results.BEGIN}\nold\n{results.END}\nafter", "new")
     assert text == f"before\n{results.BEGIN}\nnew\n{results.END}\nafter"
@@ -307,13 +324,19 @@ def test_own_weights_come_before_those_of_the_kit(tiny_kaggle, tmp_path, monkeyp
 def test_readme_and_pages_tell_what_was_measured():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert results.with_block(readme, results.readme_table()) == readme, "run make reference-figures"
-    assert (measured.FOLDER / "results.md").read_text(encoding="utf-8") == results.page(), "run make reference-figures"
+    assert (FOLDER / "results.md").read_text(encoding="utf-8") == results.page(), "run make reference-figures"
     for name in re.findall(r"\]\((.*?\.png)\)", results.page()):
-        assert (measured.FOLDER / name).is_file()
+        assert (FOLDER / name).is_file()
+
+
+def test_tables_of_the_notebook_are_those_of_the_runs(tmp_path):
+    shutil.copytree(FOLDER / "runs", tmp_path / "runs")
+    for file in results.write_tables(tmp_path):
+        assert (FOLDER / file.name).read_bytes() == file.read_bytes(), "run make reference-figures"
 
 
 def test_readme_tells_what_networks_cost():
-    rows = json.loads((measured.FOLDER / "bench.json").read_text())["memory"]
+    rows = json.loads((FOLDER / "bench.json").read_text())["memory"]
     lines = [line.split(" | ")[1:] for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
              if re.match(r"\| U-?Net.*\d to \d+", line)]
     columns = ("GFLOPs a slice", "kept, plain", "kept, checkpointing", "peak, plain", "peak, checkpointing")
@@ -323,7 +346,7 @@ def test_readme_tells_what_networks_cost():
 
 def test_readme_tells_how_long_notebooks_take():
     pages = [(ROOT / name).read_text(encoding="utf-8").splitlines() for name in ("README.md", "README.zh-CN.md")]
-    for name, seconds in json.loads((measured.FOLDER / TIMES).read_text()).items():
+    for name, seconds in json.loads((FOLDER / TIMES).read_text()).items():
         rows = [next(line for line in page if line.startswith(f"| [`{name}`]")) for page in pages]
         assert f"| {duration(seconds)} |" in rows[0]
         assert f"| {duration(seconds)} |".replace("min", "分钟").replace(" s ", " 秒 ") in rows[1]
@@ -336,7 +359,7 @@ def test_the_card_tells_of_the_weights_that_are_there():
 
 
 def test_the_default_is_the_recipe_that_did_better():
-    _, folds = measured.cross_validated()
+    _, folds = cross_validated()
     assert PRETRAINED / f"{max(folds, key=lambda label: folds[label].dsc.mean)}.pt" == KIT_WEIGHTS
 
 

@@ -1,7 +1,7 @@
 """What can be had without training: flips, the vote of two recipes, another threshold, other pieces of the mask.
 
-Command line: ``python -m lib.postprocess --data DIR [--folder result/reference]``, where ``python -m lib.sweep
-reference`` has left the checkpoints of the cross-validation.
+Command line: ``python -m maintain.postprocess --data DIR [--folder result/reference]``, where
+``python -m maintain.reference`` has left the checkpoints of the cross-validation.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from lib.crossval import CrossValidation
 from lib.dataset import BrainData, load_data
 from lib.evaluate import THRESHOLD, predict_volumes
 from lib.logger import to_csv
-from lib.measured import FOLDER, cross_validated
 from lib.metrics import dsc, largest_component
 from lib.predict import load_weights
 from lib.runtime import CommandParser, Machine, deterministic, run_command
 from lib.runtime.device import prepare
 from lib.utils import progress, write_atomic
+from maintain.reference import FOLDER, cross_validated
 
 THRESHOLDS = tuple(np.round(np.arange(0.1, 1, 0.1), 1))
 
@@ -98,7 +98,7 @@ def nested_choice(table: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> None:
     """The command line."""
-    parser = CommandParser(prog="python -m lib.postprocess", description="Score what can be had without training.")
+    parser = CommandParser(prog="python -m maintain.postprocess", description="Score what can be had without training.")
     parser.add_argument("--data", required=True, help="Kaggle folder, a folder that holds it, or archive.zip")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="of the reference (default: result/reference)")
     arguments = parser.parse_args()

@@ -5,8 +5,8 @@ import itertools
 import matplotlib.pyplot as plt
 import pytest
 
-from lib.architecture import draw_network, trace
 from lib.config import Config
+from maintain.architecture import draw_network, trace
 
 SMALL = {"init_features": 2, "image_size": 32}
 

@@ -1,4 +1,4 @@
-"""The pictures of README and notebooks: ``python -m lib.figures img``. The heads are phantoms."""
+"""The pictures of README and notebooks: ``python -m maintain.figures img``. The heads are phantoms."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from lib.architecture import draw_network
 from lib.config import Config
 from lib.dataset import load_data
 from lib.metrics import Counts, counts
 from lib.phantom import PHANTOM_FOLDER, write_phantom
 from lib.plot import BLUE, GREEN, VERMILION, patient_slices, styled
 from lib.runtime import CommandParser, run_command
+from maintain.architecture import draw_network
 
 PUBLISHED_NETWORKS = (Config(), Config(model="unet_2plus"), Config(model="unet_3plus", init_features=64))
 """The three networks in the widths of their papers' tables."""
@@ -57,7 +57,7 @@ def _formula(c: Counts) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = CommandParser(prog="python -m lib.figures", description="Draw the pictures of the README.")
+    parser = CommandParser(prog="python -m maintain.figures", description="Draw the pictures of the README.")
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)

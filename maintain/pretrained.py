@@ -1,6 +1,6 @@
 """The kit's weights: exported from runs of the reference as float16, with a card that says what they are.
 
-Command line: ``python -m lib.pretrained``, where ``python -m lib.sweep reference`` has trained them.
+Command line: ``python -m maintain.pretrained``, where ``python -m maintain.reference`` has trained them.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ import torch
 
 from lib.config import changes
 from lib.logger import Run
-from lib.measured import FOLDER, cross_validated, measured
 from lib.predict import KIT_WEIGHTS, PRETRAINED, read_checkpoint
-from lib.reference import WEIGHTS
-from lib.results import choice, cross_validation_table, markdown
 from lib.runtime import CommandParser, run_command
 from lib.utils import KitError, sha256, write_atomic
+from maintain.reference import FOLDER, WEIGHTS, cross_validated, measured
+from maintain.results import choice, cross_validation_table, markdown
 
 CARD, SUMS = "README.md", "SHA256SUMS"
 _TEMPLATE = Path(__file__).with_name("model_card.md")
@@ -49,7 +48,7 @@ def weight_runs(folder: Path = FOLDER) -> dict[str, Run]:
     scale, _ = cross_validated(folder)
     runs = measured(WEIGHTS, scale, folder)
     if not runs:
-        raise KitError(f"{folder}: no weights at scale {scale} there; python -m lib.sweep reference --only {WEIGHTS} "
+        raise KitError(f"{folder}: no weights at scale {scale} there; python -m maintain.reference --only {WEIGHTS} "
                        f"--at {scale} trains them")
     return {label: run for label, [run] in runs.items()}
 
@@ -100,7 +99,7 @@ def _file_line(name: str, size: int, digest: str, run: Run) -> str:
 
 def main() -> None:
     """The command line."""
-    CommandParser(prog="python -m lib.pretrained", description="Export the kit's weights.").parse_args()
+    CommandParser(prog="python -m maintain.pretrained", description="Export the kit's weights.").parse_args()
     for file in [*export(), PRETRAINED / CARD]:
         print(file)
 

@@ -1,6 +1,6 @@
 """The student edition: the kit without its solutions, results and weights, as a folder and a zip.
 
-Command line: ``python -m lib.student [FOLDER]``, or ``make student``. It is made anew each time, from this edition.
+Command line: ``python -m maintain.student [FOLDER]``, or ``make student``. It is made anew each time, from this one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lib.runtime import CommandParser, run_command
 from lib.solutions import without_solutions
 from lib.utils import PROJECT, KitError, build_folder, short_path
 
-PARTS = ("*.ipynb", "lib/*", "img/*", "data/README.md", "docs/*.md", "README*.md", "LICENSE", "Makefile",
+PARTS = ("*.ipynb", "lib/**/*", "img/*", "data/README.md", "docs/*.md", "README*.md", "LICENSE", "Makefile",
          "requirements.txt", "constraints.txt", "pyproject.toml", ".gitignore")
 """What students get; all else stays: results, weights, tests, measurements."""
 LEFT_OUT = ("docs/instructors.md",)
@@ -35,7 +35,7 @@ def write_student_edition(target: str | Path = TARGET, source: Path = PROJECT) -
     if target.exists() and not (target / "lib" / "solutions.py").is_file() and any(target.iterdir()):
         raise KitError(f"{target}: is no student edition; name another folder")
     files = {file.relative_to(source).as_posix(): _stripped(file) for pattern in PARTS
-             for file in sorted(source.glob(pattern)) if file.is_file()}
+             for file in sorted(source.glob(pattern)) if file.is_file() and "__pycache__" not in file.parts}
     files = {name: content for name, content in files.items() if name not in LEFT_OUT}
 
     def build(partial: Path) -> None:
@@ -78,7 +78,7 @@ def _stripped_notebook(file: Path) -> bytes:
 
 def main() -> None:
     """The command line."""
-    parser = CommandParser(prog="python -m lib.student", description="Write the student edition.")
+    parser = CommandParser(prog="python -m maintain.student", description="Write the student edition.")
     parser.add_argument("folder", nargs="?", type=Path, default=TARGET, help="default: result/student")
     for path in write_student_edition(parser.parse_args().folder):
         print(short_path(path))

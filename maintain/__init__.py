@@ -1,0 +1,4 @@
+"""What only the maintainers run: reference results, weights, figures, the student edition. Nothing in lib imports it.
+
+Start to read at ``reference.py``.
+"""
