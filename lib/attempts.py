@@ -12,10 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from lib.crossval import CrossValidation
 from lib.logger import BEST_PLAN, Place, Run
 from lib.metrics import Summary, summarise
 from lib.stats import Scored, compare, holm, verdict
+from lib.sweep import CrossValidation
 from lib.utils import KitError, fingerprint
 
 

@@ -14,7 +14,6 @@ import pandas as pd
 from scipy import ndimage
 from torch import nn
 
-from lib.crossval import CrossValidation
 from lib.dataset import BrainData, load_data
 from lib.evaluate import THRESHOLD, predict_volumes
 from lib.logger import to_csv
@@ -22,6 +21,7 @@ from lib.metrics import dsc, largest_component
 from lib.predict import load_weights
 from lib.runtime import CommandParser, Machine, deterministic, run_command
 from lib.runtime.device import prepare
+from lib.sweep import CrossValidation
 from lib.utils import progress, write_atomic
 from maintain.reference import FOLDER, cross_validated
 

@@ -15,14 +15,15 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from lib.config import LADDER, REFERENCE, Config
-from lib.crossval import CrossValidation
 from lib.dataset import BrainData, folds
 from lib.logger import Run
-from lib.plans import PLANS, Overrides, Plan
 from lib.runtime import CommandParser, run_command
 from lib.runtime.cli import RESUMES, changed_fields
-from lib.sweep import add_sweep_arguments, cost_of, end, executor_options, load, outcome, train_tasks
-from lib.sweep_task import Task, make_tasks
+from lib.sweep import PLANS, CrossValidation, Plan
+from lib.sweep.__main__ import add_sweep_arguments, end, executor_options, load
+from lib.sweep.plans import Overrides
+from lib.sweep.run import cost_of, outcome, train_tasks
+from lib.sweep.task import Task, make_tasks
 from lib.utils import PROJECT, KitError
 
 

@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 
 from lib import stats
 from lib.config import changes
-from lib.crossval import CrossValidation
 from lib.evaluate import THRESHOLD
 from lib.logger import Run, write_result_csvs
 from lib.metrics import Summary
 from lib.plot import dsc_strips, forest, sweep_curves
 from lib.runtime import CommandParser, run_command
+from lib.sweep import CrossValidation
 from lib.utils import PROJECT, KitError, write_atomic
 from maintain.postprocess import POSTPROCESSING, PUBLISHED, nested_choice
 from maintain.reference import (

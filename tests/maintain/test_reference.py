@@ -18,8 +18,8 @@ from lib.dataset import PUBLISHED_VALIDATION, load_data
 from lib.execute import TIMES
 from lib.logger import BEST_CSV, TRAIN_CSV, Run
 from lib.predict import KIT_WEIGHTS, PRETRAINED, default_weights, load_weights, unseen
-from lib.sweep import train_tasks
-from lib.sweep_table import duration
+from lib.sweep.run import train_tasks
+from lib.sweep.table import duration
 from lib.train import fit
 from lib.utils import KitError
 from maintain import postprocess, pretrained, results

@@ -16,12 +16,12 @@ from lib.dataset import BrainData, folds
 from lib.evaluate import BATCH_SIZE, predict_volumes
 from lib.logger import Run
 from lib.metrics import Summary, summarise
-from lib.plans import Plan
 from lib.predict import Prediction, check_patients, load_weights, segment
 from lib.runtime import Machine
 from lib.runtime.device import prepare
-from lib.sweep import outcome, train_tasks
-from lib.sweep_task import make_tasks
+from lib.sweep.plans import Plan
+from lib.sweep.run import outcome, train_tasks
+from lib.sweep.task import make_tasks
 from lib.utils import KitError
 
 

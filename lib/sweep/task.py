@@ -13,8 +13,8 @@ from lib import train
 from lib.config import Config
 from lib.dataset import BrainData, load_data, make_split
 from lib.logger import Place, RunFolder, description, run_id
-from lib.plans import Plan, Trial
 from lib.runtime import code_fingerprint
+from lib.sweep.plans import Plan, Trial
 from lib.train import Epoch, fit
 from lib.utils import EditedError, KitError, fingerprint
 

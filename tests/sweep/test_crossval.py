@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from lib import crossval, train
+from lib import train
 from lib.attempts import experiments, read_attempts
 from lib.config import LADDER, REFERENCE
-from lib.crossval import cross_validate, ensemble
 from lib.dataset import load_data
 from lib.evaluate import predict_volumes
-from lib.plans import Plan
 from lib.predict import load_weights, predict
 from lib.runtime import Machine, pick_precision
 from lib.stats import compare, ladder
+from lib.sweep import Plan, cross_validate, crossval
+from lib.sweep.crossval import ensemble
 from lib.utils import KitError
 from tests.conftest import NAMES
 from tests.test_train import TINY

@@ -25,8 +25,8 @@ import torch
 from lib.data import cache_folder
 from lib.dataset import BrainData, load_data
 from lib.logger import RunFolder
-from lib.sweep_table import SweepTable
-from lib.sweep_task import Task, note_place, record_failure, train_task
+from lib.sweep.table import SweepTable
+from lib.sweep.task import Task, note_place, record_failure, train_task
 from lib.utils import PROJECT, KitError, in_notebook, progress, write_atomic
 
 _IDENTITY = ".identity"

@@ -6,7 +6,8 @@ import pytest
 from scipy.stats import loguniform
 
 from lib.config import PROFILES, REFERENCE, Config
-from lib.plans import PLANS, Plan, find_plan, grid, random_plan
+from lib.sweep import PLANS, Plan, grid, random_plan
+from lib.sweep.plans import find_plan
 from lib.utils import KitError
 
 QUICK = replace(REFERENCE, **PROFILES["quick"])

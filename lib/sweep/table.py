@@ -6,13 +6,15 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
-from IPython.display import DisplayHandle, display
 
 from lib.logger import RunFolder
 from lib.utils import in_notebook, say
+
+if TYPE_CHECKING:
+    from IPython.display import DisplayHandle
 
 _PERIOD = 0.5  # seconds between two looks at the folders
 _STATUS = {None: "waiting", "running": "training"}
@@ -51,6 +53,7 @@ class SweepTable:
 
     def _show(self, table: pd.DataFrame) -> None:
         if self._handle is None:
+            from IPython.display import display  # only notebooks have it
             self._handle = display(table, display_id=True)
         else:
             self._handle.update(table)

@@ -14,7 +14,7 @@ from lib.networks import Summary, build_model, summary
 from lib.runtime import Machine, pick_device, pick_precision
 from lib.runtime.cost import tensors_in
 from lib.runtime.device import memory_format
-from lib.sweep_table import duration
+from lib.sweep.table import duration
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib import stats, sweep_table
+from lib import stats
 from lib.attempts import experiments, read_attempts
 from lib.config import Config
 from lib.dataset import load_data
 from lib.logger import RunFolder, finished_runs, write_result_csvs
 from lib.networks import summary
-from lib.plans import Plan, grid
-from lib.sweep import sweep
-from lib.sweep_cost import sweep_cost
-from lib.sweep_table import Row, SweepTable, duration
-from lib.sweep_task import make_tasks
+from lib.sweep import Plan, grid, sweep
+from lib.sweep import table as sweep_table
+from lib.sweep.cost import sweep_cost
+from lib.sweep.table import Row, SweepTable, duration
+from lib.sweep.task import make_tasks
 from lib.utils import PROJECT, EditedError, KitError
 
 BASE = Config(image_size=32, init_features=1, epochs=2, batch_size=8, model="tests.own:Counting")
@@ -117,7 +117,7 @@ def interrupt(*_):
 
 
 def test_edited_code_stops_the_sweep_and_leaves_no_record(data, tmp_path, steps, monkeypatch):
-    monkeypatch.setattr("lib.sweep_task.code_fingerprint", edited)
+    monkeypatch.setattr("lib.sweep.task.code_fingerprint", edited)
     with pytest.raises(EditedError, match="restart the kernel"):
         sweep(PLAN, BASE, data, tmp_path / "out")
     assert not list(tmp_path.glob("out/runs/*"))
@@ -194,8 +194,7 @@ import sys
 from lib.config import Config
 from lib.dataset import load_data
 from lib.networks import summary
-from lib.plans import Plan, grid
-from lib.sweep import sweep
+from lib.sweep import Plan, grid, sweep
 variants = {{"Dice": {{}}, "IoU": {{"loss": "IOULoss"}}, "slow": {{"lr": 1e-5}}, "fresh": {{"sampling": "fresh"}}}}
 base = {BASE!r}
 if len(sys.argv) > 3:
@@ -261,7 +260,7 @@ def test_cost(data):
 
 
 def test_cost_of_time_follows_arithmetic(data, monkeypatch):
-    monkeypatch.setattr("lib.sweep_cost._seconds_per_slice", lambda config: 0.5)
+    monkeypatch.setattr("lib.sweep.cost._seconds_per_slice", lambda config: 0.5)
     small, large = (Config(image_size=32, init_features=width, epochs=10) for width in (2, 8))
     alone = sweep_cost(1, [small], data)
     assert alone.seconds == pytest.approx(0.5 * 10 * sum(data.slices(tuple(data.patients)).lengths))
@@ -288,7 +287,7 @@ def test_table_in_a_notebook(tmp_path, monkeypatch):
             shown.append(table)
 
     monkeypatch.setattr(sweep_table, "in_notebook", lambda: True)
-    monkeypatch.setattr(sweep_table, "display", lambda table, display_id: shown.append(table) or Handle())
+    monkeypatch.setattr("IPython.display.display", lambda table, display_id: shown.append(table) or Handle())
     folders = [RunFolder(tmp_path, name) for name in ("a", "b", "c")]
     table = SweepTable([Row(name, 42, 4, folder) for name, folder in zip("ABC", folders, strict=True)])
     table.refresh()

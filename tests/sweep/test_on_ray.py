@@ -12,12 +12,11 @@ import pytest
 
 from lib.dataset import load_data
 from lib.logger import Run
-from lib.plans import Plan
-from lib.sweep import sweep
-from lib.sweep_ray import _take, train_remotely
-from lib.sweep_task import make_tasks, note_place
+from lib.sweep import Plan, sweep
+from lib.sweep.on_ray import _take, train_remotely
+from lib.sweep.task import make_tasks, note_place
 from lib.utils import KitError
-from tests.test_sweep import BASE, PLAN, content, count
+from tests.sweep.test_run import BASE, PLAN, content, count
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")]
 

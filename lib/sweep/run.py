@@ -1,29 +1,20 @@
-"""Train every variant of a plan: ``sweep("loss", base, data) -> Sweep``. Nothing is lost, nothing is trained twice.
-
-Command line: ``python -m lib.sweep PLAN --data DIR --out DIR [--executor ray] [--seeds 42 43 44] [--lr 3e-4 ...]``
-"""
+"""Train every variant of a plan: ``sweep("loss", base, data) -> Sweep``. Nothing is lost, nothing is trained twice."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
-from lib import stats
-from lib.config import REFERENCE, Config
-from lib.dataset import BrainData, load_data
+from lib.config import Config
+from lib.dataset import BrainData
 from lib.logger import Run, write_result_csvs
-from lib.plans import PLANS, Overrides, Plan, find_plan
-from lib.runtime import CommandParser, run_command
-from lib.runtime.cli import RESUMES, add_arguments, changed_fields
-from lib.sweep_cost import Cost, sweep_cost
-from lib.sweep_ray import run_on_ray
-from lib.sweep_table import Row, SweepTable
-from lib.sweep_task import Task, make_tasks, train_task
+from lib.sweep.cost import Cost, sweep_cost
+from lib.sweep.on_ray import run_on_ray
+from lib.sweep.plans import Plan, find_plan
+from lib.sweep.table import Row, SweepTable
+from lib.sweep.task import Task, make_tasks, train_task
 from lib.utils import KitError, in_notebook, progress, say
 
 EXECUTORS = ("local", "ray")
@@ -53,12 +44,12 @@ def sweep(plan: Plan | str, base: Config, data: BrainData, out: str | Path = "re
     the folder of results.
 
     Args:
-        plan: a ``Plan``, or the name of one of ``lib.plans.PLANS``.
+        plan: a ``Plan``, or the name of one of ``lib.sweep.PLANS``.
         base: the recipe that the variants change.
         data: from ``load_data``; prepared anew for variants that want other images.
         out: folder of results.
         seeds: of each variant; that of ``base`` by default.
-        executor: ``local``, one run after the other in this process, or ``ray``, see ``lib.sweep_ray``.
+        executor: ``local``, one run after the other in this process, or ``ray``, see ``lib.sweep.on_ray``.
         options: of the executor.
 
     Raises:
@@ -135,70 +126,3 @@ def outcome(tasks: list[Task]) -> tuple[dict[str, list[Run]], dict[str, str]]:
         raise KitError(f"plan {reference.plan}: {reference.label}, which the others are compared with, failed "
                        f"({failures[reference.label]}); they are kept, mend it and run this again")
     return runs, failures
-
-
-# --- command line -------------------------------------------------------------------------------------------------
-
-
-def main() -> None:
-    """The command line."""
-    arguments = _parser().parse_args()
-    end(_one_plan(arguments, changed_fields(arguments)))
-
-
-def _parser() -> CommandParser:
-    plans = "\n".join(f"  {plan.name:<14}{len(plan.variants):>3} variants   {plan.question}" for plan in PLANS.values())
-    parser = CommandParser(prog="python -m lib.sweep", formatter_class=argparse.RawDescriptionHelpFormatter,
-                           description=f"Train every variant of a plan.\n\nplans:\n{plans}")
-    parser.add_argument("plan", help="one of the plans above")
-    parser.add_argument("--seeds", type=int, nargs="+", default=(), help="train every variant with each of these seeds")
-    add_sweep_arguments(parser)
-    return parser
-
-
-def add_sweep_arguments(parser: CommandParser) -> None:
-    """Give ``parser`` the options of every sweep, and one per field of ``Config``."""
-    parser.add_argument("--data", required=True, help="Kaggle folder, a folder that holds it, archive.zip, or: kaggle")
-    parser.add_argument("--out", default="result", help="folder of results (default: result)")
-    parser.add_argument("--executor", default="local", choices=EXECUTORS, help="local, or ray (default: local)")
-    parser.add_argument("--gpus", type=float, help="ray: GPUs of a run, e.g. 0.5 (default: 1 where there are any)")
-    parser.add_argument("--cpus", type=float, help="ray: CPU cores of a run (default: 1)")
-    parser.add_argument("--dry-run", action="store_true", help="only say what it would cost")
-    add_arguments(parser)
-
-
-def executor_options(arguments: argparse.Namespace) -> dict[str, float]:
-    """The options of the executor that were given."""
-    return {name: value for name in ("gpus", "cpus") if (value := getattr(arguments, name)) is not None}
-
-
-def end(failures: dict[str, str]) -> NoReturn:
-    """Name what failed, label -> why, and exit: 1 if anything did."""
-    for label, why in failures.items():
-        print(f"failed: {label}: {why}", file=sys.stderr)
-    sys.exit(1 if failures else 0)
-
-
-def _one_plan(arguments: argparse.Namespace, changes: Overrides) -> dict[str, str]:
-    """Train the plan asked for, or only say what it would cost; label -> why it failed."""
-    plan, base = find_plan(arguments.plan), replace(REFERENCE, **changes)
-    data = load(arguments, base)
-    if arguments.dry_run:
-        print(cost_of(make_tasks(plan, base, data, Path(arguments.out).absolute(), arguments.seeds), data))
-        return {}
-    done = sweep(plan, base, data, arguments.out, arguments.seeds, arguments.executor, **executor_options(arguments))
-    if len(done.runs) > 1:
-        print(f"\n{plan.question}")
-        print(stats.verdicts(done.runs).to_string())
-    return done.failures
-
-
-def load(arguments: argparse.Namespace, base: Config) -> BrainData:
-    """The data that a sweep of ``base`` is asked to be trained on; says what was found."""
-    data = load_data(arguments.data, base.image_size, base.preprocessing)
-    print(data.report())
-    return data
-
-
-if __name__ == "__main__":
-    run_command(main, RESUMES)
