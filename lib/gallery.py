@@ -11,8 +11,8 @@ import numpy as np
 
 from lib.data import read_patient
 from lib.dataset import BrainData
-from lib.frames import CHANNELS, FLAIR, brightest, grey_png
 from lib.metrics import Counts
+from lib.plot.pixels import CHANNELS, FLAIR, brightest, grey_png
 from lib.predict import Prediction
 from lib.utils import KitError
 
@@ -116,7 +116,7 @@ class Gallery:
         return channels
 
     def _frame(self, patient: str, channel: int, number: int) -> bytes:
-        """A slice of one sequence as a PNG, see ``lib.frames.grey_png``. Cached, as ``frame``."""
+        """A slice of one sequence as a PNG, see ``lib.plot.pixels.grey_png``. Cached, as ``frame``."""
         return grey_png(self.volume(patient)[number, ..., channel])
 
     def packed_masks(self, patient: str) -> list[bytes]:

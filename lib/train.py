@@ -79,7 +79,7 @@ def fit(config: Config, data: BrainData, out: str | Path = "result", plan: str =
         data: from ``load_data``.
         out: folder of results.
         plan: the experiment that this run belongs to; a name that starts with "best" puts it into the best CSV.
-        watch: called after each epoch that is trained, e.g. ``lib.live.LiveView()``; the run is the same without.
+        watch: called after each epoch that is trained, e.g. ``lib.plot.LiveView()``; the run is the same without.
 
     Raises:
         KitError: config and data do not fit together, or the loss is no longer a number.

@@ -9,8 +9,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from lib.frames import grey_webp
 from lib.gallery import Gallery
+from lib.plot.pixels import grey_webp
 from lib.utils import KitError, write_atomic
 
 SCRIPT, STYLE = ((Path(__file__).with_name(f"viewer.{kind}")).read_text(encoding="utf-8") for kind in ("js", "css"))

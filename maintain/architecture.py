@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib.config import Config
 from lib.networks import build_model, summary
-from lib.plot import BLUE, GREEN, SKY, VERMILION, styled
+from lib.plot import styled
+from lib.plot.pixels import BLUE, GREEN, SKY, VERMILION
 from lib.runtime import Recomputing
 from lib.runtime.cost import tensors_in
 

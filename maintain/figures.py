@@ -13,7 +13,8 @@ from lib.config import Config
 from lib.dataset import load_data
 from lib.metrics import Counts, counts
 from lib.phantom import PHANTOM_FOLDER, write_phantom
-from lib.plot import BLUE, GREEN, VERMILION, patient_slices, styled
+from lib.plot import patient_slices, styled
+from lib.plot.pixels import BLUE, GREEN, VERMILION
 from lib.runtime import CommandParser, run_command
 from maintain.architecture import draw_network
 

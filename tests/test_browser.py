@@ -19,8 +19,8 @@ from PIL import Image
 
 from lib.dataset import load_data
 from lib.execute import execute
-from lib.frames import CHANNELS, FLAIR, brightest, colour_table, kinds
 from lib.phantom import PHANTOM_FOLDER, make_patient
+from lib.plot.pixels import CHANNELS, FLAIR, brightest, colour_table, kinds
 from lib.viewer import browse
 from tests.conftest import NAMES, brain, write_patient
 from tests.test_viewer import EDGE_CASES, edge_case, prediction
@@ -53,14 +53,14 @@ def show(number):
 
 LIVE = """
 from dataclasses import replace
-import lib.live
+import lib.plot.live
 from lib.config import REFERENCE
 from lib.session import start
 from lib.train import fit
-lib.live._SHARE = 9  # draw after every epoch, however short
+lib.plot.live._SHARE = 9  # draw after every epoch, however short
 session = start()
 config = replace(session.config(REFERENCE), epochs=8)
-run = fit(config, session.load(config), session.out, watch=lib.live.LiveView())
+run = fit(config, session.load(config), session.out, watch=lib.plot.live.LiveView())
 print("finished")
 """
 

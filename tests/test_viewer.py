@@ -16,10 +16,10 @@ from PIL import Image
 from lib.config import REFERENCE
 from lib.dataset import load_data
 from lib.execute import WIDGET_MIME, _tidy
-from lib.frames import FLAIR, OVERLAYS, colour_table, grey_png, kinds, outline, render
 from lib.gallery import Gallery, run_lengths
 from lib.metrics import counts
 from lib.montage import montage
+from lib.plot.pixels import FLAIR, OVERLAYS, colour_table, grey_png, kinds, outline, render
 from lib.predict import Prediction
 from lib.utils import KitError
 from lib.viewer import browse

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from lib import live
 from lib.config import Config
 from lib.dataset import load_data
+from lib.plot import live
 from lib.train import fit
 
 TINY = Config(image_size=32, init_features=2, batch_size=4, epochs=3, split="holdout:2", precision="fp32", ema=0.9)
@@ -32,7 +32,7 @@ class Screen:
 @pytest.fixture
 def screen(monkeypatch):
     screen = Screen()
-    monkeypatch.setattr(live, "display", screen.display)
+    monkeypatch.setattr("IPython.display.display", screen.display)
     monkeypatch.setattr(live, "in_notebook", lambda: True)
     monkeypatch.setattr(live, "_SHARE", 1e9)
     return screen
@@ -70,5 +70,5 @@ def test_short_epochs_are_not_slowed_down(tiny_kaggle, tmp_path, screen, monkeyp
 
 
 def test_outside_a_notebook_nothing_happens(tiny_kaggle, tmp_path, monkeypatch):
-    monkeypatch.setattr(live, "display", lambda *_, **__: pytest.fail("nobody can see this"))
+    monkeypatch.setattr("IPython.display.display", lambda *_, **__: pytest.fail("nobody can see this"))
     fit(Config(**TINY.to_dict() | {"epochs": 1}), load_data(tiny_kaggle, 32), tmp_path, watch=live.LiveView())

@@ -5,19 +5,22 @@ from __future__ import annotations
 import io
 import os
 import time
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from IPython.display import DisplayHandle, Image, display
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lib.evaluate import THRESHOLD
-from lib.frames import BLUE, FLAIR, GREEN, PREDICTION, TRUTH, VERMILION, outline
-from lib.plot import styled
+from lib.plot.pixels import BLUE, FLAIR, GREEN, PREDICTION, TRUTH, VERMILION, outline
+from lib.plot.style import styled
 from lib.train import Epoch
 from lib.utils import in_notebook
+
+if TYPE_CHECKING:
+    from IPython.display import DisplayHandle
 
 _SHARE = 0.03  # of the time between two pictures may go into drawing: short epochs are drawn less often
 _SLICES = 5
@@ -68,6 +71,7 @@ class LiveView:
         return self._canvas.draw(epoch, pictures)
 
     def _show(self, png: bytes) -> None:
+        from IPython.display import Image, display  # only notebooks have it
         # its size is said beforehand: the page does not jump while the next picture is decoded
         picture = Image(png, width=self._canvas.width, height=self._canvas.height)
         if self._handle is None:

@@ -1,0 +1,16 @@
+"""Static figures for notebooks and reports, and the live view of a training.
+
+The door is any of the figures below, such as ``curves(run)``, and ``fit(..., watch=LiveView())``; start to read at
+``style.py``.
+"""
+
+from lib.plot.images import disagreement, overlays, patient_slices
+from lib.plot.live import LiveView
+from lib.plot.scores import calibration, dsc_bars, dsc_strips, forest, size_against_dsc, slopes
+from lib.plot.style import styled
+from lib.plot.training import curves, sweep_curves, sweep_scores
+
+__all__ = [
+    "LiveView", "calibration", "curves", "disagreement", "dsc_bars", "dsc_strips", "forest", "overlays",
+    "patient_slices", "size_against_dsc", "slopes", "styled", "sweep_curves", "sweep_scores",
+]

@@ -1,0 +1,129 @@
+"""Slices of patients: the sequences, masks outlined, errors coloured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from lib.dataset import BrainData
+from lib.logger import Run
+from lib.metrics import counts
+from lib.plot.pixels import CHANNELS, FALSE_ALARM, FLAIR, HIT, MISSED, PREDICTION, TRUTH, brightest, colour_table, kinds
+from lib.plot.style import nothing_to_score, styled, were_trained_on, who_counts, with_score
+from lib.predict import Prediction, predict
+from lib.utils import KitError
+
+
+@styled
+def patient_slices(data: BrainData, patient: str) -> Figure:
+    """The three sequences of the slice with the most tumour, and FLAIR with the tumour outlined."""
+    volume, truth = data.volume(patient), data.truth(patient)
+    number = _largest_slice(truth)
+    figure, axes = plt.subplots(1, 4, figsize=(10, 2.9))
+    for channel, axis in enumerate(axes[:3]):
+        _show(axis, volume[..., channel], number, CHANNELS[channel])
+    _show(axes[3], volume[..., FLAIR], number, "tumour on FLAIR")
+    _outline(axes[3], truth[number], TRUTH)
+    figure.suptitle(f"{patient}, slice {data.patients[patient].numbers[number]} of {len(volume)}", fontsize=11)
+    return figure
+
+
+@styled
+def overlays(prediction: Prediction) -> Figure:
+    """Worst, median and best patient at the slice with the most tumour: truth and prediction outlined, errors below.
+
+    Of the patients that the network was not trained on, if there are any.
+    """
+    scored = with_score(prediction.cases, "dsc_native").sort_values(["dsc_native", "patient"])
+    if scored.empty:
+        return nothing_to_score()
+    seen = were_trained_on(scored)
+    counted, who = who_counts(seen)
+    ranked = list(scored.loc[counted, "patient"])
+    chosen = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}
+    figure, axes = plt.subplots(2, 3, figsize=(10, 7.3))
+    for (above, below), (word, patient) in zip(axes.T, chosen.items(), strict=True):
+        truth, mask = prediction.data.truth(patient), prediction.mask(patient)
+        flair, number = prediction.data.volume(patient)[..., FLAIR], _largest_slice(truth)
+        whole = f"whole volume: DSC {counts(mask, truth).dsc:.3f} (file's grid)"
+        _show(above, flair, number, f"{word}: {patient}\n{whole}\nslice {number + 1} of {len(mask)}")
+        _outline(above, truth[number], TRUTH, 2.5)
+        _outline(above, mask[number], PREDICTION)
+        colours = colour_table("error", 0.6, (0, brightest(flair)))
+        below.imshow(colours[kinds(truth[number], mask[number], flair[number].shape), flair[number]])
+        below.axis("off")
+        if patient in prediction.seen:
+            above.set_title(f"{above.get_title()} (trained on)", color="dimgrey")
+    if seen.any():
+        figure.suptitle(who, fontsize=11)
+    _legend_of_masks(figure)
+    return figure
+
+
+@styled
+def disagreement(runs: Mapping[str, Run | Sequence[Run]], data: BrainData) -> Figure:
+    """The first run of a sweep and the one whose DSC differs most from it, on the patient and slice where they differ
+    most: both masks on FLAIR, truth outlined, and what each found, missed and falsely found.
+
+    Args:
+        runs: label -> run, or its runs with several seeds, of which the first is shown; the reference first.
+        data: as these runs saw it.
+
+    Raises:
+        KitError: fewer than two runs.
+    """
+    if len(runs) < 2:
+        raise KitError("disagreement: two runs at least are needed to compare; train some more first")
+    firsts = {label: given if isinstance(given, Run) else given[0] for label, given in runs.items()}
+    scores = pd.DataFrame({label: run.cases.set_index("patient")["dsc_native"] for label, run in firsts.items()})
+    differences = scores.iloc[:, 1:].sub(scores.iloc[:, 0], axis=0)
+    labels = [scores.columns[0], differences.mean().abs().idxmax()]
+    patient = differences[labels[1]].abs().idxmax()
+    masks = [predict(firsts[label].weights, data, patients=[patient]).mask(patient) for label in labels]
+    truth = data.truth(patient)
+    number = int((masks[0] != masks[1]).sum(axis=(1, 2)).argmax())
+    flair = data.volume(patient)[..., FLAIR]
+    figure, axes = plt.subplots(1, 4, figsize=(10, 3.1))
+    colours = colour_table("error", 0.6, (0, brightest(flair)))
+    for outlined, coloured, mask, label in zip(axes[::2], axes[1::2], masks, labels, strict=True):
+        _show(outlined, flair, number, f"{label}: DSC {counts(mask, truth).dsc:.3f}")
+        _outline(outlined, truth[number], TRUTH, 2.5)
+        _outline(outlined, mask[number], PREDICTION)
+        coloured.imshow(colours[kinds(truth[number], mask[number], flair[number].shape), flair[number]])
+        coloured.axis("off")
+    figure.suptitle(f"{patient}, slice {number + 1} of {len(flair)}: where the two differ most "
+                    f"(DSC: whole volume, file's grid)", fontsize=11)
+    _legend_of_masks(figure)
+    return figure
+
+
+def _legend_of_masks(figure: Figure) -> None:
+    lines = [Line2D([], [], color=colour, label=label, linewidth=2)
+             for label, colour in (("truth", TRUTH), ("prediction", PREDICTION))]
+    areas = [Patch(facecolor=colour, label=label) for label, colour in
+             (("found (TP)", HIT), ("missed (FN)", MISSED), ("false alarm (FP)", FALSE_ALARM))]
+    figure.legend(handles=[*lines, *areas], loc="outside lower center", ncols=5, facecolor="lightgrey", frameon=True)
+
+
+def _largest_slice(mask: np.ndarray) -> int:
+    """Index of the slice with the most tumour; the middle one when there is none."""
+    areas = mask.sum(axis=(1, 2))
+    return int(areas.argmax()) if areas.any() else len(mask) // 2
+
+
+def _show(axis: Axes, volume: np.ndarray, number: int, title: str) -> None:
+    axis.imshow(volume[number], vmin=0, vmax=brightest(volume))
+    axis.set_title(title)
+    axis.axis("off")
+
+
+def _outline(axis: Axes, mask: np.ndarray, colour: str, width: float = 1.2) -> None:
+    if mask.any():
+        axis.contour(mask, levels=[0.5], colors=[colour], linewidths=width)

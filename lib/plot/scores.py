@@ -1,0 +1,195 @@
+"""Static figures for notebooks and README. Each function returns a closed matplotlib figure: a cell that ends with it
+shows it once, ``figure.savefig("name.svg")`` keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
+
+from lib.calibrate import Calibration
+from lib.metrics import summarise
+from lib.plot.pixels import BLUE, SKY, VERMILION
+from lib.plot.style import TRAINED_ON, nothing_to_score, styled, were_trained_on, who_counts, with_score
+from lib.stats import METRICS, Scored, p_in_words
+from lib.utils import KitError
+
+
+@styled
+def dsc_bars(cases: pd.DataFrame, column: str = "dsc") -> Figure:
+    """DSC of each patient as sorted bars, with mean, its 95 % confidence interval, and median.
+
+    Args:
+        cases: ``run.cases`` or ``prediction.cases``; patients trained on are grey, and counted only if all are.
+        column: ``dsc`` (published protocol) or ``dsc_native`` (file's own grid).
+    """
+    scored = with_score(cases, column).sort_values(column)
+    if scored.empty:
+        return nothing_to_score()
+    seen = were_trained_on(scored)
+    counted, who = who_counts(seen)
+    summary = summarise(scored.loc[counted, column])
+    figure, axis = plt.subplots(figsize=(10, max(2.2, 0.24 * len(scored) + 0.9)))
+    axis.barh(scored["patient"] + np.where(seen, " (trained on)", ""), scored[column],
+              color=np.where(seen, TRAINED_ON, SKY))
+    axis.axvspan(summary.low, summary.high, color=BLUE, alpha=0.15, label="95 % CI of the mean")
+    axis.axvline(summary.mean, color=BLUE, label=f"mean {summary.mean:.3f}")
+    axis.axvline(summary.median, color=VERMILION, linestyle="--", label=f"median {summary.median:.3f}")
+    axis.set(title=f"{'DSC' if column == 'dsc' else 'DSC on the file grid'}, {who}, worst first",
+             xlabel="DSC", xlim=(0, 1))
+    axis.invert_yaxis()
+    axis.grid(axis="y", visible=False)
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+@styled
+def size_against_dsc(cases: pd.DataFrame) -> Figure:
+    """Tumour size of each patient against its DSC on the file's own grid; the three worst by name.
+
+    Args:
+        cases: ``run.cases`` or ``prediction.cases``; patients without tumour have no size and are left out. Patients
+            trained on are grey, and named only if all are.
+    """
+    scored = with_score(cases, "dsc_native")
+    if not scored.empty:
+        scored = scored.assign(size=scored["tp"] + scored["fn"]).query("size > 0")
+    if scored.empty:
+        return nothing_to_score()
+    seen = were_trained_on(scored)
+    counted, who = who_counts(seen)
+    figure, axis = plt.subplots(figsize=(7.5, 4))
+    for group, colour, label in ((seen, TRAINED_ON, "trained on"), (~seen, BLUE, "others")):
+        if group.any():
+            axis.scatter("size", "dsc_native", data=scored[group], color=colour, alpha=0.8, label=label)
+    if seen.any():
+        axis.legend(loc="lower right")
+    for row in scored[counted].nsmallest(3, "dsc_native").itertuples():
+        axis.annotate(row.patient, (row.size, row.dsc_native), (0, -13), textcoords="offset points", fontsize=8,
+                      ha="center")
+    axis.set(xscale="log", xlabel="tumour size (voxels on the file's grid, logarithmic)", ylabel="DSC", ylim=(0, 1),
+             title=f"tumour size and DSC, {who}, the worst by name")
+    axis.margins(x=0.15)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:,.0f}")
+    axis.xaxis.set_minor_locator(NullLocator())
+    return figure
+
+
+@styled
+def slopes(before: Scored, after: Scored, labels: tuple[str, str] = ("before", "after"), metric: str = "dsc") -> Figure:
+    """The same patients in two runs or predictions: a line each, and the mean.
+
+    Args:
+        before, after: patients that either network was trained on are grey, and counted only if all are.
+        metric: column of ``cases``.
+
+    Raises:
+        KitError: the runs scored different patients.
+    """
+    tables = [run.cases.set_index("patient").sort_index() for run in (before, after)]
+    scores = [table[metric] for table in tables]
+    if list(scores[0].index) != list(scores[1].index):
+        raise KitError("slopes: the runs scored different patients; use the same split")
+    seen = were_trained_on(tables[0]) | were_trained_on(tables[1])
+    counted, who = who_counts(seen)
+    up, means = scores[1] > scores[0], [score[counted].mean() for score in scores]
+    colours = np.where(seen, TRAINED_ON, np.where(up, BLUE, VERMILION))
+    figure, axis = plt.subplots(figsize=(6, 4.4))
+    for colour, first, second in zip(colours, *scores, strict=True):
+        axis.plot([0, 1], [first, second], marker="o", markersize=4, linewidth=1.2, color=colour)
+    axis.plot([0, 1], means, marker="D", color="black", linewidth=3)
+    legend = {f"mean {means[0]:.3f} to {means[1]:.3f}": "black"}
+    if not seen.all():
+        legend = {f"better ({up[~seen].sum()})": BLUE, f"not better ({(~up[~seen]).sum()})": VERMILION, **legend}
+    if seen.any():
+        legend[f"trained on ({seen.sum()})"] = TRAINED_ON
+    axis.legend(handles=[Line2D([], [], color=colour, label=label, marker="o", markersize=4)
+                         for label, colour in legend.items()], loc="upper left", bbox_to_anchor=(1, 1))
+    axis.set(title=f"the same {who}", ylabel=METRICS.get(metric, metric), xlim=(-0.2, 1.2))
+    axis.set_xticks([0, 1], labels)
+    axis.grid(axis="x", visible=False)
+    return figure
+
+
+@styled
+def forest(table: pd.DataFrame, ladder: bool = False) -> Figure:
+    """Differences with their 95 % intervals, a row each, and what they allow to say.
+
+    Args:
+        table: from ``lib.stats.compare``.
+        ladder: it is from ``compare_rungs``: each row is compared with the rung before it.
+    """
+    other = "the rung before" if ladder else "the baseline"
+    colours = {"helps": BLUE, "hurts": VERMILION, "cannot tell": "grey"}
+    figure, axis = plt.subplots(figsize=(10, 1.3 + 0.42 * len(table)))
+    for place, row in enumerate(table.to_dict("records")):
+        colour = colours[row["verdict"]]
+        axis.plot([row["CI low"], row["CI high"]], [place, place], color=colour, linewidth=2.5)
+        axis.plot(row["difference"], place, "o", color=colour, markersize=8)
+        words = f"{row['difference']:+.3f}   {p_in_words(row['p (Holm)'])}   {row['verdict']}"
+        axis.text(1.02, place, words, transform=axis.get_yaxis_transform(), va="center", color=colour)
+    axis.axvline(0, color="black", linewidth=1)
+    axis.set_yticks(range(len(table)), table["label"])
+    axis.set(ylim=(len(table) - 0.5, -0.5), xlabel=f"mean difference to {other}, over patients",
+             title=f"differences with 95 % CI, {table['patients'].iloc[0]} patients (p: sign flips, Holm)")
+    axis.grid(axis="y", visible=False)
+    return figure
+
+
+@styled
+def dsc_strips(scores: Mapping[str, pd.Series]) -> Figure:
+    """DSC of each patient, a row of dots for each recipe, with its mean and the mean's 95 % CI.
+
+    Args:
+        scores: label -> patient -> DSC, without missing ones.
+    """
+    figure, axis = plt.subplots(figsize=(10, 1.3 + 0.42 * len(scores)))
+    for place, values in enumerate(scores.values()):
+        summary = summarise(values)
+        axis.plot(values, np.full(len(values), place), "o", color=SKY, markersize=7, alpha=0.7)
+        axis.plot([summary.low, summary.high], [place, place], color=BLUE, linewidth=2.5)
+        axis.plot(summary.mean, place, "|", color=VERMILION, markersize=18, markeredgewidth=3)
+        axis.text(1.02, place, f"mean {summary.mean:.3f}", transform=axis.get_yaxis_transform(), va="center")
+    axis.set_yticks(range(len(scores)), list(scores))
+    axis.set(ylim=(len(scores) - 0.5, -0.5), xlim=(-0.02, 1.02), xlabel="DSC",
+             title="DSC of each patient at the best epoch (bar: mean, line: its 95 % CI)")
+    axis.grid(axis="y", visible=False)
+    return figure
+
+
+@styled
+def calibration(result: Calibration) -> Figure:
+    """Are probabilities right (left), and what does another threshold than one half give (right)?"""
+    if not len(result.dsc):
+        return nothing_to_score("patients with masks that the network was not trained on")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    left.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfect")
+    left.plot(result.predicted, result.observed, marker="o", color=BLUE, label="network")
+    for i, voxels in enumerate(result.voxels):
+        left.text((i + 0.5) / len(result.voxels), -0.07, _short(voxels), fontsize=8, color="dimgrey", ha="center")
+    left.set(title="probability and truth (small: voxels)", xlabel="predicted probability",
+             ylabel="share that is tumour", xlim=(-0.03, 1.03), ylim=(-0.1, 1.05))
+    left.legend(loc="upper left")
+    mean = result.dsc.mean(axis=0)
+    best = int(mean.argmax())
+    right.plot(result.thresholds, result.dsc.T, color=SKY, linewidth=0.8, alpha=0.7)
+    right.plot(result.thresholds, mean, color=BLUE, linewidth=2.5,
+               label=f"mean of {len(result.dsc)} patients (thin lines)")
+    right.plot(result.thresholds[best], mean[best], "o", color=VERMILION,
+               label=f"best {mean[best]:.3f} at {result.thresholds[best]:.2f}")
+    right.axvline(0.5, color="grey", linestyle=":", label="as scored: 0.5")
+    right.set(title="threshold and DSC (chosen on these patients, it flatters)", xlabel="threshold", ylabel="DSC",
+              ylim=(0, 1))
+    right.legend(loc="lower right")
+    return figure
+
+
+def _short(count: int) -> str:
+    """A count in at most four characters."""
+    return str(count) if count < 1000 else f"{count / 1000:.0f}k" if count < 1_000_000 else f"{count / 1e6:.1f}M"

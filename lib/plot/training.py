@@ -1,0 +1,92 @@
+"""Loss and DSC over the epochs of a run, or of the runs of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from lib.logger import Run
+from lib.plot.pixels import GREEN, VERMILION
+from lib.plot.style import dsc_axis, line_styles, styled
+from lib.utils import KitError
+
+
+@styled
+def curves(run: Run) -> Figure:
+    """Training and validation loss, and validation DSC with the best epoch marked."""
+    history = run.history
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
+    for name, style in (("train loss", "-"), ("val loss", "--")):
+        left.plot(history["epoch"], history[name], style, marker=".", label=name.replace("val", "validation"))
+    left.set(title=run.config.loss, xlabel="epoch", ylabel="loss")
+    left.xaxis.get_major_locator().set_params(integer=True)
+    left.legend()
+    dsc_axis(right, "validation DSC per epoch")
+    right.plot(history["epoch"], history["val_dsc"], marker=".", color=GREEN)
+    scored = history.dropna(subset="val_dsc")
+    if len(scored):  # split="all" leaves nobody to score
+        best = scored.loc[scored["val_dsc"].idxmax()]
+        right.plot(best["epoch"], best["val_dsc"], "o", color=VERMILION,
+                   label=f"best: {best['val_dsc']:.3f} at epoch {best['epoch']:.0f}")
+        right.legend(loc="lower right")
+    return figure
+
+
+@styled
+def sweep_scores(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
+    """Validation DSC per epoch of the runs of a sweep, and the DSC of each patient at their best epochs.
+
+    Args:
+        runs: label -> run, or its runs with several seeds, of which the mean is drawn.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
+    dsc_axis(left, "validation DSC per epoch")
+    listed = {label: [given] if isinstance(given, Run) else list(given) for label, given in runs.items()}
+    for place, (several, style) in enumerate(zip(listed.values(), line_styles(len(listed)), strict=True)):
+        history = pd.concat([run.history.set_index("epoch")["val_dsc"] for run in several], axis=1).mean(axis=1)
+        cases = pd.concat([run.cases.set_index("patient")["dsc"] for run in several], axis=1).mean(axis=1)
+        left.plot(history.index, history, marker=".", markersize=4, **style)
+        right.plot(np.full(len(cases), place), cases, "o", color=style["color"], alpha=0.5)
+        right.plot([place - 0.3, place + 0.3], [cases.mean()] * 2, color="black", linewidth=2)
+    right.set(title="per patient at the best epoch (line: mean)", ylabel="DSC", ylim=(0, 1))
+    right.set_xticks([])
+    handles = [Line2D([], [], marker="o", markersize=5, label=label, **style)
+               for label, style in zip(listed, line_styles(len(listed)), strict=True)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), handlelength=3)
+    return figure
+
+
+@styled
+def sweep_curves(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
+    """Loss and validation DSC per epoch of a sweep; of several seeds their mean, and a band to the extremes.
+
+    Args:
+        runs: label -> run, or its runs with several seeds. Losses of different loss functions cannot be compared.
+
+    Raises:
+        KitError: nothing to draw.
+    """
+    if not runs:
+        raise KitError("sweep_curves: no runs to draw; train some first")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
+    losses = set()
+    for (label, given), style in zip(runs.items(), line_styles(len(runs)), strict=True):
+        several = [given] if isinstance(given, Run) else list(given)
+        losses |= {run.config.loss for run in several}
+        for axis, column in ((left, "val loss"), (right, "val_dsc")):
+            table = pd.concat([run.history.set_index("epoch")[column] for run in several], axis=1)
+            axis.plot(table.index, table.mean(axis=1), marker=".", markersize=4, label=label, **style)
+            if len(several) > 1:
+                axis.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=style["color"],
+                                  alpha=0.2, lw=0)
+    left.set(title="validation loss" + ("" if len(losses) == 1 else " (different losses: not comparable)"),
+             xlabel="epoch", ylabel="loss")
+    left.xaxis.get_major_locator().set_params(integer=True)
+    dsc_axis(right, "validation DSC")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(runs), 4))
+    return figure
