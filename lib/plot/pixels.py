@@ -45,7 +45,7 @@ def kinds(truth: np.ndarray | None, mask: np.ndarray | None, shape: tuple[int, .
 
 
 def colour_table(overlay: str, opacity: float = OPACITY, window: tuple[float, float] = (0, 255)) -> np.ndarray:
-    """Colour of a pixel by its kind and intensity, ``(4, 256, 3)`` uint8. ``viewer.js`` computes the same one.
+    """Colour of a pixel by its kind and intensity, ``(4, 256, 3)`` uint8. ``browser.js`` computes the same one.
 
     Args:
         overlay: one of ``OVERLAYS``; ``contour`` and ``off`` colour no pixel.

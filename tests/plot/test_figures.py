@@ -19,7 +19,7 @@ from lib.stats import compare
 from lib.utils import KitError
 from tests.conftest import NAMES
 from tests.test_predict import Bright
-from tests.test_viewer import prediction
+from tests.viewer.test_browser import prediction
 
 
 def run(seed=0, loss="DiceLoss", epochs=5, patients=8):

@@ -23,9 +23,9 @@ from lib.phantom import PHANTOM_FOLDER, make_patient
 from lib.plot.pixels import CHANNELS, FLAIR, brightest, colour_table, kinds
 from lib.viewer import browse
 from tests.conftest import NAMES, brain, write_patient
-from tests.test_viewer import EDGE_CASES, edge_case, prediction
+from tests.viewer.test_browser import EDGE_CASES, edge_case, prediction
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SHOTS = ROOT / "result" / "screenshots"  # ignored by git
 PRESSES = 40
@@ -67,7 +67,7 @@ print("finished")
 LARGE = """
 from lib.dataset import load_data
 from lib.viewer import browse
-from tests.test_viewer import prediction
+from tests.viewer.test_browser import prediction
 data = load_data("{folder}", 64)
 browse([prediction(data, 1), prediction(data, 4)])
 """

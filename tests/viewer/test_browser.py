@@ -16,13 +16,13 @@ from PIL import Image
 from lib.config import REFERENCE
 from lib.dataset import load_data
 from lib.execute import WIDGET_MIME, _tidy
-from lib.gallery import Gallery, run_lengths
 from lib.metrics import counts
-from lib.montage import montage
 from lib.plot.pixels import FLAIR, OVERLAYS, colour_table, grey_png, kinds, outline, render
 from lib.predict import Prediction
 from lib.utils import KitError
 from lib.viewer import browse
+from lib.viewer.gallery import Gallery, run_lengths
+from lib.viewer.montage import montage
 from tests.conftest import NAMES, brain, write_patient
 
 LONG_NAME = "TCGA_CS_" + "a_name_that_goes_on_and_on_" + 25 * "x"

@@ -7,8 +7,8 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from lib.gallery import Gallery
 from lib.plot.pixels import FLAIR, PREDICTION, TRUTH, render
+from lib.viewer.gallery import Gallery
 
 _TILE = 190  # pixels on screen; five and the gaps are as wide as a notebook
 _COLUMNS, _GAP, _LINE = 5, 6, 20

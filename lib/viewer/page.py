@@ -9,11 +9,11 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from lib.gallery import Gallery
 from lib.plot.pixels import grey_webp
 from lib.utils import KitError, write_atomic
+from lib.viewer.gallery import Gallery
 
-SCRIPT, STYLE = ((Path(__file__).with_name(f"viewer.{kind}")).read_text(encoding="utf-8") for kind in ("js", "css"))
+SCRIPT, STYLE = ((Path(__file__).with_name(f"browser.{kind}")).read_text(encoding="utf-8") for kind in ("js", "css"))
 
 _PAGE = Template("""<!DOCTYPE html>
 <html lang="en">

@@ -1,4 +1,4 @@
-"""The picture of the slice browser in the README, phantoms only: ``python -m tests.viewer_picture img/viewer.png``
+"""The picture of the slice browser in the README, phantoms only: ``python -m tests.viewer.picture img/viewer.png``
 
 Trains two small networks on the phantom for a minute, exports both to a file, and photographs it in Chromium.
 """
@@ -14,7 +14,7 @@ from lib.phantom import PHANTOM_FOLDER, write_phantom
 from lib.predict import predict
 from lib.train import fit
 from lib.viewer import browse
-from tests.test_browser import CHROMIUM
+from tests.viewer.test_in_jupyterlab import CHROMIUM
 
 BASE = dataclasses.replace(REFERENCE, sampling="fresh", padding="background", image_size=96, init_features=8,
                            batch_size=8, lr=1e-3)

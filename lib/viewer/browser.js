@@ -8,7 +8,7 @@
 //   slices(name, channel, numbers): Promise<bytes[]>   a PNG or WebP of each
 // In a notebook the source asks the kernel (render, at the end); in an exported file it reads the page.
 
-const COLOURS = {  // the same as in lib/frames.py
+const COLOURS = {  // the same as in lib/plot/pixels.py
   truth: "#F0E442", prediction: "#D55E00", agreed: "#E69F00", hit: "#009E73", alarm: "#D55E00", missed: "#56B4E9",
 };
 const OVERLAYS = { contour: "outlines", fill: "areas", both: "outlines and areas", error: "errors", off: "nothing" };

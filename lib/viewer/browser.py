@@ -1,4 +1,4 @@
-"""The slice browser of the notebooks: ``browse(prediction)``. What it does is written in ``viewer.js``; here the kernel
+"""The slice browser of the notebooks: ``browse(prediction)``. What it does is written in ``browser.js``; here the kernel
 answers what it asks for."""
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Any
 import anywidget
 import traitlets
 
-from lib.gallery import Gallery, Shown
-from lib.montage import montage
-from lib.viewer_html import SCRIPT, STYLE, write_page
+from lib.viewer.gallery import Gallery, Shown
+from lib.viewer.montage import montage
+from lib.viewer.page import SCRIPT, STYLE, write_page
 
 
 class Browser(anywidget.AnyWidget):
