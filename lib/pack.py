@@ -13,7 +13,8 @@ from lib.config import MODELS, PROFILES, changes
 from lib.dataset import BrainData
 from lib.logger import BEST_CSV, BEST_PLAN, TRAIN_CSV, Run, find_run, finished_runs, outside_folds, write_result_csvs
 from lib.predict import load_weights, predict
-from lib.report import ANALYSIS, write_report
+from lib.report import write_report
+from lib.report.write import ANALYSIS
 from lib.submission import MANIFEST, READ, STUDENT, read_submission
 from lib.utils import PROJECT, KitError, sha256
 

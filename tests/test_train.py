@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from lib import logger, train
-from lib.attempts import read_attempts
 from lib.config import Config
 from lib.dataset import load_data, make_split
 from lib.logger import Run, RunFolder, find_run, finished_runs, run_id, write_result_csvs
 from lib.predict import load_weights, predict
+from lib.report.experiments import read_attempts
 from lib.runtime import code_fingerprint
 from lib.stats import compare
 from lib.train import fit

@@ -1,5 +1,5 @@
-"""The slice browser of the notebooks: ``browse(prediction)``. What it does is written in ``browser.js``; here the kernel
-answers what it asks for."""
+"""The slice browser of the notebooks: ``browse(prediction)``. What it does is written in ``browser.js``; here the
+kernel answers what it asks for."""
 
 from __future__ import annotations
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from lib import train
-from lib.attempts import experiments, read_attempts
 from lib.config import LADDER, REFERENCE
 from lib.dataset import load_data
 from lib.evaluate import predict_volumes
 from lib.predict import load_weights, predict
+from lib.report.experiments import experiments, read_attempts
 from lib.runtime import Machine, pick_precision
 from lib.stats import compare, ladder
 from lib.sweep import Plan, cross_validate, crossval

@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 
 from lib import stats
-from lib.attempts import experiments, read_attempts
 from lib.config import Config
 from lib.dataset import load_data
 from lib.logger import RunFolder, finished_runs, write_result_csvs
 from lib.networks import summary
+from lib.report.experiments import experiments, read_attempts
 from lib.sweep import Plan, grid, sweep
 from lib.sweep import table as sweep_table
 from lib.sweep.cost import sweep_cost

@@ -15,13 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import report
-from lib.analysis import GENERAL, make_template, read_analysis, to_html, to_markdown
-from lib.attempts import experiments, read_attempts
 from lib.config import Config
 from lib.dataset import load_data
 from lib.logger import Place, to_csv
-from lib.report import Picture, write_report
+from lib.report import write_report
+from lib.report.__main__ import main
+from lib.report.analysis import GENERAL, make_template, read_analysis, to_html, to_markdown
+from lib.report.experiments import experiments, read_attempts
+from lib.report.figures import Picture
 from lib.runtime import run_command
 from lib.stats import compare
 from lib.train import fit
@@ -72,7 +73,8 @@ def drawn():
 @pytest.fixture(autouse=True)
 def undrawn(request, monkeypatch):
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr(report, "_picture", lambda file, alt, caption, _: Picture(file, alt, caption, 1, 1, b"png"))
+        monkeypatch.setattr("lib.report.write.picture",
+                            lambda file, alt, caption, _: Picture(file, alt, caption, 1, 1, b"png"))
 
 
 @pytest.fixture
@@ -443,7 +445,7 @@ def test_command_line(out, tmp_path_factory, monkeypatch, capsys):
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["lib.report", *map(str, arguments)])
         try:
-            run_command(report.main)
+            run_command(main)
         except SystemExit as end:
             return end.code
         return 0

@@ -1,0 +1,8 @@
+"""The student's report: every attempt, its numbers and figures, and what the student makes of them.
+
+The door is ``write_report``, or ``python -m lib.report``; start to read at ``write.py``.
+"""
+
+from lib.report.write import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,75 @@
+"""Examples of segmentations for the report, where the images are at hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from lib import plot
+from lib.data import find_root
+from lib.data.kaggle import KAGGLE_FOLDERS
+from lib.dataset import BrainData, load_data
+from lib.logger import Run
+from lib.phantom import PHANTOM_FOLDER
+from lib.predict import Prediction, predict
+from lib.report.experiments import Recipe
+from lib.utils import KitError
+
+
+class Examples:
+    """Examples of segmentations, where the images are at hand; ``real`` once patients were shown, not phantoms."""
+
+    def __init__(self, data: BrainData | str | Path | None, images: bool) -> None:
+        self._data = data if data is None or isinstance(data, BrainData) else find_root(data)
+        self._images, self._shown, self.real = images, set(), False
+
+    def of(self, recipe: Recipe) -> Figure | str:
+        """The recipe's best run on its worst, median and best patient; or why it is not shown, in a sentence."""
+        run = max(recipe.runs, key=mean_dsc)
+        if not self._images:
+            return "Examples of segmentations were left out."
+        if run.id in self._shown:
+            return f"Segmentations of its best run, {run.id}, are shown further up."
+        try:
+            figure = plot.overlays(self._predict(run))
+        except (KitError, OSError) as error:
+            # whose home folder this is belongs into no report
+            return f"No examples of segmentations: {str(error).replace(str(run.folder), run.id)}."
+        self._shown.add(run.id)
+        self.real = self.real or any(not name.startswith("PHANTOM_") for name in run.cases["patient"])
+        return figure
+
+    def _predict(self, run: Run) -> Prediction:
+        if not run.weights.is_file():
+            raise KitError("the weights of its best run, best.pt, are not in its folder")
+        ranked = list(run.cases.dropna(subset=["dsc_native"]).sort_values(["dsc_native", "patient"])["patient"])
+        chosen = dict.fromkeys((ranked[0], ranked[len(ranked) // 2], ranked[-1]))
+        return predict(run.weights, self._data_of(run), patients=list(chosen))
+
+    def _data_of(self, run: Run) -> BrainData:
+        """The data that the run was scored on, prepared for its network."""
+        data, wanted = self._data, (run.config.image_size, run.config.preprocessing)
+        if not isinstance(data, BrainData) or (data.image_size, data.preprocessing) != wanted:
+            data = load_data(self._folder(run), *wanted)
+        if data.fingerprint != run.info["data"]["sha256"]:
+            raise KitError("the images here are not those that the run was trained on")
+        return data
+
+    def _folder(self, run: Run) -> Path:
+        """The folder given, or the first of those where the notebooks look, that has the run's validation patients.
+
+        Looked up by name: preparing other images first would take minutes.
+        """
+        given = self._data.root if isinstance(self._data, BrainData) else self._data
+        usual = [*filter(None, [os.environ.get("KIT_DATA")]), *KAGGLE_FOLDERS, PHANTOM_FOLDER]
+        for folder in map(Path, [given] if given else usual):
+            if all((folder / name).is_dir() for name in run.cases["patient"]):
+                return folder
+        raise KitError("the images of its patients are not here; --data names their folder")
+
+
+def mean_dsc(run: Run) -> float:
+    """Mean DSC over the patients that the run was scored on."""
+    return run.cases["dsc"].mean()
