@@ -11,7 +11,7 @@ help:            ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv/run   ## train the baseline and look at it: notebooks to result/notebooks, numbers to result/*.csv
-	$(PY) -m lib.execute train_default.ipynb inference.ipynb
+	$(PY) -m lib.notebook train_default.ipynb inference.ipynb
 
 lab: .venv/run   ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab train_default.ipynb
@@ -35,7 +35,7 @@ bench: .venv/dev ## speed and memory, measured side by side on this machine, 4 m
 ### END SOLUTION
 
 notebooks: .venv/run ## execute the notebooks in place on the phantom, as they are committed
-	KIT_DATA=phantom $(PY) -m lib.execute --in-place $(NOTEBOOKS)
+	KIT_DATA=phantom $(PY) -m lib.notebook --in-place $(NOTEBOOKS)
 
 ### BEGIN SOLUTION
 reference-figures: .venv/run ## tables and figures of what was measured on patients, in result/reference and README

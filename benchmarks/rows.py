@@ -206,8 +206,8 @@ def start_up(rounds: int = 2) -> list[Row]:
     """A new Python process that imports all of the kit, or runs a notebook's first cell."""
     cells = nbformat.read(PROJECT / "train_default.ipynb", as_version=4).cells
     first = next(cell.source for cell in cells if cell.cell_type == "code")
-    modules = ", ".join(f"lib.{file.stem}" for file in sorted((PROJECT / "lib").glob("*.py"))
-                        if file.stem not in ("__init__", "execute", "figures"))
+    files = sorted(file.relative_to(PROJECT).with_suffix("") for file in (PROJECT / "lib").rglob("*.py"))
+    modules = ", ".join(".".join(file.parts) for file in files if file.name not in ("__init__", "__main__", "execute"))
     write_phantom(PHANTOM_FOLDER)  # the first cell makes it once
 
     def python(code: str) -> Callable[[], object]:

@@ -15,8 +15,8 @@ import torch
 from lib import predict, sweep
 from lib.config import BEST, REFERENCE
 from lib.dataset import PUBLISHED_VALIDATION, load_data
-from lib.execute import TIMES
 from lib.logger import BEST_CSV, TRAIN_CSV, Run
+from lib.notebook.execute import TIMES
 from lib.predict import KIT_WEIGHTS, PRETRAINED, default_weights, load_weights, unseen
 from lib.sweep.run import train_tasks
 from lib.sweep.table import duration

@@ -111,6 +111,6 @@ def test_it_runs_top_to_bottom(tmp_path):
     folder, _ = write_student_edition(tmp_path / "student")
     environment = {**os.environ, "KIT_PROFILE": "smoke", "KIT_DATA": "phantom"}
     notebooks = [f"{name}.ipynb" for name in ("train_default", "train", "train_best", "inference")]
-    done = subprocess.run([sys.executable, "-m", "lib.execute", *notebooks], cwd=folder, env=environment,
+    done = subprocess.run([sys.executable, "-m", "lib.notebook", *notebooks], cwd=folder, env=environment,
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

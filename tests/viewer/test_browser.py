@@ -15,8 +15,8 @@ from PIL import Image
 
 from lib.config import REFERENCE
 from lib.dataset import load_data
-from lib.execute import WIDGET_MIME, _tidy
 from lib.metrics import counts
+from lib.notebook.execute import WIDGET_MIME, _tidy
 from lib.plot.pixels import FLAIR, OVERLAYS, colour_table, grey_png, kinds, outline, render
 from lib.predict import Prediction
 from lib.utils import KitError

@@ -18,7 +18,7 @@ import tifffile
 from PIL import Image
 
 from lib.dataset import load_data
-from lib.execute import execute
+from lib.notebook.execute import execute
 from lib.phantom import PHANTOM_FOLDER, make_patient
 from lib.plot.pixels import CHANNELS, FLAIR, brightest, colour_table, kinds
 from lib.viewer import browse
@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="
 INTERACT = """
 import matplotlib.pyplot as plt
 from ipywidgets import interact
-from lib.session import start
+from lib.notebook import start
 from lib.config import REFERENCE
 data = start().load(start().config(REFERENCE))
 patient = max(data.patients, key=lambda name: data.record(name).tumour_slices)
@@ -55,7 +55,7 @@ LIVE = """
 from dataclasses import replace
 import lib.plot.live
 from lib.config import REFERENCE
-from lib.session import start
+from lib.notebook import start
 from lib.train import fit
 lib.plot.live._SHARE = 9  # draw after every epoch, however short
 session = start()

@@ -1,4 +1,4 @@
-"""Run notebooks headless: ``python -m lib.execute train_default.ipynb inference.ipynb``
+"""Run notebooks headless: ``python -m lib.notebook train_default.ipynb inference.ipynb``
 
 Each runs top to bottom in a fresh kernel; what its cells print, progress bars included, appears as it comes. The
 executed copies go to ``<out>/notebooks``, their pictures to ``<out>/figures``; with ``--in-place`` they go back into
@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,6 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from lib.logger import TRAIN_CSV, finished_runs, outside_folds
-from lib.runtime import CommandParser, run_command
-from lib.runtime.cli import RESUMES
 from lib.utils import PROJECT, KitError, short_path, write_atomic, write_json
 
 TIMES = "notebooks.json"
@@ -87,7 +83,7 @@ def _only_a_widget(output: nbformat.NotebookNode) -> bool:
     return WIDGET_MIME in data and "image/png" not in data
 
 
-def _save_figures(notebook: Path, folder: Path) -> None:
+def save_figures(notebook: Path, folder: Path) -> None:
     """The pictures of an executed notebook as ``<notebook>_<number>.png``."""
     content = nbformat.read(notebook, as_version=4)
     pictures = [output.data["image/png"] for cell in content.cells if cell.cell_type == "code"
@@ -96,12 +92,13 @@ def _save_figures(notebook: Path, folder: Path) -> None:
         write_atomic(folder / f"{notebook.stem}_{number}.png", base64.b64decode(picture))
 
 
-def _note_time(file: Path, notebook: Path, seconds: float) -> None:
+def note_time(file: Path, notebook: Path, seconds: float) -> None:
+    """Keep in a file how long each notebook took."""
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     write_json(file, before | {notebook.stem: round(seconds)})
 
 
-def _report(out: Path, copies: list[Path]) -> None:
+def tell_results(out: Path, copies: list[Path]) -> None:
     """Say how good the last run is and where everything lies."""
     runs = sorted(outside_folds(finished_runs(out)), key=lambda run: (run.folder / "run.json").stat().st_mtime)
     if runs:
@@ -111,28 +108,3 @@ def _report(out: Path, copies: list[Path]) -> None:
     print("\n".join(f"notebook        {short_path(copy)}" for copy in copies))
     if (out / "figures").is_dir():
         print(f"figures         {short_path(out / 'figures')}")
-
-
-def main() -> None:
-    """The command line."""
-    parser = CommandParser(prog="python -m lib.execute", description="Run notebooks headless.")
-    parser.add_argument("notebooks", nargs="+", type=Path)
-    parser.add_argument("--in-place", action="store_true", help="write the outputs into the notebooks themselves")
-    arguments = parser.parse_args()
-    out = Path(os.environ.get("KIT_OUT") or PROJECT / "result")
-    os.environ.setdefault("KIT_PROGRESS", "text")  # the kernel inherits it: a widget would not show in a terminal
-    copies = []
-    for notebook in arguments.notebooks:
-        if not notebook.is_file():
-            raise KitError(f"{notebook}: no such notebook; run this in the folder that holds them")
-        copies.append(notebook if arguments.in_place else out / "notebooks" / notebook.name)
-        started = time.perf_counter()
-        execute(notebook, copies[-1])
-        _note_time(out / TIMES, notebook, time.perf_counter() - started)
-        if not arguments.in_place:
-            _save_figures(copies[-1], out / "figures")
-    _report(out, copies)
-
-
-if __name__ == "__main__":
-    run_command(main, RESUMES)
