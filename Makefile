@@ -42,7 +42,7 @@ reference-figures: .venv/run ## tables and figures of what was measured on patie
 	$(PY) -m maintain.results
 
 grade-demo: .venv/run ## grade ten fake hand-ins, and print the gradebook of docs/instructors.md
-	$(PY) -m tests.grade_demo result/grade-demo
+	$(PY) -m tests.grade.demo result/grade-demo
 
 student: .venv/run ## write the student edition: without solutions, results and weights
 	$(PY) -m maintain.student

@@ -133,20 +133,6 @@ def sign_flip_p(differences: np.ndarray) -> float:
     return float(result.pvalue)
 
 
-def range_p(scores: np.ndarray) -> float:
-    """Permutation p of members that are all equally good: might their means lie so far apart by chance?
-
-    Each patient's scores are dealt anew to the members, 999 times (fixed seed). The statistic is the largest mean less
-    the smallest, so any number of members is one test, as in Tukey's for the analysis of variance.
-
-    Args:
-        scores: ``(members, patients)``.
-    """
-    dealt = np.random.default_rng(0).permuted(np.broadcast_to(scores, (999, *np.shape(scores))), axis=1)
-    ranges = np.ptp(dealt.mean(axis=2), axis=1)
-    return (1 + np.sum(np.round(ranges - np.ptp(np.mean(scores, axis=1)), DIGITS) >= 0)) / (1 + len(ranges))
-
-
 def _wilcoxon_p(differences: np.ndarray) -> float:
     """Two-sided Wilcoxon signed-rank p; patients without a difference are left out, and without any other it is 1."""
     from scipy import stats

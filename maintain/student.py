@@ -10,9 +10,9 @@ from pathlib import Path
 
 import nbformat
 
-from lib.archive import write_zip
+from lib.grade.archive import write_zip
+from lib.grade.solutions import without_solutions
 from lib.runtime import CommandParser, run_command
-from lib.solutions import without_solutions
 from lib.utils import PROJECT, KitError, build_folder, short_path
 
 PARTS = ("*.ipynb", "lib/**/*", "img/*", "data/README.md", "docs/*.md", "README*.md", "LICENSE", "Makefile",
@@ -32,7 +32,7 @@ def write_student_edition(target: str | Path = TARGET, source: Path = PROJECT) -
         KitError: a delimiter without its partner, or a folder that holds something else.
     """
     target = Path(target).absolute()
-    if target.exists() and not (target / "lib" / "solutions.py").is_file() and any(target.iterdir()):
+    if target.exists() and not (target / "lib" / "grade" / "solutions.py").is_file() and any(target.iterdir()):
         raise KitError(f"{target}: is no student edition; name another folder")
     files = {file.relative_to(source).as_posix(): _stripped(file) for pattern in PARTS
              for file in sorted(source.glob(pattern)) if file.is_file() and "__pycache__" not in file.parts}

@@ -80,10 +80,10 @@ def tiny_kaggle(kaggle_folder: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def hand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of ``tests.grade_demo``, built once for all tests and processes; do not change what is in it. The code
+    """The folder of ``tests.grade.demo``, built once for all tests and processes; do not change what is in it. The code
     in its pickle would leave ``TRACE`` beside it."""
     from lib.utils import build_folder
-    from tests.grade_demo import build
+    from tests.grade.demo import build
     base = tmp_path_factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     target = base / "hand-ins"

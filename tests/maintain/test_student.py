@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from lib.solutions import BEGIN, END, solutions, without_solutions
+from lib.grade.solutions import BEGIN, END, solutions, without_solutions
 from lib.utils import PROJECT, KitError
 from maintain.student import PARTS, write_student_edition
 
@@ -46,7 +46,7 @@ def test_a_delimiter_alone(text):
 def source(tmp_path) -> Path:
     """A little kit with solutions in a module, a notebook and a Markdown file."""
     root = tmp_path / "kit"
-    for name, text in {"lib/config.py": SAMPLE, "lib/solutions.py": "", "docs/instructors.md": "secret",
+    for name, text in {"lib/config.py": SAMPLE, "lib/grade/solutions.py": "", "docs/instructors.md": "secret",
                        "result/reference/numbers.csv": "secret", "README.md":
                        f"# Kit\n<!-- {BEGIN} -->\nThe secret is out.\n<!-- {END} -->\nEnd\n"}.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def test_nothing_of_the_solution_is_in_it(source, tmp_path):
     before = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
     folder, archive = write_student_edition(tmp_path / "student", source)
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
-        "README.md", "lib/config.py", "lib/solutions.py", "x.ipynb"]
+        "README.md", "lib/config.py", "lib/grade/solutions.py", "x.ipynb"]
     assert not any(b"secret" in path.read_bytes() for path in folder.rglob("*") if path.is_file())
     first, second, third = nbformat.read(folder / "x.ipynb", as_version=4).cells
     assert (first.outputs, second.source, third.source) == ([], "a = 1\n# YOUR TURN", "Why?\n*Your turn.*")

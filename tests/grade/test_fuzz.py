@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from lib.archive import write_zip
-from lib.cohort import assess
-from lib.examiner import grade_one
-from lib.gradebook import Book, write_book
-from lib.rubric import load_rubric
-from lib.verify import Result
-from tests.grade_demo import read_zip, run_of, sign
-from tests.test_grade import exam  # noqa: F401
+from lib.grade import load_rubric
+from lib.grade.archive import write_zip
+from lib.grade.gradebook import Book, write_book
+from lib.grade.one import grade_one
+from lib.grade.rescore import Result
+from lib.grade.standings import assess
+from tests.grade.demo import read_zip, run_of, sign
+from tests.grade.test_run import exam  # noqa: F401
 
 STATUSES = {"computed", "refused", "incomplete", "not verifiable"}
 DEEP = "[" * 100_000 + "]" * 100_000

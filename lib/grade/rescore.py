@@ -14,7 +14,10 @@ import tifffile
 import torch
 from torch import Tensor, nn
 
-from lib.claims import (
+from lib.config import MODELS, Config
+from lib.dataset import BrainData
+from lib.evaluate import case_row, native_mask, predict_volumes
+from lib.grade.checks import (
     Finding,
     check_cases,
     check_history,
@@ -24,16 +27,13 @@ from lib.claims import (
     check_tables,
     lib_diff,
 )
-from lib.config import MODELS, Config
-from lib.dataset import BrainData
-from lib.evaluate import case_row, native_mask, predict_volumes
-from lib.exam import Exam
+from lib.grade.submission import Submission
+from lib.grade.test_set import Exam
 from lib.metrics import counts, largest_component, summarise
 from lib.networks import build_model
 from lib.predict import load_weights, read_checkpoint
 from lib.runtime import Machine, Precision, deterministic, pick_precision
 from lib.runtime.device import memory_format
-from lib.submission import Submission
 from lib.utils import KitError, sha256
 
 MAX_SIZE, MAX_BATCH = 512, 32

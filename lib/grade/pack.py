@@ -8,14 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lib.archive import unpack, write_zip
 from lib.config import MODELS, PROFILES, changes
 from lib.dataset import BrainData
+from lib.grade.archive import unpack, write_zip
+from lib.grade.submission import MANIFEST, READ, STUDENT, read_submission
 from lib.logger import BEST_CSV, BEST_PLAN, TRAIN_CSV, Run, find_run, finished_runs, outside_folds, write_result_csvs
 from lib.predict import load_weights, predict
-from lib.report import write_report
-from lib.report.write import ANALYSIS
-from lib.submission import MANIFEST, READ, STUDENT, read_submission
 from lib.utils import PROJECT, KitError, sha256
 
 MAX_ZIP = 200 * 2**20
@@ -117,6 +115,7 @@ def _files(out: Path, chosen: Run) -> Iterator[tuple[str, Path]]:
 
 def _report(out: Path) -> dict[str, bytes]:
     """The report of all runs without images of patients, and the student's words."""
+    from lib.report.write import ANALYSIS, write_report  # it draws: the process that grades need not load that
     with tempfile.TemporaryDirectory() as folder:
         words = write_report(out, images=False, target=folder)[ANALYSIS].read_bytes()
         made = {file.relative_to(folder).as_posix(): file.read_bytes()

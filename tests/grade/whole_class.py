@@ -1,6 +1,6 @@
 """How long a whole class takes: 100 hand-ins of the quick profile, made of one run by moving its weights a little.
 
-``python -m tests.grade_class FOLDER [NUMBER]``: makes them, grades them, prints the time and the largest memory.
+``python -m tests.grade.whole_class FOLDER [NUMBER]``: makes them, grades them, prints the time and the largest memory.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from pathlib import Path
 
 import torch
 
-from lib.archive import write_zip
 from lib.config import PROFILES, Config
 from lib.dataset import load_data
-from lib.grade import grade
-from lib.pack import pack
+from lib.grade import grade, pack
+from lib.grade.archive import write_zip
 from lib.phantom import write_phantom
 from lib.train import fit
-from tests.grade_demo import checkpoint, read_zip, rename, run_of, sign
+from tests.grade.demo import checkpoint, read_zip, rename, run_of, sign
 
 
 def main() -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.claims import Finding
+from lib.grade.checks import Finding
+from lib.grade.rescore import Result, weights_hash
+from lib.grade.rubric import Rubric
 from lib.predict import PRETRAINED, read_checkpoint
-from lib.rubric import Rubric
-from lib.stats import ALPHA, range_p
-from lib.verify import Result, weights_hash
+from lib.stats import ALPHA, DIGITS
 
 _SHARED = {"weights": "the same weights", "cases": "the same cases.csv", "masks": "the same errors, voxel for voxel"}
 Findings = dict[int, list[Finding]]  # index of a result -> what the class shows of it
@@ -70,7 +70,7 @@ def tied(results: Iterable[Result]) -> Iterator[tuple[int, Result, Result]]:
     """(rank, leader, member) from the best down: members of a group cannot be told apart.
 
     The best leads the first group. Each next one belongs to it while all of them together, patient by patient, may be
-    equally good (``lib.stats.range_p`` above 5 %), else it leads the next. So points never rise as the DSC falls, and
+    equally good (``range_p`` above 5 %), else it leads the next. So points never rise as the DSC falls, and
     however many there are, chance rarely splits those who are equal. Masks are scored on another grid: such a result
     is a group of its own.
     """
@@ -158,3 +158,17 @@ def unexpected(results: Sequence[Result], roster: Sequence[str] | None) -> Itera
 def _missing(results: Sequence[Result], roster: Sequence[str]) -> list[Result]:
     here = {result.student for result in results}
     return [Result("", student, "missing") for student in roster if student not in here]
+
+
+def range_p(scores: np.ndarray) -> float:
+    """Permutation p of members that are all equally good: might their means lie so far apart by chance?
+
+    Each patient's scores are dealt anew to the members, 999 times (fixed seed). The statistic is the largest mean less
+    the smallest, so any number of members is one test, as in Tukey's for the analysis of variance.
+
+    Args:
+        scores: ``(members, patients)``.
+    """
+    dealt = np.random.default_rng(0).permuted(np.broadcast_to(scores, (999, *np.shape(scores))), axis=1)
+    ranges = np.ptp(dealt.mean(axis=2), axis=1)
+    return (1 + np.sum(np.round(ranges - np.ptp(np.mean(scores, axis=1)), DIGITS) >= 0)) / (1 + len(ranges))

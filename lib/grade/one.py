@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from lib.archive import unpack
-from lib.claims import Finding
-from lib.exam import Exam, prepare_exam
+from lib.grade.archive import unpack
+from lib.grade.checks import Finding
+from lib.grade.rescore import Result, verify
+from lib.grade.submission import READ, read_submission
+from lib.grade.test_set import Exam, prepare_exam
+from lib.grade.worker import limited_memory
 from lib.runtime import free_memory, pick_device
-from lib.submission import READ, read_submission
 from lib.utils import KitError
-from lib.verify import Result, verify
-from lib.worker import limited_memory
 
 
 def prepare(data: str, split: str, device: str, tolerance: float) -> Callable[[Any], dict[str, Any]]:

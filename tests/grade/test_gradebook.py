@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.claims import Finding
-from lib.cohort import assess, shared, shipped, tied
-from lib.feedback import pseudonym, write_leaderboard, write_page
-from lib.gradebook import GRADEBOOK, Book, read_book, write_book
-from lib.rubric import Rubric, load_rubric
+from lib.grade import load_rubric
+from lib.grade.checks import Finding
+from lib.grade.feedback import pseudonym, write_leaderboard, write_page
+from lib.grade.gradebook import GRADEBOOK, Book, read_book, write_book
+from lib.grade.rescore import Result
+from lib.grade.rubric import Rubric
+from lib.grade.standings import assess, shared, shipped, tied
 from lib.utils import KitError
-from lib.verify import Result
 
 RUBRIC = Rubric(((0.5, 0), (0.7, 10), (0.9, 40)), 0.005, {"report": 60})
 
@@ -118,8 +119,8 @@ def test_weights_of_the_kit(tmp_path, hand_ins):
     file = next((hand_ins / "results" / "ada").glob("runs/*/best.pt"))
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "kit.pt").write_bytes(file.read_bytes())
+    from lib.grade.rescore import weights_hash
     from lib.predict import read_checkpoint
-    from lib.verify import weights_hash
     own = result("a", prints={"weights": weights_hash(read_checkpoint(file)["weights"])})
     assert [(index, finding.level) for index, finding in shipped([result("b"), own], tmp_path)] == [(1, "fault")]
 

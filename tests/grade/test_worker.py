@@ -6,8 +6,8 @@ import time
 
 import pytest
 
+from lib.grade.worker import Worker, WorkerDied, limited_memory
 from lib.utils import KitError
-from lib.worker import Worker, WorkerDied, limited_memory
 
 
 def prepare():

@@ -1,6 +1,6 @@
 """Eight cheats and two honest students, made of tiny phantom runs; graded, and the gradebook printed.
 
-``python -m tests.grade_demo FOLDER`` (``make grade-demo``). ``docs/instructors.md`` walks through it.
+``python -m tests.grade.demo FOLDER`` (``make grade-demo``). ``docs/instructors.md`` walks through it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from lib.archive import write_zip
 from lib.config import Config
 from lib.dataset import load_data
-from lib.grade import grade, summary
+from lib.grade import grade, load_rubric, pack
+from lib.grade.archive import write_zip
+from lib.grade.run import summary
 from lib.logger import BEST_CSV, to_csv
-from lib.pack import pack
 from lib.phantom import write_phantom
-from lib.rubric import load_rubric
 from lib.train import fit
 from lib.utils import progress
 

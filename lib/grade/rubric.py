@@ -51,7 +51,7 @@ class Rubric:
 
 
 def load_rubric(file: str | Path = DEFAULT) -> Rubric:
-    """Read a rubric; see ``lib/rubric.toml``.
+    """Read a rubric; see ``lib/grade/rubric.toml``.
 
     Raises:
         KitError: not there, no TOML, or numbers that make no rubric.
@@ -60,14 +60,14 @@ def load_rubric(file: str | Path = DEFAULT) -> Rubric:
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise KitError(f"{file}: cannot be read ({error.strerror}); copy lib/rubric.toml") from None
+        raise KitError(f"{file}: cannot be read ({error.strerror}); copy lib/grade/rubric.toml") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise KitError(f"{file}: is no TOML ({error}); copy lib/rubric.toml") from None
+        raise KitError(f"{file}: is no TOML ({error}); copy lib/grade/rubric.toml") from None
     dsc = {"largest_share": 0.4, "tolerance": 0.005, **values.get("dsc", {})}
     scale, columns = dsc.get("scale"), values.get("columns", {})
     problem = _problem(values, dsc, scale, columns)
     if problem:
-        raise KitError(f"{file}: {problem}; see lib/rubric.toml")
+        raise KitError(f"{file}: {problem}; see lib/grade/rubric.toml")
     rubric = Rubric(tuple((float(score), float(points)) for score, points in scale), float(dsc["tolerance"]), columns)
     if rubric.dsc_points > dsc["largest_share"] * rubric.total + 1e-9:
         raise KitError(f"{file}: the DSC is worth {rubric.dsc_points:g} of {rubric.total:g} points, more than "

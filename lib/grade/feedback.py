@@ -12,10 +12,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from lib.cohort import Standing
 from lib.config import REFERENCE
-from lib.gradebook import COMMENT, Human
-from lib.rubric import Rubric
+from lib.grade.gradebook import COMMENT, Human
+from lib.grade.rubric import Rubric
+from lib.grade.standings import Standing
 from lib.utils import fingerprint, write_atomic
 
 FOLDER, LEADERBOARD = "feedback", "leaderboard.html"
@@ -26,8 +26,8 @@ _ANIMALS = ("badger", "crane", "dolphin", "falcon", "gecko", "heron", "ibex", "j
             "otter", "puffin", "raven", "stoat", "weasel")
 _LEVELS = {"fault": "no points until a human has looked", "review": "a human should look", "note": "for information"}
 
-_pages = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-                     trim_blocks=True, lstrip_blocks=True)
+_pages = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
+                     undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 def page_name(standing: Standing) -> str:
@@ -42,7 +42,7 @@ def write_page(folder: Path, standing: Standing, human: Human, total: float, rub
     recipe = {name: value for name, value in result.recipe.items() if value != REFERENCE.to_dict().get(name)}
     values = {"baseline": rubric.baseline, "target": rubric.scale[-1][0], "claimed": result.claimed,
               "perturbed": result.probe}
-    text = _pages.get_template("feedback_page.html.jinja").render(
+    text = _pages.get_template("page.html.jinja").render(
         standing=standing, result=result, rubric=rubric, human=human, total=total, comment=human.get(COMMENT, ""),
         pseudonym=pseudonym(_key(folder / KEY), result.student), recipe=recipe, levels=_LEVELS, marks=_marks(values),
         interval=_interval(result.low, result.high),
@@ -59,7 +59,7 @@ def write_leaderboard(folder: Path, standings: Sequence[Standing], rubric: Rubri
                     key=lambda standing: (standing.rank, names[standing.result.student]))
     rows = [{"name": names[result.student], "standing": standing, "result": result, "dot": _percent(result.verified),
              "interval": _interval(result.low, result.high)} for standing in ranked for result in [standing.result]]
-    write_atomic(folder / LEADERBOARD, _pages.get_template("feedback_leaderboard.html.jinja").render(
+    write_atomic(folder / LEADERBOARD, _pages.get_template("leaderboard.html.jinja").render(
         rows=rows, rubric=rubric, marks=_marks({"baseline": rubric.baseline, "target": rubric.scale[-1][0]})))
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([("student", "pseudonym"), *sorted(names.items())])

@@ -1,6 +1,6 @@
 """How far the number format moves a score: every run of a folder scored in fp32 and in bf16.
 
-``python -m tests.grade_precision RESULTS DATA``: the tolerance of ``lib/rubric.toml`` rests on it.
+``python -m tests.grade.precision RESULTS DATA``: the tolerance of ``lib/grade/rubric.toml`` rests on it.
 """
 
 from __future__ import annotations

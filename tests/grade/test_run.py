@@ -17,21 +17,20 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import grade as grading
-from lib.archive import write_zip
-from lib.claims import lib_diff
 from lib.data import write_masks
-from lib.exam import perturb, prepare_exam
-from lib.examiner import grade_one
-from lib.grade import grade, list_submissions, read_roster, student_of, summary
-from lib.gradebook import GRADEBOOK
+from lib.grade import grade, load_rubric
+from lib.grade.archive import write_zip
+from lib.grade.checks import lib_diff
+from lib.grade.gradebook import GRADEBOOK
+from lib.grade.one import grade_one
+from lib.grade.rescore import Result, load_network, weights_hash
+from lib.grade.run import list_submissions, read_roster, student_of, summary
+from lib.grade.test_set import perturb, prepare_exam
+from lib.grade.worker import Worker, WorkerDied
 from lib.logger import BEST_CSV
-from lib.rubric import load_rubric
 from lib.utils import PROJECT, KitError
-from lib.verify import load_network, weights_hash
-from lib.worker import Worker, WorkerDied
 from tests.conftest import brain
-from tests.grade_demo import (
+from tests.grade.demo import (
     checkpoint,
     edit_json,
     edit_table,
@@ -288,8 +287,10 @@ def test_the_lib_that_was_handed_in_is_compared_and_never_imported(ada, tmp_path
     (tmp_path / "lib" / "metrics.py").write_text("raise SystemExit\n")
     (tmp_path / "lib" / "own" / "new.py").write_text("raise SystemExit\n")
     (tmp_path / "lib" / "optim.py").unlink()
+    (tmp_path / "lib" / "grade" / "rubric.py").write_text("raise SystemExit\n")
     diff = lib_diff(tmp_path / "lib")
-    assert list(diff) == ["metrics.py", "optim.py", "own/new.py"]
+    assert "+raise SystemExit" in diff["grade/rubric.py"]
+    assert list(diff) == ["grade/rubric.py", "metrics.py", "optim.py", "own/new.py"]
     assert "+raise SystemExit" in diff["metrics.py"]
     assert (diff["optim.py"], diff["own/new.py"]) == (["removed"], ["added: 1 lines"])
     assert lib_diff(tmp_path / "nowhere") == {}
@@ -423,5 +424,5 @@ def test_the_id_in_the_name_of_the_file_comes_before_the_one_inside(hand_ins, ex
 
 def test_results_survive_json(graded):
     result = graded[1][0].result
-    assert grading.Result.from_dict(json.loads(json.dumps(asdict(result)))) == result
+    assert Result.from_dict(json.loads(json.dumps(asdict(result)))) == result
     assert BEST_CSV in "uexec_result_best.csv"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lib import archive
-from lib.archive import unpack, write_zip
+from lib.grade import archive
+from lib.grade.archive import unpack, write_zip
 from lib.utils import KitError
 
 SUFFIXES = (".csv", ".py")

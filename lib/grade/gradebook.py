@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lib.cohort import Standing
-from lib.rubric import Rubric
+from lib.grade.rubric import Rubric
+from lib.grade.standings import Standing
 from lib.utils import KitError, write_atomic
 
 GRADEBOOK = "gradebook.csv"

@@ -17,19 +17,19 @@ import pandas as pd
 from lib import train
 from lib.config import LOSSES, MODELS
 from lib.dataset import Split
-from lib.exam import Exam
+from lib.grade.solutions import without_solutions
+from lib.grade.submission import Submission
+from lib.grade.test_set import Exam
 from lib.logger import SCHEMA, run_id
 from lib.metrics import Counts
 from lib.optim import learning_rate
 from lib.runtime import code_fingerprint
-from lib.solutions import without_solutions
-from lib.submission import Submission
 from lib.utils import PROJECT, sha256
 
 EXACT = 1e-6
 """How far numbers may be apart that are written with eight digits and must be equal."""
 PROTECTED = ("metrics.py", "evaluate.py", "dataset.py")
-"""Modules of ``lib`` that decide what a score is; no assignment asks to change them."""
+"""Files below ``lib`` that decide what a score is; no assignment asks to change them."""
 _MAX_DIFF, _MAX_SOURCE = 200, 100_000  # lines shown, characters compared
 
 
@@ -159,7 +159,7 @@ def lib_diff(folder: Path) -> dict[str, list[str]]:
     """
     if not folder.is_dir():
         return {}
-    ours = {path.name: _lines(path) for path in (PROJECT / "lib").glob("*.py")}
+    ours = {path.relative_to(PROJECT / "lib").as_posix(): _lines(path) for path in (PROJECT / "lib").rglob("*.py")}
     theirs = {path.relative_to(folder).as_posix(): _lines(path) for path in sorted(folder.rglob("*.py"))}
     found = {}
     for name in sorted({*ours, *theirs}):

@@ -1,42 +1,37 @@
-"""Hand in, and grade: from a folder of hand-ins to a gradebook that computed every claim again.
-
-Command line: ``python -m lib.grade pack --student ID``, ``python -m lib.grade SUBMISSIONS --data DIR --out DIR``
-"""
+"""Hand in, and grade: from a folder of hand-ins to a gradebook that computed every claim again."""
 
 from __future__ import annotations
 
 import csv
 import json
 import re
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lib.archive import MAX_BYTES, plain_files
-from lib.cohort import Standing, assess
 from lib.data import find_root, list_patients
 from lib.data.kaggle import stat_key
-from lib.examiner import failed, prepare
-from lib.feedback import page_name, write_leaderboard, write_page
-from lib.gradebook import GRADEBOOK, Book, flags, read_book, total, write_book
-from lib.pack import pack
-from lib.rubric import DEFAULT, Rubric, load_rubric
-from lib.runtime import CommandParser, pick_device, run_command
-from lib.submission import STUDENT
+from lib.grade.archive import MAX_BYTES, plain_files
+from lib.grade.feedback import page_name, write_leaderboard, write_page
+from lib.grade.gradebook import GRADEBOOK, Book, flags, read_book, total, write_book
+from lib.grade.one import failed, prepare
+from lib.grade.rescore import Result
+from lib.grade.rubric import Rubric, load_rubric
+from lib.grade.standings import Standing, assess
+from lib.grade.submission import STUDENT
+from lib.grade.worker import Worker, WorkerDied
+from lib.runtime import pick_device
 from lib.utils import PROJECT, KitError, fingerprint, progress, say, sha256, write_json
-from lib.verify import Result
-from lib.worker import Worker, WorkerDied
 
 RESULTS = "results"  # below the folder of the gradebook: what was computed, by hand-in
-_SECONDS = 600
+SECONDS = 600
 
 
 def grade(submissions: str | Path, data: str | Path, out: str | Path, rubric: Rubric | None = None,
           roster: Sequence[str] | None = None, split: str = "auto", device: str = "auto",
-          seconds: float = _SECONDS) -> list[Standing]:
+          seconds: float = SECONDS) -> list[Standing]:
     """Grade every zip and folder of ``submissions``; write ``gradebook.csv``, a page each and ``leaderboard.html``.
 
     A hand-in that was graded before, on the same data by the same code, is not computed again: an interrupted grading
@@ -92,7 +87,7 @@ def _only_zip(folder: Path) -> Path | None:
 
 def _code() -> str:
     """Hash of everything that computes a result."""
-    return fingerprint([sha256(file) for file in sorted((PROJECT / "lib").glob("*.py"))])
+    return fingerprint([sha256(file) for file in sorted((PROJECT / "lib").rglob("*.py"))])
 
 
 # --- one hand-in --------------------------------------------------------------------------------------------------
@@ -188,44 +183,3 @@ def summary(standings: Sequence[Standing]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
                      for row in rows)
-
-
-def main() -> None:
-    """The command line."""
-    if sys.argv[1:2] == ["pack"]:
-        _main_pack(sys.argv[2:])
-    else:
-        _main_grade()
-
-
-def _main_pack(arguments: list[str]) -> None:
-    parser = CommandParser(prog="python -m lib.grade pack", description="Make the zip to hand in.")
-    parser.add_argument("--student", required=True, help="your id")
-    parser.add_argument("--out", default="result", help="folder of results (default: result)")
-    parser.add_argument("--run", help="run to be graded (default: the best of train_best.ipynb, else of train.ipynb)")
-    parser.add_argument("--quick", action="store_true", help="hand in a run of the profile quick, or on phantoms, too")
-    parser.add_argument("--data", help="for a network of your own: the data, for its masks")
-    chosen = parser.parse_args(arguments)
-    print(pack(chosen.student, chosen.out, chosen.run, chosen.quick, chosen.data))
-
-
-def _main_grade() -> None:
-    parser = CommandParser(prog="python -m lib.grade", description="Grade a folder of hand-ins.",
-                           epilog="To hand in: python -m lib.grade pack --help")
-    parser.add_argument("submissions", help="folder of zips and folders")
-    parser.add_argument("--data", required=True, help="Kaggle folder, a folder that holds it, or archive.zip")
-    parser.add_argument("--out", required=True, help="folder for gradebook.csv, pages and leaderboard.html")
-    parser.add_argument("--roster", type=Path, help="CSV with a column student")
-    parser.add_argument("--rubric", type=Path, default=DEFAULT, help="default: lib/rubric.toml")
-    parser.add_argument("--split", default="auto", help="the assignment's, as in Config (default: auto)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
-    parser.add_argument("--seconds", type=float, default=_SECONDS, help=f"per hand-in (default: {_SECONDS})")
-    chosen = parser.parse_args()
-    roster = None if chosen.roster is None else read_roster(chosen.roster)
-    standings = grade(chosen.submissions, chosen.data, chosen.out, load_rubric(chosen.rubric), roster, chosen.split,
-                      chosen.device, chosen.seconds)
-    print(f"{summary(standings)}\n\n{Path(chosen.out) / GRADEBOOK}")
-
-
-if __name__ == "__main__":
-    run_command(main)
