@@ -22,7 +22,6 @@ from benchmarks import plain
 from benchmarks.measure import Row, apart, in_turns, row
 from benchmarks.sets import many_patients, some_phantoms, temporary
 from benchmarks.step import FULL_WIDTH, Step, random_batch
-from lib.augment import draw_affine, warp
 from lib.config import Config
 from lib.data import list_patients, read_patient
 from lib.dataset import load_data, make_split
@@ -34,6 +33,7 @@ from lib.phantom import PHANTOM_FOLDER, make_patient, write_phantom
 from lib.plot.pixels import FLAIR, render
 from lib.runtime import pick_device, pick_precision
 from lib.train import Epoch, fit
+from lib.transform import draw_affine, warp
 from lib.utils import PROJECT, cores
 
 SIZE, BATCH = 256, 16

@@ -26,7 +26,6 @@ from benchmarks import plain
 from benchmarks.measure import Row, seconds
 from benchmarks.sets import many_patients, temporary
 from benchmarks.step import Step
-from lib.augment import warp
 from lib.config import Config
 from lib.data import Cache, list_patients, read_patient
 from lib.dataset import BrainData, Sampler, SliceDataset, load_data
@@ -34,6 +33,7 @@ from lib.phantom import PHANTOM_FOLDER, write_phantom
 from lib.plot import styled
 from lib.runtime import peak_memory, pick_device
 from lib.train import Epoch, fit
+from lib.transform import warp
 from lib.utils import PROJECT
 
 PATIENTS, SIZES = (5, 10, 20, 40), (64, 128, 256, 512)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch._inductor import config as inductor
 
 from benchmarks.measure import Row, in_turns, seconds
-from lib.augment import change_intensity, stand_in, warp
 from lib.config import Config
 from lib.dataset import BrainData, Draw, Sampler, SliceDataset
 from lib.loss import build_objective
@@ -20,6 +19,7 @@ from lib.networks import build_model, summary
 from lib.optim import MovingAverage, build_optimizer
 from lib.runtime import Machine, deterministic, pick_device, pick_precision
 from lib.runtime.device import memory_format
+from lib.transform import change_intensity, stand_in, warp
 
 FULL_WIDTH = {
     "unet": Config(),

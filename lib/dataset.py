@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lib.augment import draw_affine, draw_intensity, draw_sources
 from lib.config import Config
 from lib.data import Cache, Patient, kaggle, open_cache
 from lib.data.cache import Record
+from lib.transform import draw_affine, draw_intensity, draw_sources
 from lib.utils import KitError, fingerprint
 
 PUBLISHED_VALIDATION = tuple(f"TCGA_{name}" for name in (
@@ -237,9 +237,9 @@ class Draw:
     """The training samples of one epoch: which slices, and what augments them."""
 
     indices: np.ndarray  # (n,) into a SliceDataset
-    theta: np.ndarray  # (n, 2, 3), see lib.augment.draw_affine
-    intensity: np.ndarray  # (n,), see lib.augment.draw_intensity
-    sources: np.ndarray  # (n, 3), see lib.augment.draw_sources
+    theta: np.ndarray  # (n, 2, 3), see lib.transform.draw_affine
+    intensity: np.ndarray  # (n,), see lib.transform.draw_intensity
+    sources: np.ndarray  # (n, 3), see lib.transform.draw_sources
 
 
 class Sampler:

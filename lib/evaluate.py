@@ -1,10 +1,10 @@
-"""A network and patients -> probabilities, DSC per patient, and the table of cases."""
+"""A network and patients -> probabilities, DSC per patient, the table of cases, and calibration."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from lib.dataset import BrainData, SliceDataset
 from lib.metrics import counts, dsc, hd95, largest_component
-from lib.runtime import Machine
+from lib.runtime import Machine, deterministic
+from lib.runtime.device import prepare
 
 THRESHOLD = 0.5
 BATCH_SIZE = 16  # of predictions; nothing but memory depends on it
@@ -106,3 +107,54 @@ def case_row(data: BrainData, patient: str, probabilities: np.ndarray, mask: np.
         **native._asdict(), "iou": native.iou, "precision": native.precision, "recall": native.recall,
         "hd95": hd95(mask, truth),
     }
+
+
+# --- calibration --------------------------------------------------------------------------------------------------
+
+BINS = 10
+THRESHOLDS = np.round(np.arange(0.05, 1, 0.05), 2)
+
+
+class Calibration(NamedTuple):
+    """Voxels by predicted probability, and what each threshold is worth.
+
+    Attributes:
+        voxels: how many fall into each of ten equally wide bins, ``(10,)``.
+        predicted: their mean probability, NaN for an empty bin.
+        observed: share of them that is tumour, NaN for an empty bin.
+        thresholds: ``(T,)``.
+        dsc: by patient and threshold, ``(P, T)``, of the largest component on the network's grid.
+    """
+
+    voxels: np.ndarray
+    predicted: np.ndarray
+    observed: np.ndarray
+    thresholds: np.ndarray
+    dsc: np.ndarray
+
+
+def calibrate(network: nn.Module, data: BrainData, patients: Sequence[str]) -> Calibration:
+    """Probabilities of ``network``, from ``load_weights``, against the truth of patients that it has not seen.
+
+    Patients without masks, and those that it was trained on, are left out; without any others, all is empty.
+    Takes about a fifth of a second per patient and threshold at 256x256: components are searched each time.
+    """
+    machine = prepare([network], "auto", "auto")
+    sums, scores = np.zeros((3, BINS)), []
+    fair = tuple(name for name in patients if data.record(name).truth >= 0 and name not in network.trained_on)
+    with deterministic():
+        for name, probabilities in predict_volumes(network, data, fair, machine):
+            truth = data.slices((name,)).volume_masks()[0]
+            sums += _by_bin(probabilities, truth)
+            scores.append([dsc(largest_component(probabilities > t), truth) for t in THRESHOLDS])
+    voxels, predicted, observed = sums
+    with np.errstate(invalid="ignore"):
+        return Calibration(voxels.astype(int), predicted / voxels, observed / voxels, THRESHOLDS,
+                           np.array(scores).reshape(-1, len(THRESHOLDS)))
+
+
+def _by_bin(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Number of voxels, sum of probabilities and number of tumour voxels in each bin, ``(3, BINS)``."""
+    p = probabilities.ravel()
+    places = np.minimum((p * BINS).astype(int), BINS - 1)
+    return np.stack([np.bincount(places, weights, BINS) for weights in (None, p, truth.ravel())])

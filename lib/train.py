@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib import augment, dataset, evaluate, metrics, optim, transform, unet_init_weights
-from lib.augment import change_intensity, stand_in, warp
+from lib import dataset, evaluate, metrics, optim, transform, unet_init_weights
 from lib.config import MODELS, Config
 from lib.dataset import BrainData, Sampler, SliceDataset, Split, load_data, make_split
 from lib.evaluate import case_row, native_mask, predict_volumes, validate
@@ -41,9 +40,10 @@ from lib.runtime import (
 from lib.runtime.cli import RESUMES, add_arguments, from_arguments
 from lib.runtime.cost import count_parameters
 from lib.runtime.device import device_name, memory_format
+from lib.transform import change_intensity, stand_in, warp
 from lib.utils import KitError, progress, say
 
-SOURCES = (transform, augment, dataset, unet_init_weights, optim, evaluate, metrics, sys.modules[__name__])
+SOURCES = (transform, dataset, unet_init_weights, optim, evaluate, metrics, sys.modules[__name__])
 """The modules that every run uses: an edit of their code makes another run."""
 _SHARE_OF_MEMORY = 3  # at most one part in so many of what a device has free is taken by the dataset
 # of CUDA and MPS; of CUDA's libraries; of the CPU on Linux and macOS; on Windows

@@ -27,10 +27,10 @@ from lib.loss import (
     HybridLoss,
     IOULoss,
     MSSSIMLoss,
+    MultiScaleSSIM,
     TverskyLoss,
     build_loss,
 )
-from lib.ms_ssim import MultiScaleSSIM
 from lib.unet_layers import EMPTY_LOGIT, Guided
 from lib.utils import KitError
 

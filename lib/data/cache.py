@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from lib import transform
 from lib.data import kaggle
 from lib.data.kaggle import Patient
 from lib.runtime.own_code import source_fingerprint
-from lib.transform import Geometry, preprocess, preprocess_mask
+from lib.transform import PREPROCESSING, Geometry, preprocess, preprocess_mask
 from lib.utils import PROJECT, KitError, build_folder, cores, fingerprint, progress, sha256, write_json
 
 _VERSION = 1  # of the files below; changes of the preprocessing itself are seen from its source
@@ -93,7 +92,8 @@ def open_cache(root: Path, patients: list[Patient], size: int, preprocessing: st
         KitError: a file that cannot be used; see ``kaggle.read_patient``.
     """
     place = str(root.resolve())  # equal names, sizes and dates elsewhere may be other pixels
-    key = fingerprint([_VERSION, source_fingerprint(transform), place, kaggle.stat_key(patients), size, preprocessing])
+    code = source_fingerprint(*PREPROCESSING)
+    key = fingerprint([_VERSION, code, place, kaggle.stat_key(patients), size, preprocessing])
     series = f"{root.name}-{preprocessing}-{size}"
     folder = cache_folder() / f"{series}-{key[:16]}"
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
-from lib.calibrate import Calibration
+from lib.evaluate import Calibration
 from lib.metrics import summarise
 from lib.plot.pixels import BLUE, SKY, VERMILION
 from lib.plot.style import TRAINED_ON, nothing_to_score, styled, were_trained_on, who_counts, with_score

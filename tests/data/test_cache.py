@@ -1,5 +1,6 @@
 """The cache of prepared slices: what is found again, and what is prepared anew."""
 
+import ast
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lib import transform
 from lib.data import cache, cache_folder, kaggle
 from lib.dataset import load_data, make_split
 from lib.transform import preprocess, preprocess_mask
@@ -245,3 +247,9 @@ def test_index_of_the_cache_is_plain_json(tiny_kaggle):
     load_data(tiny_kaggle, SIZE)
     index = json.loads((cache_folder() / built()[0] / "index.json").read_text(encoding="utf-8"))
     assert [patient["name"] for patient in index["patients"]] == sorted(NAMES)
+
+
+def test_all_of_the_preprocessing_counts_and_nothing_of_the_augmentation():
+    head, _ = Path(transform.__file__).read_text(encoding="utf-8").split("PREPROCESSING = ")
+    defined = {node.name for node in ast.parse(head).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    assert {thing.__name__ for thing in transform.PREPROCESSING} == defined

@@ -88,7 +88,7 @@ def source_texts() -> list[str]:
         for file in PROJECT.glob(pattern):
             if file.suffix == ".ipynb":
                 texts += ["".join(cell["source"]) for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]]
-            elif file.suffix in (".py", ".md", ".toml", ".txt", ""):
+            elif file.is_file() and file.suffix in (".py", ".md", ".toml", ".txt", ""):
                 texts.append(file.read_text(encoding="utf-8"))
     return texts
 

@@ -10,10 +10,11 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from lib import plot
-from lib.calibrate import BINS, THRESHOLDS, Calibration, _by_bin, calibrate
 from lib.config import Config
 from lib.dataset import load_data
+from lib.evaluate import BINS, THRESHOLDS, Calibration, _by_bin, calibrate
 from lib.logger import Run
+from lib.plot.style import TRAINED_ON
 from lib.predict import predict
 from lib.stats import compare
 from lib.utils import KitError
@@ -119,7 +120,7 @@ HALF = pd.DataFrame({"patient": list("abcde"), "slices": 9, "seen": [True, False
                      "dsc": [0.99, 0.2, 0.97, 0.4, 0.6], "dsc_native": [0.99, 0.2, 0.97, 0.4, 0.6],
                      "tp": 10, "fp": 3, "fn": [5, 6, 7, 8, 9]})
 ALL = HALF.assign(seen=True)
-GREY = to_rgba(plot.TRAINED_ON)
+GREY = to_rgba(TRAINED_ON)
 
 
 def scored(cases):

@@ -182,7 +182,7 @@ def test_a_default_of_the_loss_in_use_is_another_run(id_after):
     assert id_after(*edit, config=bce) == id_after(config=bce), "which does not use it"
 
 
-@pytest.mark.parametrize("module", ["train", "transform", "augment", "dataset", "optim", "evaluate", "metrics",
+@pytest.mark.parametrize("module", ["train", "transform", "dataset", "optim", "evaluate", "metrics",
                                     "unet_init_weights", "unet", "unet_layers"])
 def test_the_code_of_every_run_counts(id_after, module):
     text = (Path(train.__file__).parent / f"{module}.py").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from scipy import ndimage
 from skimage.exposure import adjust_gamma
 from skimage.transform import resize
 
-from lib.augment import (
+from lib.transform import (
     INTENSITY,
     _affine_grid,
     change_intensity,
