@@ -1,0 +1,99 @@
+"""Checks of custom networks and losses: right ones pass, and each mistake is named."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from lib.check import check
+from lib.config import LOSSES
+from lib.utils import PROJECT, KitError
+
+
+class Plain(nn.Module):
+    """One convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 3, padding=1)
+
+    def forward(self, images):
+        return self.conv(images)
+
+
+class Half(Plain):
+    def forward(self, images):
+        return super().forward(images)[..., ::2, ::2]
+
+
+class Probabilities(Plain):
+    def forward(self, images):
+        return super().forward(images).sigmoid()
+
+
+class Idle(Plain):
+    def __init__(self):
+        super().__init__()
+        self.spare = nn.Conv2d(3, 1, 1)
+
+
+class Mean(nn.Module):
+    def forward(self, logits, target):
+        return (logits.sigmoid() - target).abs().mean()
+
+
+class PerSlice(nn.Module):
+    def forward(self, logits, target):
+        return (logits.sigmoid() - target).abs().mean((1, 2, 3))
+
+
+class Ratio(nn.Module):
+    def forward(self, logits, target):
+        return (logits.sigmoid() * target).sum() / target.sum()
+
+
+class Thresholded(nn.Module):
+    def forward(self, logits, target):
+        return ((logits > 0).float() - target).abs().mean()
+
+
+def failed(spec):
+    return [result.name for result in check(f"tests.check.test_custom:{spec}") if not result.passed]
+
+
+@pytest.mark.parametrize("spec", ["tests.check.test_custom:Plain", "tests.check.test_custom:Mean",
+                                  "lib.unet:UNet", "lib.unet_2plus:UNet2Plus", "lib.unet_3plus:UNet3Plus",
+                                  *(f"lib.loss:{name}" for name in LOSSES)])
+def test_what_is_right_passes(spec):
+    results = check(spec)
+    assert results and all(result.passed for result in results), "\n".join(map(str, results))
+
+
+@pytest.mark.parametrize(("spec", "name"), [
+    ("Half", "keeps the shape of the slices"), ("Probabilities", "gives logits"),
+    ("Idle", "every parameter gets a gradient"), ("PerSlice", "is a scalar"),
+    ("Ratio", "is finite on slices without tumour"), ("Thresholded", "has a gradient"),
+])
+def test_each_mistake_is_named(spec, name):
+    assert name in failed(spec)
+
+
+def test_nothing_is_drawn_and_what_is_not_there_is_named():
+    before = torch.random.get_rng_state()
+    check("lib.unet:UNet")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    with pytest.raises(KitError, match="cannot be loaded"):
+        check("tests.check.test_custom:Nothing")
+
+
+@pytest.mark.parametrize(("spec", "status", "line"), [
+    ("Plain", 0, "[OK] gives logits"), ("Half", 1, "[FAIL] keeps the shape of the slices: expected logits of shape"),
+    ("Nothing", 2, "error: tests.check.test_custom:Nothing: cannot be loaded"),
+])
+def test_command_line(spec, status, line):
+    done = subprocess.run([sys.executable, "-m", "lib.check", f"tests.check.test_custom:{spec}"], cwd=PROJECT,
+                          capture_output=True, text=True)
+    assert done.returncode == status
+    assert line in done.stdout + done.stderr
