@@ -283,6 +283,7 @@ def test_the_lib_that_was_handed_in_is_compared_and_never_imported(ada, tmp_path
     (tmp_path / "lib" / "own").mkdir(parents=True)
     for name, content in ada.items():
         if name.startswith("lib/"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_bytes(content)
     (tmp_path / "lib" / "metrics.py").write_text("raise SystemExit\n")
     (tmp_path / "lib" / "own" / "new.py").write_text("raise SystemExit\n")
