@@ -21,8 +21,9 @@ report: .venv/run ## result/report.html and .md: every attempt so far
 
 # what stands between these delimiters is not in the student edition
 ### BEGIN SOLUTION
-test: .venv/dev  ## lint, unit tests, the four notebooks (smoke profile), the browser test where chromium is installed
+test: .venv/dev  ## lint, order of imports, unit tests, the four notebooks (smoke profile), the browser test where chromium is installed
 	$(PY) -m ruff check .
+	.venv/bin/lint-imports
 	$(PY) -m pytest -q -n 2
 	$(PY) -m tests.notebooks $(NOTEBOOKS)
 	$(PY) -m pytest -q -m browser

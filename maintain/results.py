@@ -34,7 +34,8 @@ from maintain.reference import (
 )
 
 _MARK = "<!-- {} -->"  # filled in here, so that README alone holds the marks
-BEGIN, END = _MARK.format("made by: make reference-figures"), _MARK.format("end of what it makes")
+MAKER = "make reference-figures"
+BEGIN, END = _MARK.format(f"made by: {MAKER}"), _MARK.format("end of what it makes")
 WORST = 10  # patients named
 TRIALS = "trials-*/*/run.json"
 
@@ -229,17 +230,18 @@ def readme_table(folder: Path = FOLDER) -> str:
             f"{in_words(scale)}.\n\n{markdown(cross_validation_table(folds))}")
 
 
-def with_block(text: str, block: str) -> str:
-    """``text`` with ``block`` between its marks.
+def with_block(text: str, block: str, maker: str = MAKER) -> str:
+    """``text`` with ``block`` between the marks of the command that makes it.
 
     Raises:
         KitError: the marks are not there.
     """
-    head, begin, rest = text.partition(BEGIN)
+    mark = _MARK.format(f"made by: {maker}")
+    head, begin, rest = text.partition(mark)
     _, end, tail = rest.partition(END)
     if not begin or not end:
-        raise KitError(f"README: no place for the results; write {BEGIN} and {END} on lines of their own")
-    return f"{head}{BEGIN}\n{block}\n{END}{tail}"
+        raise KitError(f"no place for the results; write {mark} and {END} on lines of their own")
+    return f"{head}{mark}\n{block}\n{END}{tail}"
 
 
 def markdown(table: pd.DataFrame) -> str:
