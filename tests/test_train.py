@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +15,14 @@ import torch
 
 from lib import logger, train
 from lib.config import Config
-from lib.dataset import load_data, make_split
-from lib.logger import Run, RunFolder, find_run, finished_runs, run_id, write_result_csvs
+from lib.dataset import load_data
+from lib.logger import Run, RunFolder, find_run, finished_runs
 from lib.predict import load_weights, predict
 from lib.report.experiments import read_attempts
 from lib.runtime import code_fingerprint
 from lib.stats import compare
 from lib.train import fit
 from lib.utils import KitError, write_atomic
-from tests.conftest import NAMES
 
 ROOT = Path(__file__).parent.parent
 TINY = Config(image_size=32, init_features=2, epochs=3, batch_size=4, lr=1e-2, sampling="fresh", device="cpu",
@@ -226,24 +224,6 @@ def test_training_on_all_patients_keeps_the_last_epoch_and_claims_no_score(data,
     assert load_weights(run.weights).trained_on == tuple(data.patients)
 
 
-def test_result_csv_columns_and_rebuild(data, tmp_path):
-    fit(TINY, data, tmp_path, plan="loss")
-    fit(dataclasses.replace(TINY, lr_scheduler="linear", optimizer="SGD"), data, tmp_path, plan="best schedule")
-    files = write_result_csvs(tmp_path)
-    before = {name: path.read_bytes() for name, path in files.items()}
-    table = pd.read_csv(tmp_path / "uexec_result_train.csv", dtype=str)
-    assert list(table.columns[:7]) == ["loss function", "optimizer function", "weight decay", "use_lr scheduler",
-                                       "epoch", "val loss", "val_dsc"]
-    assert table["epoch"].tolist() == ["1", "2", "3"]
-    assert table["use_lr scheduler"].unique().tolist() == ["FALSE"]
-    best = pd.read_csv(tmp_path / "uexec_result_best.csv", dtype=str)
-    assert best[["optimizer function", "use_lr scheduler"]].iloc[0].tolist() == ["SGD", "TRUE"]
-    for path in files.values():
-        path.unlink()
-    assert {name: path.read_bytes() for name, path in write_result_csvs(tmp_path).items()} == before
-    assert all(b"\r" not in content for content in before.values())
-
-
 def test_data_of_another_size_is_refused(data, tmp_path):
     with pytest.raises(KitError, match="64 pixels"):
         fit(dataclasses.replace(TINY, image_size=64), data, tmp_path)
@@ -255,14 +235,6 @@ def test_loss_that_is_no_number_stops_the_run(data, tmp_path):
 
 
 # --- what the run folders tell ------------------------------------------------------------------------------------
-
-
-def test_a_changed_default_is_another_run(data, tmp_path, monkeypatch):
-    """The hash is of values: a student may edit the defaults in config.py instead of naming a field."""
-    split = make_split(data, TINY.split)
-    ids = {run_id(config, data, split, "code") for config in (TINY, dataclasses.replace(TINY, lr=1e-4))}
-    assert len(ids) == 2
-    assert run_id(dataclasses.replace(TINY, split="auto", device="auto"), data, split, "code") in ids
 
 
 @pytest.mark.parametrize(("switches", "used", "unused"), [
@@ -280,35 +252,6 @@ def test_code_that_is_used_counts_and_other_code_does_not(monkeypatch, switches,
     assert not (unused | {"IOULoss", "lib.loss", "lib.plot"}) & names
 
 
-def test_damaged_run_is_left_out_and_named(data, tmp_path, capsys):
-    config = dataclasses.replace(TINY, epochs=1)
-    broken = fit(config, data, tmp_path)
-    resaved = (broken.folder / "history.csv").read_text().replace(",", ";")  # as a spreadsheet may write it
-    for damaged, text in (("history.csv", resaved), ("history.csv", ""), ("run.json", "")):
-        (broken.folder / damaged).write_text(text)
-        run = fit(dataclasses.replace(config, seed=1), data, tmp_path)
-        assert [found.id for found in finished_runs(tmp_path)] == [run.id]
-        assert broken.id in capsys.readouterr().out
-
-
-def test_run_of_this_data_is_found(data, kaggle_folder, tmp_path):
-    config = dataclasses.replace(TINY, epochs=1)
-    other = load_data(kaggle_folder(NAMES[:4]), TINY.image_size)
-    runs = [fit(config, some, tmp_path) for some in (data, other)]
-    assert [find_run(tmp_path, some).id for some in (data, other)] == [run.id for run in runs]
-    with pytest.raises(KitError, match="kaggle_3m"):
-        find_run(tmp_path, load_data(kaggle_folder(NAMES[1:4]), TINY.image_size))
-
-
-def test_patients_may_bear_numbers(kaggle_folder, tmp_path):
-    names = ("001", "002", "003", "NA")
-    data = load_data(kaggle_folder(names), TINY.image_size)
-    run = fit(dataclasses.replace(TINY, epochs=1, split="fold-1-of-2"), data, tmp_path)
-    assert list(run.cases["patient"]) == list(run.info["split"]["validation"])
-    other = fit(dataclasses.replace(TINY, epochs=1, split="fold-2-of-2"), data, tmp_path)
-    assert set(run.cases["patient"]) | set(other.cases["patient"]) == set(names)
-
-
 def test_patients_that_were_learnt_from_are_not_counted(data, tmp_path):
     run = fit(dataclasses.replace(TINY, epochs=1), data, tmp_path)
     prediction = predict(run.weights, data)
@@ -316,24 +259,6 @@ def test_patients_that_were_learnt_from_are_not_counted(data, tmp_path):
     assert "2 patients" in str(prediction).splitlines()[0]
     assert "not counted: 4 patients" in str(prediction)
     assert "not counted" not in str(predict(run.weights, data, patients=run.unseen(data)))
-
-
-def test_a_second_process_says_that_it_waits(tmp_path, capsys):
-    folder = RunFolder(tmp_path, "run")
-    entered = []
-
-    def second():
-        with RunFolder(tmp_path, "run").lock():
-            entered.append(1)
-
-    with ThreadPoolExecutor(1) as pool:
-        with folder.lock():
-            waiting = pool.submit(second)
-            time.sleep(1.3)
-            assert not entered
-            assert "waiting" in capsys.readouterr().out
-        waiting.result(timeout=5)
-    assert entered
 
 
 NETWORKS = ({"model": "unet"}, {"model": "unet_2plus", "deep_supervision": True},

@@ -15,7 +15,6 @@ from lib.grade.one import grade_one
 from lib.grade.rescore import Result
 from lib.grade.standings import assess
 from tests.grade.demo import read_zip, run_of, sign
-from tests.grade.test_run import exam  # noqa: F401
 
 STATUSES = {"computed", "refused", "incomplete", "not verifiable"}
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -93,7 +92,7 @@ def hand_in(kind: str, rng: np.random.Generator, files: dict[str, bytes], target
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["zip", "table", "json", "checkpoint"])
-def test_damaged_at_random(kind, hand_ins, exam, tmp_path, monkeypatch):  # noqa: F811
+def test_damaged_at_random(kind, hand_ins, exam, tmp_path, monkeypatch):
     honest = read_zip(hand_ins / "submissions" / "ada.zip")
     honest = {name: content for name, content in honest.items() if name.endswith((".csv", ".json", ".pt"))}
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))

@@ -12,12 +12,13 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import predict, sweep
+from lib import predict
 from lib.config import BEST, REFERENCE
 from lib.dataset import PUBLISHED_VALIDATION, load_data
 from lib.logger import BEST_CSV, TRAIN_CSV, Run
 from lib.notebook.execute import TIMES
 from lib.predict import KIT_WEIGHTS, PRETRAINED, default_weights, load_weights, unseen
+from lib.sweep.__main__ import main as sweep_command
 from lib.sweep.run import train_tasks
 from lib.sweep.table import duration
 from lib.train import fit
@@ -126,8 +127,8 @@ def test_runs_with_other_settings_do_not_count(reference, tmp_path):
 
 
 @pytest.mark.parametrize(("main", "arguments"), [
-    (reference_command, ["--seeds", "1"]), (sweep.main, ["loss", "--at", "gpu"]),
-    (sweep.main, ["loss", "--only", "x"])])
+    (reference_command, ["--seeds", "1"]), (sweep_command, ["loss", "--at", "gpu"]),
+    (sweep_command, ["loss", "--only", "x"])])
 def test_options_that_do_not_apply_are_named(main, arguments, monkeypatch, capfd):
     status, _, err = command(main, monkeypatch, capfd, *arguments, "--data", "nowhere")
     assert status == 2 and f"unrecognized arguments: {' '.join(arguments[-2:])}" in err

@@ -2,7 +2,6 @@
 
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -17,12 +16,8 @@ from lib import stats
 from lib.config import Config
 from lib.dataset import load_data
 from lib.logger import RunFolder, finished_runs, write_result_csvs
-from lib.networks import summary
 from lib.report.experiments import experiments, read_attempts
 from lib.sweep import Plan, grid, sweep
-from lib.sweep import table as sweep_table
-from lib.sweep.cost import sweep_cost
-from lib.sweep.table import Row, SweepTable, duration
 from lib.sweep.task import make_tasks
 from lib.utils import PROJECT, EditedError, KitError
 
@@ -246,68 +241,6 @@ def test_killed_at_random_moments(data, tmp_path, steps):
 # --- what it costs, and where it stands ---------------------------------------------------------------------------
 
 
-def test_cost(data):
-    small, large = Config(image_size=32, init_features=2, epochs=4), Config(image_size=32, init_features=8, epochs=4)
-    cost = sweep_cost(3, [small, large], data)
-    assert (cost.runs, cost.missing) == (3, 2)
-    alone = sweep_cost(1, [large], data)
-    assert cost.disk_bytes > alone.disk_bytes == 16 * 486_553
-    assert cost.memory_bytes == alone.memory_bytes
-    assert re.fullmatch(r"3 runs, 1 of them finished before; one after the other about \S+ (s|min|h) on this device, "
-                        r"\S+ GB of checkpoints, up to \S+ GB of memory", str(cost))
-    assert str(sweep_cost(3, [], data)) == "3 runs, all finished before"
-    assert "is not known beforehand" in str(sweep_cost(1, [BASE], data))
-
-
-def test_cost_of_time_follows_arithmetic(data, monkeypatch):
-    monkeypatch.setattr("lib.sweep.cost._seconds_per_slice", lambda config: 0.5)
-    small, large = (Config(image_size=32, init_features=width, epochs=10) for width in (2, 8))
-    alone = sweep_cost(1, [small], data)
-    assert alone.seconds == pytest.approx(0.5 * 10 * sum(data.slices(tuple(data.patients)).lengths))
-    ratio = summary(large).gflops / summary(small).gflops
-    assert sweep_cost(2, [small, large], data).seconds == pytest.approx(alone.seconds * (1 + ratio))
-
-
-def test_a_device_that_is_not_here_stops_no_guess(data, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    elsewhere = Config(image_size=32, device="cuda", precision="fp32")
-    assert "is not known beforehand" in str(sweep_cost(1, [elsewhere], data))
-
-
-def test_durations():
-    assert [duration(seconds) for seconds in (3.4, 99, 100, 5999, 6000, 90_000)] == \
-        ["3 s", "99 s", "2 min", "100 min", "1.7 h", "25.0 h"]
-
-
-def test_table_in_a_notebook(tmp_path, monkeypatch):
-    shown = []
-
-    class Handle:
-        def update(self, table):
-            shown.append(table)
-
-    monkeypatch.setattr(sweep_table, "in_notebook", lambda: True)
-    monkeypatch.setattr("IPython.display.display", lambda table, display_id: shown.append(table) or Handle())
-    folders = [RunFolder(tmp_path, name) for name in ("a", "b", "c")]
-    table = SweepTable([Row(name, 42, 4, folder) for name, folder in zip("ABC", folders, strict=True)])
-    table.refresh()
-    assert shown[0]["status"].tolist() == ["waiting"] * 3
-    folders[0].update(status="running", seconds=30.0)
-    folders[0].write_history([{"epoch": 1, "val_dsc": 0.5}, {"epoch": 2, "val_dsc": 0.25}])
-    folders[1].update(status="failed", error="out of luck")
-    table.refresh()
-    assert len(shown) == 1  # not so soon
-    table.refresh(last=True)
-    assert shown[1].loc["A"].tolist() == ["42", "training", "2 of 4", "0.250", "0.500", "30 s"]
-    assert shown[1].loc["B", "status"] == "failed: out of luck"
-
-
-def test_table_in_a_terminal(data, tmp_path, steps, capsys):
-    sweep(PLAN, BASE, data, tmp_path / "out")
-    lines = [line for line in capsys.readouterr().out.splitlines() if "seed 42" in line]
-    assert len(lines) == 3 and lines[0].startswith("Dice, seed 42: finished, epoch 2 of 2, best DSC 0.")
-
-
 # --- command line -------------------------------------------------------------------------------------------------
 
 
@@ -326,8 +259,3 @@ def test_command_line(data, tmp_path):
     assert "cannot tell" in wet.stdout and len(finished_runs(tmp_path / "out")) == 2
     wrong = command("los", *options)
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1) and "use one of sampling" in wrong.stderr
-
-
-@pytest.mark.parametrize(("scores", "shown"), [([], "-"), ([0.5, 0.25], "0.500"), ([float("nan")] * 2, "-")])
-def test_a_run_that_scores_nobody_shows_no_dsc(scores, shown):
-    assert sweep_table._shown(scores) == shown

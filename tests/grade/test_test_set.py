@@ -1,0 +1,19 @@
+"""The instructor's patients, and what is perturbed of them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lib.grade.test_set import perturb
+from tests.conftest import brain
+
+
+def test_perturbed_patients_are_the_same_each_time_and_keep_their_background():
+    volume, mask = brain(3, height=40, width=60)
+    one, other = (perturb(volume, mask, np.random.default_rng(5)) for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    moved, truth = one
+    assert (moved.shape, moved.dtype, truth.dtype) == (volume.shape, np.uint8, np.uint8)
+    assert not np.array_equal(moved, volume)
+    assert moved[..., 1][truth > 0].mean() > moved[..., 1][(truth == 0) & (moved[..., 1] > 0)].mean() + 50
+    assert abs(int((moved[..., 0] == 0).sum()) - int((volume[..., 0] == 0).sum())) < 0.1 * mask.size
