@@ -1,0 +1,150 @@
+"""Tables, pages and figures of what was measured."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lib.notebook.execute import TIMES
+from lib.sweep.table import duration
+from lib.utils import KitError
+from maintain import pretrained, results
+from maintain.reference import BASELINE, CROSS_VALIDATION, FOLDER, cross_validated
+from tests.conftest import NAMES
+from tests.maintain.conftest import part_runs
+from tests.runtime.test_cli import command
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_cross_validation_table_is_what_the_run_folders_say(reference):
+    scale, folds = cross_validated(reference)
+    assert (scale, list(folds)) == ("cpu", ["baseline", "best"])
+    table = results.cross_validation_table(folds)
+    best = part_runs(reference, CROSS_VALIDATION, "best")
+    assert len(best) == 5
+    assert table.loc["best", "mean DSC"] == pytest.approx(pd.concat([run.cases["dsc"] for run in best]).mean())
+    last = [run.history["val_dsc"].iloc[-1] for run in best for _ in range(len(run.cases))]
+    assert table.loc["best", "last epoch"] == pytest.approx(sum(last) / len(last))
+    means = table["mean DSC"]
+    assert table.loc["best", "difference"] == pytest.approx(means["best"] - means["baseline"])
+
+
+def test_parts_that_are_not_complete_are_not_shown(copied):
+    best = part_runs(copied, CROSS_VALIDATION, "best")[0]
+    (best.folder / "run.json").write_text(json.dumps(best.info | {"status": "running"}))
+    for run in part_runs(copied, BASELINE, "frozen"):
+        shutil.rmtree(run.folder)
+    page = results.page(copied)
+    assert "###" not in page
+    with pytest.raises(KitError, match="no complete cross-validation"):
+        results.readme_table(copied)
+    with pytest.raises(KitError, match="no complete cross-validation"):
+        pretrained.export(copied, copied / "weights")
+    assert not (copied / "weights").exists()
+
+
+def test_runs_of_ones_own_and_older_ones_are_passed_over(copied):
+    before = results.page(copied)
+    alone, old = part_runs(copied, BASELINE, "fresh")[0], part_runs(copied, BASELINE, "frozen")[0]
+    for run, name, places in ((alone, "alone", None), (old, "old", [{"plan": "loss", "label": "Dice"}])):
+        shutil.copytree(run.folder, copied / "runs" / name)
+        info = {key: value for key, value in run.info.items() if key != "places"}
+        info |= {"places": places} if places else {}
+        (copied / "runs" / name / "run.json").write_text(json.dumps(info))
+    assert results.page(copied) == before
+
+
+def test_a_variant_that_was_trained_twice_is_named(copied):
+    run = part_runs(copied, BASELINE, "fresh")[0]
+    shutil.copytree(run.folder, copied / "runs" / "again")
+    with pytest.raises(KitError, match=f"fresh was trained more than once .*{run.id}"):
+        results.page(copied)
+
+
+def test_patients_that_trials_were_scored_on_are_counted(copied):
+    _, folds = cross_validated(copied)
+    assert results.choice(folds, copied) == ""
+    run = part_runs(copied, BASELINE, "fresh")[0]
+    shutil.copytree(run.folder, copied / "trials-32" / "one")
+    text = results.choice(folds, copied)
+    assert f"scored on {len(run.info['split']['validation'])} of these {len(NAMES)} patients" in text
+    assert text in results.page(copied)
+
+
+def test_folds_are_compared_one_by_one(reference):
+    _, folds = cross_validated(reference)
+    table = results.fold_table(folds)
+    assert table["patients"].sum() == len(NAMES)
+    for before, after in zip(*(each.runs for each in folds.values()), strict=True):
+        row = table.loc[before.info["split"]["name"]]
+        pair = before.cases.merge(after.cases, on="patient")
+        assert row["difference"] == pytest.approx((pair["dsc_y"] - pair["dsc_x"]).mean())
+        assert row["improved"] == f"{(pair['dsc_y'] > pair['dsc_x']).sum()} of {len(pair)}"
+
+
+def test_what_can_be_had_without_training(reference):
+    table = pd.DataFrame([{"recipe": recipe, "fold": f"fold-{i % 2}", "patient": f"P{i}", "rule": rule,
+                           "threshold": 0.5, "dsc": value + (rule == "all") * 0.1}
+                          for recipe, value in (("baseline", 0.5), ("baseline, flips", 0.6))
+                          for i in range(8) for rule in ("size", "all")])
+    shown = results._without_training(table)
+    assert shown.loc["baseline, flips", "difference"] == pytest.approx(0.1)
+    assert shown.loc["baseline, flips", "verdict"] == "helps"
+    table.to_csv(reference / "postprocessing-cpu.csv", index=False)
+    page = results.page(reference)
+    (reference / "postprocessing-cpu.csv").unlink()
+    assert "| baseline, flips | 0.600 | 0.100 |" in page and "all 0.5, all 0.5" in page
+
+
+def test_pages_and_figures(reference, monkeypatch, capfd):
+    readme = (ROOT / "README.md").read_bytes()
+    status, _, err = command(results.main, monkeypatch, capfd, "--folder", str(reference))
+    assert status == 0, err
+    assert (ROOT / "README.md").read_bytes() == readme, "which tells of the kit's own folder"
+    page = (reference / "results.md").read_text(encoding="utf-8")
+    assert {file.name for file in reference.glob("*.png")} == set(re.findall(r"\]\((.*?\.png)\)", page))
+    assert "| 6 |" in page and "Seeds: 3" in page
+    assert pd.read_csv(reference / "cross_validation.csv", index_col=0)["patients"].tolist() == [6, 6]
+    worst = results.worst_patients(cross_validated(reference)[1], 2)
+    assert list(worst["best"]) == sorted(worst["best"]) and all(f"| {name} |" in page for name in worst.index)
+    text = results.with_block(f"before\n{results.BEGIN}\nold\n{results.END}\nafter", "new")
+    assert text == f"before\n{results.BEGIN}\nnew\n{results.END}\nafter"
+    with pytest.raises(KitError, match="no place for the results"):
+        results.with_block("nothing", "new")
+
+
+def test_tables_of_the_notebook_are_those_of_the_runs(tmp_path):
+    shutil.copytree(FOLDER / "runs", tmp_path / "runs")
+    for file in results.write_tables(tmp_path):
+        assert (FOLDER / file.name).read_bytes() == file.read_bytes(), "run make reference-figures"
+
+
+def test_readme_and_pages_tell_what_was_measured():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert results.with_block(readme, results.readme_table()) == readme, "run make reference-figures"
+    assert (FOLDER / "results.md").read_text(encoding="utf-8") == results.page(), "run make reference-figures"
+    for name in re.findall(r"\]\((.*?\.png)\)", results.page()):
+        assert (FOLDER / name).is_file()
+
+
+def test_readme_tells_what_networks_cost():
+    rows = json.loads((FOLDER / "bench.json").read_text())["memory"]
+    lines = [line.split(" | ")[1:] for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+             if re.match(r"\| U-?Net.*\d to \d+", line)]
+    columns = ("GFLOPs a slice", "kept, plain", "kept, checkpointing", "peak, plain", "peak, checkpointing")
+    assert [[float(cell.strip(" |").replace(",", "")) for cell in line] for line in lines] == [
+        [row["parameters"], *(row[name] for name in columns)] for row in rows]
+
+
+def test_readme_tells_how_long_notebooks_take():
+    pages = [(ROOT / name).read_text(encoding="utf-8").splitlines() for name in ("README.md", "README.zh-CN.md")]
+    for name, seconds in json.loads((FOLDER / TIMES).read_text()).items():
+        rows = [next(line for line in page if line.startswith(f"| [`{name}`]")) for page in pages]
+        assert f"| {duration(seconds)} |" in rows[0]
+        assert f"| {duration(seconds)} |".replace("min", "分钟").replace(" s ", " 秒 ") in rows[1]
