@@ -29,11 +29,12 @@ from benchmarks.step import Step
 from lib.config import Config
 from lib.data import Cache, list_patients, read_patient
 from lib.dataset import BrainData, Sampler, SliceDataset, load_data
+from lib.logger import Epoch
 from lib.phantom import PHANTOM_FOLDER, write_phantom
 from lib.plot import styled
 from lib.runtime import peak_memory, pick_device
-from lib.train import Epoch, fit
-from lib.transform import warp
+from lib.train import fit
+from lib.transform import Augmentation
 from lib.utils import PROJECT
 
 PATIENTS, SIZES = (5, 10, 20, 40), (64, 128, 256, 512)
@@ -121,11 +122,11 @@ def large_cache(times: int, size: int = 128, steps: int = 10) -> Row:
         with _own_memory() as samples:
             slices = SliceDataset(cache, tuple(cache.records))
             sampler = Sampler(slices, replace(SMALL, seed=0, sampling="fresh"))
-            draw = sampler.draw(0)
+            (indices, drawn), augmentation = sampler.draw(0), Augmentation(SMALL)
             for number in range(steps):
                 part = slice(number * 16, number * 16 + 16)
-                images, masks = (tensor.to(step.device) for tensor in slices.batch(draw.indices[part]))
-                step(*warp(images, masks, torch.from_numpy(draw.theta[part]).to(step.device), SMALL.padding))
+                images, masks = (tensor.to(step.device) for tensor in slices.batch(indices[part]))
+                step(*augmentation.apply(images, masks, drawn.of(part).to(step.device)))
         return {"patients": len(cache.records), "slices": len(slices),
                 "set, GiB": round((cache.images.nbytes + cache.masks.nbytes) / 2**30, 2),
                 "own memory, peak GiB": round(max(samples) / 2**30, 2)}

@@ -13,13 +13,13 @@ from torch._inductor import config as inductor
 
 from benchmarks.measure import Row, in_turns, seconds
 from lib.config import Config
-from lib.dataset import BrainData, Draw, Sampler, SliceDataset
+from lib.dataset import BrainData, Sampler, SliceDataset
 from lib.loss import build_objective
 from lib.networks import build_model, summary
 from lib.optim import MovingAverage, build_optimizer
 from lib.runtime import Machine, deterministic, pick_device, pick_precision
 from lib.runtime.device import memory_format
-from lib.transform import change_intensity, stand_in, warp
+from lib.transform import Augmentation, Drawn
 
 FULL_WIDTH = {
     "unet": Config(),
@@ -115,7 +115,7 @@ def shares(config: Config, data: BrainData, steps: int, device: torch.device | N
     if step.device.type != "cpu":  # as training does
         slices.move_to(step.device)
     with deterministic():
-        times = [_timed(step, config, slices, sampler.draw(number)) for number in range(steps + 1)]
+        times = [_timed(step, config, slices, *sampler.draw(number)) for number in range(steps + 1)]
     median = np.median(times[1:], axis=0)
     percent = (100 * median / median.sum()).round(1).tolist()
     reached = 3 * config.batch_size * summary(config).gflops / median.sum()
@@ -129,19 +129,18 @@ def shares(config: Config, data: BrainData, steps: int, device: torch.device | N
             "of a matrix product, %": round(100 * reached / peak)}
 
 
-def _timed(step: Step, config: Config, slices: SliceDataset, draw: Draw) -> np.ndarray:
+def _timed(step: Step, config: Config, slices: SliceDataset, indices: np.ndarray, drawn: Drawn) -> np.ndarray:
+    first = slice(config.batch_size)
     marks = [time.perf_counter()]
 
     def mark() -> None:
         step.wait()
         marks.append(time.perf_counter())
 
-    images, masks = (part.to(step.device) for part in slices.batch(draw.indices[:config.batch_size]))
-    theta = torch.from_numpy(draw.theta[:config.batch_size]).to(step.device)
+    images, masks = (part.to(step.device) for part in slices.batch(indices[first]))
+    drawn = drawn.of(first).to(step.device)
     mark()
-    images, masks = warp(images, masks, theta, config.padding)
-    images = change_intensity(images, draw.intensity[:config.batch_size])
-    batch = stand_in(images, draw.sources[:config.batch_size]), masks
+    batch = Augmentation(config).apply(images, masks, drawn)
     mark()
     step.backward(*batch)
     mark()

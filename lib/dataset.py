@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 from lib.config import Config
 from lib.data import Cache, Patient, kaggle, open_cache
 from lib.data.cache import Record
-from lib.transform import draw_affine, draw_intensity, draw_sources
+from lib.runtime.device import to_device
+from lib.transform import Augmentation, Drawn
 from lib.utils import KitError, fingerprint
 
 PUBLISHED_VALIDATION = tuple(f"TCGA_{name}" for name in (
@@ -52,6 +53,12 @@ class BrainData:
     def fingerprint(self) -> str:
         """Hex SHA-256 of the pixels of all patients: the same on every machine, whatever the dates of the files."""
         return fingerprint(sorted((name, record.sha256) for name, record in self.cache.records.items()))
+
+    def require_prepared_for(self, config: Config) -> None:
+        """Raise ``KitError`` unless the data has the image size and preprocessing of ``config``."""
+        if (config.image_size, config.preprocessing) != (self.image_size, self.preprocessing):
+            raise KitError(f"config asks for {config.preprocessing} at {config.image_size} pixels, the data was loaded "
+                           f"as {self.preprocessing} at {self.image_size}; load it with the config's values")
 
     def record(self, patient: str) -> Record:
         """What is known of one patient."""
@@ -218,7 +225,7 @@ class SliceDataset(Dataset):
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """``(N, C, H, W)`` and ``(N, 1, H, W)`` float32, where the slices are: one gather for all."""
-        rows = torch.from_numpy(self._seen[indices]).to(self._images.device)
+        rows = to_device(torch.from_numpy(self._seen[indices]), self._images.device)
         return self._images[rows].flatten(1, 2).float(), self._masks[rows[:, :1]].float()
 
     def volume_masks(self) -> list[np.ndarray]:
@@ -230,16 +237,6 @@ class SliceDataset(Dataset):
     def areas(self) -> np.ndarray:
         """Tumour pixels of each slice, ``(len,)``."""
         return np.array([int(self._masks[row].sum()) for row in self._seen[:, 0]])
-
-
-@dataclass(frozen=True)
-class Draw:
-    """The training samples of one epoch: which slices, and what augments them."""
-
-    indices: np.ndarray  # (n,) into a SliceDataset
-    theta: np.ndarray  # (n, 2, 3), see lib.transform.draw_affine
-    intensity: np.ndarray  # (n,), see lib.transform.draw_intensity
-    sources: np.ndarray  # (n, 3), see lib.transform.draw_sources
 
 
 class Sampler:
@@ -264,14 +261,12 @@ class Sampler:
             for p, areas in enumerate(np.split(slices.areas, np.cumsum(slices.lengths)[:-1]))
         ])
 
-    def draw(self, epoch: int) -> Draw:
-        """The samples of an epoch, counted from 0."""
+    def draw(self, epoch: int) -> tuple[np.ndarray, Drawn]:
+        """Draw the samples of an epoch, counted from 0: indices of slices, ``(n,)``, and what augments them."""
         n, config = len(self._cumulative), self._config
         rng = np.random.default_rng([config.seed, 0 if config.sampling == "frozen" else epoch])
         indices = np.searchsorted(self._cumulative, rng.random(n) * self._patients, side="right")
-        theta = draw_affine(rng, n, config.scale, config.rotation, config.flip)
-        return Draw(np.minimum(indices, n - 1), theta, draw_intensity(rng, n, config.intensity),
-                    draw_sources(rng, n, config.sequence_dropout))
+        return np.minimum(indices, n - 1), Augmentation(config).draw(rng, n)
 
 
 def _cumulative_weights(areas: np.ndarray, background_weight: float) -> np.ndarray:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
+
+from lib.config import Config
 
 
 @dataclass(frozen=True)
@@ -200,81 +202,93 @@ of nnU-Net's code (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z), which a
 samples, and blurs some besides."""
 
 SEQUENCES = 3  # pre-contrast, FLAIR, post-contrast
-_DRAWN = np.dtype([*((name, np.float32, SEQUENCES) for name in INTENSITY), ("seed", np.int64)])
-_EVEN = 1e-3  # what lies so little above the darkest value is background; interpolation rounds
+_BACKGROUND_MARGIN = 1e-3  # above a channel's darkest value; interpolation rounds
 
 
-def draw_intensity(rng: np.random.Generator, n: int, probability: float) -> np.ndarray:
-    """Random changes of intensity of ``n`` slices, ``(n,)`` records: a field of three strengths, one per sequence, for
-    each change in ``INTENSITY``, NaN where the slice is spared it, and the ``seed`` of the slice's noise.
+def draw_intensity(rng: np.random.Generator, n: int, probability: float) -> tuple[np.ndarray, np.ndarray]:
+    """Draw changes of intensity for ``n`` slices.
 
     Args:
-        probability: that a slice undergoes a change; each is drawn for itself.
+        probability: of each change, drawn separately for each slice.
+
+    Returns:
+        Strengths ``(n, 4, 3)`` float32, one per change of ``INTENSITY`` and sequence, NaN where a
+        slice is spared; and seeds of the noise, ``(n,)`` int64.
     """
-    drawn = np.zeros(n, _DRAWN)
-    for name, (low, high) in INTENSITY.items():
+    strengths = np.empty((n, len(INTENSITY), SEQUENCES), np.float32)
+    for change, (low, high) in enumerate(INTENSITY.values()):
         strength = rng.uniform(low, high, (n, SEQUENCES))
-        drawn[name] = np.where(rng.random((n, 1)) < probability, strength, np.nan)
-    drawn["seed"] = rng.integers(2**63, size=n)
-    return drawn
+        strengths[:, change] = np.where(rng.random((n, 1)) < probability, strength, np.nan)
+    return strengths, rng.integers(2**63, size=n)
 
 
-def change_intensity(images: Tensor, drawn: np.ndarray) -> Tensor:
-    """Apply ``draw_intensity`` to a batch, in place: noise, brightness, contrast and gamma, in this order.
+def change_intensity(images: Tensor, strengths: Tensor, seeds: Tensor) -> Tensor:
+    """Apply noise, brightness, contrast and gamma, in this order.
 
-    A slice's result does not depend on the others in its batch. The neighbours of a slice share its strengths. What is
-    darkest in a channel is background and stays one even, darkest value: it may move as a whole, but takes no noise.
+    On a CPU, a slice's result does not depend on the others in its batch. The neighbours of a slice share its
+    strengths. The darkest value of a channel is background: it stays one even value and takes no noise.
 
     Args:
         images: ``(N, C, H, W)`` float, z-scored, C a multiple of three.
-        drawn: ``(N,)`` records.
+        strengths: ``(N, 4, 3)``, see ``draw_intensity``.
+        seeds: ``(N,)``, see ``draw_intensity``.
 
     Returns:
-        ``images``.
+        Images of the same shape.
     """
-    for name, change in _CHANGES.items():
-        rows = np.flatnonzero(~np.isnan(drawn[name][:, 0]))
-        if len(rows):
-            strength = torch.from_numpy(np.tile(drawn[name][rows], images.shape[1] // SEQUENCES)).to(images.device)
-            images[rows] = change(images[rows], strength[:, :, None, None], drawn["seed"][rows])
+    strengths = strengths.tile(images.shape[1] // SEQUENCES)[..., None, None]
+    for change, name in enumerate(INTENSITY):
+        strength = strengths[:, change]
+        wanted = ~strength.isnan()
+        if images.device.type == "cpu" and not wanted.any():  # asking a GPU would wait for it
+            continue
+        images = torch.where(wanted, _CHANGES[name](images, strength, seeds), images)
     return images
 
 
-def _add_noise(images: Tensor, deviation: Tensor, seeds: np.ndarray) -> Tensor:
-    """Gaussian noise of that SD. Drawn on the CPU: the same on every device."""
-    generators = (torch.Generator().manual_seed(int(seed)) for seed in seeds)
-    noise = torch.stack([torch.randn(images.shape[1:], generator=generator) for generator in generators])
-    head = images > images.amin(dim=(2, 3), keepdim=True) + _EVEN
-    return images + noise.to(images.device) * deviation * head
+def _add_noise(images: Tensor, deviation: Tensor, seeds: Tensor) -> Tensor:
+    """Add Gaussian noise of that SD.
+
+    On a CPU each slice has its own stream of random numbers; on a GPU the batch takes them from the device's.
+    """
+    if images.device.type == "cpu":
+        noise = torch.zeros_like(images)
+        for row in torch.nonzero(~deviation.isnan()[:, 0, 0, 0])[:, 0].tolist():
+            noise[row] = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(int(seeds[row])))
+    else:
+        noise = torch.randn_like(images)
+    head = images > images.amin(dim=(2, 3), keepdim=True) + _BACKGROUND_MARGIN
+    return images + noise * deviation * head
 
 
-def _brighten(images: Tensor, factor: Tensor, _: np.ndarray) -> Tensor:
-    """All values times ``factor``."""
+def _brighten(images: Tensor, factor: Tensor, _: Tensor) -> Tensor:
+    """Multiply all values by ``factor``."""
     return images * factor
 
 
-def _stretch(images: Tensor, factor: Tensor, _: np.ndarray) -> Tensor:
-    """Distances from the channel's mean times ``factor``, within the range that was there."""
+def _change_contrast(images: Tensor, factor: Tensor, _: Tensor) -> Tensor:
+    """Multiply the distances from the channel's mean by ``factor``, within the channel's range."""
     mean, low, high = images.mean(dim=(2, 3), keepdim=True), *_range(images)
     return torch.clamp((images - mean) * factor + mean, low, high)
 
 
-def _bend(images: Tensor, gamma: Tensor, _: np.ndarray) -> Tensor:
-    """A power of the values, the channel's range taken as 0 to 1; mean and SD of the channel are restored."""
+def _change_gamma(images: Tensor, gamma: Tensor, _: Tensor) -> Tensor:
+    """Raise the values to a power, the channel's range taken as 0 to 1; restore mean and SD of the channel."""
     low, high = _range(images)
-    bent = ((images - low) / (high - low).clamp(min=1e-6)).pow(gamma)
-    (deviation, mean), (was, centre) = (torch.std_mean(x, dim=(2, 3), keepdim=True) for x in (bent, images))
-    return (bent - mean) / deviation.clamp(min=1e-6) * was + centre
+    curved = ((images - low) / (high - low).clamp(min=1e-6)).pow(gamma)
+    deviation, mean = torch.std_mean(curved, dim=(2, 3), keepdim=True)
+    old_deviation, old_mean = torch.std_mean(images, dim=(2, 3), keepdim=True)
+    return (curved - mean) / deviation.clamp(min=1e-6) * old_deviation + old_mean
 
 
 def _range(images: Tensor) -> tuple[Tensor, Tensor]:
     return images.amin(dim=(2, 3), keepdim=True), images.amax(dim=(2, 3), keepdim=True)
 
 
-_CHANGES = {"noise": _add_noise, "brightness": _brighten, "contrast": _stretch, "gamma": _bend}
+_CHANGES = {"noise": _add_noise, "brightness": _brighten, "contrast": _change_contrast, "gamma": _change_gamma}
 
 
-# --- which: a sequence that is missing ----------------------------------------------------------------------------
+# --- augmentation, which: a missing sequence ---
 
 _PRESENT = (0, 1, 2)
 _STAND_INS = ((1, 1, 2), (0, 1, 1), (1, 1, 1))  # without pre-contrast, without post-contrast, without both
@@ -293,20 +307,69 @@ def draw_sources(rng: np.random.Generator, n: int, probability: float) -> np.nda
     return np.where(missing, np.array(_STAND_INS)[rng.integers(len(_STAND_INS), size=n)], _PRESENT)
 
 
-def stand_in(images: Tensor, sources: np.ndarray) -> Tensor:
-    """Apply ``draw_sources`` to a batch, in place; the neighbours of a slice miss what it misses.
+def stand_in(images: Tensor, sources: Tensor) -> Tensor:
+    """Apply ``draw_sources`` to a batch; the neighbours of a slice miss what it misses.
 
     Args:
         images: ``(N, C, H, W)``, C a multiple of three.
         sources: ``(N, 3)``.
 
     Returns:
-        ``images``.
+        Images of the same shape.
     """
-    rows = np.flatnonzero((sources != _PRESENT).any(1))
-    if len(rows):
-        slices = np.arange(0, images.shape[1], SEQUENCES)  # the slice and its neighbours: where their channels begin
-        channels = (slices[:, None] + sources[rows, None]).reshape(len(rows), -1)
-        rows, channels = (torch.from_numpy(index).to(images.device) for index in (rows, channels))
-        images[rows] = images[rows[:, None], channels]
-    return images
+    slices = torch.arange(0, images.shape[1], SEQUENCES, device=images.device)  # where the channels of each begin
+    channels = (slices[:, None] + sources[:, None]).flatten(1)
+    return images.gather(1, channels[:, :, None, None].expand_as(images))
+
+
+# --- all of it ------------------------------------------------------------------------------------------------------
+
+
+class Drawn(NamedTuple):
+    """What augments some samples; see ``draw_affine``, ``draw_intensity`` and ``draw_sources``."""
+
+    theta: Tensor  # (n, 2, 3)
+    strengths: Tensor  # (n, 4, 3)
+    seeds: Tensor  # (n,)
+    sources: Tensor  # (n, 3)
+
+    def of(self, samples: slice) -> Drawn:
+        """The part that belongs to these samples."""
+        return Drawn(*(part[samples] for part in self))
+
+    def to(self, device: torch.device) -> Drawn:
+        """The same on a device."""
+        return Drawn(*(part.to(device) for part in self))
+
+
+class Augmentation:
+    """The augmentation that a ``Config`` describes: ``draw`` on the host, ``apply`` to a batch on its device."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def draw(self, rng: np.random.Generator, n: int) -> Drawn:
+        """Draw what augments ``n`` samples."""
+        config = self.config
+        theta = draw_affine(rng, n, config.scale, config.rotation, config.flip)
+        strengths, seeds = draw_intensity(rng, n, config.intensity)
+        sources = draw_sources(rng, n, config.sequence_dropout)
+        return Drawn(*(torch.from_numpy(part) for part in (theta, strengths, seeds, sources)))
+
+    def apply(self, images: Tensor, masks: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
+        """Augment a batch.
+
+        Args:
+            images: ``(N, C, H, W)`` float, z-scored.
+            masks: ``(N, 1, H, W)`` {0, 1} float.
+            drawn: of the N samples, on the device of the batch.
+
+        Returns:
+            Images and masks of the same shapes.
+        """
+        images, masks = warp(images, masks, drawn.theta, self.config.padding)
+        if self.config.intensity:
+            images = change_intensity(images, drawn.strengths, drawn.seeds)
+        if self.config.sequence_dropout:
+            images = stand_in(images, drawn.sources)
+        return images, masks

@@ -10,8 +10,10 @@ from scipy import ndimage
 from skimage.exposure import adjust_gamma
 from skimage.transform import resize
 
+from lib.config import Config
 from lib.transform import (
     INTENSITY,
+    Augmentation,
     _affine_grid,
     change_intensity,
     draw_affine,
@@ -168,27 +170,32 @@ def heads(n=4, channels=3, size=24):
     return torch.where(torch.from_numpy(inside), brain, BLACK[:, :channels].expand_as(brain)), inside
 
 
-def drawn(n=4, seed=0, **strengths):
-    """Records with these strengths, a value or one per sequence, and nothing else."""
-    records = draw_intensity(np.random.default_rng(seed), n, 0.0)
-    for name, strength in strengths.items():
-        records[name] = strength
-    return records
+def drawn(n=4, seed=0, **only):
+    """Strengths and seeds with these strengths, a value or one per sequence, and no other change."""
+    strengths, seeds = random_changes(n, seed, 0.0)
+    for name, strength in only.items():
+        strengths[:, NAMES.index(name)] = torch.as_tensor(strength)
+    return strengths, seeds
 
 
+def random_changes(n, seed, probability):
+    """Strengths and seeds as they are drawn."""
+    return tuple(map(torch.from_numpy, draw_intensity(np.random.default_rng(seed), n, probability)))
+
+
+NAMES = list(INTENSITY)
 FACTORS = np.array([0.75, 1.1, 1.25], np.float32)
 
 
 def test_no_change_of_intensity_gives_the_same_bits():
     images, _ = heads()
-    records = draw_intensity(np.random.default_rng(0), 4, 0.0)
-    assert torch.equal(change_intensity(images.clone(), records), images)
+    assert torch.equal(change_intensity(images.clone(), *random_changes(4, 0, 0.0)), images)
 
 
 def test_brightness_multiplies():
     images, _ = heads()
     expected = images.numpy() * FACTORS[:, None, None]
-    np.testing.assert_array_equal(change_intensity(images.clone(), drawn(brightness=FACTORS)), expected)
+    np.testing.assert_array_equal(change_intensity(images.clone(), *drawn(brightness=FACTORS)), expected)
 
 
 def test_contrast_is_about_the_mean_and_keeps_the_range():
@@ -198,7 +205,7 @@ def test_contrast_is_about_the_mean_and_keeps_the_range():
         for c, factor in enumerate(FACTORS):
             plane = expected[i, c]
             expected[i, c] = np.clip((plane - plane.mean()) * factor + plane.mean(), plane.min(), plane.max())
-    np.testing.assert_allclose(change_intensity(images.clone(), drawn(contrast=FACTORS)), expected, atol=1e-5)
+    np.testing.assert_allclose(change_intensity(images.clone(), *drawn(contrast=FACTORS)), expected, atol=1e-5)
 
 
 def test_gamma_is_skimages_on_the_range_with_mean_and_sd_restored():
@@ -209,14 +216,14 @@ def test_gamma_is_skimages_on_the_range_with_mean_and_sd_restored():
             plane = expected[i, c]
             bent = adjust_gamma((plane - plane.min()) / np.ptp(plane), gamma)
             expected[i, c] = (bent - bent.mean()) / bent.std() * plane.std() + plane.mean()
-    found = change_intensity(images.clone(), drawn(gamma=np.float32([0.7, 1.0, 1.5])))
+    found = change_intensity(images.clone(), *drawn(gamma=np.float32([0.7, 1.0, 1.5])))
     np.testing.assert_allclose(found, expected, atol=1e-4)
     np.testing.assert_allclose(found[:, 1], images[:, 1], atol=1e-5)  # a power of 1
 
 
 def test_noise_has_its_deviation_and_spares_the_background():
     images, inside = heads(n=60)
-    noise = (change_intensity(images.clone(), drawn(60, brightness=np.nan, noise=np.float32([0, 0.05, 0.1])))
+    noise = (change_intensity(images.clone(), *drawn(60, noise=np.float32([0, 0.05, 0.1])))
              - images).numpy()
     assert not noise[:, 0].any()
     for channel, deviation in ((1, 0.05), (2, 0.1)):
@@ -234,19 +241,18 @@ def test_background_stays_even_and_darkest(padding):
     rng = np.random.default_rng(3)
     warped, _ = warp(images, masks, torch.from_numpy(draw_affine(rng, 30, 0.2, 45.0, 0.5)), padding)
     black = warped <= warped.amin(dim=(2, 3), keepdim=True) + 1e-5
-    records = draw_intensity(rng, 30, 1.0)
+    strengths, _ = random_changes(30, 3, 1.0)
     for name in ("brightness", "contrast", "gamma"):
-        only = drawn(30, **{name: records[name]})
-        changed = change_intensity(warped.clone(), only)
+        changed = change_intensity(warped.clone(), *drawn(30, **{name: strengths[:, NAMES.index(name)]}))
         darkest = changed.amin(dim=(2, 3), keepdim=True).expand_as(changed)
         torch.testing.assert_close(changed[black], darkest[black], atol=1e-3, rtol=0)
-    changed = change_intensity(warped.clone(), drawn(30, noise=records["noise"]))
+    changed = change_intensity(warped.clone(), *drawn(30, noise=strengths[:, NAMES.index("noise")]))
     assert torch.equal(changed[black], warped[black])
 
 
 def test_a_black_channel_stays_finite():
     images = torch.zeros(4, 3, 8, 8)
-    changed = change_intensity(images, draw_intensity(np.random.default_rng(0), 4, 1.0))
+    changed = change_intensity(images, *random_changes(4, 0, 1.0))
     assert torch.equal(changed, torch.zeros(4, 3, 8, 8))
 
 
@@ -254,11 +260,11 @@ def test_a_black_channel_stays_finite():
 @given(st.permutations(range(4)), st.integers(0, 100), st.floats(0.2, 1))
 def test_a_slice_does_not_depend_on_its_batch(order, seed, probability):
     images, _ = heads(channels=9)
-    records = draw_intensity(np.random.default_rng(seed), 4, probability)
-    together = change_intensity(images.clone(), records)
-    shuffled = change_intensity(images[order].clone(), records[order])
+    strengths, seeds = random_changes(4, seed, probability)
+    together = change_intensity(images.clone(), strengths, seeds)
+    shuffled = change_intensity(images[order].clone(), strengths[order], seeds[order])
     torch.testing.assert_close(shuffled, together[order], atol=1e-6, rtol=0)
-    alone = torch.cat([change_intensity(images[i:i + 1].clone(), records[i:i + 1]) for i in range(4)])
+    alone = torch.cat([change_intensity(images[i:i + 1], strengths[i:i + 1], seeds[i:i + 1]) for i in range(4)])
     torch.testing.assert_close(alone, together, atol=1e-6, rtol=0)
 
 
@@ -266,22 +272,22 @@ def test_neighbours_share_their_slices_strengths():
     images, _ = heads()
     stack = images.repeat(1, 3, 1, 1)
     records = drawn(brightness=FACTORS, contrast=FACTORS, gamma=FACTORS)
-    changed = change_intensity(stack.clone(), records)
+    changed = change_intensity(stack.clone(), *records)
     for part in changed.split(3, dim=1):
-        assert torch.equal(part, change_intensity(images.clone(), records))
+        assert torch.equal(part, change_intensity(images.clone(), *records))
 
 
 def test_strengths_keep_their_ranges_and_probability():
     n = 20_000
-    records = draw_intensity(np.random.default_rng(0), n, 0.15)
-    for name, (low, high) in INTENSITY.items():
-        spared = np.isnan(records[name])
+    strengths, seeds = draw_intensity(np.random.default_rng(0), n, 0.15)
+    for change, (low, high) in enumerate(INTENSITY.values()):
+        spared = np.isnan(strengths[:, change])
         assert (spared.all(axis=1) == spared.any(axis=1)).all()  # all three sequences or none
         assert (~spared[:, 0]).mean() == pytest.approx(0.15, abs=0.01)
-        values = records[name][~spared]
+        values = strengths[:, change][~spared]
         assert low <= values.min() < low + 0.01 and high - 0.01 < values.max() <= high + 1e-6
-    assert len(np.unique(records["seed"])) == n
-    both = ~np.isnan(records["gamma"][:, 0]) & ~np.isnan(records["noise"][:, 0])
+    assert len(np.unique(seeds)) == n
+    both = ~np.isnan(strengths[:, [NAMES.index("gamma"), NAMES.index("noise")], 0]).any(axis=1)
     assert both.mean() == pytest.approx(0.15**2, abs=0.005)  # each drawn for itself
 
 
@@ -295,14 +301,14 @@ def test_the_grid_is_that_of_torch():
 
 def test_flair_stands_in_for_what_is_missing():
     images = torch.arange(4.0).reshape(4, 1, 1, 1) * 10 + torch.arange(3.0).reshape(1, 3, 1, 1).expand(4, 3, 2, 2)
-    sources = np.array([[0, 1, 2], [1, 1, 2], [0, 1, 1], [1, 1, 1]])
+    sources = torch.tensor([[0, 1, 2], [1, 1, 2], [0, 1, 1], [1, 1, 1]])
     assert stand_in(images.clone(), sources)[:, :, 0, 0].tolist() == [
         [0, 1, 2], [11, 11, 12], [20, 21, 21], [31, 31, 31]]
 
 
 def test_neighbours_miss_what_their_slice_misses():
     images = torch.randn(5, 9, 4, 4)
-    sources = draw_sources(np.random.default_rng(4), 5, 0.7)
+    sources = torch.from_numpy(draw_sources(np.random.default_rng(4), 5, 0.7))
     changed = stand_in(images.clone(), sources)
     for first in (0, 3, 6):
         assert torch.equal(changed[:, first:first + 3], stand_in(images[:, first:first + 3].clone(), sources))
@@ -322,3 +328,20 @@ def test_sequences_are_missing_as_often_as_asked_and_flair_never():
 def test_none_or_all_are_missing(probability):
     sources = draw_sources(np.random.default_rng(1), 50, probability)
     assert ((sources != [0, 1, 2]).any(axis=1) == bool(probability)).all()
+
+
+# --- all of it ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_drawn_is_applied_in_order():
+    config = Config(scale=0.1, rotation=20.0, padding="background", intensity=0.8, sequence_dropout=0.8)
+    augmentation = Augmentation(config)
+    drawn = augmentation.draw(np.random.default_rng(5), 6)
+    images, _ = heads(n=6)
+    masks = (images[:, :1] > 1).float()
+    expected, expected_masks = warp(images, masks, drawn.theta, "background")
+    expected = stand_in(change_intensity(expected, drawn.strengths, drawn.seeds), drawn.sources)
+    found, found_masks = augmentation.apply(images, masks, drawn)
+    assert torch.equal(found, expected) and torch.equal(found_masks, expected_masks)
+    half, _ = augmentation.apply(images[2:5], masks[2:5], drawn.of(slice(2, 5)))
+    torch.testing.assert_close(half, expected[2:5], atol=1e-6, rtol=0)

@@ -252,7 +252,7 @@ PATIENTS = ([0, 10, 40, 0, 10], [5, 0], [0, 0, 0], [7])
 
 def draws(sampling="fresh", seed=1, epochs=1500, patients=PATIENTS):
     sampler = Sampler(Areas(*patients), Config(seed=seed, sampling=sampling))
-    return np.concatenate([sampler.draw(epoch).indices for epoch in range(epochs)])
+    return np.concatenate([sampler.draw(epoch)[0] for epoch in range(epochs)])
 
 
 def test_slices_are_drawn_with_area_plus_a_tenth_of_the_mean():
@@ -269,17 +269,17 @@ def test_slices_are_drawn_with_area_plus_a_tenth_of_the_mean():
 
 def test_default_draw_is_the_one_that_earlier_runs_saw():
     """Written down before background_weight and intensity existed."""
-    draw = Sampler(Areas(*PATIENTS), Config(seed=1)).draw(0)
-    assert draw.indices.tolist() == [7, 10, 2, 10, 5, 5, 10, 5, 7, 1, 10]
-    np.testing.assert_allclose(draw.theta[0], [[0.99617022, 0.00772445, 0], [-0.00772445, 0.99617022, 0]], atol=1e-7)
-    assert np.isnan(draw.intensity["gamma"]).all()
-    more = Sampler(Areas(*PATIENTS), Config(seed=1, intensity=0.5)).draw(0)
-    np.testing.assert_array_equal(more.theta, draw.theta)
-    np.testing.assert_array_equal(more.indices, draw.indices)
-    assert (draw.sources == [0, 1, 2]).all()
-    more = Sampler(Areas(*PATIENTS), Config(seed=1, intensity=0.5, sequence_dropout=1.0)).draw(0)
-    np.testing.assert_array_equal(more.theta, draw.theta)
-    assert (more.sources != [0, 1, 2]).any(axis=1).all()
+    indices, drawn = Sampler(Areas(*PATIENTS), Config(seed=1)).draw(0)
+    assert indices.tolist() == [7, 10, 2, 10, 5, 5, 10, 5, 7, 1, 10]
+    np.testing.assert_allclose(drawn.theta[0], [[0.99617022, 0.00772445, 0], [-0.00772445, 0.99617022, 0]], atol=1e-7)
+    assert drawn.strengths.isnan().all()
+    same, more = Sampler(Areas(*PATIENTS), Config(seed=1, intensity=0.5)).draw(0)
+    assert torch.equal(more.theta, drawn.theta)
+    np.testing.assert_array_equal(same, indices)
+    assert (drawn.sources == torch.tensor([0, 1, 2])).all()
+    _, more = Sampler(Areas(*PATIENTS), Config(seed=1, intensity=0.5, sequence_dropout=1.0)).draw(0)
+    assert torch.equal(more.theta, drawn.theta)
+    assert (more.sources != torch.tensor([0, 1, 2])).any(dim=1).all()
 
 
 @pytest.mark.parametrize(("weight", "share"), [(0.0, 0.0), (0.1, 6.06), (1.0, 33.3), (2.0, 44.4)])
@@ -287,7 +287,7 @@ def test_share_of_empty_slices(weight, share):
     """As the help of the field and the docstring of Sampler say, two of three slices being without tumour."""
     areas = Areas(*([0] * 20 + [10] * 6 + [40] * 4 for _ in range(5)))
     sampler = Sampler(areas, Config(background_weight=weight, sampling="fresh"))
-    found = np.concatenate([sampler.draw(epoch).indices for epoch in range(200)])
+    found = np.concatenate([sampler.draw(epoch)[0] for epoch in range(200)])
     assert (areas.areas[found] == 0).mean() * 100 == pytest.approx(share, abs=1)
 
 
@@ -300,10 +300,10 @@ def test_patients_are_drawn_alike_whatever_their_size():
 def test_frozen_repeats_and_fresh_does_not():
     for sampling in ("frozen", "fresh"):
         sampler = Sampler(Areas([3] * 40), Config(seed=0, sampling=sampling))
-        first, second = sampler.draw(0), sampler.draw(1)
-        same = np.array_equal(first.indices, second.indices) and np.array_equal(first.theta, second.theta)
+        (first, drawn), (second, drawn_again) = sampler.draw(0), sampler.draw(1)
+        same = np.array_equal(first, second) and torch.equal(drawn.theta, drawn_again.theta)
         assert same == (sampling == "frozen")
-    assert np.array_equal(first.indices, Sampler(Areas([3] * 40), Config(seed=0)).draw(7).indices)
+    assert np.array_equal(first, Sampler(Areas([3] * 40), Config(seed=0)).draw(7)[0])
 
 
 def test_a_draw_depends_on_seed_and_epoch_alone():
@@ -315,17 +315,17 @@ def test_a_draw_depends_on_seed_and_epoch_alone():
         one.draw(epoch)
     np.random.default_rng(0)
     torch.manual_seed(9)
-    later, direct = one.draw(5), sampler(3).draw(5)
-    np.testing.assert_array_equal(later.indices, direct.indices)
-    np.testing.assert_array_equal(later.theta, direct.theta)
-    assert not np.array_equal(sampler(4).draw(5).theta, direct.theta)
+    (later, later_drawn), (direct, direct_drawn) = one.draw(5), sampler(3).draw(5)
+    np.testing.assert_array_equal(later, direct)
+    assert torch.equal(later_drawn.theta, direct_drawn.theta)
+    assert not torch.equal(sampler(4).draw(5)[1].theta, direct_drawn.theta)
 
 
 def test_an_epoch_has_as_many_samples_as_slices(slices):
-    draw = Sampler(slices, Config(seed=0, sampling="fresh")).draw(0)
-    assert draw.indices.shape == (len(slices),)
-    assert draw.theta.shape == (len(slices), 2, 3)
-    assert draw.indices.min() >= 0 and draw.indices.max() < len(slices)
+    indices, drawn = Sampler(slices, Config(seed=0, sampling="fresh")).draw(0)
+    assert indices.shape == (len(slices),)
+    assert drawn.theta.shape == (len(slices), 2, 3)
+    assert indices.min() >= 0 and indices.max() < len(slices)
 
 
 def test_fresh_sampling_sees_more_than_frozen():
@@ -340,6 +340,6 @@ def test_weights_follow_the_networks_masks(tiny_kaggle):
     """In the first patient, slices with more tumour are drawn more often."""
     slices = load_data(tiny_kaggle, SIZE).slices((NAMES[0],))
     sampler = Sampler(slices, Config(seed=0, sampling="fresh"))
-    found = np.bincount(np.concatenate([sampler.draw(epoch).indices for epoch in range(2000)]), minlength=len(slices))
+    found = np.bincount(np.concatenate([sampler.draw(epoch)[0] for epoch in range(2000)]), minlength=len(slices))
     expected = slices.areas + 0.1 * slices.areas.mean()
     np.testing.assert_allclose(found / found.sum(), expected / expected.sum(), atol=0.02)
