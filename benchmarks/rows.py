@@ -26,13 +26,14 @@ from lib.config import Config
 from lib.data import list_patients, read_patient
 from lib.dataset import load_data, make_split
 from lib.evaluate import native_mask, predict_volumes
+from lib.logger import Epoch
 from lib.loss import DiceLoss
 from lib.metrics import hd95, surface_distances
 from lib.networks import build_model, summary
 from lib.phantom import PHANTOM_FOLDER, make_patient, write_phantom
 from lib.plot.pixels import FLAIR, render
 from lib.runtime import pick_device, pick_precision
-from lib.train import Epoch, fit
+from lib.train import fit
 from lib.transform import draw_affine, warp
 from lib.utils import PROJECT, cores
 

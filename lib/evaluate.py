@@ -65,7 +65,7 @@ def predict_volumes(model: nn.Module, data: BrainData, patients: tuple[str, ...]
 
 
 def validate(model: nn.Module, loss: nn.Module, slices: SliceDataset, machine: Machine,
-             batch_size: int) -> tuple[float, float]:
+             batch_size: int, tta: bool = False) -> tuple[float, float]:
     """(mean loss over batches, mean DSC of the largest component over patients) on the network's grid.
 
     Predictions are made as for the table of cases, flips included: the epoch is chosen by what is scored. Without
@@ -74,7 +74,7 @@ def validate(model: nn.Module, loss: nn.Module, slices: SliceDataset, machine: M
     if not len(slices):
         return math.nan, math.nan
     losses, masks = [], []
-    for logits, truth in forward_batches(model, slices, machine, batch_size, model.config.tta):
+    for logits, truth in forward_batches(model, slices, machine, batch_size, tta):
         losses.append(loss(logits, truth))
         masks.append(torch.sigmoid(logits[:, 0]) > THRESHOLD)
     predicted = np.split(torch.cat(masks).cpu().numpy(), np.cumsum(slices.lengths)[:-1])
@@ -107,6 +107,17 @@ def case_row(data: BrainData, patient: str, probabilities: np.ndarray, mask: np.
         **native._asdict(), "iou": native.iou, "precision": native.precision, "recall": native.recall,
         "hd95": hd95(mask, truth),
     }
+
+
+def score_cases(model: nn.Module, data: BrainData, patients: Sequence[str], machine: Machine,
+                batch_size: int = BATCH_SIZE) -> list[dict[str, Any]]:
+    """Return a row of cases.csv for each patient, see ``case_row``.
+
+    Args:
+        batch_size: slices computed at once.
+    """
+    volumes = predict_volumes(model, data, tuple(patients), machine, batch_size)
+    return [case_row(data, patient, volume, native_mask(data, patient, volume)) for patient, volume in volumes]
 
 
 # --- calibration --------------------------------------------------------------------------------------------------

@@ -7,28 +7,33 @@ import io
 import json
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
+from torch import Tensor, nn
 
 from lib.config import Config
-from lib.dataset import BrainData, Split
+from lib.dataset import BrainData, SliceDataset, Split
 from lib.evaluate import CASE_COLUMNS
 from lib.metrics import Summary, summarise
+from lib.runtime import Machine, peak_memory
+from lib.runtime.cost import count_parameters
+from lib.runtime.device import device_name, on_cpu, reset_peak_memory
+from lib.runtime.memory import DeviceMemory
 from lib.utils import KitError, fingerprint, say, sha256, write_atomic, write_json
 
 SCHEMA = 2  # of run.json; in 1, an id was the hash of all settings and of the text of the code
 TRAIN_CSV, BEST_CSV = "uexec_result_train.csv", "uexec_result_best.csv"
-_HISTORY = ("epoch", "lr", "train loss", "val loss", "val_dsc")
+HISTORY_COLUMNS = ("epoch", "lr", "train loss", "val loss", "val_dsc")
 FOLD = "fold-"  # names of splits that begin so are part of a cross-validation
 BEST_PLAN = "best"  # runs of plans whose names start so go to BEST_CSV, all others to TRAIN_CSV
 
@@ -99,6 +104,22 @@ class Run:
         return f"{self.id}: best epoch {best['epoch']} of {self.config.epochs}, validation DSC {self.dsc}"
 
 
+class Epoch(NamedTuple):
+    """What a watcher sees after an epoch; it must not change any of it.
+
+    Attributes:
+        history: a row per epoch so far, as in history.csv.
+        model: in eval mode, with the weights that were scored.
+        slices: of the validation patients.
+    """
+
+    config: Config
+    history: list[dict[str, Any]]
+    model: nn.Module
+    slices: SliceDataset
+    machine: Machine
+
+
 class Place(NamedTuple):
     """Where a run stands in a sweep.
 
@@ -163,6 +184,23 @@ class RunFolder:
     def update(self, **values: Any) -> None:
         """Change fields of run.json."""
         write_json(self.path / "run.json", self.read() | values)
+
+    def begin(self, about: dict[str, Any], machine: Machine, network: nn.Module) -> None:
+        """Note what is trained, on what and where.
+
+        A run that goes on keeps its plans and its time. If it goes on with another device or precision, ``earlier``
+        lists those before.
+
+        Args:
+            about: from ``description``.
+        """
+        before = self.read()
+        now = {"device": device_name(machine.device), "precision": machine.precision.name}
+        then = {name: before[name] for name in now if name in before}
+        earlier = [*before.get("earlier", []), *([then] if then not in ({}, now) else [])]
+        self.update(**about, **now, earlier=earlier, plans=before.get("plans", []),
+                    seconds=before.get("seconds", 0.0), parameters=count_parameters(network))
+        reset_peak_memory(machine.device)
 
     def busy(self) -> bool:
         """Does another process train this run at the moment?"""
@@ -239,6 +277,101 @@ def _interned(value: Any) -> Any:
     return [_interned(part) for part in value] if isinstance(value, list) else value
 
 
+class Stateful(Protocol):
+    """What can be resumed: a network, an optimiser, a loss scale."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any:
+        """Go on from a state."""
+
+
+class Record:
+    """The history of a run while it trains, and the checkpoints that belong to it.
+
+    A run that was interrupted goes on after its last finished epoch.
+
+    Attributes:
+        history: a row per epoch that is done, as in history.csv.
+    """
+
+    def __init__(self, folder: RunFolder, config: Config, split: Split, parts: Mapping[str, Stateful]) -> None:
+        self.folder, self.config, self.split, self.parts = folder, config, split, parts
+        state = folder.load("last.pt") or {"history": []}
+        self.history: list[dict[str, Any]] = state["history"]
+        for name, part in parts.items():
+            if state.get(name):  # nothing where it was begun in another precision
+                part.load_state_dict(state[name])
+        if self.history and self.best is self.history[-1]:
+            kept = folder.load("best.pt")
+            if kept is None or kept["epoch"] != self.best["epoch"]:  # interrupted between the two files
+                folder.save("best.pt", self._checkpoint())
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The row of the best epoch; of equal ones the first. Where no patient is scored, the last."""
+        if not self.split.validation:
+            return self.history[-1]
+        return max(self.history, key=lambda row: row["val_dsc"])
+
+    def keep(self, row: dict[str, Any], seconds: float) -> None:
+        """Write an epoch's outcome. With ``last.pt`` the epoch counts as done; the rest follows from it.
+
+        Args:
+            row: of history.csv.
+            seconds: that the epoch took.
+
+        Raises:
+            KitError: the loss is not a number.
+        """
+        if not np.isfinite(row["train loss"]):
+            raise KitError(f"{self.folder.path.name}: the loss is not a number after epoch {row['epoch']}; lower lr, "
+                           f"or use precision=fp32")
+        self.folder.settle()  # no epoch counts before all of the last one is on the disk
+        self.history.append(row)
+        states = {name: part.state_dict() for name, part in self.parts.items()}
+        states["weights"] = on_cpu(states["weights"])
+        self.folder.save("last.pt", {"history": self.history, **states})
+        if self.best is row:
+            self.folder.save("best.pt", self._checkpoint())
+        self.folder.write_history(self.history)
+        self.folder.log_tensorboard(row)
+        self.folder.update(seconds=round(self.folder.read()["seconds"] + seconds, 2))
+
+    def _checkpoint(self) -> dict[str, Any]:
+        """The content of best.pt: weights, and what one must know to use them."""
+        return {"config": self.config.to_dict(), "epoch": self.best["epoch"], "val_dsc": self.best["val_dsc"],
+                "trained_on": list(self.split.train), "weights": on_cpu(self.parts["average"].weights)}
+
+    def best_weights(self) -> dict[str, Tensor]:
+        """Return the weights of the best epoch, in host memory."""
+        return self.folder.load("best.pt")["weights"]
+
+    def in_words(self) -> str:
+        """Return the last epoch in a few words."""
+        row = self.history[-1]
+        words = f"epoch {row['epoch']}: loss {row['train loss']:.3f}"
+        if not self.split.validation:
+            return words
+        return f"{words}, DSC {row['val_dsc']:.3f}, best {self.best['val_dsc']:.3f}"
+
+    def finish(self, cases: list[dict[str, Any]], slices_per_epoch: int, memory: DeviceMemory) -> None:
+        """Write the tables and note that the run is finished.
+
+        Args:
+            cases: a row per validation patient, scored by the best weights.
+            slices_per_epoch: that were learnt from.
+        """
+        self.folder.write_history(self.history)
+        self.folder.write_cases(cases)
+        rate = len(self.history) * slices_per_epoch / max(self.folder.read()["seconds"], 1e-9)
+        self.folder.update(
+            best={"epoch": self.best["epoch"], "val_dsc": self.best["val_dsc"] if cases else None},
+            slices_per_s=round(rate, 1), **peak_memory(memory.device), accumulate=memory.chunks,
+            sha256=checkpoint_hashes(self.folder.path), status="finished")
+
+
 def description(config: Config, data: BrainData, split: Split, code: str) -> dict[str, Any]:
     """What run.json says of a run before it starts; ``code`` is its ``code_fingerprint``."""
     return {
@@ -279,7 +412,7 @@ def _is_finished(run: Run) -> bool:
     """Is the run finished, and can all of it be read?"""
     try:
         return run.info["status"] == "finished" and all(part is not None for part in (
-            run.config, run.info["plans"], run.history[list(_HISTORY)], run.cases[["patient", "dsc"]]))
+            run.config, run.info["plans"], run.history[list(HISTORY_COLUMNS)], run.cases[["patient", "dsc"]]))
     except (OSError, ValueError, TypeError, KeyError) as error:
         say(f"{run.id}: left out of the results, it cannot be read ({' '.join(str(error).split())[:100]})")
         return False

@@ -13,8 +13,9 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from lib.config import REFERENCE, Config
-from lib.runtime import load_class, pick_device, pick_precision
+from lib.config import MODELS, REFERENCE, Config
+from lib.loss import build_objective
+from lib.runtime import Machine, free_memory, load_class, pick_device, pick_precision, seed_everything
 from lib.runtime.cost import Trace, count_parameters, forward_flops, step_on_shapes, without_content
 from lib.unet import UNet
 from lib.unet_2plus import UNet2Plus
@@ -55,6 +56,19 @@ def build_model(config: Config) -> nn.Module:
     model = network(**{name: value for name, value in values.items() if name in accepted})
     model.config = config
     return model
+
+
+def build(config: Config) -> tuple[nn.Module, nn.Module]:
+    """Return the network and the objective of ``config``, on the CPU.
+
+    The first weights follow from ``config.seed``. Torch's random state stays as it is.
+
+    Raises:
+        KitError: see ``build_model`` and ``build_objective``.
+    """
+    with torch.random.fork_rng():
+        seed_everything(config.seed)
+        return build_model(config), build_objective(config)
 
 
 def _constructor(network: type[nn.Module]) -> tuple[set[str], set[str]]:
@@ -155,6 +169,24 @@ def largest_batch(config: Config, image_size: int, memory_bytes: float, precisio
         peaks.append(step.peak_bytes + _state_bytes(config, parameters))
     per_slice = (peaks[1] - peaks[0]) / 8
     return max(0, int((0.9 * memory_bytes - (peaks[0] - 8 * per_slice)) / per_slice))
+
+
+def cost_line(config: Config, chunk: int, machine: Machine) -> str:
+    """Return what a training costs on this machine, in words, and what to do if a chunk is too large.
+
+    Args:
+        chunk: slices that are computed at once.
+    """
+    if config.model not in MODELS:
+        return f"{config.model}: its cost is not known before it runs"
+    precision = machine.precision.name
+    cost = summary(config, chunk, precision=precision)
+    most = largest_batch(config, config.image_size, free_memory(machine.device), precision)
+    line = f"{cost}\nfree memory of this device: enough for {most} slices at once"
+    if most >= chunk:
+        return line
+    remedy = "accumulate" if config.checkpointing else "checkpointing=True, or accumulate"
+    return f"{line}; too few: set {remedy}"
 
 
 def _state_bytes(config: Config, parameters: int) -> int:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lib.config import Config
 
 
 def build_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimiser that ``config`` describes. Weight decay is an L2 penalty but in AdamW, where it is decoupled."""
+    parameters = list(parameters)
+    fused = parameters[0].device.type == "cuda"  # all weights by one kernel
     if config.optimizer == "SGD":
         return torch.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay,
-                               nesterov=config.nesterov)
+                               nesterov=config.nesterov, fused=fused)
     kind = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[config.optimizer]
-    return kind(parameters, config.lr, weight_decay=config.weight_decay)
+    return kind(parameters, config.lr, weight_decay=config.weight_decay, fused=fused)
 
 
 def learning_rate(config: Config, epoch: int, val_losses: Sequence[float] = ()) -> float:
@@ -58,31 +62,53 @@ def _plateaus(losses: Sequence[float], patience: int) -> int:
 class MovingAverage:
     """Exponential moving average of a network's weights and buffers, Polyak and Juditsky 1992.
 
-    After step t the average is a + (1 - d) (w - a) with d = min(decay, (1 + t) / (10 + t)): young averages forget fast,
-    or the random weights of the start would linger for hundreds of steps.
+    After step t the average is a + (1 - d) (w - a) with d = min(decay, (1 + t) / (10 + t)). The decay
+    is warmed up: otherwise the random initial weights dominate the average for hundreds of steps.
+
+    Args:
+        model: on its device already.
+        decay: d, below 1. With 0 there is no average: ``weights`` are those of the model.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay, self.steps = decay, 0
-        self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        self.decay, self.steps, self.weights = decay, 0, model.state_dict()
+        if decay:
+            self.weights = {name: tensor.detach().clone() for name, tensor in self.weights.items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take in the weights after an optimiser step."""
+        if not self.decay:
+            return
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        for name, tensor in model.state_dict().items():
-            average = self.weights[name]
-            if average.is_floating_point():
-                average.lerp_(tensor, 1 - decay)
+        averages, new_weights = [], []
+        for name, new in model.state_dict().items():
+            if new.is_floating_point():
+                averages.append(self.weights[name])
+                new_weights.append(new)
             else:  # a count of batches
-                average.copy_(tensor)
+                self.weights[name].copy_(new)
+        torch._foreach_lerp_(averages, new_weights, 1 - decay)  # on a GPU one kernel for many weights
 
-    def state_dict(self) -> dict[str, int | dict[str, Tensor]]:
-        """What ``load_state_dict`` needs to go on."""
-        return {"steps": self.steps, "weights": self.weights}
+    @contextmanager
+    def applied_to(self, model: nn.Module) -> Iterator[None]:
+        """Give the network the averaged weights for a while."""
+        if not self.decay:
+            yield
+            return
+        current = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        model.load_state_dict(self.weights)
+        try:
+            yield
+        finally:
+            model.load_state_dict(current)
 
-    def load_state_dict(self, state: dict[str, int | dict[str, Tensor]]) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """Return what ``load_state_dict`` needs to go on."""
+        return {"steps": self.steps, "weights": self.weights} if self.decay else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a ``state_dict``."""
         self.steps = state["steps"]
         for name, tensor in state["weights"].items():

@@ -13,6 +13,7 @@ from lib import train
 from lib.config import Config
 from lib.dataset import load_data
 from lib.optim import MovingAverage, build_optimizer, learning_rate
+from lib.runtime.memory import OUT_OF_MEMORY, DeviceMemory
 from lib.train import fit
 from lib.utils import KitError
 from tests.test_train import TINY, outcome
@@ -121,7 +122,7 @@ VARIANTS = [{"ema": 0.9}, {"accumulate": 2}, {"optimizer": "SGD", "nesterov": Tr
 def test_resumes_to_the_same_bytes(data, tmp_path, monkeypatch, changes):
     config = dataclasses.replace(TINY, **changes)
     whole = fit(config, data, tmp_path / "whole")
-    step, calls = train._Training._step, []
+    step, calls = train.step, []
 
     def interrupted(*arguments):
         calls.append(1)
@@ -129,7 +130,7 @@ def test_resumes_to_the_same_bytes(data, tmp_path, monkeypatch, changes):
             raise KeyboardInterrupt
         return step(*arguments)
 
-    monkeypatch.setattr(train._Training, "_step", interrupted)
+    monkeypatch.setattr(train, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit(config, data, tmp_path / "cut")
     assert outcome(fit(config, data, tmp_path / "cut")) == outcome(whole)
@@ -201,11 +202,11 @@ def test_out_of_memory_takes_the_dataset_off_the_device_first(data, tmp_path, mo
     """On a GPU that lends it memory; what is learnt stays the same, as batches stay whole."""
     config = dataclasses.replace(TINY, **OWN)
     whole = fit(config, data, tmp_path / "whole")
-    forward, begin, raised = PerImage.forward, train._Training.__init__, []
+    forward, begin, raised = PerImage.forward, DeviceMemory.__init__, []
 
-    def lending(self, *args):
+    def on_device(self, *args):
         begin(self, *args)
-        self.lent = True
+        self.on_device = True
 
     def once(self, x):
         if not raised:
@@ -213,15 +214,15 @@ def test_out_of_memory_takes_the_dataset_off_the_device_first(data, tmp_path, mo
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, x)
 
-    monkeypatch.setattr(train._Training, "__init__", lending)
+    monkeypatch.setattr(DeviceMemory, "__init__", on_device)
     monkeypatch.setattr(PerImage, "forward", once)
-    run = fit(config, data, tmp_path / "lent")
-    assert raised and "the dataset lies in the memory of the machine" in capsys.readouterr().out
+    run = fit(config, data, tmp_path / "on device")
+    assert raised and "the dataset is in host memory" in capsys.readouterr().out
     pd.testing.assert_frame_equal(whole.history, run.history)
 
 
 def test_the_cpus_own_words_for_out_of_memory_are_known():
-    with pytest.raises(RuntimeError, match=train._OUT_OF_MEMORY):
+    with pytest.raises(RuntimeError, match=OUT_OF_MEMORY):
         torch.empty(2**46)
 
 

@@ -16,12 +16,13 @@ import torch
 from lib import logger, train
 from lib.config import Config
 from lib.dataset import load_data
-from lib.logger import Run, RunFolder, find_run, finished_runs
+from lib.logger import Record, Run, RunFolder, find_run, finished_runs
 from lib.predict import load_weights, predict
 from lib.report.experiments import read_attempts
 from lib.runtime import code_fingerprint
 from lib.stats import compare
 from lib.train import fit
+from lib.transform import Augmentation
 from lib.utils import KitError, write_atomic
 
 ROOT = Path(__file__).parent.parent
@@ -47,7 +48,7 @@ def test_same_run_twice_gives_the_same_bytes(data, tmp_path):
 
 def test_finished_run_is_loaded_and_joins_the_plan(data, tmp_path, monkeypatch):
     run = fit(TINY, data, tmp_path, plan="first")
-    monkeypatch.setattr(train, "_Training", None)  # training again would fail
+    monkeypatch.setattr(train, "Training", None)  # training again would fail
     again = fit(TINY, data, tmp_path, plan="second")
     assert again.id == run.id
     assert again.info["plans"] == ["first", "second"]
@@ -56,12 +57,13 @@ def test_finished_run_is_loaded_and_joins_the_plan(data, tmp_path, monkeypatch):
 def test_flair_stands_in_for_other_sequences_in_training(data, tmp_path, monkeypatch):
     batches = []
 
-    def step(self, images, masks):
-        batches.append(images.clone())
-        return take_step(self, images, masks)
+    def apply(self, images, masks, drawn):
+        images, masks = augment(self, images, masks, drawn)
+        batches.append(images)
+        return images, masks
 
-    take_step = train._Training._step
-    monkeypatch.setattr(train._Training, "_step", step)
+    augment = Augmentation.apply
+    monkeypatch.setattr(Augmentation, "apply", apply)
     fit(dataclasses.replace(TINY, sequence_dropout=1.0, epochs=1), data, tmp_path)
     for pre, flair, post in torch.cat(batches):
         assert torch.equal(pre, flair) or torch.equal(post, flair)
@@ -74,17 +76,17 @@ def test_flair_stands_in_for_other_sequences_in_training(data, tmp_path, monkeyp
 def test_new_ingredients_are_interrupted_and_predicted_like_the_rest(data, tmp_path, monkeypatch, change):
     config = dataclasses.replace(TINY, epochs=2, **change)
     whole = fit(config, data, tmp_path / "whole")
-    keep, calls = train._Training._keep_best, []
+    checkpoint, calls = Record._checkpoint, []
 
     def interrupted(self):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        keep(self)
+        return checkpoint(self)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train._Training, "_keep_best", interrupted)
-        patch.setattr(train._Training, "_best", lambda self: self.history[-1])
+        patch.setattr(Record, "_checkpoint", interrupted)
+        patch.setattr(Record, "best", property(lambda self: self.history[-1]))
         fit(config, data, tmp_path / "cut")
     assert (tmp_path / "cut" / "runs" / whole.id / "history.csv").is_file()
     assert outcome(fit(config, data, tmp_path / "cut")) == outcome(whole)
@@ -108,8 +110,7 @@ def test_other_config_or_seed_is_another_run(data, tmp_path):
 
 
 @pytest.mark.parametrize(("owner", "method", "call"), [
-    (train._Training, "_step", 9), (train._Training, "_keep", 2), (train._Training, "_keep_best", 1),
-    (train._Training, "_finish", 1), (RunFolder, "save", 3),
+    (train, "step", 9), (Record, "keep", 2), (Record, "_checkpoint", 1), (Record, "finish", 1), (RunFolder, "save", 3),
     (RunFolder, "write_history", 2), (RunFolder, "write_cases", 1),
 ])
 def test_interrupted_run_ends_as_if_it_had_not_been(data, tmp_path, monkeypatch, owner, method, call):

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lib.evaluate import THRESHOLD
+from lib.logger import Epoch
 from lib.plot.pixels import BLUE, FLAIR, GREEN, PREDICTION, TRUTH, VERMILION, outline
 from lib.plot.style import styled
-from lib.train import Epoch
 from lib.utils import in_notebook
 
 if TYPE_CHECKING:

@@ -147,6 +147,12 @@ def peak_memory(device: torch.device) -> dict[str, float]:
     return peaks
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Count the GPU's peak memory from now on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 # --- reproducibility ----------------------------------------------------------------------------------------------
 
 
@@ -178,6 +184,19 @@ def seed_everything(*key: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
 
 
+def to_device(tensor: Tensor, device: torch.device, **layout: torch.memory_format) -> Tensor:
+    """Copy a tensor to a device; a GPU of NVIDIA copies while Python goes on.
+
+    MPS does not: it may read the source after its memory was given to another tensor (pytorch/pytorch#189690).
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda", **layout)
+
+
+def on_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of weights in host memory, in the usual layout."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+
+
 @dataclass(frozen=True)
 class Machine:
     """Where and in which number format a network computes."""
@@ -187,9 +206,7 @@ class Machine:
 
     def to_device(self, batch: Tensor) -> Tensor:
         """``(N, C, H, W)`` in the layout that this device convolves fastest."""
-        # not on MPS, which may read a batch after its memory was given to another (pytorch/pytorch#189690)
-        non_blocking = self.device.type == "cuda"
-        return batch.to(self.device, memory_format=memory_format(self.device), non_blocking=non_blocking)
+        return to_device(batch, self.device, memory_format=memory_format(self.device))
 
     def at_once(self, batch: Tensor) -> tuple[Tensor, ...]:
         """``(N, C, H, W)`` in the parts that a network segments fastest: the whole, but on a CPU where new memory is

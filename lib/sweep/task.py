@@ -12,10 +12,10 @@ from typing import Any
 from lib import train
 from lib.config import Config
 from lib.dataset import BrainData, load_data, make_split
-from lib.logger import Place, RunFolder, description, run_id
+from lib.logger import Epoch, Place, RunFolder, description, run_id
 from lib.runtime import code_fingerprint
 from lib.sweep.plans import Plan, Trial
-from lib.train import Epoch, fit
+from lib.train import fit
 from lib.utils import EditedError, KitError, fingerprint
 
 LOG = "log.txt"  # what a run of a sweep says, in its folder

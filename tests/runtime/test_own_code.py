@@ -167,8 +167,8 @@ def id_after(monkeypatch):
 @pytest.mark.parametrize(("old", "new"), [
     ("Train one network:", "Teach one network:"),
     ("# the last, incomplete batch", "# an incomplete last batch"),
-    ("import numpy as np\n", "import numpy as np\nimport pandas as pd\n"),
-    ("\n\n\nclass _Training", "\n\n\n\n\nclass _Training"),
+    ("import torch\n", "import torch\nimport pandas as pd\n"),
+    ("\n\n\nclass Training", "\n\n\n\n\nclass Training"),
 ])
 def test_prose_and_imports_of_train_change_no_run(id_after, old, new):
     assert id_after(old, new) == id_after()

@@ -48,8 +48,8 @@ def test_every_patient_is_scored_once_by_a_network_that_has_not_seen_it(folds_of
 
 
 def test_finished_folds_are_loaded_and_an_interrupted_one_goes_on(folds_of_3, data, tmp_path, monkeypatch):
-    training, begun = train._Training, []
-    monkeypatch.setattr(train, "_Training", lambda *args: begun.append(1) or training(*args))
+    training, begun = train.Training, []
+    monkeypatch.setattr(train, "Training", lambda *args: begun.append(1) or training(*args))
     (folds_of_3.runs[1].folder / "run.json").unlink()
     again = cross_validate(ALONE, ONE, data, tmp_path, k=3)["base"]
     assert [run.id for run in again.runs] == [run.id for run in folds_of_3.runs]

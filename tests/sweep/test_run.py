@@ -98,7 +98,7 @@ def test_a_variant_that_fails_is_recorded_and_stops_nothing(data, tmp_path, step
 
 
 def test_an_interrupted_run_has_its_place(data, tmp_path, steps, monkeypatch):
-    monkeypatch.setattr("lib.train._Training._tell", interrupt)
+    monkeypatch.setattr("lib.logger.Record.in_words", interrupt)
     with pytest.raises(KeyboardInterrupt):
         sweep(PLAN, BASE, data, tmp_path / "out")
     attempts, unreadable = read_attempts(tmp_path / "out")
