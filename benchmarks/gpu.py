@@ -1,8 +1,9 @@
 """What only a GPU can show, in pieces of under ten minutes: ``python -m benchmarks.gpu``
 
-Does it run there at all, do the large networks fit a card of 8 GB, how fast is it, how does cost grow? Each piece runs
-in a process of its own and leaves a JSON file; a piece whose file is there is not measured again, so that the same
-command goes on where it stopped. ``--device cpu --tiny`` goes through all of it with networks of 2 features.
+Does it run there at all, do the large networks fit a card of 8 GB, how fast is it, how does cost
+grow? Each piece runs in a process of its own and leaves a JSON file; a piece whose file is there is
+not measured again, so that the same command goes on where it stopped. ``--device cpu --tiny`` goes
+through all of it with networks of 2 features.
 """
 
 from __future__ import annotations
@@ -51,21 +52,30 @@ class Size:
     def config(self, network: str, **changes: Any) -> Config:
         """One of ``FULL_WIDTH`` at this size."""
         width = {"init_features": self.features} if self.features else {}
-        return replace(FULL_WIDTH[network], **({"image_size": self.image, "batch_size": self.batches[0]} | width
-                                               | changes))
+        return replace(
+            FULL_WIDTH[network],
+            **({"image_size": self.image, "batch_size": self.batches[0]} | width | changes),
+        )
 
 
 TINY = Size(32, (2,), (32, 64), (1, 2), (3, 4), 2, 2, 2)
 
 
-# --- pieces -------------------------------------------------------------------------------------------------------
+# --- pieces ---------------------------------------------------------------------------------------
 
 
 def tests(device: torch.device, size: Size) -> Row:
     """``pytest -m gpu``: how many passed, failed and were left out."""
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests"],
-                          cwd=PROJECT, stdout=subprocess.PIPE, text=True)
-    counted = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout)}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests"],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    counted = {
+        word: int(number)
+        for number, word in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout)
+    }
     failed = re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
     return {"passed": 0, "failed": 0, "skipped": 0} | counted | {"which failed": " ".join(failed)}
 
@@ -76,12 +86,22 @@ def memory(device: torch.device, size: Size, network: str, checkpointing: bool) 
     if device.type == "cuda":
         there = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, CARD * GIB / there), device.index or 0)
-    row = {"network": f"{network} {config.init_features}", "checkpointing": checkpointing,
-           "batch": config.batch_size, "size": config.image_size}
+    row = {
+        "network": f"{network} {config.init_features}",
+        "checkpointing": checkpointing,
+        "batch": config.batch_size,
+        "size": config.image_size,
+    }
     return row | _steps(config, device, size.steps)
 
 
-def _steps(config: Config, device: torch.device, steps: int, precision: str = "auto", compiled: bool = False) -> Row:
+def _steps(
+    config: Config,
+    device: torch.device,
+    steps: int,
+    precision: str = "auto",
+    compiled: bool = False,
+) -> Row:
     """Slices/s and peak GiB of training and inference; or that memory ran out."""
     try:
         with deterministic():  # as lib.train trains
@@ -106,38 +126,63 @@ def _steps(config: Config, device: torch.device, steps: int, precision: str = "a
         if "out of memory" not in str(error):
             raise
         return {"fits": False}
-    return {"precision": step.machine.precision.name, "fits": True, "first two steps, s": round(start_up, 2),
-            "training, slices/s": round(steps * len(images) / training, 1),
-            "inference, slices/s": round(steps * len(images) / inference, 1), **peaks}
+    return {
+        "precision": step.machine.precision.name,
+        "fits": True,
+        "first two steps, s": round(start_up, 2),
+        "training, slices/s": round(steps * len(images) / training, 1),
+        "inference, slices/s": round(steps * len(images) / inference, 1),
+        **peaks,
+    }
 
 
 def _peaks(device: torch.device) -> Row:
     if device.type != "cuda":
         return {}
-    return {"allocated, GiB": round(torch.cuda.max_memory_allocated(device) / GIB, 2),
-            "reserved, GiB": round(torch.cuda.max_memory_reserved(device) / GIB, 2)}
+    return {
+        "allocated, GiB": round(torch.cuda.max_memory_allocated(device) / GIB, 2),
+        "reserved, GiB": round(torch.cuda.max_memory_reserved(device) / GIB, 2),
+    }
 
 
-def speed(device: torch.device, size: Size, network: str, batch: int, precision: str, compiled: bool) -> Row:
+def speed(
+    device: torch.device, size: Size, network: str, batch: int, precision: str, compiled: bool
+) -> Row:
     """Slices/s; arithmetic of a training slice is three times that of a forward pass."""
     config = size.config(network, batch_size=batch)
-    row = {"network": f"{network} {config.init_features}", "batch": batch, "asked for": precision,
-           "compiled": compiled}
+    row = {
+        "network": f"{network} {config.init_features}",
+        "batch": batch,
+        "asked for": precision,
+        "compiled": compiled,
+    }
     found = _steps(config, device, size.steps, precision, compiled)
     if not found["fits"]:
         return row | found
     gflops = 3 * summary(config, precision=precision).gflops
-    reached, peak = gflops * found["training, slices/s"], peak_gflops(device, precision, 2048 if size is TINY else 8192)
-    return row | found | {"GFLOPs a training slice": round(gflops, 1), "TFLOP/s": round(reached / 1e3, 2),
-                          "matrix product, TFLOP/s": round(peak / 1e3, 2),
-                          "of a matrix product, %": round(100 * reached / peak, 1)}
+    reached, peak = (
+        gflops * found["training, slices/s"],
+        peak_gflops(device, precision, 2048 if size is TINY else 8192),
+    )
+    return (
+        row
+        | found
+        | {
+            "GFLOPs a training slice": round(gflops, 1),
+            "TFLOP/s": round(reached / 1e3, 2),
+            "matrix product, TFLOP/s": round(peak / 1e3, 2),
+            "of a matrix product, %": round(100 * reached / peak, 1),
+        }
+    )
 
 
 def data_path(device: torch.device, size: Size, precision: str) -> Row:
     """Where a training step's time goes when slices are gathered and augmented too."""
     with temporary() as folder:
         root = many_patients(folder / "data", 4, min(size.image, 256))
-        return shares(size.config("unet"), load_data(root, size.image), size.steps, device, precision)
+        return shares(
+            size.config("unet"), load_data(root, size.image), size.steps, device, precision
+        )
 
 
 def baseline(device: torch.device, size: Size) -> Row:
@@ -146,8 +191,14 @@ def baseline(device: torch.device, size: Size) -> Row:
 
 
 def _epochs(device: torch.device, size: Size, patients: int, image: int, epochs: int) -> Row:
-    config = size.config("unet", image_size=image, epochs=epochs, sampling="fresh", padding=BEST.padding,
-                         device=str(device))
+    config = size.config(
+        "unet",
+        image_size=image,
+        epochs=epochs,
+        sampling="fresh",
+        padding=BEST.padding,
+        device=str(device),
+    )
     with temporary() as folder:
         root = many_patients(folder / "data", patients, min(image, 256), 6 if size is TINY else 36)
         found = point(root, config)
@@ -178,28 +229,36 @@ def pieces(size: Size, device: torch.device) -> dict[str, Piece]:
     for network in FULL_WIDTH:
         for on in (False, True):
             found[f"memory-{network}-{'checkpointing' if on else 'plain'}"] = partial(
-                memory, network=network, checkpointing=on)
+                memory, network=network, checkpointing=on
+            )
     for network in FULL_WIDTH:
         for batch in size.batches:
             for precision in ("bf16", "fp32"):
                 for compiled in (False, True) if device.type == "cuda" else (False,):
                     name = f"speed-{network}-{batch}-{precision}{'-compiled' if compiled else ''}"
-                    found[name] = partial(speed, network=network, batch=batch, precision=precision, compiled=compiled)
-    found |= {f"share-{precision}": partial(data_path, precision=precision) for precision in ("bf16", "fp32")}
+                    found[name] = partial(
+                        speed, network=network, batch=batch, precision=precision, compiled=compiled
+                    )
+    found |= {
+        f"share-{precision}": partial(data_path, precision=precision)
+        for precision in ("bf16", "fp32")
+    }
     found["baseline-epochs"] = baseline
     found |= {f"image-{image}": partial(by_image, image=image) for image in size.images}
     found |= {f"batch-{batch}": partial(by_batch, batch=batch) for batch in size.curve}
     return found | {f"patients-{n}": partial(by_patients, patients=n) for n in size.patients}
 
 
-# --- running them -------------------------------------------------------------------------------------------------
+# --- running them ---------------------------------------------------------------------------------
 
 
 def driver() -> str:
     """Version of NVIDIA's driver, as far as it is to be had."""
     try:
         asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        return subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[0]
+        return subprocess.run(
+            asked, stdout=subprocess.PIPE, text=True, check=True
+        ).stdout.splitlines()[0]
     except (OSError, subprocess.CalledProcessError, IndexError):
         return "none"
 
@@ -223,7 +282,9 @@ def tables(out: Path, names: list[str]) -> str:
     parts = [about]
     for group, rows in groups.items():
         keys = dict.fromkeys(key for row in rows for key in row)
-        parts.append(f"### {group}\n\n" + markdown([{key: row.get(key, "") for key in keys} for row in rows]))
+        parts.append(
+            f"### {group}\n\n" + markdown([{key: row.get(key, "") for key in keys} for row in rows])
+        )
     return "\n\n".join(parts) + "\n"
 
 
@@ -231,8 +292,12 @@ def main() -> None:
     """Measure what is missing, each piece in its own process, and put the tables together."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="a walk through all pieces, numbers mean nothing")
-    parser.add_argument("--out", type=Path, default=PROJECT / "result" / "gpu", help="folder of the JSON files")
+    parser.add_argument(
+        "--tiny", action="store_true", help="a walk through all pieces, numbers mean nothing"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=PROJECT / "result" / "gpu", help="folder of the JSON files"
+    )
     parser.add_argument("--only", default="", help="pieces whose name begins so, e.g. memory")
     parser.add_argument("--piece", help="measure this one here and now")
     options = parser.parse_args()
@@ -241,12 +306,28 @@ def main() -> None:
         run_piece(options.piece, size, device, options.out)
         return
     names, failed = [name for name in pieces(size, device) if name.startswith(options.only)], []
-    for name in progress([name for name in names if not (options.out / f"{name}.json").is_file()], unit="piece"):
-        command = [sys.executable, "-m", "benchmarks.gpu", "--device", options.device, "--out", str(options.out),
-                   "--piece", name, *["--tiny"] * options.tiny]
+    for name in progress(
+        [name for name in names if not (options.out / f"{name}.json").is_file()], unit="piece"
+    ):
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.gpu",
+            "--device",
+            options.device,
+            "--out",
+            str(options.out),
+            "--piece",
+            name,
+            *["--tiny"] * options.tiny,
+        ]
         try:
-            done = subprocess.run(command, cwd=PROJECT, timeout=LIMIT, stderr=subprocess.PIPE, text=True)
-            reason = (done.stderr.strip().splitlines() or ["no word"])[-1] if done.returncode else ""
+            done = subprocess.run(
+                command, cwd=PROJECT, timeout=LIMIT, stderr=subprocess.PIPE, text=True
+            )
+            reason = (
+                (done.stderr.strip().splitlines() or ["no word"])[-1] if done.returncode else ""
+            )
         except subprocess.TimeoutExpired:
             reason = f"took more than {LIMIT} s"
         if reason:
@@ -255,7 +336,9 @@ def main() -> None:
         write_atomic(options.out / "gpu.md", tables(options.out, names))
     print(tables(options.out, names))
     if failed:
-        sys.exit(f"{len(failed)} pieces failed; the same command tries them again: {', '.join(failed)}")
+        sys.exit(
+            f"{len(failed)} pieces failed; the same command tries them again: {', '.join(failed)}"
+        )
 
 
 if __name__ == "__main__":

@@ -46,7 +46,9 @@ _way: Callable[[], object] | None = None  # of the process that ``apart`` starts
 
 
 @contextmanager
-def apart(prepare: Callable[..., Callable[[], object]], *arguments: Any) -> Iterator[Callable[[], object]]:
+def apart(
+    prepare: Callable[..., Callable[[], object]], *arguments: Any
+) -> Iterator[Callable[[], object]]:
     """A way that runs in a process of its own: in this one the kit has changed what becomes of freed memory, which is
     to its credit alone.
 
@@ -60,9 +62,13 @@ def apart(prepare: Callable[..., Callable[[], object]], *arguments: Any) -> Iter
         yield lambda: pool.submit(_run_here).result()
 
 
-def _prepare_here(usual: str, prepare: Callable[..., Callable[[], object]], *arguments: Any) -> None:
+def _prepare_here(
+    usual: str, prepare: Callable[..., Callable[[], object]], *arguments: Any
+) -> None:
     global _way
-    multiprocessing.set_start_method(usual, force=True)  # a spawned process would spawn too, and slowly
+    multiprocessing.set_start_method(
+        usual, force=True
+    )  # a spawned process would spawn too, and slowly
     _way = prepare(*arguments)
 
 
@@ -72,17 +78,34 @@ def _run_here() -> None:
 
 def row(what: str, against: str, slow: float, fast: float, remark: str = "") -> Row:
     """A line of the table of ratios; ``slow`` and ``fast`` are seconds."""
-    return {"what": what, "against": against, "against, ms": round(1e3 * slow, 1), "kit, ms": round(1e3 * fast, 1),
-            "times faster": round(slow / fast, 1 if slow > fast else 2), "remark": remark}
+    return {
+        "what": what,
+        "against": against,
+        "against, ms": round(1e3 * slow, 1),
+        "kit, ms": round(1e3 * fast, 1),
+        "times faster": round(slow / fast, 1 if slow > fast else 2),
+        "remark": remark,
+    }
 
 
 def machine(device: torch.device | None = None) -> dict[str, Any]:
     """Device, precision and versions, and how busy the machine is at the moment."""
     device = device or pick_device()
-    about = {"device": device_name(device), "precision": pick_precision(device).name,
-             "threads": torch.get_num_threads(), "python": platform.python_version(), "torch": torch.__version__,
-             "numpy": np.__version__, "scipy": scipy.__version__, "system": platform.platform()}
-    about |= {name: version(name) for name in COMPARED if importlib.util.find_spec(IMPORTED.get(name, name))}
+    about = {
+        "device": device_name(device),
+        "precision": pick_precision(device).name,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "system": platform.platform(),
+    }
+    about |= {
+        name: version(name)
+        for name in COMPARED
+        if importlib.util.find_spec(IMPORTED.get(name, name))
+    }
     with suppress(OSError):  # Linux
         about |= _cpu(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     with suppress(OSError, AttributeError):  # not on Windows
@@ -92,16 +115,30 @@ def machine(device: torch.device | None = None) -> dict[str, Any]:
 
 def _cpu(text: str) -> Row:
     """Model of the processor, and which of its units matter here."""
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
-    units = [unit for unit in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if unit in fields.get("flags", "").split()]
-    return {"processor": fields.get("model name", "unknown"), "units": ", ".join(units) or "unknown"}
+    fields = {
+        key.strip(): value.strip()
+        for key, _, value in (line.partition(":") for line in text.splitlines())
+    }
+    units = [
+        unit
+        for unit in ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+        if unit in fields.get("flags", "").split()
+    ]
+    return {
+        "processor": fields.get("model name", "unknown"),
+        "units": ", ".join(units) or "unknown",
+    }
 
 
 def markdown(rows: list[Row]) -> str:
     """A Markdown table of rows with the same keys."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(each.values() for each in rows)]
-    return "\n".join("| " + " | ".join(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in line) + " |"
-                     for line in lines)
+    return "\n".join(
+        "| "
+        + " | ".join(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in line)
+        + " |"
+        for line in lines
+    )
 
 
 class Report:

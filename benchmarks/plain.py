@@ -1,7 +1,8 @@
 """The published algorithms, written down plainly: what the kit is measured against.
 
-Preprocessing, augmentation, sampling and training as in the code of the baseline: one volume or slice at a time, with
-skimage, in float64, a DataLoader with workers, a network in float32 and torch's default memory layout.
+Preprocessing, augmentation, sampling and training as in the code of the baseline: one volume or
+slice at a time, with skimage, in float64, a DataLoader with workers, a network in float32 and
+torch's default memory layout.
 """
 
 from __future__ import annotations
@@ -25,26 +26,42 @@ def preprocess(volume: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndar
     pad = [(0, 0), *((s // 2, s - s // 2) for s in spare)]
     volume, mask = np.pad(volume, [*pad, (0, 0)]), np.pad(mask, pad)
     slices = len(volume)
-    mask = resize(mask, (slices, size, size), order=0, mode="constant", preserve_range=True, anti_aliasing=False)
+    mask = resize(
+        mask,
+        (slices, size, size),
+        order=0,
+        mode="constant",
+        preserve_range=True,
+        anti_aliasing=False,
+    )
     volume = resize(volume, (slices, size, size, 3), order=2, mode="constant", anti_aliasing=False)
     volume = rescale_intensity(volume, in_range=tuple(np.percentile(volume, (10, 99))))
     return (volume - volume.mean(axis=(0, 1, 2))) / volume.std(axis=(0, 1, 2)), mask
 
 
-def augment(image: np.ndarray, mask: np.ndarray, zoom: float, angle: float) -> tuple[np.ndarray, np.ndarray]:
+def augment(
+    image: np.ndarray, mask: np.ndarray, zoom: float, angle: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Zoom and rotate one slice ``(H, W, 3)`` and its mask ``(H, W)`` about the centre."""
     size = len(image)
     out = []
     for picture, order in ((image, 1), (mask, 0)):
         channels = -1 if picture.ndim == 3 else None
-        scaled = rescale(picture, zoom, order=order, mode="constant", channel_axis=channels, preserve_range=True,
-                         anti_aliasing=False)
+        scaled = rescale(
+            picture,
+            zoom,
+            order=order,
+            mode="constant",
+            channel_axis=channels,
+            preserve_range=True,
+            anti_aliasing=False,
+        )
         spare = size - len(scaled)
         if spare >= 0:
             pad = [(spare // 2, spare - spare // 2)] * 2 + [(0, 0)] * (picture.ndim - 2)
             scaled = np.pad(scaled, pad)
         else:
-            scaled = scaled[-spare // 2:][:size, -spare // 2:][:, :size]
+            scaled = scaled[-spare // 2 :][:size, -spare // 2 :][:, :size]
         out.append(rotate(scaled, angle, order=order, preserve_range=True))
     return out[0], out[1]
 
@@ -53,7 +70,8 @@ class Slices(Dataset):
     """Prepared volumes in memory, ``[(S, size, size, 3)]`` and ``[(S, size, size)]``; an item is a slice.
 
     Args:
-        drawn: an item is a random slice of a random patient, tumour preferred, and augmented; else the next in order.
+        drawn: an item is a random slice of a random patient, tumour preferred, and augmented; else
+        the next in order.
     """
 
     def __init__(self, volumes: list[np.ndarray], masks: list[np.ndarray], drawn: bool) -> None:
@@ -78,11 +96,18 @@ class Slices(Dataset):
             if rng.random() < 0.5:
                 image, mask = np.fliplr(image), np.fliplr(mask)
         channels_first = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)
-        return torch.from_numpy(channels_first), torch.from_numpy(np.ascontiguousarray(mask[None], np.float32))
+        return torch.from_numpy(channels_first), torch.from_numpy(
+            np.ascontiguousarray(mask[None], np.float32)
+        )
 
 
-def train_step(model: nn.Module, loss: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor,
-               masks: Tensor) -> Tensor:
+def train_step(
+    model: nn.Module,
+    loss: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    masks: Tensor,
+) -> Tensor:
     """One step; its loss."""
     optimizer.zero_grad()
     value = loss(model(images), masks)
@@ -91,8 +116,14 @@ def train_step(model: nn.Module, loss: nn.Module, optimizer: torch.optim.Optimiz
     return value.detach()
 
 
-def epoch(model: nn.Module, loss: nn.Module, optimizer: torch.optim.Optimizer, train: DataLoader,
-          validation: DataLoader, device: torch.device) -> tuple[list[float], list[float]]:
+def epoch(
+    model: nn.Module,
+    loss: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    train: DataLoader,
+    validation: DataLoader,
+    device: torch.device,
+) -> tuple[list[float], list[float]]:
     """A pass over the training slices and one over those of validation; losses of its batches, DSC of its volumes."""
     model.train()
     for images, masks in train:
@@ -104,17 +135,27 @@ def epoch(model: nn.Module, loss: nn.Module, optimizer: torch.optim.Optimizer, t
             logits = model(images.to(device))
             losses.append(loss(logits, masks.to(device)).item())
             found.append(torch.sigmoid(logits)[:, 0].cpu().numpy() > 0.5)
-    volumes = np.split(np.concatenate(found), np.cumsum([len(mask) for mask in validation.dataset.masks])[:-1])
-    return losses, [_dsc(_largest(mask), truth)
-                    for mask, truth in zip(volumes, validation.dataset.masks, strict=True)]
+    volumes = np.split(
+        np.concatenate(found), np.cumsum([len(mask) for mask in validation.dataset.masks])[:-1]
+    )
+    return losses, [
+        _dsc(_largest(mask), truth)
+        for mask, truth in zip(volumes, validation.dataset.masks, strict=True)
+    ]
 
 
-def predict(model: nn.Module, images: np.ndarray, device: torch.device, batch_size: int) -> np.ndarray:
+def predict(
+    model: nn.Module, images: np.ndarray, device: torch.device, batch_size: int
+) -> np.ndarray:
     """``(S, 3, size, size)`` -> the largest component of the mask ``(S, size, size)``, found in the whole volume."""
     model.eval()
     with torch.no_grad():
-        parts = [torch.sigmoid(model(torch.from_numpy(images[i:i + batch_size]).to(device))).cpu().numpy()
-                 for i in range(0, len(images), batch_size)]
+        parts = [
+            torch.sigmoid(model(torch.from_numpy(images[i : i + batch_size]).to(device)))
+            .cpu()
+            .numpy()
+            for i in range(0, len(images), batch_size)
+        ]
     return _largest(np.concatenate(parts)[:, 0] > 0.5)
 
 

@@ -53,11 +53,15 @@ def preparation(patients: int = 2, rounds: int = 2) -> list[Row]:
             shutil.rmtree(folder / "cache", ignore_errors=True)
             load_data(root, SIZE)
 
-        slow, first, again = in_turns(plain_way, cold, lambda: load_data(root, SIZE), rounds=rounds, warm_up=0)
+        slow, first, again = in_turns(
+            plain_way, cold, lambda: load_data(root, SIZE), rounds=rounds, warm_up=0
+        )
     what = f"preparing {patients} patients of 36 slices of 256x256"
     remark = f"the kit uses {cores()} cores, the published code one"
-    return [row(f"{what}, cold", "published, skimage", slow, first, remark),
-            row(f"{what}, warm", "published: prepares each time", slow, again)]
+    return [
+        row(f"{what}, cold", "published, skimage", slow, first, remark),
+        row(f"{what}, warm", "published: prepares each time", slow, again),
+    ]
 
 
 def augmentation(rounds: int = 5) -> list[Row]:
@@ -65,10 +69,14 @@ def augmentation(rounds: int = 5) -> list[Row]:
     rng = np.random.default_rng(0)
     images = rng.normal(size=(BATCH, 3, SIZE, SIZE)).astype(np.float32)
     masks = (rng.random((BATCH, 1, SIZE, SIZE)) > 0.9).astype(np.float32)
-    slices = [(image.transpose(1, 2, 0), mask[0]) for image, mask in zip(images, masks, strict=True)]
+    slices = [
+        (image.transpose(1, 2, 0), mask[0]) for image, mask in zip(images, masks, strict=True)
+    ]
     theta = torch.from_numpy(draw_affine(rng, BATCH, 0.05, 15.0, 0.5))
     batch = torch.from_numpy(images), torch.from_numpy(masks)
-    ways = {"skimage, rescale and rotate": lambda: [plain.augment(*pair, 1.03, 7.0) for pair in slices]}
+    ways = {
+        "skimage, rescale and rotate": lambda: [plain.augment(*pair, 1.03, 7.0) for pair in slices]
+    }
     monai = _monai_way(*batch)
     if monai is not None:
         ways["MONAI, RandAffined"] = monai
@@ -76,8 +84,10 @@ def augmentation(rounds: int = 5) -> list[Row]:
     torch.set_num_threads(1)
     *others, ours = in_turns(*ways.values(), lambda: warp(*batch, theta, "zero"), rounds=rounds)
     torch.set_num_threads(threads)
-    return [row(f"augmenting {BATCH} slices of 256x256, one thread", name, slow, ours)
-            for name, slow in zip(ways, others, strict=True)]
+    return [
+        row(f"augmenting {BATCH} slices of 256x256, one thread", name, slow, ours)
+        for name, slow in zip(ways, others, strict=True)
+    ]
 
 
 def _monai_way(images: torch.Tensor, masks: torch.Tensor) -> Callable[[], object] | None:
@@ -87,22 +97,41 @@ def _monai_way(images: torch.Tensor, masks: torch.Tensor) -> Callable[[], object
         print("augmentation against MONAI: left out, monai is not installed")
         return None
     angle = float(np.deg2rad(15))
-    change = Compose([
-        RandAffined(["image", "mask"], prob=1, rotate_range=[angle], scale_range=[0.05, 0.05],
-                    mode=("bilinear", "nearest"), padding_mode="zeros"),
-        RandFlipd(["image", "mask"], prob=0.5, spatial_axis=1)])
-    return lambda: [change({"image": image, "mask": mask}) for image, mask in zip(images, masks, strict=True)]
+    change = Compose(
+        [
+            RandAffined(
+                ["image", "mask"],
+                prob=1,
+                rotate_range=[angle],
+                scale_range=[0.05, 0.05],
+                mode=("bilinear", "nearest"),
+                padding_mode="zeros",
+            ),
+            RandFlipd(["image", "mask"], prob=0.5, spatial_axis=1),
+        ]
+    )
+    return lambda: [
+        change({"image": image, "mask": mask}) for image, mask in zip(images, masks, strict=True)
+    ]
 
 
-def training(image_size: int = 128, patients: int = 6, rounds: int = 2, precision: str = "auto") -> list[Row]:
+def training(
+    image_size: int = 128, patients: int = 6, rounds: int = 2, precision: str = "auto"
+) -> list[Row]:
     """A whole epoch of the published recipe, validation and checkpoint included, against a plain loop."""
     config = Config(image_size=image_size, sampling="fresh", epochs=rounds + 1, precision=precision)
     device = pick_device()
-    with temporary() as folder, apart(
-            _plain_epochs, some_phantoms(folder / "data", patients), config, device) as plain_epoch:
+    with (
+        temporary() as folder,
+        apart(
+            _plain_epochs, some_phantoms(folder / "data", patients), config, device
+        ) as plain_epoch,
+    ):
         plain_times, our_times, last = [], [], None
 
-        def between(_: Epoch) -> None:  # lib.train calls it after each epoch: the other way runs here, in turns
+        def between(
+            _: Epoch,
+        ) -> None:  # lib.train calls it after each epoch: the other way runs here, in turns
             nonlocal last
             now = time.perf_counter()
             if last is not None:
@@ -114,7 +143,14 @@ def training(image_size: int = 128, patients: int = 6, rounds: int = 2, precisio
         fit(config, load_data(folder / "data", image_size), folder / "out", watch=between)
     chosen = pick_precision(device, precision).name
     name = f"an epoch, U-Net 32, {image_size}x{image_size}, {chosen}, batch {config.batch_size}, {patients} phantoms"
-    return [row(name, "plain fp32 loop, DataLoader", float(np.median(plain_times[1:])), float(np.median(our_times)))]
+    return [
+        row(
+            name,
+            "plain fp32 loop, DataLoader",
+            float(np.median(plain_times[1:])),
+            float(np.median(our_times)),
+        )
+    ]
 
 
 def _plain_epochs(root: Path, config: Config, device: torch.device) -> Callable[[], object]:
@@ -124,16 +160,22 @@ def _plain_epochs(root: Path, config: Config, device: torch.device) -> Callable[
     optimizer = torch.optim.Adam(model.parameters(), config.lr)
     loaders = []
     for names, drawn in ((split.train, True), (split.validation, False)):
-        arrays = [data.slices((name,)).batch(np.arange(len(data.slices((name,))))) for name in names]
+        arrays = [
+            data.slices((name,)).batch(np.arange(len(data.slices((name,))))) for name in names
+        ]
         volumes = [images.numpy().transpose(0, 2, 3, 1).astype(float) for images, _ in arrays]
         slices = plain.Slices(volumes, [masks.numpy()[:, 0] for _, masks in arrays], drawn)
-        loaders.append(DataLoader(slices, config.batch_size, drop_last=drawn, num_workers=min(4, cores())))
+        loaders.append(
+            DataLoader(slices, config.batch_size, drop_last=drawn, num_workers=min(4, cores()))
+        )
     return lambda: plain.epoch(model, DiceLoss(), optimizer, *loaders, device)
 
 
 def inference(image_size: int = 128, rounds: int = 3, precision: str = "auto") -> list[Row]:
     """A patient, from prepared slices to the largest component; the kit also brings it to the file's own grid. Against
-    a plain network that takes slices in batches of the published size, and as few at once as it computes fastest."""
+    a plain network that takes slices in batches of the published size, and as few at once as it
+    computes fastest.
+    """
     with temporary() as folder:
         data = load_data(many_patients(folder / "data", 1, image_size), image_size)
         [name] = data.patients
@@ -145,22 +187,30 @@ def inference(image_size: int = 128, rounds: int = 3, precision: str = "auto") -
             for patient, probabilities in predict_volumes(step.model, data, (name,), step.machine):
                 native_mask(data, patient, probabilities)
 
-        with (apart(_plain_prediction, images, step.device, BATCH) as published,
-              apart(_plain_prediction, images, step.device, few) as tuned):
+        with (
+            apart(_plain_prediction, images, step.device, BATCH) as published,
+            apart(_plain_prediction, images, step.device, few) as tuned,
+        ):
             *others, fast = in_turns(published, tuned, ours, rounds=rounds)
-    what = (f"segmenting a patient of {len(images)} slices, U-Net 32, {image_size}x{image_size}, "
-            f"{step.machine.precision.name}")
-    return [row(what, f"plain fp32, {size} at once", slow, fast)
-            for size, slow in zip((BATCH, few), others, strict=True)]
+    what = (
+        f"segmenting a patient of {len(images)} slices, U-Net 32, {image_size}x{image_size}, "
+        f"{step.machine.precision.name}"
+    )
+    return [
+        row(what, f"plain fp32, {size} at once", slow, fast)
+        for size, slow in zip((BATCH, few), others, strict=True)
+    ]
 
 
-def _plain_prediction(images: np.ndarray, device: torch.device, batch_size: int) -> Callable[[], object]:
+def _plain_prediction(
+    images: np.ndarray, device: torch.device, batch_size: int
+) -> Callable[[], object]:
     model = build_model(Config()).to(device)
     return lambda: plain.predict(model, images, device, batch_size)
 
 
 def pooled_hd95(pred: np.ndarray, true: np.ndarray) -> float:
-    """medpy's variant of HD95, from the kit's distances: the 95th percentile of both directions together."""
+    """Medpy's variant of HD95, from the kit's distances: the 95th percentile of both directions together."""
     both = surface_distances(pred.astype(bool), true.astype(bool))
     return float(np.percentile(np.concatenate(both), 95))
 
@@ -176,17 +226,34 @@ def surface_distance(rounds: int = 3, pairs: int = 4) -> list[Row]:
     for index in range(pairs):
         mask = make_patient(0, index, 128)[1]
         true = np.kron(mask[np.arange(36) * len(mask) // 36], np.ones((1, 2, 2), np.uint8))
-        cases.append((np.roll(ndimage.binary_dilation(true, iterations=index + 1), 3 * index + 1, axis=2), true))
+        cases.append(
+            (
+                np.roll(ndimage.binary_dilation(true, iterations=index + 1), 3 * index + 1, axis=2),
+                true,
+            )
+        )
     difference = max(abs(pooled_hd95(*case) - medpy_hd95(*case)) for case in cases)
-    slow, fast = in_turns(lambda: [medpy_hd95(*case) for case in cases], lambda: [hd95(*case) for case in cases],
-                          rounds=rounds, warm_up=0)
-    return [row(f"HD95 of {pairs} volumes of 36 slices of 256x256", "medpy", slow, fast,
-                f"pooled values differ by at most {difference:.1g}; shifted, enlarged tumours")]
+    slow, fast = in_turns(
+        lambda: [medpy_hd95(*case) for case in cases],
+        lambda: [hd95(*case) for case in cases],
+        rounds=rounds,
+        warm_up=0,
+    )
+    return [
+        row(
+            f"HD95 of {pairs} volumes of 36 slices of 256x256",
+            "medpy",
+            slow,
+            fast,
+            f"pooled values differ by at most {difference:.1g}; shifted, enlarged tumours",
+        )
+    ]
 
 
 def viewer_frame(rounds: int = 20) -> list[Row]:
     """A slice with two outlines, 256x256, to PNG."""
     import matplotlib.pyplot as plt
+
     volume, masks = make_patient(0, 0, SIZE)
     number = int(masks.sum(axis=(1, 2)).argmax())
     image, mask = np.ascontiguousarray(volume[number, ..., FLAIR]), masks[number]
@@ -207,33 +274,55 @@ def start_up(rounds: int = 2) -> list[Row]:
     """A new Python process that imports all of the kit, or runs a notebook's first cell."""
     cells = nbformat.read(PROJECT / "train_default.ipynb", as_version=4).cells
     first = next(cell.source for cell in cells if cell.cell_type == "code")
-    files = sorted(file.relative_to(PROJECT).with_suffix("") for file in (PROJECT / "lib").rglob("*.py"))
-    modules = ", ".join(".".join(file.parts) for file in files if file.name not in ("__init__", "__main__", "execute"))
+    files = sorted(
+        file.relative_to(PROJECT).with_suffix("") for file in (PROJECT / "lib").rglob("*.py")
+    )
+    modules = ", ".join(
+        ".".join(file.parts)
+        for file in files
+        if file.name not in ("__init__", "__main__", "execute")
+    )
     write_phantom(PHANTOM_FOLDER)  # the first cell makes it once
 
     def python(code: str) -> Callable[[], object]:
         environment = os.environ | {"PYTHONPATH": str(PROJECT), "KIT_DATA": "phantom"}
-        return lambda: subprocess.run([sys.executable, "-c", code], env=environment, check=True,
-                                      stdout=subprocess.DEVNULL)
+        return lambda: subprocess.run(
+            [sys.executable, "-c", code], env=environment, check=True, stdout=subprocess.DEVNULL
+        )
 
-    torch_alone, everything, cell = in_turns(python("import torch"), python(f"import {modules}"), python(first),
-                                             rounds=rounds)
-    return [row("start-up: import of every module", "import torch", torch_alone, everything),
-            row("start-up: a notebook's first cell", "import torch", torch_alone, cell)]
+    torch_alone, everything, cell = in_turns(
+        python("import torch"), python(f"import {modules}"), python(first), rounds=rounds
+    )
+    return [
+        row("start-up: import of every module", "import torch", torch_alone, everything),
+        row("start-up: a notebook's first cell", "import torch", torch_alone, cell),
+    ]
 
 
 def memory() -> list[Row]:
     """A row per network in full width: GiB of activations that hooks on saved tensors count in a training step of 16
-    slices of 256x256, bf16; nothing is computed, so it is the same on every machine."""
+    slices of 256x256, bf16; nothing is computed, so it is the same on every machine.
+    """
     rows = []
     for config in FULL_WIDTH.values():
-        plain_way, ours = (summary(replace(config, checkpointing=on), BATCH, SIZE, "bf16") for on in (False, True))
-        in_gib = {"kept, plain": plain_way.saved_bytes, "kept, checkpointing": ours.saved_bytes,
-                  "largest other tensor": ours.largest_bytes, "peak, plain": plain_way.peak_bytes,
-                  "peak, checkpointing": ours.peak_bytes}
-        rows.append({"network": f"{config.model} {config.init_features}", "parameters": ours.parameters,
-                     "GFLOPs a slice": round(ours.gflops, 1),
-                     **{what: round(size / 2**30, 2) for what, size in in_gib.items()}})
+        plain_way, ours = (
+            summary(replace(config, checkpointing=on), BATCH, SIZE, "bf16") for on in (False, True)
+        )
+        in_gib = {
+            "kept, plain": plain_way.saved_bytes,
+            "kept, checkpointing": ours.saved_bytes,
+            "largest other tensor": ours.largest_bytes,
+            "peak, plain": plain_way.peak_bytes,
+            "peak, checkpointing": ours.peak_bytes,
+        }
+        rows.append(
+            {
+                "network": f"{config.model} {config.init_features}",
+                "parameters": ours.parameters,
+                "GFLOPs a slice": round(ours.gflops, 1),
+                **{what: round(size / 2**30, 2) for what, size in in_gib.items()},
+            }
+        )
     return rows
 
 
@@ -243,8 +332,15 @@ def training_step(image_size: int = 128, rounds: int = 3) -> list[Row]:
     batch = random_batch(BATCH, image_size, step.device)
     with apart(_plain_step, image_size, step.device) as plain_step:
         slow, fast = in_turns(plain_step, lambda: step.whole(*batch), rounds=rounds)
-    return [row(f"a training step, U-Net 32, {BATCH} slices of {image_size}x{image_size}, "
-                f"{step.machine.precision.name}", "plain fp32", slow, fast)]
+    return [
+        row(
+            f"a training step, U-Net 32, {BATCH} slices of {image_size}x{image_size}, "
+            f"{step.machine.precision.name}",
+            "plain fp32",
+            slow,
+            fast,
+        )
+    ]
 
 
 def _plain_step(image_size: int, device: torch.device) -> Callable[[], object]:

@@ -1,7 +1,8 @@
 """``make bench``: ratios of this kit to the plain published algorithm, measured in turns on this machine.
 
-``make bench FULL=1`` adds larger images, curves of time and memory, number formats and ``torch.compile``. Prints
-Markdown tables and writes them, with JSON, to ``result/bench``. Everything is measured on the phantom.
+``make bench FULL=1`` adds larger images, curves of time and memory, number formats and
+``torch.compile``. Prints Markdown tables and writes them, with JSON, to ``result/bench``.
+Everything is measured on the phantom.
 """
 
 from __future__ import annotations
@@ -22,23 +23,39 @@ has AVX-512 where the machine has it."""
 
 def ratios() -> list[Row]:
     """The table of ratios."""
-    return [*rows.preparation(), *rows.augmentation(), *rows.surface_distance(), *rows.viewer_frame(),
-            *rows.start_up(), *rows.inference(), *rows.training_step(), *rows.training()]
+    return [
+        *rows.preparation(),
+        *rows.augmentation(),
+        *rows.surface_distance(),
+        *rows.viewer_frame(),
+        *rows.start_up(),
+        *rows.inference(),
+        *rows.training_step(),
+        *rows.training(),
+    ]
 
 
 def larger_ratios() -> list[Row]:
     """Larger images, longer epochs, and fp32."""
-    return [*rows.inference(256), *rows.training_step(256), *rows.training(patients=12),
-            *rows.training(256, patients=12),
-            *rows.inference(precision="fp32"), *rows.training(patients=12, precision="fp32"),
-            *rows.training(256, precision="fp32")]
+    return [
+        *rows.inference(256),
+        *rows.training_step(256),
+        *rows.training(patients=12),
+        *rows.training(256, patients=12),
+        *rows.inference(precision="fp32"),
+        *rows.training(patients=12, precision="fp32"),
+        *rows.training(256, precision="fp32"),
+    ]
 
 
 def step_shares(full: bool) -> list[Row]:
     """Shares of a step of the baseline and of the best recipe, at 128 and, with ``full``, at 256 pixels."""
     root, sizes = write_phantom(PHANTOM_FOLDER), (128, 256) if full else (128,)
-    return [shares(replace(recipe, image_size=size), load_data(root, size), steps=4)
-            for size in sizes for recipe in (REFERENCE, BEST)]
+    return [
+        shares(replace(recipe, image_size=size), load_data(root, size), steps=4)
+        for size in sizes
+        for recipe in (REFERENCE, BEST)
+    ]
 
 
 def main() -> None:

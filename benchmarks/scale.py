@@ -1,7 +1,7 @@
 """How time and memory grow with the number of patients and the size of their slices.
 
-Each point is measured in a process of its own, ``python -m benchmarks.scale point FOLDER SIZE``, so that its peak of
-memory is its own.
+Each point is measured in a process of its own, ``python -m benchmarks.scale point FOLDER SIZE``, so
+that its peak of memory is its own.
 """
 
 from __future__ import annotations
@@ -38,11 +38,13 @@ from lib.transform import Augmentation
 from lib.utils import PROJECT
 
 PATIENTS, SIZES = (5, 10, 20, 40), (64, 128, 256, 512)
-SMALL = Config(sampling="fresh", padding="background", init_features=8, batch_size=8, epochs=3, device="cpu")
+SMALL = Config(
+    sampling="fresh", padding="background", init_features=8, batch_size=8, epochs=3, device="cpu"
+)
 _STATUS = Path("/proc/self/status")  # Linux tells there what memory consists of
 
 
-# --- measured in a process of its own -----------------------------------------------------------------------------
+# --- measured in a process of its own -------------------------------------------------------------
 
 
 def peak_gib() -> float | None:
@@ -60,8 +62,14 @@ def prepared(root: Path, size: int) -> tuple[Row, BrainData]:
     peak = peak_gib()
     warm = seconds(lambda: load_data(root, size))
     data = load_data(root, size)
-    return {"patients": len(data.patients), "slices": len(data.slices(tuple(data.patients))), "size": size,
-            "cold, s": round(cold, 2), "warm, s": round(warm, 3), "preparing, peak GiB": peak}, data
+    return {
+        "patients": len(data.patients),
+        "slices": len(data.slices(tuple(data.patients))),
+        "size": size,
+        "cold, s": round(cold, 2),
+        "warm, s": round(warm, 3),
+        "preparing, peak GiB": peak,
+    }, data
 
 
 def point(root: Path, config: Config) -> Row:
@@ -74,7 +82,10 @@ def point(root: Path, config: Config) -> Row:
             ends.append(time.perf_counter())
 
         fit(config, data, folder / "out", watch=end)
-    found |= {"epoch, s": round(float(np.median(np.diff(ends))), 2), "training, peak GiB": peak_gib()}
+    found |= {
+        "epoch, s": round(float(np.median(np.diff(ends))), 2),
+        "training, peak GiB": peak_gib(),
+    }
     on_gpu = peak_memory(pick_device(config.device)).get("peak_gpu_gib")
     return found if on_gpu is None else found | {"training, peak GPU GiB": on_gpu}
 
@@ -86,7 +97,9 @@ def _own_memory() -> Iterator[list[int]]:
 
     def watch() -> None:
         while not done.wait(0.005):
-            line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("RssAnon"))
+            line = next(
+                line for line in _STATUS.read_text().splitlines() if line.startswith("RssAnon")
+            )
             samples.append(1024 * int(line.split()[1]))
 
     thread = threading.Thread(target=watch)
@@ -108,16 +121,22 @@ def _replicated(cache: Cache, times: int, folder: Path) -> Cache:
                 stream.write(part.tobytes())
         arrays[name] = np.memmap(file, part.dtype, "r", shape=(times * len(part), *part.shape[1:]))
     n = len(cache.masks)
-    records = {f"{name}_{copy}": replace(record, name=f"{name}_{copy}",
-                                         rows=tuple(copy * n + row for row in record.rows))
-               for copy in range(times) for name, record in cache.records.items()}
+    records = {
+        f"{name}_{copy}": replace(
+            record, name=f"{name}_{copy}", rows=tuple(copy * n + row for row in record.rows)
+        )
+        for copy in range(times)
+        for name, record in cache.records.items()
+    }
     return Cache(records, [], arrays["images"], arrays["masks"], cache.truth)
 
 
 def large_cache(times: int, size: int = 128, steps: int = 10) -> Row:
     """The phantom ``times`` times over, mapped into memory: peak of the process's own memory over some steps."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        cache = _replicated(load_data(write_phantom(PHANTOM_FOLDER), size).cache, times, Path(folder))
+        cache = _replicated(
+            load_data(write_phantom(PHANTOM_FOLDER), size).cache, times, Path(folder)
+        )
         step = Step(SMALL)
         with _own_memory() as samples:
             slices = SliceDataset(cache, tuple(cache.records))
@@ -127,28 +146,39 @@ def large_cache(times: int, size: int = 128, steps: int = 10) -> Row:
                 part = slice(number * 16, number * 16 + 16)
                 images, masks = (tensor.to(step.device) for tensor in slices.batch(indices[part]))
                 step(*augmentation.apply(images, masks, drawn.of(part).to(step.device)))
-        return {"patients": len(cache.records), "slices": len(slices),
-                "set, GiB": round((cache.images.nbytes + cache.masks.nbytes) / 2**30, 2),
-                "own memory, peak GiB": round(max(samples) / 2**30, 2)}
+        return {
+            "patients": len(cache.records),
+            "slices": len(slices),
+            "set, GiB": round((cache.images.nbytes + cache.masks.nbytes) / 2**30, 2),
+            "own memory, peak GiB": round(max(samples) / 2**30, 2),
+        }
 
 
 def _in_its_own_process(*arguments: object) -> Row:
-    done = subprocess.run([sys.executable, "-m", "benchmarks.scale", *map(str, arguments)], cwd=PROJECT, check=True,
-                          stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.scale", *map(str, arguments)],
+        cwd=PROJECT,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
-# --- tables and figure --------------------------------------------------------------------------------------------
+# --- tables and figure ----------------------------------------------------------------------------
 
 
 def large_set(patients: int = 100, measured: int = 4) -> list[Row]:
     """A set as large as the real one at 256x256. The published code would take a quarter of an hour: four patients are
-    measured on one core, and multiplied; the kit uses all cores. Files are in the page cache. The targets: 30 times,
-    2.5 GB (2.33 GiB), 1 s."""
+    measured on one core, and multiplied; the kit uses all cores. Files are in the page cache. The
+    targets: 30 times, 2.5 GB (2.33 GiB), 1 s.
+    """
     with temporary() as folder:
         root = many_patients(folder / "data", patients)
         some = list_patients(root)[:measured]
-        slow = seconds(lambda: [plain.preprocess(*read_patient(patient)[:2], 256) for patient in some])
+        slow = seconds(
+            lambda: [plain.preprocess(*read_patient(patient)[:2], 256) for patient in some]
+        )
         found = _in_its_own_process("prepare", root, 256)
     slow *= patients / measured
     return [found | {"published, s": round(slow), "times faster": round(slow / found["cold, s"])}]
@@ -156,7 +186,8 @@ def large_set(patients: int = 100, measured: int = 4) -> list[Row]:
 
 def bounded() -> list[Row]:
     """Memory while training on a set that is mapped into memory: the phantom once, and 20 times. What is mapped comes
-    and goes as the system has room; what the process owns must not grow with the set."""
+    and goes as the system has room; what the process owns must not grow with the set.
+    """
     if not _STATUS.exists():
         return [{"left out": "only Linux tells what memory consists of"}]
     return [_in_its_own_process("large", times) for times in (1, 20)]
@@ -164,25 +195,39 @@ def bounded() -> list[Row]:
 
 def curves(picture: Path) -> list[Row]:
     """Time and memory against the number of patients and the size of slices: 36 slices a patient, U-Net of 8 features,
-    batch 8, an epoch with its validation, the first left out. Exponents of the last half of the points are in the last
-    two rows. See scale.png. An exponent of 1 is linear. What is not, and why: a
-    warm start reads an index and maps files, whatever their size; preparing small slices is reading files, which have
-    256x256 pixels in the right half; memory begins with Python and torch, grows with the pixels of a batch, and takes
-    in mapped files as long as there is room."""
+    batch 8, an epoch with its validation, the first left out. Exponents of the last half of the
+    points are in the last two rows. See scale.png. An exponent of 1 is linear. What is not, and
+    why: a warm start reads an index and maps files, whatever their size; preparing small slices is
+    reading files, which have 256x256 pixels in the right half; memory begins with Python and torch,
+    grows with the pixels of a batch, and takes in mapped files as long as there is room.
+    """
     with temporary() as folder:
-        by_patients = [_in_its_own_process("point", many_patients(folder / str(n), n, 128), 128) for n in PATIENTS]
+        by_patients = [
+            _in_its_own_process("point", many_patients(folder / str(n), n, 128), 128)
+            for n in PATIENTS
+        ]
         small = many_patients(folder / "small", min(PATIENTS), 256)
         by_size = [_in_its_own_process("point", small, size) for size in SIZES]
     picture.parent.mkdir(parents=True, exist_ok=True)
     draw_curves(by_patients, by_size).savefig(picture)
-    return [*by_patients, *by_size, _exponents("patients", by_patients, [row["patients"] for row in by_patients]),
-            _exponents("pixels", by_size, [row["size"] ** 2 for row in by_size])]
+    return [
+        *by_patients,
+        *by_size,
+        _exponents("patients", by_patients, [row["patients"] for row in by_patients]),
+        _exponents("pixels", by_size, [row["size"] ** 2 for row in by_size]),
+    ]
 
 
 def _exponents(along: str, rows: list[Row], x: list[float]) -> Row:
     """The same columns: how each grows along the first."""
-    return {name: f"exponent by {along}" if name == "patients" else "" if name in ("slices", "size")
-            else round(exponent(x, [row[name] for row in rows]), 2) for name in rows[0]}
+    return {
+        name: f"exponent by {along}"
+        if name == "patients"
+        else ""
+        if name in ("slices", "size")
+        else round(exponent(x, [row[name] for row in rows]), 2)
+        for name in rows[0]
+    }
 
 
 def exponent(x: list[float], y: list[float]) -> float:
@@ -196,15 +241,31 @@ def draw_curves(by_patients: list[Row], by_size: list[Row]) -> Figure:
     """Seconds above, GiB below; patients on the left, pixels of a slice on the right."""
     figure, grid = plt.subplots(2, 2, figsize=(9, 6.5))
     names = (("cold, s", "warm, s", "epoch, s"), ("preparing, peak GiB", "training, peak GiB"))
-    for column, (rows, along, ticks, label) in enumerate((
-            (by_patients, [row["patients"] for row in by_patients], [str(row["patients"]) for row in by_patients],
-             "patients, 36 slices of 128x128 each"),
-            (by_size, [row["size"] ** 2 for row in by_size], [f"{row['size']}²" for row in by_size],
-             f"pixels of a slice, {by_size[0]['patients']} patients"))):
+    for column, (rows, along, ticks, label) in enumerate(
+        (
+            (
+                by_patients,
+                [row["patients"] for row in by_patients],
+                [str(row["patients"]) for row in by_patients],
+                "patients, 36 slices of 128x128 each",
+            ),
+            (
+                by_size,
+                [row["size"] ** 2 for row in by_size],
+                [f"{row['size']}²" for row in by_size],
+                f"pixels of a slice, {by_size[0]['patients']} patients",
+            ),
+        )
+    ):
         times, memory = grid[:, column]
         for name in names[0]:
             values = [row[name] for row in rows]
-            times.loglog(along, values, "o-", label=f"{name.split(', ')[0]}: exponent {exponent(along, values):.1f}")
+            times.loglog(
+                along,
+                values,
+                "o-",
+                label=f"{name.split(', ')[0]}: exponent {exponent(along, values):.1f}",
+            )
         for name in names[1]:
             memory.semilogx(along, [row[name] for row in rows], "o-", label=name.split(", ")[0])
         times.set(xlabel=label, ylabel="seconds")

@@ -50,7 +50,8 @@ def _head(index: int, size: int, slices: int) -> tuple[np.ndarray, np.ndarray]:
 def many_patients(folder: Path, patients: int, size: int = 256, slices: int = 36) -> Path:
     """As many slices as the LGG dataset has where ``patients`` is 110; four heads under many names.
 
-    The files of the later ones are hard links: no further space, and no further reading from a cold disk.
+    The files of the later ones are hard links: no further space, and no further reading from a cold
+    disk.
     """
     for index in range(patients):
         name, source = f"PHANTOM_{index + 1:04d}", f"PHANTOM_{index % DIFFERENT + 1:04d}"
@@ -60,8 +61,12 @@ def many_patients(folder: Path, patients: int, size: int = 256, slices: int = 36
         if index < DIFFERENT:
             volume, mask = _head(index, size, slices)
             for number in range(slices):
-                tifffile.imwrite(folder / name / f"{name}_{number + 1}.tif", volume[number], photometric="rgb")
-                tifffile.imwrite(folder / name / f"{name}_{number + 1}_mask.tif", mask[number] * np.uint8(255))
+                tifffile.imwrite(
+                    folder / name / f"{name}_{number + 1}.tif", volume[number], photometric="rgb"
+                )
+                tifffile.imwrite(
+                    folder / name / f"{name}_{number + 1}_mask.tif", mask[number] * np.uint8(255)
+                )
         else:
             for file in sorted((folder / source).iterdir()):
                 os.link(file, folder / name / file.name.replace(source, name))

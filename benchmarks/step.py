@@ -32,12 +32,19 @@ FULL_WIDTH = {
 class Step:
     """Network, loss and optimiser of ``config``; called with a batch, it learns from it as ``lib.train`` does."""
 
-    def __init__(self, config: Config, device: torch.device | None = None, precision: str = "auto",
-                 compiled: bool = False) -> None:
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device | None = None,
+        precision: str = "auto",
+        compiled: bool = False,
+    ) -> None:
         self.device = device or pick_device()
         self.machine = Machine(self.device, pick_precision(self.device, precision))
         torch.manual_seed(0)
-        self.model = build_model(config).to(self.device, memory_format=memory_format(self.device)).train()
+        self.model = (
+            build_model(config).to(self.device, memory_format=memory_format(self.device)).train()
+        )
         self.forward: nn.Module = torch.compile(self.model) if compiled else self.model
         self.loss = build_objective(config).to(self.device)
         self.optimizer = build_optimizer(config, self.model.parameters())
@@ -106,10 +113,16 @@ def peak_gflops(device: torch.device, precision: str, edge: int = 2048) -> float
     return 2e-9 * edge**3 / min(seconds(product) for _ in range(10))
 
 
-def shares(config: Config, data: BrainData, steps: int, device: torch.device | None = None,
-           precision: str = "auto") -> Row:
+def shares(
+    config: Config,
+    data: BrainData,
+    steps: int,
+    device: torch.device | None = None,
+    precision: str = "auto",
+) -> Row:
     """Where a training step's time goes, medians; and how near its arithmetic (three forward passes) comes to a large
-    matrix product in the same number format."""
+    matrix product in the same number format.
+    """
     step, slices = Step(config, device, precision), data.slices(tuple(data.patients))
     sampler = Sampler(slices, replace(config, sampling="fresh"))
     if step.device.type != "cpu":  # as training does
@@ -121,15 +134,21 @@ def shares(config: Config, data: BrainData, steps: int, device: torch.device | N
     reached = 3 * config.batch_size * summary(config).gflops / median.sum()
     peak = peak_gflops(step.device, step.machine.precision.name)
     recipe = "best recipe" if config.intensity else "baseline"
-    return {"step": f"{recipe}, {config.model} {config.init_features}, {config.batch_size} slices of "
-                    f"{config.image_size}",
-            "precision": step.machine.precision.name, "ms": round(1e3 * float(median.sum()), 1),
-            **{f"{name}, %": share for name, share in zip(PARTS, percent, strict=True)},
-            "data path, %": round(percent[0] + percent[1], 1), "GFLOP/s": round(reached),
-            "of a matrix product, %": round(100 * reached / peak)}
+    return {
+        "step": f"{recipe}, {config.model} {config.init_features}, {config.batch_size} slices of "
+        f"{config.image_size}",
+        "precision": step.machine.precision.name,
+        "ms": round(1e3 * float(median.sum()), 1),
+        **{f"{name}, %": share for name, share in zip(PARTS, percent, strict=True)},
+        "data path, %": round(percent[0] + percent[1], 1),
+        "GFLOP/s": round(reached),
+        "of a matrix product, %": round(100 * reached / peak),
+    }
 
 
-def _timed(step: Step, config: Config, slices: SliceDataset, indices: np.ndarray, drawn: Drawn) -> np.ndarray:
+def _timed(
+    step: Step, config: Config, slices: SliceDataset, indices: np.ndarray, drawn: Drawn
+) -> np.ndarray:
     first = slice(config.batch_size)
     marks = [time.perf_counter()]
 
@@ -151,7 +170,8 @@ def _timed(step: Step, config: Config, slices: SliceDataset, indices: np.ndarray
 
 def compiled(config: Config, rounds: int, device: torch.device | None = None) -> Row:
     """Does ``torch.compile`` pay for itself? Its time without a cache, what it saves a step, and after how many steps
-    it is even."""
+    it is even.
+    """
     plain, fast = Step(config, device), Step(config, device, compiled=True)
     batch = random_batch(config.batch_size, config.image_size, plain.device)
     try:
@@ -159,10 +179,16 @@ def compiled(config: Config, rounds: int, device: torch.device | None = None) ->
             start_up = seconds(lambda: fast.whole(*batch))
     except Exception as error:  # it needs a compiler, and may fail in many ways
         return {"left out": f"torch.compile fails here: {type(error).__name__}"}
-    slow_step, fast_step = in_turns(lambda: plain.whole(*batch), lambda: fast.whole(*batch), rounds=rounds)
+    slow_step, fast_step = in_turns(
+        lambda: plain.whole(*batch), lambda: fast.whole(*batch), rounds=rounds
+    )
     saved = slow_step - fast_step
     even = round((start_up - fast_step) / saved) if saved > 0 else "never"
-    return {"step": f"{config.model} {config.init_features}, {config.batch_size} slices of {config.image_size}",
-            "precision": plain.machine.precision.name, "compiling, s": round(start_up - fast_step, 1),
-            "step, ms": round(1e3 * slow_step, 1), "compiled, ms": round(1e3 * fast_step, 1),
-            "even after steps": even}
+    return {
+        "step": f"{config.model} {config.init_features}, {config.batch_size} slices of {config.image_size}",
+        "precision": plain.machine.precision.name,
+        "compiling, s": round(start_up - fast_step, 1),
+        "step, ms": round(1e3 * slow_step, 1),
+        "compiled, ms": round(1e3 * fast_step, 1),
+        "even after steps": even,
+    }

@@ -16,21 +16,37 @@ MODELS = ("unet", "unet_2plus", "unet_3plus")
 ACTIVATIONS = ("ReLU", "LeakyReLU", "ELU", "SiLU", "GELU", "Mish")
 NORMALISATIONS = ("batch", "instance", "group", "none")
 INITIALISERS = ("default", "normal", "xavier", "kaiming", "orthogonal")
-LOSSES = ("DiceLoss", "IOULoss", "TverskyLoss", "FocalTverskyLoss", "FocalLoss", "BCELoss", "DiceBCELoss",
-          "MSSSIMLoss", "HybridLoss")
+LOSSES = (
+    "DiceLoss",
+    "IOULoss",
+    "TverskyLoss",
+    "FocalTverskyLoss",
+    "FocalLoss",
+    "BCELoss",
+    "DiceBCELoss",
+    "MSSSIMLoss",
+    "HybridLoss",
+)
 SPLITS = re.compile(r"auto|published|all|holdout(:[1-9]\d*)?|fold-[1-9]\d*-of-[1-9]\d*")
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 OWN_CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # "my_module:MyNetwork"
 
 
-def _option(default: Any, help: str, choices: tuple[str, ...] = (), minimum: float | None = None,
-            pattern: re.Pattern[str] | None = None) -> Any:
+def _option(
+    default: Any,
+    help: str,
+    choices: tuple[str, ...] = (),
+    minimum: float | None = None,
+    pattern: re.Pattern[str] | None = None,
+) -> Any:
     """A field that knows its help text and what it accepts: one source for validation and the command line.
 
     A text field takes one of ``choices`` or what matches ``pattern``.
     """
-    return field(default=default,
-                 metadata={"help": help, "choices": choices, "minimum": minimum, "pattern": pattern})
+    return field(
+        default=default,
+        metadata={"help": help, "choices": choices, "minimum": minimum, "pattern": pattern},
+    )
 
 
 @dataclass(frozen=True)
@@ -39,66 +55,126 @@ class Config:
 
     A new field gets its default in ``PUBLISHED`` too; a field that is dropped stays there.
 
-    Change a field with ``dataclasses.replace(config, lr=3e-4)``; a wrong value raises ``KitError`` at once.
-    Sources: Buda, Saha, Mazurowski 2019 (doi:10.1016/j.compbiomed.2019.05.002) and the code published with it.
+    Change a field with ``dataclasses.replace(config, lr=3e-4)``; a wrong value raises ``KitError``
+    at once.
+    Sources: Buda, Saha, Mazurowski 2019 (doi:10.1016/j.compbiomed.2019.05.002) and the code
+    published with it.
     """
 
     # data
-    image_size: int = _option(256, "edge of the square slices that the network sees, pixels", minimum=32)
-    preprocessing: str = _option("reference", "reference (as published) or native (whole grid)",
-                                 ("reference", "native"))
-    split: str = _option("auto", "auto, published, holdout, holdout:N, fold-I-of-K, or all (nobody is left to score); "
-                                 "by patient",
-                         pattern=SPLITS)
-    neighbours: int = _option(0, "slices below and above that the network sees besides, on either side (2.5-D)",
-                              minimum=0)
+    image_size: int = _option(
+        256, "edge of the square slices that the network sees, pixels", minimum=32
+    )
+    preprocessing: str = _option(
+        "reference", "reference (as published) or native (whole grid)", ("reference", "native")
+    )
+    split: str = _option(
+        "auto",
+        "auto, published, holdout, holdout:N, fold-I-of-K, or all (nobody is left to score); "
+        "by patient",
+        pattern=SPLITS,
+    )
+    neighbours: int = _option(
+        0, "slices below and above that the network sees besides, on either side (2.5-D)", minimum=0
+    )
     # network
-    model: str = _option("unet", "network; or one of your own, as module:Class", MODELS, pattern=OWN_CLASS)
-    init_features: int = _option(32, "channels of the first level; each level below doubles them", minimum=1)
+    model: str = _option(
+        "unet", "network; or one of your own, as module:Class", MODELS, pattern=OWN_CLASS
+    )
+    init_features: int = _option(
+        32, "channels of the first level; each level below doubles them", minimum=1
+    )
     activation: str = _option("ReLU", "activation function between convolutions", ACTIVATIONS)
     normalisation: str = _option("batch", "normalisation after each convolution", NORMALISATIONS)
-    initialiser: str = _option("default", "how the first weights are drawn; default is torch's", INITIALISERS)
+    initialiser: str = _option(
+        "default", "how the first weights are drawn; default is torch's", INITIALISERS
+    )
     deep_supervision: bool = _option(False, "a loss at every level; U-Net++ and UNet 3+")
     guided: bool = _option(False, "classification-guided module: is there a tumour at all? UNet 3+")
-    checkpointing: bool = _option(False, "train in less memory: compute again in backward what is cheap to compute")
+    checkpointing: bool = _option(
+        False, "train in less memory: compute again in backward what is cheap to compute"
+    )
     # objective and optimiser
-    loss: str = _option("DiceLoss", "loss function; or one of your own, as module:Class", LOSSES, pattern=OWN_CLASS)
+    loss: str = _option(
+        "DiceLoss", "loss function; or one of your own, as module:Class", LOSSES, pattern=OWN_CLASS
+    )
     optimizer: str = _option("Adam", "optimiser", ("Adam", "AdamW", "SGD"))
     lr: float = _option(1e-4, "initial learning rate", minimum=0)
     momentum: float = _option(0.9, "momentum; used by SGD only", minimum=0)
     nesterov: bool = _option(False, "look ahead along the momentum; SGD only")
     weight_decay: float = _option(0.0, "L2 penalty on the weights", minimum=0)
-    clip: float = _option(0.0, "largest norm of the gradient, longer ones are shortened; 0: no limit", minimum=0)
-    lr_scheduler: str = _option("none", "learning rate over the run, see lib.optim.learning_rate",
-                                ("none", "linear", "cosine", "poly", "step", "plateau"))
+    clip: float = _option(
+        0.0, "largest norm of the gradient, longer ones are shortened; 0: no limit", minimum=0
+    )
+    lr_scheduler: str = _option(
+        "none",
+        "learning rate over the run, see lib.optim.learning_rate",
+        ("none", "linear", "cosine", "poly", "step", "plateau"),
+    )
     warmup: int = _option(0, "epochs in which the learning rate climbs to lr", minimum=0)
-    lr_step: int = _option(10, "epochs between cuts (step); epochs without a lower loss before a cut (plateau)",
-                           minimum=1)
-    lr_factor: float = _option(0.1, "what a cut multiplies the learning rate by; step and plateau only", minimum=0)
-    ema: float = _option(0.0, "decay of the moving average of weights that is scored and kept, e.g. 0.999; 0: none",
-                         minimum=0)
+    lr_step: int = _option(
+        10,
+        "epochs between cuts (step); epochs without a lower loss before a cut (plateau)",
+        minimum=1,
+    )
+    lr_factor: float = _option(
+        0.1, "what a cut multiplies the learning rate by; step and plateau only", minimum=0
+    )
+    ema: float = _option(
+        0.0,
+        "decay of the moving average of weights that is scored and kept, e.g. 0.999; 0: none",
+        minimum=0,
+    )
     batch_size: int = _option(16, "slices per optimiser step", minimum=1)
-    accumulate: int = _option(1, "parts that a batch is computed in, to save memory; normalisation and batch-wise "
-                                 "losses then see one part at a time", minimum=1)
-    epochs: int = _option(100, "passes over as many slices as the training patients have", minimum=1)
+    accumulate: int = _option(
+        1,
+        "parts that a batch is computed in, to save memory; normalisation and batch-wise "
+        "losses then see one part at a time",
+        minimum=1,
+    )
+    epochs: int = _option(
+        100, "passes over as many slices as the training patients have", minimum=1
+    )
     # sampling and augmentation
-    sampling: str = _option("frozen", "frozen: every epoch repeats one draw (as shipped); fresh: a new draw each epoch",
-                            ("frozen", "fresh"))
-    background_weight: float = _option(0.1, "weight of a slice without tumour in the draw, as a share of its patient's "
-                                            "mean tumour area; where two of three slices are without, they make 6 of "
-                                            "100 samples at 0.1 (as published), 33 at 1, 44 at 2", minimum=0)
+    sampling: str = _option(
+        "frozen",
+        "frozen: every epoch repeats one draw (as shipped); fresh: a new draw each epoch",
+        ("frozen", "fresh"),
+    )
+    background_weight: float = _option(
+        0.1,
+        "weight of a slice without tumour in the draw, as a share of its patient's "
+        "mean tumour area; where two of three slices are without, they make 6 of "
+        "100 samples at 0.1 (as published), 33 at 1, 44 at 2",
+        minimum=0,
+    )
     scale: float = _option(0.05, "augmentation: zoom by up to +- this share", minimum=0)
     rotation: float = _option(15.0, "augmentation: rotate by up to +- degrees", minimum=0)
     flip: float = _option(0.5, "augmentation: probability of a left-right flip", minimum=0)
-    padding: str = _option("zero", "what rotation brings in from outside: zero (as published: the mean intensity after "
-                                   "z-scoring, a grey frame) or background (black)", ("zero", "background"))
-    intensity: float = _option(0.0, "augmentation: probability of each of noise, brightness, contrast and gamma; "
-                                    "0: none, as published", minimum=0)
-    sequence_dropout: float = _option(0.0, "augmentation: probability that pre-contrast, post-contrast or both are "
-                                           "missing and FLAIR stands in, as in a tenth of the patients", minimum=0)
+    padding: str = _option(
+        "zero",
+        "what rotation brings in from outside: zero (as published: the mean intensity after "
+        "z-scoring, a grey frame) or background (black)",
+        ("zero", "background"),
+    )
+    intensity: float = _option(
+        0.0,
+        "augmentation: probability of each of noise, brightness, contrast and gamma; "
+        "0: none, as published",
+        minimum=0,
+    )
+    sequence_dropout: float = _option(
+        0.0,
+        "augmentation: probability that pre-contrast, post-contrast or both are "
+        "missing and FLAIR stands in, as in a tenth of the patients",
+        minimum=0,
+    )
     seed: int = _option(42, "seed of weights, sampling and augmentation", minimum=0)
     # prediction
-    tta: bool = _option(False, "test-time augmentation: average predictions over a left-right flip, in validation too")
+    tta: bool = _option(
+        False,
+        "test-time augmentation: average predictions over a left-right flip, in validation too",
+    )
     # machine
     device: str = _option("auto", "auto, cpu, cuda, cuda:1, mps", pattern=DEVICES)
     precision: str = _option("auto", "auto, fp32, bf16 or fp16", ("auto", "fp32", "bf16", "fp16"))
@@ -112,24 +188,44 @@ class Config:
 
     def _contradiction(self) -> str | None:
         """What does not go together, in words."""
-        return next((problem for wrong, problem in (
-            (self.scale >= 1 or self.flip > 1, "scale must be below 1 and flip at most 1"),
-            (max(self.intensity, self.sequence_dropout) > 1, "intensity and sequence_dropout must be at most 1"),
-            (self.ema >= 1, "ema must be below 1, e.g. 0.999"),
-            (self.nesterov and (self.optimizer != "SGD" or not self.momentum),
-             "nesterov needs optimizer=SGD and a momentum above 0"),
-            (self.warmup >= self.epochs, "warmup must be shorter than epochs"),
-            (self.lr_scheduler == "plateau" and self.split == "all",
-             "lr_scheduler plateau follows the validation loss, and split all leaves nobody to validate on"),
-            (self.accumulate > self.batch_size, "accumulate must not exceed batch_size"),
-            (self.image_size % 16 and self.model in MODELS,
-             f"image_size must be a multiple of 16 for model {self.model}, which halves it four times"),
-            # a network of one's own may have either
-            (self.deep_supervision and self.model == "unet",
-             "deep_supervision is for model unet_2plus or unet_3plus; unet has one output only"),
-            (self.guided and self.model in ("unet", "unet_2plus"),
-             f"guided is for model unet_3plus; {self.model} has no classification-guided module"),
-        ) if wrong), None)
+        return next(
+            (
+                problem
+                for wrong, problem in (
+                    (self.scale >= 1 or self.flip > 1, "scale must be below 1 and flip at most 1"),
+                    (
+                        max(self.intensity, self.sequence_dropout) > 1,
+                        "intensity and sequence_dropout must be at most 1",
+                    ),
+                    (self.ema >= 1, "ema must be below 1, e.g. 0.999"),
+                    (
+                        self.nesterov and (self.optimizer != "SGD" or not self.momentum),
+                        "nesterov needs optimizer=SGD and a momentum above 0",
+                    ),
+                    (self.warmup >= self.epochs, "warmup must be shorter than epochs"),
+                    (
+                        self.lr_scheduler == "plateau" and self.split == "all",
+                        "lr_scheduler plateau follows the validation loss, and split all leaves nobody to validate on",
+                    ),
+                    (self.accumulate > self.batch_size, "accumulate must not exceed batch_size"),
+                    (
+                        self.image_size % 16 and self.model in MODELS,
+                        f"image_size must be a multiple of 16 for model {self.model}, which halves it four times",
+                    ),
+                    # a network of one's own may have either
+                    (
+                        self.deep_supervision and self.model == "unet",
+                        "deep_supervision is for model unet_2plus or unet_3plus; unet has one output only",
+                    ),
+                    (
+                        self.guided and self.model in ("unet", "unet_2plus"),
+                        f"guided is for model unet_3plus; {self.model} has no classification-guided module",
+                    ),
+                )
+                if wrong
+            ),
+            None,
+        )
 
     @property
     def in_channels(self) -> int:
@@ -144,8 +240,8 @@ class Config:
     def from_dict(cls, values: dict[str, Any]) -> Config:
         """Return the Config that another version of the kit may have written.
 
-        A field that it did not know yet has its default. A field that is no longer known is left out if it has the
-        value at which it changed nothing.
+        A field that it did not know yet has its default. A field that is no longer known is left
+        out if it has the value at which it changed nothing.
 
         Raises:
             KitError: a field that is not known, or a wrong value.
@@ -153,30 +249,44 @@ class Config:
         known = {spec.name for spec in dataclasses.fields(cls)}
         for name in sorted(values.keys() - known):
             if name not in PUBLISHED:
-                raise KitError(f"Config.{name}: this version of the kit has no such field; use the version that made "
-                               f"this")
+                raise KitError(
+                    f"Config.{name}: this version of the kit has no such field; use the version that made "
+                    f"this"
+                )
             if values[name] != PUBLISHED[name]:
-                raise KitError(f"Config.{name}: this version of the kit no longer has this field, and {values[name]!r} "
-                               f"is not its default, {PUBLISHED[name]!r}; use the version that made this")
+                raise KitError(
+                    f"Config.{name}: this version of the kit no longer has this field, and {values[name]!r} "
+                    f"is not its default, {PUBLISHED[name]!r}; use the version that made this"
+                )
         return cls(**{name: value for name, value in values.items() if name in known})
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that differ from ``PUBLISHED``: what the id of a run is made of."""
-        return {name: value for name, value in self.to_dict().items()
-                if name not in PUBLISHED or value != PUBLISHED[name]}
+        return {
+            name: value
+            for name, value in self.to_dict().items()
+            if name not in PUBLISHED or value != PUBLISHED[name]
+        }
 
 
 def _checked(spec: dataclasses.Field, value: Any) -> Any:
-    """``value`` as the type of the field. Raises KitError when it is of another kind, too small or not a choice."""
+    """``value`` as the type of the field.
+
+    Raises KitError when it is of another kind, too small or not a choice.
+    """
     kind = type(spec.default)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is float and number:
         value = float(value)
     if type(value) is not kind:
-        raise KitError(f"Config.{spec.name}: expected {kind.__name__}, got {value!r} ({spec.metadata['help']})")
+        raise KitError(
+            f"Config.{spec.name}: expected {kind.__name__}, got {value!r} ({spec.metadata['help']})"
+        )
     minimum, choices = spec.metadata["minimum"], spec.metadata["choices"]
     if minimum is not None and not minimum <= value < float("inf"):
-        raise KitError(f"Config.{spec.name}: {value} is out of range, the least is {minimum} ({spec.metadata['help']})")
+        raise KitError(
+            f"Config.{spec.name}: {value} is out of range, the least is {minimum} ({spec.metadata['help']})"
+        )
     pattern = spec.metadata["pattern"]
     if (choices or pattern) and value not in choices and not (pattern and pattern.fullmatch(value)):
         accepted = f"one of {', '.join(choices)}" if choices else spec.metadata["help"]
@@ -185,20 +295,50 @@ def _checked(spec: dataclasses.Field, value: Any) -> Any:
 
 
 PUBLISHED: dict[str, Any] = {
-    "image_size": 256, "preprocessing": "reference", "split": "auto", "neighbours": 0,
-    "model": "unet", "init_features": 32, "activation": "ReLU", "normalisation": "batch", "initialiser": "default",
-    "deep_supervision": False, "guided": False, "checkpointing": False,
-    "loss": "DiceLoss", "optimizer": "Adam", "lr": 1e-4, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0,
-    "clip": 0.0, "lr_scheduler": "none", "warmup": 0, "lr_step": 10, "lr_factor": 0.1, "ema": 0.0,
-    "batch_size": 16, "accumulate": 1, "epochs": 100,
-    "sampling": "frozen", "background_weight": 0.1, "scale": 0.05, "rotation": 15.0, "flip": 0.5, "padding": "zero",
-    "intensity": 0.0, "sequence_dropout": 0.0, "seed": 42,
-    "tta": False, "device": "auto", "precision": "auto",
+    "image_size": 256,
+    "preprocessing": "reference",
+    "split": "auto",
+    "neighbours": 0,
+    "model": "unet",
+    "init_features": 32,
+    "activation": "ReLU",
+    "normalisation": "batch",
+    "initialiser": "default",
+    "deep_supervision": False,
+    "guided": False,
+    "checkpointing": False,
+    "loss": "DiceLoss",
+    "optimizer": "Adam",
+    "lr": 1e-4,
+    "momentum": 0.9,
+    "nesterov": False,
+    "weight_decay": 0.0,
+    "clip": 0.0,
+    "lr_scheduler": "none",
+    "warmup": 0,
+    "lr_step": 10,
+    "lr_factor": 0.1,
+    "ema": 0.0,
+    "batch_size": 16,
+    "accumulate": 1,
+    "epochs": 100,
+    "sampling": "frozen",
+    "background_weight": 0.1,
+    "scale": 0.05,
+    "rotation": 15.0,
+    "flip": 0.5,
+    "padding": "zero",
+    "intensity": 0.0,
+    "sequence_dropout": 0.0,
+    "seed": 42,
+    "tta": False,
+    "device": "auto",
+    "precision": "auto",
 }
 """The values at which a field of ``Config`` is not part of a run's id; all fields that there ever were.
 
-Never change one: the runs that have it would get other ids. It repeats the defaults because those may be edited: a run
-with another default is another run."""
+Never change one: the runs that have it would get other ids. It repeats the defaults because those
+may be edited: a run with another default is another run."""
 
 REFERENCE = Config()
 """The published recipe as shipped, its frozen sampling and grey frame included."""
@@ -209,8 +349,14 @@ _RUNGS: dict[str, dict[str, Any]] = {
     "fresh sampling": {"sampling": "fresh"},
     ### BEGIN SOLUTION
     # ranges of intensity as in nnU-Net, zoom and rotation a little beyond the published ones
-    "stronger augmentation": {"padding": "background", "scale": 0.1, "rotation": 20.0, "intensity": 0.15},
-    # in ten of 100 patients FLAIR stands in for a sequence that is missing: too few to learn it from
+    "stronger augmentation": {
+        "padding": "background",
+        "scale": 0.1,
+        "rotation": 20.0,
+        "intensity": 0.15,
+    },
+    # in ten of 100 patients FLAIR stands in for a sequence that is missing: too few to learn it
+    # from
     "sequence dropout": {"sequence_dropout": 0.3},
     # long steps first, short ones at the end; nnU-Net's decay
     "larger steps that shrink": {"lr": 1e-3, "lr_scheduler": "poly"},
@@ -220,7 +366,9 @@ _RUNGS: dict[str, dict[str, Any]] = {
     "test-time flips": {"tta": True},
 }
 
-LADDER: dict[str, dict[str, Any]] = dict(zip(_RUNGS, accumulate(_RUNGS.values(), operator.or_), strict=True))
+LADDER: dict[str, dict[str, Any]] = dict(
+    zip(_RUNGS, accumulate(_RUNGS.values(), operator.or_), strict=True)
+)
 """From the published recipe to ``BEST``: rung -> all fields that differ from ``REFERENCE`` up to there."""
 
 BEST = dataclasses.replace(REFERENCE, **list(LADDER.values())[-1])
@@ -229,11 +377,14 @@ BEST = dataclasses.replace(REFERENCE, **list(LADDER.values())[-1])
 
 def changes(config: Config) -> str:
     """What a recipe changes of the published one, in words, split and device apart; empty where it changes nothing."""
-    return ", ".join(f"{name} {value}" for name, value in config.to_dict().items()
-                     if value != getattr(REFERENCE, name) and name not in ("split", "device"))
+    return ", ".join(
+        f"{name} {value}"
+        for name, value in config.to_dict().items()
+        if value != getattr(REFERENCE, name) and name not in ("split", "device")
+    )
 
 
-# --- profiles: how much of it this machine can do in a sitting ----------------------------------------------------
+# --- profiles: how much of it this machine can do in a sitting ------------------------------------
 
 
 @dataclass(frozen=True)
@@ -251,8 +402,8 @@ class Profile:
 PROFILES: dict[str, dict[str, Any]] = {
     # a few seconds a run: does everything work? Its numbers mean nothing.
     "smoke": {"image_size": 32, "init_features": 2, "epochs": 2, "lr": 1e-3},
-    # a laptop, half a minute a run: a narrow network on small slices; smaller batches and a larger rate make up for few
-    # steps
+    # a laptop, half a minute a run: a narrow network on small slices; smaller batches and a larger
+    # rate make up for few steps
     "quick": {"image_size": 80, "init_features": 8, "batch_size": 8, "epochs": 12, "lr": 1e-3},
     # as published
     "full": {},

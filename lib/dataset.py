@@ -20,10 +20,21 @@ from lib.runtime.device import to_device
 from lib.transform import Augmentation, Drawn
 from lib.utils import KitError, fingerprint
 
-PUBLISHED_VALIDATION = tuple(f"TCGA_{name}" for name in (
-    "CS_4944_20010208", "CS_6667_20011105", "CS_6668_20011025", "DU_5851_19950428", "DU_6404_19850629",
-    "DU_6408_19860521", "DU_7014_19860618", "HT_7616_19940813", "HT_7692_19960724", "HT_7879_19981009",
-))
+PUBLISHED_VALIDATION = tuple(
+    f"TCGA_{name}"
+    for name in (
+        "CS_4944_20010208",
+        "CS_6667_20011105",
+        "CS_6668_20011025",
+        "DU_5851_19950428",
+        "DU_6404_19850629",
+        "DU_6408_19860521",
+        "DU_7014_19860618",
+        "HT_7616_19940813",
+        "HT_7692_19960724",
+        "HT_7879_19981009",
+    )
+)
 """The ten validation patients of the published code (its ``random.sample`` with seed 42)."""
 
 _SPLIT_SEED = 42  # not Config.seed: runs with other seeds must be scored on the same patients
@@ -52,13 +63,17 @@ class BrainData:
     @cached_property
     def fingerprint(self) -> str:
         """Hex SHA-256 of the pixels of all patients: the same on every machine, whatever the dates of the files."""
-        return fingerprint(sorted((name, record.sha256) for name, record in self.cache.records.items()))
+        return fingerprint(
+            sorted((name, record.sha256) for name, record in self.cache.records.items())
+        )
 
     def require_prepared_for(self, config: Config) -> None:
         """Raise ``KitError`` unless the data has the image size and preprocessing of ``config``."""
         if (config.image_size, config.preprocessing) != (self.image_size, self.preprocessing):
-            raise KitError(f"config asks for {config.preprocessing} at {config.image_size} pixels, the data was loaded "
-                           f"as {self.preprocessing} at {self.image_size}; load it with the config's values")
+            raise KitError(
+                f"config asks for {config.preprocessing} at {config.image_size} pixels, the data was loaded "
+                f"as {self.preprocessing} at {self.image_size}; load it with the config's values"
+            )
 
     def record(self, patient: str) -> Record:
         """What is known of one patient."""
@@ -80,18 +95,23 @@ class BrainData:
         """What was found, in a few lines."""
         records = self.cache.records.values()
         counts = [record.geometry.shape[0] for record in records]
-        lines = [f"{self.name}: {len(records)} patients, {sum(counts)} slices ({min(counts)} to {max(counts)} each), "
-                 f"{sum(record.tumour_slices for record in records)} with tumour"]
+        lines = [
+            f"{self.name}: {len(records)} patients, {sum(counts)} slices ({min(counts)} to {max(counts)} each), "
+            f"{sum(record.tumour_slices for record in records)} with tumour"
+        ]
         remarks = self.cache.remarks
         lines += [f"  note: {remark}" for remark in remarks[:5]]
         return "\n".join(lines + [f"  ... and {len(remarks) - 5} more notes"] * (len(remarks) > 5))
 
 
-def load_data(root: str | Path, image_size: int = 256, preprocessing: str = "reference") -> BrainData:
+def load_data(
+    root: str | Path, image_size: int = 256, preprocessing: str = "reference"
+) -> BrainData:
     """Find, check and preprocess a dataset in the Kaggle layout; from the second call on, open its cache.
 
     Args:
-        root: the Kaggle folder, a folder that holds it, ``archive.zip``, or ``kaggle`` to download it.
+        root: the Kaggle folder, a folder that holds it, ``archive.zip``, or ``kaggle`` to download
+        it.
         image_size: edge of the network's slices, pixels.
         preprocessing: ``reference`` or ``native``, see ``lib.transform.preprocess``.
 
@@ -101,19 +121,22 @@ def load_data(root: str | Path, image_size: int = 256, preprocessing: str = "ref
     folder = kaggle.find_root(root)
     patients = kaggle.list_patients(folder)
     cache = open_cache(folder, patients, image_size, preprocessing)
-    return BrainData(folder.name, folder, image_size, preprocessing, {p.name: p for p in patients}, cache)
+    return BrainData(
+        folder.name, folder, image_size, preprocessing, {p.name: p for p in patients}, cache
+    )
 
 
-# --- splits -------------------------------------------------------------------------------------------------------
+# --- splits ---------------------------------------------------------------------------------------
 
 
 def make_split(data: BrainData, spec: str = "auto") -> Split:
     """The split that ``Config.split`` names.
 
-    ``auto`` is ``published`` when all 110 patients of the dataset are there, a third of the patients for phantoms, and
-    otherwise ``holdout``: a stratified tenth, at least 5 and at most 10 patients. ``holdout:N`` holds out N patients,
-    ``fold-I-of-K`` is one of ``folds(data, K)``. ``all`` holds out nobody: for weights that are to be used, by a recipe
-    that was chosen before.
+    ``auto`` is ``published`` when all 110 patients of the dataset are there, a third of the
+    patients for phantoms, and
+    otherwise ``holdout``: a stratified tenth, at least 5 and at most 10 patients. ``holdout:N``
+    holds out N patients, ``fold-I-of-K`` is one of ``folds(data, K)``. ``all`` holds out nobody:
+    for weights that are to be used, by a recipe that was chosen before.
 
     Raises:
         KitError: the data cannot be split so.
@@ -121,26 +144,40 @@ def make_split(data: BrainData, spec: str = "auto") -> Split:
     names = tuple(data.patients)
     unlabelled = [name for name in names if data.record(name).truth < 0]
     if unlabelled:
-        raise KitError(f"{data.root}: {len(unlabelled)} patients have no masks, e.g. {unlabelled[0]}; training and "
-                       f"scoring need them")
+        raise KitError(
+            f"{data.root}: {len(unlabelled)} patients have no masks, e.g. {unlabelled[0]}; training and "
+            f"scoring need them"
+        )
     if spec == "auto":
         complete = len(names) == 110 and set(PUBLISHED_VALIDATION) <= set(names)
         phantom = all(name.startswith("PHANTOM_") for name in names)
-        spec = "published" if complete else f"holdout:{max(1, len(names) // 3)}" if phantom else "holdout"
+        spec = (
+            "published"
+            if complete
+            else f"holdout:{max(1, len(names) // 3)}"
+            if phantom
+            else "holdout"
+        )
     if spec == "published":
         missing = set(PUBLISHED_VALIDATION).difference(names)
         if missing:
-            raise KitError(f"{data.root}: the published split needs {min(missing)} and {len(missing) - 1} more; use "
-                           f"split=auto or fold-1-of-5")
+            raise KitError(
+                f"{data.root}: the published split needs {min(missing)} and {len(missing) - 1} more; use "
+                f"split=auto or fold-1-of-5"
+            )
         return _split("published", names, PUBLISHED_VALIDATION)
     if spec == "all":
         return _split("all", names, ())
     if match := re.fullmatch(r"holdout(?::(\d+))?", spec):
         count = int(match[1]) if match[1] else min(max(len(names) // 10, 5), 10, len(names) // 2)
         return _holdout(data, count)
-    if (match := re.fullmatch(r"fold-(\d+)-of-(\d+)", spec)) and 1 <= int(match[1]) <= int(match[2]):
+    if (match := re.fullmatch(r"fold-(\d+)-of-(\d+)", spec)) and 1 <= int(match[1]) <= int(
+        match[2]
+    ):
         return folds(data, int(match[2]))[int(match[1]) - 1]
-    raise KitError(f"split {spec!r} is unknown; use auto, published, holdout, holdout:N, fold-I-of-K or all")
+    raise KitError(
+        f"split {spec!r} is unknown; use auto, published, holdout, holdout:N, fold-I-of-K or all"
+    )
 
 
 def folds(data: BrainData, k: int = 5, seed: int = _SPLIT_SEED) -> list[Split]:
@@ -151,15 +188,19 @@ def folds(data: BrainData, k: int = 5, seed: int = _SPLIT_SEED) -> list[Split]:
     """
     order = _dealing_order(data, seed)
     if not 2 <= k <= len(order):
-        raise KitError(f"{k} folds of {len(order)} patients: k must lie between 2 and the number of patients")
+        raise KitError(
+            f"{k} folds of {len(order)} patients: k must lie between 2 and the number of patients"
+        )
     return [_split(f"fold-{i + 1}-of-{k}", tuple(data.patients), order[i::k]) for i in range(k)]
 
 
 def _holdout(data: BrainData, count: int) -> Split:
     order = _dealing_order(data, _SPLIT_SEED)
     if not 1 <= count < len(order):
-        raise KitError(f"{data.root}: cannot hold out {count} of {len(order)} patients; at least one must be left to "
-                       f"learn from and one to score")
+        raise KitError(
+            f"{data.root}: cannot hold out {count} of {len(order)} patients; at least one must be left to "
+            f"learn from and one to score"
+        )
     # evenly spaced along an order sorted by institution: each is represented by its share
     picks = [order[int((i + 0.5) * len(order) / count)] for i in range(count)]
     return _split(f"holdout:{count}", tuple(data.patients), picks)
@@ -176,30 +217,46 @@ def _split(name: str, everyone: tuple[str, ...], validation: tuple[str, ...] | l
     return Split(name, tuple(p for p in everyone if p not in held_out), tuple(sorted(held_out)))
 
 
-# --- slices -------------------------------------------------------------------------------------------------------
+# --- slices ---------------------------------------------------------------------------------------
 
 
 class SliceDataset(Dataset):
     """Slices of some patients, patient by patient, as an ordinary torch dataset without augmentation.
 
-    An item is ``(image (C, H, W) float32, mask (1, H, W) float32 {0, 1})``. ``batch`` gathers many at once, which is
-    what training uses; ``__getitems__`` lets a ``DataLoader`` do the same.
+    An item is ``(image (C, H, W) float32, mask (1, H, W) float32 {0, 1})``. ``batch`` gathers many
+    at once, which is what training uses; ``__getitems__`` lets a ``DataLoader`` do the same.
 
     Args:
-        neighbours: how many slices below and above are given too. The slice's own three channels come first, then those
-            of the next one below, above, the second below and so on; past a patient's end its last slice is repeated.
+        neighbours: how many slices below and above are given too. The slice's own three channels
+            come first, then those of the next one below, above, the second below and so on; past a
+            patient's end its last slice is repeated.
     """
 
     def __init__(self, cache: Cache, patients: tuple[str, ...], neighbours: int = 0) -> None:
         ranges = [cache.records[name].rows for name in patients]
         self.patients = patients
         self.lengths = [stop - start for start, stop in ranges]
-        offsets = [0, *(step for distance in range(1, neighbours + 1) for step in (-distance, distance))]
-        self._seen = np.concatenate([np.empty((0, len(offsets)), int), *(  # (len, 2 neighbours + 1), rows of the arrays
-            np.clip(np.arange(start, stop)[:, None] + offsets, start, stop - 1) for start, stop in ranges)])
+        offsets = [
+            0,
+            *(step for distance in range(1, neighbours + 1) for step in (-distance, distance)),
+        ]
+        self._seen = np.concatenate(
+            [
+                np.empty((0, len(offsets)), int),
+                *(  # (len, 2 neighbours + 1), rows of the arrays
+                    np.clip(np.arange(start, stop)[:, None] + offsets, start, stop - 1)
+                    for start, stop in ranges
+                ),
+            ]
+        )
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*not writable")  # slices are gathered from it, never written to
-            self._images, self._masks = torch.from_numpy(cache.images), torch.from_numpy(cache.masks)
+            warnings.filterwarnings(
+                "ignore", ".*not writable"
+            )  # slices are gathered from it, never written to
+            self._images, self._masks = (
+                torch.from_numpy(cache.images),
+                torch.from_numpy(cache.masks),
+            )
 
     def __len__(self) -> int:
         return len(self._seen)
@@ -230,8 +287,10 @@ class SliceDataset(Dataset):
 
     def volume_masks(self) -> list[np.ndarray]:
         """The masks of each patient, ``(S, H, W)`` {0, 1} uint8, in the order of ``patients``."""
-        return np.split(self._masks[torch.from_numpy(self._seen[:, 0]).to(self._masks.device)].cpu().numpy(),
-                        np.cumsum(self.lengths)[:-1])
+        return np.split(
+            self._masks[torch.from_numpy(self._seen[:, 0]).to(self._masks.device)].cpu().numpy(),
+            np.cumsum(self.lengths)[:-1],
+        )
 
     @cached_property
     def areas(self) -> np.ndarray:
@@ -242,24 +301,30 @@ class SliceDataset(Dataset):
 class Sampler:
     """The published sampling: a random patient, then one of its slices, weighted by tumour area + a share of the mean.
 
-    With weight w, and a share e of a patient's slices without tumour, these make e w / (1 + w) of its samples.
+    With weight w, and a share e of a patient's slices without tumour, these make e w / (1 + w) of
+    its samples.
 
-    A draw depends on (seed, epoch) alone, so that an interrupted run goes on with the samples it would have seen.
-    ``frozen`` repeats the draw of epoch 0: the published code seeds its loader's workers anew at every epoch.
+    A draw depends on (seed, epoch) alone, so that an interrupted run goes on with the samples it
+    would have seen. ``frozen`` repeats the draw of epoch 0: the published code seeds its loader's
+    workers anew at every epoch.
 
     Args:
         slices: the training slices; an epoch has as many samples.
-        config: its ``seed``, ``sampling`` (``frozen`` or ``fresh``), ``background_weight`` and augmentation count.
+        config: its ``seed``, ``sampling`` (``frozen`` or ``fresh``), ``background_weight`` and
+        augmentation count.
     """
 
     def __init__(self, slices: SliceDataset, config: Config) -> None:
         self._config = config
         self._patients = len(slices.patients)
-        # patient p owns the interval [p, p + 1), shared out among its slices by weight: one uniform number draws both
-        self._cumulative = np.concatenate([
-            p + _cumulative_weights(areas, config.background_weight)
-            for p, areas in enumerate(np.split(slices.areas, np.cumsum(slices.lengths)[:-1]))
-        ])
+        # patient p owns the interval [p, p + 1), shared out among its slices by weight: one uniform
+        # number draws both
+        self._cumulative = np.concatenate(
+            [
+                p + _cumulative_weights(areas, config.background_weight)
+                for p, areas in enumerate(np.split(slices.areas, np.cumsum(slices.lengths)[:-1]))
+            ]
+        )
 
     def draw(self, epoch: int) -> tuple[np.ndarray, Drawn]:
         """Draw the samples of an epoch, counted from 0: indices of slices, ``(n,)``, and what augments them."""

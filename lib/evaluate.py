@@ -18,11 +18,24 @@ from lib.runtime.device import prepare
 
 THRESHOLD = 0.5
 BATCH_SIZE = 16  # of predictions; nothing but memory depends on it
-CASE_COLUMNS = ("patient", "slices", "dsc", "dsc_native", "tp", "fp", "fn", "iou", "precision", "recall", "hd95")
+CASE_COLUMNS = (
+    "patient",
+    "slices",
+    "dsc",
+    "dsc_native",
+    "tp",
+    "fp",
+    "fn",
+    "iou",
+    "precision",
+    "recall",
+    "hd95",
+)
 
 
-def forward_batches(model: nn.Module, slices: SliceDataset, machine: Machine, batch_size: int,
-                    tta: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+def forward_batches(
+    model: nn.Module, slices: SliceDataset, machine: Machine, batch_size: int, tta: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits and masks, ``(N, 1, H, W)`` float32 on the device, batch by batch in the order of the slices.
 
     Args:
@@ -44,32 +57,51 @@ def _logits(model: nn.Module, images: Tensor, tta: bool) -> Tensor:
 
 def mean_logits(one: Tensor, other: Tensor) -> Tensor:
     """Logits of the mean of two predictions' probabilities; finite where both are."""
-    present, absent = (torch.logaddexp(F.logsigmoid(sign * one), F.logsigmoid(sign * other)) for sign in (1, -1))
+    present, absent = (
+        torch.logaddexp(F.logsigmoid(sign * one), F.logsigmoid(sign * other)) for sign in (1, -1)
+    )
     return present - absent
 
 
-def predict_volumes(model: nn.Module, data: BrainData, patients: tuple[str, ...], machine: Machine,
-                    batch_size: int = BATCH_SIZE, tta: bool | None = None) -> Iterator[tuple[str, np.ndarray]]:
+def predict_volumes(
+    model: nn.Module,
+    data: BrainData,
+    patients: tuple[str, ...],
+    machine: Machine,
+    batch_size: int = BATCH_SIZE,
+    tta: bool | None = None,
+) -> Iterator[tuple[str, np.ndarray]]:
     """(patient, probabilities ``(S', size, size)`` float32 on the network's grid), one patient at a time.
 
     Args:
-        model: from ``build_model`` or ``load_weights``: its ``config`` says how many neighbours it sees.
+        model: from ``build_model`` or ``load_weights``: its ``config`` says how many neighbours it
+        sees.
         tta: average over a left-right flip; by default as its ``config`` says.
     """
     tta = model.config.tta if tta is None else tta
     for patient in patients:
         slices = data.slices((patient,), model.config.neighbours)
-        with machine.precision.autocast(machine.device):  # around all batches, so that weights are converted once
-            logits = [logits for logits, _ in forward_batches(model, slices, machine, batch_size, tta)]
+        with machine.precision.autocast(
+            machine.device
+        ):  # around all batches, so that weights are converted once
+            logits = [
+                logits for logits, _ in forward_batches(model, slices, machine, batch_size, tta)
+            ]
         yield patient, torch.sigmoid(torch.cat(logits)[:, 0]).cpu().numpy()
 
 
-def validate(model: nn.Module, loss: nn.Module, slices: SliceDataset, machine: Machine,
-             batch_size: int, tta: bool = False) -> tuple[float, float]:
+def validate(
+    model: nn.Module,
+    loss: nn.Module,
+    slices: SliceDataset,
+    machine: Machine,
+    batch_size: int,
+    tta: bool = False,
+) -> tuple[float, float]:
     """(mean loss over batches, mean DSC of the largest component over patients) on the network's grid.
 
-    Predictions are made as for the table of cases, flips included: the epoch is chosen by what is scored. Without
-    slices both are NaN.
+    Predictions are made as for the table of cases, flips included: the epoch is chosen by what is
+    scored. Without slices both are NaN.
     """
     if not len(slices):
         return math.nan, math.nan
@@ -78,8 +110,10 @@ def validate(model: nn.Module, loss: nn.Module, slices: SliceDataset, machine: M
         losses.append(loss(logits, truth))
         masks.append(torch.sigmoid(logits[:, 0]) > THRESHOLD)
     predicted = np.split(torch.cat(masks).cpu().numpy(), np.cumsum(slices.lengths)[:-1])
-    scores = [dsc(largest_component(mask), truth)
-              for mask, truth in zip(predicted, slices.volume_masks(), strict=True)]
+    scores = [
+        dsc(largest_component(mask), truth)
+        for mask, truth in zip(predicted, slices.volume_masks(), strict=True)
+    ]
     return torch.stack(losses).mean().item(), float(np.mean(scores))
 
 
@@ -89,7 +123,9 @@ def native_mask(data: BrainData, patient: str, probabilities: np.ndarray) -> np.
     return largest_component(restored > THRESHOLD).astype(np.uint8)
 
 
-def case_row(data: BrainData, patient: str, probabilities: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
+def case_row(
+    data: BrainData, patient: str, probabilities: np.ndarray, mask: np.ndarray
+) -> dict[str, Any]:
     """A row of cases.csv; only ``patient`` and ``slices`` for a patient without masks.
 
     Args:
@@ -103,24 +139,36 @@ def case_row(data: BrainData, patient: str, probabilities: np.ndarray, mask: np.
     network_truth = data.slices((patient,)).volume_masks()[0]
     native = counts(mask, truth)
     return row | {
-        "dsc": dsc(largest_component(probabilities > THRESHOLD), network_truth), "dsc_native": native.dsc,
-        **native._asdict(), "iou": native.iou, "precision": native.precision, "recall": native.recall,
+        "dsc": dsc(largest_component(probabilities > THRESHOLD), network_truth),
+        "dsc_native": native.dsc,
+        **native._asdict(),
+        "iou": native.iou,
+        "precision": native.precision,
+        "recall": native.recall,
         "hd95": hd95(mask, truth),
     }
 
 
-def score_cases(model: nn.Module, data: BrainData, patients: Sequence[str], machine: Machine,
-                batch_size: int = BATCH_SIZE) -> list[dict[str, Any]]:
+def score_cases(
+    model: nn.Module,
+    data: BrainData,
+    patients: Sequence[str],
+    machine: Machine,
+    batch_size: int = BATCH_SIZE,
+) -> list[dict[str, Any]]:
     """Return a row of cases.csv for each patient, see ``case_row``.
 
     Args:
         batch_size: slices computed at once.
     """
     volumes = predict_volumes(model, data, tuple(patients), machine, batch_size)
-    return [case_row(data, patient, volume, native_mask(data, patient, volume)) for patient, volume in volumes]
+    return [
+        case_row(data, patient, volume, native_mask(data, patient, volume))
+        for patient, volume in volumes
+    ]
 
 
-# --- calibration --------------------------------------------------------------------------------------------------
+# --- calibration ----------------------------------------------------------------------------------
 
 BINS = 10
 THRESHOLDS = np.round(np.arange(0.05, 1, 0.05), 2)
@@ -147,12 +195,16 @@ class Calibration(NamedTuple):
 def calibrate(network: nn.Module, data: BrainData, patients: Sequence[str]) -> Calibration:
     """Probabilities of ``network``, from ``load_weights``, against the truth of patients that it has not seen.
 
-    Patients without masks, and those that it was trained on, are left out; without any others, all is empty.
-    Takes about a fifth of a second per patient and threshold at 256x256: components are searched each time.
+    Patients without masks, and those that it was trained on, are left out; without any others, all
+    is empty.
+    Takes about a fifth of a second per patient and threshold at 256x256: components are searched
+    each time.
     """
     machine = prepare([network], "auto", "auto")
     sums, scores = np.zeros((3, BINS)), []
-    fair = tuple(name for name in patients if data.record(name).truth >= 0 and name not in network.trained_on)
+    fair = tuple(
+        name for name in patients if data.record(name).truth >= 0 and name not in network.trained_on
+    )
     with deterministic():
         for name, probabilities in predict_volumes(network, data, fair, machine):
             truth = data.slices((name,)).volume_masks()[0]
@@ -160,8 +212,13 @@ def calibrate(network: nn.Module, data: BrainData, patients: Sequence[str]) -> C
             scores.append([dsc(largest_component(probabilities > t), truth) for t in THRESHOLDS])
     voxels, predicted, observed = sums
     with np.errstate(invalid="ignore"):
-        return Calibration(voxels.astype(int), predicted / voxels, observed / voxels, THRESHOLDS,
-                           np.array(scores).reshape(-1, len(THRESHOLDS)))
+        return Calibration(
+            voxels.astype(int),
+            predicted / voxels,
+            observed / voxels,
+            THRESHOLDS,
+            np.array(scores).reshape(-1, len(THRESHOLDS)),
+        )
 
 
 def _by_bin(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -41,14 +41,20 @@ BEST_PLAN = "best"  # runs of plans whose names start so go to BEST_CSV, all oth
 def run_id(config: Config, data: BrainData, split: Split, code: str) -> str:
     """Readable slug and a hash of all that decides the outcome: config, data, split and ``code_fingerprint``.
 
-    Of the config those fields count that differ from the published recipe, so that a new field renames no run. The
-    device is not part of it, nor the name of the split, as its patients are.
+    Of the config those fields count that differ from the published recipe, so that a new field
+    renames no run. The device is not part of it, nor the name of the split, as its patients are.
     """
-    settings = {name: value for name, value in config.identity().items() if name not in ("device", "split")}
+    settings = {
+        name: value for name, value in config.identity().items() if name not in ("device", "split")
+    }
     digest = fingerprint([settings, data.fingerprint, split.train, split.validation, code])
-    network, loss_name = (name.rpartition(":")[2] for name in (config.model, config.loss))  # Windows: no : in a name
-    return (f"{network}{config.init_features}-{loss_name}-{config.optimizer}-{config.sampling}-{config.image_size}px-"
-            f"seed{config.seed}-{digest[:10]}")
+    network, loss_name = (
+        name.rpartition(":")[2] for name in (config.model, config.loss)
+    )  # Windows: no : in a name
+    return (
+        f"{network}{config.init_features}-{loss_name}-{config.optimizer}-{config.sampling}-{config.image_size}px-"
+        f"seed{config.seed}-{digest[:10]}"
+    )
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,9 @@ class Run:
     def cases(self) -> pd.DataFrame:
         """A row per validation patient; see ``lib.evaluate.case_row``."""
         # names of patients are text, 001 and NA too
-        return pd.read_csv(self.folder / "cases.csv", dtype={"patient": str}, keep_default_na=False, na_values=[""])
+        return pd.read_csv(
+            self.folder / "cases.csv", dtype={"patient": str}, keep_default_na=False, na_values=[""]
+        )
 
     @cached_property
     def dsc(self) -> Summary:
@@ -127,7 +135,8 @@ class Place(NamedTuple):
         group: the same for all that is compared in one sweep: base recipe, data and split.
         position: of the variant in the plan; the reference stands at 0.
         ladder: each variant is compared with the one before it, not with the reference.
-        scale: how large an experiment it is, where that has a name, see ``maintain.reference.SCALES``.
+        scale: how large an experiment it is, where that has a name, see
+        ``maintain.reference.SCALES``.
     """
 
     plan: str
@@ -141,7 +150,8 @@ class Place(NamedTuple):
 class RunFolder:
     """Writes one run. ``with folder.lock(): ...`` keeps a second process from training the same run.
 
-    While it is locked, a thread writes checkpoints in the order of their ``save``, so that training need not wait.
+    While it is locked, a thread writes checkpoints in the order of their ``save``, so that training
+    need not wait.
     """
 
     def __init__(self, out: Path, run_id: str) -> None:
@@ -160,7 +170,9 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise KitError(f"{self.path}: cannot be written ({error}); name another folder for results") from None
+            raise KitError(
+                f"{self.path}: cannot be written ({error}); name another folder for results"
+            ) from None
         lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=1)
@@ -179,7 +191,9 @@ class RunFolder:
         try:
             return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         except ValueError as error:
-            raise KitError(f"{file}: is damaged ({error}); delete the run's folder, and it is trained anew") from None
+            raise KitError(
+                f"{file}: is damaged ({error}); delete the run's folder, and it is trained anew"
+            ) from None
 
     def update(self, **values: Any) -> None:
         """Change fields of run.json."""
@@ -188,8 +202,8 @@ class RunFolder:
     def begin(self, about: dict[str, Any], machine: Machine, network: nn.Module) -> None:
         """Note what is trained, on what and where.
 
-        A run that goes on keeps its plans and its time. If it goes on with another device or precision, ``earlier``
-        lists those before.
+        A run that goes on keeps its plans and its time. If it goes on with another device or
+        precision, ``earlier`` lists those before.
 
         Args:
             about: from ``description``.
@@ -198,8 +212,14 @@ class RunFolder:
         now = {"device": device_name(machine.device), "precision": machine.precision.name}
         then = {name: before[name] for name in now if name in before}
         earlier = [*before.get("earlier", []), *([then] if then not in ({}, now) else [])]
-        self.update(**about, **now, earlier=earlier, plans=before.get("plans", []),
-                    seconds=before.get("seconds", 0.0), parameters=count_parameters(network))
+        self.update(
+            **about,
+            **now,
+            earlier=earlier,
+            plans=before.get("plans", []),
+            seconds=before.get("seconds", 0.0),
+            parameters=count_parameters(network),
+        )
         reset_peak_memory(machine.device)
 
     def busy(self) -> bool:
@@ -223,10 +243,14 @@ class RunFolder:
 
     def add_place(self, place: Place) -> None:
         """Note which variant of a plan the run is; of one sweep it has one place, the latest."""
+
         def sweep(other: dict[str, Any]) -> tuple[str, str, str]:
             return other["plan"], other["group"], other.get("scale", "")
+
         info, new = self.read(), place._asdict()
-        places = sorted([*(old for old in info.get("places", []) if sweep(old) != sweep(new)), new], key=sweep)
+        places = sorted(
+            [*(old for old in info.get("places", []) if sweep(old) != sweep(new)), new], key=sweep
+        )
         self.update(plans=sorted({*info.get("plans", []), place.plan}), places=places)
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
@@ -235,14 +259,19 @@ class RunFolder:
 
     def write_cases(self, rows: list[dict[str, Any]]) -> None:
         """Write cases.csv, a row per validation patient; its header where there are none."""
-        write_atomic(self.path / "cases.csv", to_csv(pd.DataFrame(rows, columns=list(CASE_COLUMNS))))
+        write_atomic(
+            self.path / "cases.csv", to_csv(pd.DataFrame(rows, columns=list(CASE_COLUMNS)))
+        )
 
     def save(self, name: str, content: dict[str, Any]) -> None:
         """``torch.save`` into the folder, atomically and with the same bytes for the same content.
 
-        It returns when the content is copied; ``settle`` raises what prevents it from being written.
+        It returns when the content is copied; ``settle`` raises what prevents it from being
+        written.
         """
-        buffer = io.BytesIO()  # saving to a path would put the temporary file's name into the archive
+        buffer = (
+            io.BytesIO()
+        )  # saving to a path would put the temporary file's name into the archive
         torch.save(_interned(content), buffer)
         self._writes.append(self._disk.submit(write_atomic, self.path / name, buffer.getbuffer()))
 
@@ -262,6 +291,7 @@ class RunFolder:
         if importlib.util.find_spec("tensorboard") is None:
             return
         from torch.utils.tensorboard import SummaryWriter
+
         with SummaryWriter(self.path / "tensorboard", purge_step=row["epoch"]) as writer:
             for name in ("lr", "train loss", "val loss", "val_dsc"):
                 writer.add_scalar(name, row[name], row["epoch"])
@@ -269,7 +299,8 @@ class RunFolder:
 
 def _interned(value: Any) -> Any:
     """The same value with equal strings made identical: pickle writes a string it has met before as a reference, so a
-    state that was loaded would otherwise give other bytes than one that was computed."""
+    state that was loaded would otherwise give other bytes than one that was computed.
+    """
     if isinstance(value, str):
         return sys.intern(value)
     if isinstance(value, dict):
@@ -296,7 +327,9 @@ class Record:
         history: a row per epoch that is done, as in history.csv.
     """
 
-    def __init__(self, folder: RunFolder, config: Config, split: Split, parts: Mapping[str, Stateful]) -> None:
+    def __init__(
+        self, folder: RunFolder, config: Config, split: Split, parts: Mapping[str, Stateful]
+    ) -> None:
         self.folder, self.config, self.split, self.parts = folder, config, split, parts
         state = folder.load("last.pt") or {"history": []}
         self.history: list[dict[str, Any]] = state["history"]
@@ -305,12 +338,17 @@ class Record:
                 part.load_state_dict(state[name])
         if self.history and self.best is self.history[-1]:
             kept = folder.load("best.pt")
-            if kept is None or kept["epoch"] != self.best["epoch"]:  # interrupted between the two files
+            if (
+                kept is None or kept["epoch"] != self.best["epoch"]
+            ):  # interrupted between the two files
                 folder.save("best.pt", self._checkpoint())
 
     @property
     def best(self) -> dict[str, Any]:
-        """The row of the best epoch; of equal ones the first. Where no patient is scored, the last."""
+        """The row of the best epoch; of equal ones the first.
+
+        Where no patient is scored, the last.
+        """
         if not self.split.validation:
             return self.history[-1]
         return max(self.history, key=lambda row: row["val_dsc"])
@@ -326,8 +364,10 @@ class Record:
             KitError: the loss is not a number.
         """
         if not np.isfinite(row["train loss"]):
-            raise KitError(f"{self.folder.path.name}: the loss is not a number after epoch {row['epoch']}; lower lr, "
-                           f"or use precision=fp32")
+            raise KitError(
+                f"{self.folder.path.name}: the loss is not a number after epoch {row['epoch']}; lower lr, "
+                f"or use precision=fp32"
+            )
         self.folder.settle()  # no epoch counts before all of the last one is on the disk
         self.history.append(row)
         states = {name: part.state_dict() for name, part in self.parts.items()}
@@ -341,8 +381,13 @@ class Record:
 
     def _checkpoint(self) -> dict[str, Any]:
         """The content of best.pt: weights, and what one must know to use them."""
-        return {"config": self.config.to_dict(), "epoch": self.best["epoch"], "val_dsc": self.best["val_dsc"],
-                "trained_on": list(self.split.train), "weights": on_cpu(self.parts["average"].weights)}
+        return {
+            "config": self.config.to_dict(),
+            "epoch": self.best["epoch"],
+            "val_dsc": self.best["val_dsc"],
+            "trained_on": list(self.split.train),
+            "weights": on_cpu(self.parts["average"].weights),
+        }
 
     def best_weights(self) -> dict[str, Tensor]:
         """Return the weights of the best epoch, in host memory."""
@@ -356,7 +401,9 @@ class Record:
             return words
         return f"{words}, DSC {row['val_dsc']:.3f}, best {self.best['val_dsc']:.3f}"
 
-    def finish(self, cases: list[dict[str, Any]], slices_per_epoch: int, memory: DeviceMemory) -> None:
+    def finish(
+        self, cases: list[dict[str, Any]], slices_per_epoch: int, memory: DeviceMemory
+    ) -> None:
         """Write the tables and note that the run is finished.
 
         Args:
@@ -368,19 +415,34 @@ class Record:
         rate = len(self.history) * slices_per_epoch / max(self.folder.read()["seconds"], 1e-9)
         self.folder.update(
             best={"epoch": self.best["epoch"], "val_dsc": self.best["val_dsc"] if cases else None},
-            slices_per_s=round(rate, 1), **peak_memory(memory.device), accumulate=memory.chunks,
-            sha256=checkpoint_hashes(self.folder.path), status="finished")
+            slices_per_s=round(rate, 1),
+            **peak_memory(memory.device),
+            accumulate=memory.chunks,
+            sha256=checkpoint_hashes(self.folder.path),
+            status="finished",
+        )
 
 
 def description(config: Config, data: BrainData, split: Split, code: str) -> dict[str, Any]:
     """What run.json says of a run before it starts; ``code`` is its ``code_fingerprint``."""
     return {
-        "schema": SCHEMA, "status": "running", "error": None, "config": config.to_dict(),
+        "schema": SCHEMA,
+        "status": "running",
+        "error": None,
+        "config": config.to_dict(),
         "data": {"name": data.name, "patients": len(data.patients), "sha256": data.fingerprint},
         "code": {"sha256": code},
-        "split": {"name": split.name, "train": list(split.train), "validation": list(split.validation)},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
-                     "platform": platform.platform()},
+        "split": {
+            "name": split.name,
+            "train": list(split.train),
+            "validation": list(split.validation),
+        },
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "platform": platform.platform(),
+        },
     }
 
 
@@ -389,12 +451,16 @@ def checkpoint_hashes(path: Path) -> dict[str, str]:
     return {name: sha256(path / name) for name in ("best.pt", "history.csv", "cases.csv")}
 
 
-# --- result CSVs --------------------------------------------------------------------------------------------------
+# --- result CSVs ----------------------------------------------------------------------------------
 
 
 def to_csv(table: pd.DataFrame) -> str:
     """UTF-8 text with LF and ``.``, eight significant digits; TRUE and FALSE, as the coursework and spreadsheets do."""
-    flags = {name: column.map({True: "TRUE", False: "FALSE"}) for name, column in table.items() if column.dtype == bool}
+    flags = {
+        name: column.map({True: "TRUE", False: "FALSE"})
+        for name, column in table.items()
+        if column.dtype == bool
+    }
     return table.assign(**flags).to_csv(index=False, lineterminator="\n", float_format="%.8g")
 
 
@@ -404,17 +470,31 @@ def finished_runs(out: str | Path) -> list[Run]:
     One that cannot be read, damaged or of another version of the kit, is named and left out.
     """
     runs = [Run(file.parent) for file in sorted(Path(out).glob("runs/*/run.json"))]
-    done = [run for run in runs if _is_finished(run) and len(run.cases)]  # split="all" has no score to show
-    return sorted(done, key=lambda run: (run.info["plans"], json.dumps(run.info["config"], sort_keys=True), run.id))
+    done = [
+        run for run in runs if _is_finished(run) and len(run.cases)
+    ]  # split="all" has no score to show
+    return sorted(
+        done,
+        key=lambda run: (run.info["plans"], json.dumps(run.info["config"], sort_keys=True), run.id),
+    )
 
 
 def _is_finished(run: Run) -> bool:
     """Is the run finished, and can all of it be read?"""
     try:
-        return run.info["status"] == "finished" and all(part is not None for part in (
-            run.config, run.info["plans"], run.history[list(HISTORY_COLUMNS)], run.cases[["patient", "dsc"]]))
+        return run.info["status"] == "finished" and all(
+            part is not None
+            for part in (
+                run.config,
+                run.info["plans"],
+                run.history[list(HISTORY_COLUMNS)],
+                run.cases[["patient", "dsc"]],
+            )
+        )
     except (OSError, ValueError, TypeError, KeyError) as error:
-        say(f"{run.id}: left out of the results, it cannot be read ({' '.join(str(error).split())[:100]})")
+        say(
+            f"{run.id}: left out of the results, it cannot be read ({' '.join(str(error).split())[:100]})"
+        )
         return False
 
 
@@ -437,34 +517,61 @@ def write_result_csvs(out: str | Path) -> dict[str, Path]:
                 try:
                     write_atomic(out / name, to_csv(pd.concat(parts)))
                 except PermissionError:
-                    raise KitError(f"{out / name}: cannot be replaced; close it in other programs and run this again, "
-                                   f"the runs themselves are safe") from None
+                    raise KitError(
+                        f"{out / name}: cannot be replaced; close it in other programs and run this again, "
+                        f"the runs themselves are safe"
+                    ) from None
     return {name: out / name for name, parts in tables.items() if parts}
 
 
 def _result_rows(run: Run) -> pd.DataFrame:
     """A run's rows in the coursework's columns and spelling, then the rest of its settings by their names in Config."""
     c, history = run.config, run.history
-    columns = pd.DataFrame({
-        "loss function": c.loss, "optimizer function": c.optimizer, "weight decay": c.weight_decay,
-        "use_lr scheduler": c.lr_scheduler != "none" or c.warmup > 0,
-        "epoch": history["epoch"], "val loss": history["val loss"], "val_dsc": history["val_dsc"],
-        "model": c.model, "init features": c.init_features, "activation": c.activation, "batch size": c.batch_size,
-        "lr": history["lr"], "momentum": c.momentum if c.optimizer == "SGD" else "", "lr scheduler": c.lr_scheduler,
-        "seed": c.seed, "train loss": history["train loss"], "image size": c.image_size,
-        "dataset": run.info["data"]["name"], "split": run.info["split"]["name"], "run_id": run.id,
-        "plan": "; ".join(run.info["plans"]), "parameters": run.info["parameters"],
-        "measured at": "; ".join(sorted({place.get("scale", "") for place in run.info.get("places", [])} - {""})),
-    })
+    columns = pd.DataFrame(
+        {
+            "loss function": c.loss,
+            "optimizer function": c.optimizer,
+            "weight decay": c.weight_decay,
+            "use_lr scheduler": c.lr_scheduler != "none" or c.warmup > 0,
+            "epoch": history["epoch"],
+            "val loss": history["val loss"],
+            "val_dsc": history["val_dsc"],
+            "model": c.model,
+            "init features": c.init_features,
+            "activation": c.activation,
+            "batch size": c.batch_size,
+            "lr": history["lr"],
+            "momentum": c.momentum if c.optimizer == "SGD" else "",
+            "lr scheduler": c.lr_scheduler,
+            "seed": c.seed,
+            "train loss": history["train loss"],
+            "image size": c.image_size,
+            "dataset": run.info["data"]["name"],
+            "split": run.info["split"]["name"],
+            "run_id": run.id,
+            "plan": "; ".join(run.info["plans"]),
+            "parameters": run.info["parameters"],
+            "measured at": "; ".join(
+                sorted({place.get("scale", "") for place in run.info.get("places", [])} - {""})
+            ),
+        }
+    )
     known = {name.replace(" ", "_") for name in columns} | {"loss", "optimizer", "device"}
-    settings = c.to_dict() | {name: run.info[name] for name in ("precision", "accumulate")}  # what it came to
+    settings = c.to_dict() | {
+        name: run.info[name] for name in ("precision", "accumulate")
+    }  # what it came to
     return columns.assign(**{name: value for name, value in settings.items() if name not in known})
 
 
 def outside_folds(runs: Sequence[Run]) -> list[Run]:
     """The runs but those that scored a fold of a cross-validation, as some folds are easier than others; all of them
-    where there are no others. A fold of the very patients that another run is scored on stays."""
-    wanted = [run.info["split"]["validation"] for run in runs if not run.info["split"]["name"].startswith(FOLD)]
+    where there are no others. A fold of the very patients that another run is scored on stays.
+    """
+    wanted = [
+        run.info["split"]["validation"]
+        for run in runs
+        if not run.info["split"]["name"].startswith(FOLD)
+    ]
     return [run for run in runs if run.info["split"]["validation"] in wanted] or list(runs)
 
 

@@ -1,13 +1,14 @@
 """Losses: one soft Tversky core, of which Dice and IoU are special cases; pixel losses; MS-SSIM; deep supervision.
 
-All take logits in any floating format and targets in {0, 1}, both ``(N, 1, H, W)``, and return a scalar, computed in
-float32 (float64 for float64 logits). They raise ``KitError`` when the two shapes differ: shapes that merely broadcast
-would give a number, of something else.
+All take logits in any floating format and targets in {0, 1}, both ``(N, 1, H, W)``, and return a
+scalar, computed in float32 (float64 for float64 logits). They raise ``KitError`` when the two
+shapes differ: shapes that merely broadcast would give a number, of something else.
 
-Overlap losses lie in [0, 1]. Their sums run over the whole batch, as published: a slice without tumour then costs what
-is falsely drawn on it, but its own ratio, 0/0, never arises. With ``per_image=True`` each image has its own ratio and
-the loss is their mean: small tumours count as much as large ones, and on an empty slice a single false pixel costs
-half as much as nothing but false pixels.
+Overlap losses lie in [0, 1]. Their sums run over the whole batch, as published: a slice without
+tumour then costs what is falsely drawn on it, but its own ratio, 0/0, never arises. With
+``per_image=True`` each image has its own ratio and
+the loss is their mean: small tumours count as much as large ones, and on an empty slice a single
+false pixel costs half as much as nothing but false pixels.
 """
 
 from __future__ import annotations
@@ -44,21 +45,25 @@ def widen(logits: Tensor) -> Tensor:
 def require_same_shape(logits: Tensor, target: Tensor) -> None:
     """Raise ``KitError`` unless logits and target have the same shape."""
     if logits.shape != target.shape:
-        raise KitError(f"loss: logits of shape {tuple(logits.shape)} against a target of shape {tuple(target.shape)}; "
-                       f"they must be equal, the outputs of deep supervision at the full size too")
+        raise KitError(
+            f"loss: logits of shape {tuple(logits.shape)} against a target of shape {tuple(target.shape)}; "
+            f"they must be equal, the outputs of deep supervision at the full size too"
+        )
 
 
-# --- overlap ------------------------------------------------------------------------------------------------------
+# --- overlap --------------------------------------------------------------------------------------
 
 
 class TverskyLoss(MaskLoss):
     """1 - Tversky index, (TP + s) / (TP + alpha FN + beta FP + s).
 
-    ``alpha`` weighs false negatives and ``beta`` false positives, as in Abraham and Khan 2018 (arXiv:1810.07842);
-    several libraries have them the other way round.
+    ``alpha`` weighs false negatives and ``beta`` false positives, as in Abraham and Khan 2018
+    (arXiv:1810.07842); several libraries have them the other way round.
     """
 
-    def __init__(self, alpha: float = 0.7, beta: float = 0.3, smooth: float = 1.0, per_image: bool = False) -> None:
+    def __init__(
+        self, alpha: float = 0.7, beta: float = 0.3, smooth: float = 1.0, per_image: bool = False
+    ) -> None:
         super().__init__()
         self.alpha, self.beta, self.smooth, self.per_image = alpha, beta, smooth, per_image
 
@@ -77,7 +82,11 @@ class TverskyLoss(MaskLoss):
         probability = torch.sigmoid(logits)
         dims = (1, 2, 3) if self.per_image else None
         true_positive = (probability * target).sum(dims)
-        return true_positive, probability.sum(dims) - true_positive, target.sum(dims) - true_positive
+        return (
+            true_positive,
+            probability.sum(dims) - true_positive,
+            target.sum(dims) - true_positive,
+        )
 
 
 class DiceLoss(TverskyLoss):
@@ -97,18 +106,25 @@ class IOULoss(TverskyLoss):
 class FocalTverskyLoss(TverskyLoss):
     """(1 - Tversky index) ** (1 / gamma), Abraham and Khan 2018, equation 4, with gamma = 4/3."""
 
-    def __init__(self, alpha: float = 0.7, beta: float = 0.3, smooth: float = 1.0, gamma: float = 4 / 3,
-                 per_image: bool = False) -> None:
+    def __init__(
+        self,
+        alpha: float = 0.7,
+        beta: float = 0.3,
+        smooth: float = 1.0,
+        gamma: float = 4 / 3,
+        per_image: bool = False,
+    ) -> None:
         super().__init__(alpha, beta, smooth, per_image)
         self.gamma = gamma
 
     def losses(self, logits: Tensor, target: Tensor) -> Tensor:
         """One loss for the batch, a scalar, or one for each image, ``(N,)``: the power comes before the mean."""
-        # the power's slope is infinite at 0, and infinity times a zero gradient is NaN: stop just above it
+        # the power's slope is infinite at 0, and infinity times a zero gradient is NaN: stop just
+        # above it
         return super().losses(logits, target).clamp(min=1e-6) ** (1 / self.gamma)
 
 
-# --- pixel by pixel -----------------------------------------------------------------------------------------------
+# --- pixel by pixel -------------------------------------------------------------------------------
 
 
 class BCELoss(MaskLoss):
@@ -122,8 +138,9 @@ class BCELoss(MaskLoss):
 class FocalLoss(MaskLoss):
     """-alpha_t (1 - p_t) ** gamma log p_t, Lin et al. 2017 (arXiv:1708.02002), equation 5; mean over all pixels.
 
-    ``p_t`` is the probability given to the true class; ``alpha`` weighs tumour pixels and 1 - ``alpha`` the others.
-    The paper divides by the number of objects instead of pixels, which a mask does not have.
+    ``p_t`` is the probability given to the true class; ``alpha`` weighs tumour pixels and 1 -
+    ``alpha`` the others. The paper divides by the number of objects instead of pixels, which a mask
+    does not have.
     """
 
     def __init__(self, gamma: float = 2.0, alpha: float = 0.25) -> None:
@@ -135,35 +152,40 @@ class FocalLoss(MaskLoss):
         logits, target = self.prepare(logits, target)
         margin = logits * (2 * target - 1)  # logit of the true class: p_t is its sigmoid
         alpha = self.alpha * target + (1 - self.alpha) * (1 - target)
-        # logarithms of p_t and of 1 - p_t, either taken from the logit: neither probability is ever rounded to 0
+        # logarithms of p_t and of 1 - p_t, either taken from the logit: neither probability is ever
+        # rounded to 0
         log_right, log_wrong = F.logsigmoid(margin), F.logsigmoid(-margin)
         return -(alpha * torch.exp(self.gamma * log_wrong) * log_right).mean()
 
 
-# --- of images, and sums ------------------------------------------------------------------------------------------
+# --- of images, and sums --------------------------------------------------------------------------
 
 
 class MultiScaleSSIM(nn.Module):
     """MS-SSIM of images in [0, 1]: Wang, Simoncelli, Bovik 2003 (doi:10.1109/ACSSC.2003.1292216), equation 7.
 
-    ``l_M ** w_M * prod over scales j of cs_j ** w_j``, where ``l`` compares brightness and ``cs`` contrast and
-    structure. Brightness counts once, at the coarsest scale ``M``; versions that multiply it in at every scale
-    punish it five times over. Windows and constants are those of SSIM (Wang et al. 2004,
-    doi:10.1109/TIP.2003.819861); maps are averaged over the image before the power is taken, as in the authors' code.
+    ``l_M ** w_M * prod over scales j of cs_j ** w_j``, where ``l`` compares brightness and ``cs``
+    contrast and structure. Brightness counts once, at the coarsest scale ``M``; versions that
+    multiply it in at every scale punish it five times over. Windows and constants are those of SSIM
+    (Wang et al. 2004, doi:10.1109/TIP.2003.819861); maps are averaged over the image before the
+    power is taken, as in the authors' code.
 
-    A scale is used as long as the window fits into it: all five from 176 pixels on, four from 88, three from 44,
-    two from 22, one from 11; the weights of those that are left are scaled up to the sum of all five. Small images
-    can thus be trained on, but values of images of different size are not comparable.
+    A scale is used as long as the window fits into it: all five from 176 pixels on, four from 88,
+    three from 44, two from 22, one from 11; the weights of those that are left are scaled up to the
+    sum of all five. Small images can thus be trained on, but values of images of different size are
+    not comparable.
 
-    An image whose prediction runs against its mask at some scale has no gradient there, see ``FLOOR``.
+    An image whose prediction runs against its mask at some scale has no gradient there, see
+    ``FLOOR``.
     """
 
     SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # finest first
     WINDOW, SIGMA = 11, 1.5  # pixels
     C1, C2 = 0.01**2, 0.03**2
-    # cs is negative where prediction and truth run against each other. A negative number has no fractional power, and
-    # at 0 the power's slope is infinite, so the mean of an image stops here: it is about the least that any prediction
-    # has on an empty mask, where the gradient must not be lost
+    # cs is negative where prediction and truth run against each other. A negative number has no
+    # fractional power, and at 0 the power's slope is infinite, so the mean of an image stops here:
+    # it is about the least that any prediction has on an empty mask, where the gradient must not be
+    # lost
     FLOOR = 1e-6
 
     def forward(self, image: Tensor, other: Tensor) -> Tensor:
@@ -187,10 +209,16 @@ class MultiScaleSSIM(nn.Module):
     def weights(self, height: int, width: int) -> list[float]:
         """The weights of the scales that an image of this size has, finest first; their sum is that of all five."""
         edge = min(height, width)
-        fitting = [weight for scale, weight in enumerate(self.SCALE_WEIGHTS) if edge >> scale >= self.WINDOW]
+        fitting = [
+            weight
+            for scale, weight in enumerate(self.SCALE_WEIGHTS)
+            if edge >> scale >= self.WINDOW
+        ]
         if not fitting:
-            raise KitError(f"image of {height}x{width} pixels: MS-SSIM needs at least {self.WINDOW}x{self.WINDOW}, "
-                           f"and {self.WINDOW << len(self.SCALE_WEIGHTS) - 1} along each edge for all of its scales")
+            raise KitError(
+                f"image of {height}x{width} pixels: MS-SSIM needs at least {self.WINDOW}x{self.WINDOW}, "
+                f"and {self.WINDOW << len(self.SCALE_WEIGHTS) - 1} along each edge for all of its scales"
+            )
         return [weight * (sum(self.SCALE_WEIGHTS) / sum(fitting)) for weight in fitting]
 
     def maps(self, image: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,18 +232,24 @@ class MultiScaleSSIM(nn.Module):
 
     def blur(self, images: Tensor) -> Tensor:
         """Gaussian means of the windows that lie inside ``(..., H, W)``: ``(..., H - 10, W - 10)``."""
-        # sums of shifted images rather than a convolution: GPUs round the factors of those to ten bits (TF32), and
-        # the variances, differences of almost equal numbers, would drown in that
+        # sums of shifted images rather than a convolution: GPUs round the factors of those to ten
+        # bits (TF32), and the variances, differences of almost equal numbers, would drown in that
         centre = self.WINDOW // 2
         bell = [math.exp(-0.5 * ((i - centre) / self.SIGMA) ** 2) for i in range(self.WINDOW)]
         for dim in (-2, -1):
             size = images.shape[dim] - self.WINDOW + 1
-            images = sum(height / sum(bell) * images.narrow(dim, start, size) for start, height in enumerate(bell))
+            images = sum(
+                height / sum(bell) * images.narrow(dim, start, size)
+                for start, height in enumerate(bell)
+            )
         return images
 
 
 class MSSSIMLoss(MaskLoss):
-    """1 - MS-SSIM of probabilities and mask, mean over images; in [0, 1]. See ``MultiScaleSSIM`` for small images."""
+    """1 - MS-SSIM of probabilities and mask, mean over images; in [0, 1].
+
+    See ``MultiScaleSSIM`` for small images.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -241,7 +275,10 @@ class DiceBCELoss(MaskLoss):
 
 
 class HybridLoss(MaskLoss):
-    """Focal + MS-SSIM + IoU loss, unweighted: pixel, patch and map, Huang et al. 2020 (UNet 3+, arXiv:2004.08790)."""
+    """Focal + MS-SSIM + IoU loss, unweighted: pixel, patch and map, Huang et al.
+
+    2020 (UNet 3+, arXiv:2004.08790).
+    """
 
     def __init__(self, per_image: bool = False) -> None:
         super().__init__()
@@ -252,11 +289,21 @@ class HybridLoss(MaskLoss):
         return self.focal(logits, target) + self.ms_ssim(logits, target) + self.iou(logits, target)
 
 
-# --- by name, and on many outputs ---------------------------------------------------------------------------------
+# --- by name, and on many outputs -----------------------------------------------------------------
 
 LOSSES: dict[str, type[nn.Module]] = {
-    loss.__name__: loss for loss in (DiceLoss, IOULoss, TverskyLoss, FocalTverskyLoss, FocalLoss, BCELoss, DiceBCELoss,
-                                     MSSSIMLoss, HybridLoss)
+    loss.__name__: loss
+    for loss in (
+        DiceLoss,
+        IOULoss,
+        TverskyLoss,
+        FocalTverskyLoss,
+        FocalLoss,
+        BCELoss,
+        DiceBCELoss,
+        MSSSIMLoss,
+        HybridLoss,
+    )
 }
 
 
@@ -287,26 +334,29 @@ class DeepSupervisionLoss(nn.Module):
     """Any loss of a mask, applied to whatever a network returns: ``(output, target)`` -> scalar.
 
     - A Tensor, as in eval mode: the loss itself.
-    - A list of logits, finest first: the weighted mean of their losses. U-Net++ (Zhou et al. 2018, arXiv:1807.10165,
-      equation 3) adds them with equal weights; their mean has the same minimum, keeps the scale of a single loss and
-      with it the meaning of a learning rate.
-    - ``Guided``: the same, where slices whose mask is empty are set to "no tumour" first, as the true label would have
-      gated them; plus the binary cross-entropy of ``presence`` against "this slice's mask is not empty" (UNet 3+,
-      arXiv:2004.08790, section 2.3). The classifier learns from the latter alone, the mask from slices with tumour.
+    - A list of logits, finest first: the weighted mean of their losses. U-Net++ (Zhou et al. 2018,
+      arXiv:1807.10165, equation 3) adds them with equal weights; their mean has the same minimum,
+      keeps the scale of a single loss and with it the meaning of a learning rate.
+    - ``Guided``: the same, where slices whose mask is empty are set to "no tumour" first, as the
+      true label would have gated them; plus the binary cross-entropy of ``presence`` against "this
+      slice's mask is not empty" (UNet 3+, arXiv:2004.08790, section 2.3). The classifier learns
+      from the latter alone, the mask from slices with tumour.
 
     Args:
         loss: takes logits and target, ``(N, 1, H, W)``.
         weights: of the outputs, finest first; only their ratios count. Equal when None.
 
     Raises:
-        KitError: a weight is negative or all are 0; there are more or fewer outputs than weights; an output has
-            another shape than the target.
+        KitError: a weight is negative or all are 0; there are more or fewer outputs than weights;
+            an output has another shape than the target.
     """
 
     def __init__(self, loss: nn.Module, weights: Sequence[float] | None = None) -> None:
         super().__init__()
         if weights is not None and (min(weights, default=0) < 0 or not sum(weights) > 0):
-            raise KitError(f"deep supervision: weights {list(weights)} must not be negative, nor all be 0")
+            raise KitError(
+                f"deep supervision: weights {list(weights)} must not be negative, nor all be 0"
+            )
         self.loss, self.presence, self.weights = loss, BCELoss(), weights
 
     def forward(self, output: Tensor | list[Tensor] | Guided, target: Tensor) -> Tensor:
@@ -326,6 +376,11 @@ class DeepSupervisionLoss(nn.Module):
         """The weighted mean of the outputs' losses."""
         weights = self.weights or [1.0] * len(outputs)
         if len(weights) != len(outputs):
-            raise KitError(f"deep supervision: {len(weights)} weights for a network with {len(outputs)} outputs")
-        losses = [weight * self.loss(widen(logits), target) for weight, logits in zip(weights, outputs, strict=True)]
+            raise KitError(
+                f"deep supervision: {len(weights)} weights for a network with {len(outputs)} outputs"
+            )
+        losses = [
+            weight * self.loss(widen(logits), target)
+            for weight, logits in zip(weights, outputs, strict=True)
+        ]
         return torch.stack(losses).sum() / sum(weights)

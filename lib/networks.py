@@ -1,7 +1,7 @@
 """From a ``Config`` to a network, and what that network costs: parameters, arithmetic, memory.
 
-The costs are computed without computing the network: a training step runs on tensors that have a shape and a number
-format but no content.
+The costs are computed without computing the network: a training step runs on tensors that have a
+shape and a number format but no content.
 """
 
 from __future__ import annotations
@@ -15,15 +15,33 @@ from torch import nn
 
 from lib.config import MODELS, REFERENCE, Config
 from lib.loss import build_objective
-from lib.runtime import Machine, free_memory, load_class, pick_device, pick_precision, seed_everything
+from lib.runtime import (
+    Machine,
+    free_memory,
+    load_class,
+    pick_device,
+    pick_precision,
+    seed_everything,
+)
 from lib.runtime.cost import Trace, count_parameters, forward_flops, step_on_shapes, without_content
 from lib.unet import UNet
 from lib.unet_2plus import UNet2Plus
 from lib.unet_3plus import UNet3Plus
 from lib.utils import KitError
 
-NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "unet_2plus": UNet2Plus, "unet_3plus": UNet3Plus}
-CHOICES = ("activation", "normalisation", "initialiser", "checkpointing", "deep_supervision", "guided")
+NETWORKS: dict[str, type[nn.Module]] = {
+    "unet": UNet,
+    "unet_2plus": UNet2Plus,
+    "unet_3plus": UNet3Plus,
+}
+CHOICES = (
+    "activation",
+    "normalisation",
+    "initialiser",
+    "checkpointing",
+    "deep_supervision",
+    "guided",
+)
 ARGUMENTS = ("init_features", *CHOICES)
 """Fields of ``Config`` that a network's constructor may take. The width is also the profile's to set, so a network of
 one's own may do without it; a choice that it does not take would change nothing unnoticed."""
@@ -32,12 +50,13 @@ one's own may do without it; a choice that it does not take would change nothing
 def build_model(config: Config) -> nn.Module:
     """The network that ``config`` describes, freshly initialised from torch's current random state, on the CPU.
 
-    ``config`` becomes an attribute of it. A network of one's own is given ``in_channels`` and those of ``ARGUMENTS``
-    that its constructor names.
+    ``config`` becomes an attribute of it. A network of one's own is given ``in_channels`` and those
+    of ``ARGUMENTS`` that its constructor names.
 
     Raises:
-        KitError: ``config.model`` is ``"module:Class"`` and there is no such network, its constructor needs something
-            else, or it does not take what ``config`` chooses, or ``in_channels`` where there are neighbours.
+        KitError: ``config.model`` is ``"module:Class"`` and there is no such network, its
+            constructor needs something else, or it does not take what ``config`` chooses, or
+            ``in_channels`` where there are neighbours.
     """
     network = NETWORKS[config.model] if config.model in NETWORKS else load_class(config.model)
     values = {name: getattr(config, name) for name in ("in_channels", *ARGUMENTS)}
@@ -45,14 +64,20 @@ def build_model(config: Config) -> nn.Module:
     for name in CHOICES:
         default = getattr(REFERENCE, name)
         if values[name] != default and name not in accepted:
-            raise KitError(f"{config.model}: its constructor has no argument {name}; leave it at {default!r}, or add "
-                           "one")
+            raise KitError(
+                f"{config.model}: its constructor has no argument {name}; leave it at {default!r}, or add "
+                "one"
+            )
     if config.neighbours and "in_channels" not in accepted:
-        raise KitError(f"{config.model}: its constructor has no argument in_channels; set neighbours=0, or add one")
+        raise KitError(
+            f"{config.model}: its constructor has no argument in_channels; set neighbours=0, or add one"
+        )
     unknown = sorted(needed.difference(values))
     if unknown:
-        raise KitError(f"{config.model}: its constructor needs {', '.join(unknown)}; give it a default, as only "
-                       f"{', '.join(values)} are passed")
+        raise KitError(
+            f"{config.model}: its constructor needs {', '.join(unknown)}; give it a default, as only "
+            f"{', '.join(values)} are passed"
+        )
     model = network(**{name: value for name, value in values.items() if name in accepted})
     model.config = config
     return model
@@ -73,20 +98,26 @@ def build(config: Config) -> tuple[nn.Module, nn.Module]:
 
 def _constructor(network: type[nn.Module]) -> tuple[set[str], set[str]]:
     """Names that a class's constructor accepts, ``**kwargs`` followed to the class it comes from; names without which
-    it cannot be called."""
+    it cannot be called.
+    """
     accepted: set[str] = set()
     for cls in network.__mro__:
         if "__init__" in cls.__dict__:
             parameters = inspect.signature(cls.__init__).parameters
             accepted.update(parameters)
-            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            if not any(
+                parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+            ):
                 break
-    return accepted, {name for name, parameter in inspect.signature(network).parameters.items()
-                      if parameter.default is parameter.empty
-                      and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)}
+    return accepted, {
+        name
+        for name, parameter in inspect.signature(network).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
 
 
-# --- what it costs ------------------------------------------------------------------------------------------------
+# --- what it costs --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -96,12 +127,14 @@ class Summary:
     Attributes:
         model: ``config.model``.
         parameters: trainable ones.
-        gflops: billions of floating-point operations in the convolutions of a forward pass, per slice; a
-            multiply-add counts as two. A training step takes three times that.
-        saved_bytes: what the forward pass of a training step keeps for backward, parameters left out.
+        gflops: billions of floating-point operations in the convolutions of a forward pass, per
+            slice; a multiply-add counts as two. A training step takes three times that.
+        saved_bytes: what the forward pass of a training step keeps for backward, parameters left
+        out.
         largest_bytes, largest_shape: the largest tensor of a training step that is not kept.
-        peak_bytes: most that lies in memory at once during a training step: weights, gradients, optimiser state and
-            everything computed on the way. Scratch space of the convolution library and the loss come on top.
+        peak_bytes: most that lies in memory at once during a training step: weights, gradients,
+            optimiser state and everything computed on the way. Scratch space of the convolution
+            library and the loss come on top.
         batch_size, image_size, precision: what all that is for.
     """
 
@@ -118,24 +151,32 @@ class Summary:
 
     def __str__(self) -> str:
         shape = "x".join(map(str, self.largest_shape))
-        return (f"{self.model}: {self.parameters:,} parameters, {self.gflops:.1f} GFLOPs a slice; a step of "
-                f"{self.batch_size} at {self.image_size}x{self.image_size} in {self.precision} keeps "
-                f"{_gib(self.saved_bytes)} for backward, largest other tensor {_gib(self.largest_bytes)} ({shape}), "
-                f"peak {_gib(self.peak_bytes)}")
+        return (
+            f"{self.model}: {self.parameters:,} parameters, {self.gflops:.1f} GFLOPs a slice; a step of "
+            f"{self.batch_size} at {self.image_size}x{self.image_size} in {self.precision} keeps "
+            f"{_gib(self.saved_bytes)} for backward, largest other tensor {_gib(self.largest_bytes)} ({shape}), "
+            f"peak {_gib(self.peak_bytes)}"
+        )
 
 
 def _gib(size: int) -> str:
     return f"{size / 2**30:.2f} GiB"
 
 
-def summary(config: Config, batch_size: int | None = None, image_size: int | None = None,
-            precision: str | None = None) -> Summary:
+def summary(
+    config: Config,
+    batch_size: int | None = None,
+    image_size: int | None = None,
+    precision: str | None = None,
+) -> Summary:
     """What ``config``'s network costs, for other sizes and another precision if these are given.
 
     Args:
-        config: model and device, of which batch size, image size and precision are taken by default.
-        precision: fp32, bf16 or fp16; ``"auto"`` is resolved for ``config.device``. Operations that CUDA computes in
-            float32 under autocast and the CPU does not (group normalisation) are counted in 16 bits.
+        config: model and device, of which batch size, image size and precision are taken by
+        default.
+        precision: fp32, bf16 or fp16; ``"auto"`` is resolved for ``config.device``. Operations that
+            CUDA computes in float32 under autocast and the CPU does not (group normalisation) are
+            counted in 16 bits.
 
     Raises:
         KitError: no such network, or an image size that it refuses.
@@ -146,15 +187,25 @@ def summary(config: Config, batch_size: int | None = None, image_size: int | Non
         precision = pick_precision(pick_device(config.device), precision).name
     shape = _architecture(config)
     parameters, step = _step_on_shapes(shape, batch_size, image_size, precision)
-    return Summary(config.model, parameters, _forward_flops(shape, image_size) / 1e9, step.saved_bytes, *step.largest,
-                   step.peak_bytes + _state_bytes(config, parameters), batch_size, image_size, precision)
+    return Summary(
+        config.model,
+        parameters,
+        _forward_flops(shape, image_size) / 1e9,
+        step.saved_bytes,
+        *step.largest,
+        step.peak_bytes + _state_bytes(config, parameters),
+        batch_size,
+        image_size,
+        precision,
+    )
 
 
 def largest_batch(config: Config, image_size: int, memory_bytes: float, precision: str) -> int:
     """The most slices of ``image_size`` that a training step fits into ``memory_bytes`` at once; 0 if not even one.
 
-    Activations grow linearly with the batch, weights, gradients and optimiser state do not: the line goes through the
-    peaks of batches of 8 and 16. A tenth of the memory is left to the convolution library and to fragmentation.
+    Activations grow linearly with the batch, weights, gradients and optimiser state do not: the
+    line goes through the peaks of batches of 8 and 16. A tenth of the memory is left to the
+    convolution library and to fragmentation.
 
     Args:
         memory_bytes: of the device, as far as it is free.
@@ -207,8 +258,12 @@ def _forward_flops(config: Config, image_size: int) -> int:
 
 
 @lru_cache
-def _step_on_shapes(config: Config, batch_size: int, image_size: int, precision: str) -> tuple[int, Trace]:
+def _step_on_shapes(
+    config: Config, batch_size: int, image_size: int, precision: str
+) -> tuple[int, Trace]:
     """Number of parameters, and a training step followed on tensors without content."""
     with without_content():
         model = build_model(config)
-        return count_parameters(model), step_on_shapes(model, config.in_channels, batch_size, image_size, precision)
+        return count_parameters(model), step_on_shapes(
+            model, config.in_channels, batch_size, image_size, precision
+        )

@@ -14,12 +14,21 @@ from lib.config import Config
 
 
 def build_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser that ``config`` describes. Weight decay is an L2 penalty but in AdamW, where it is decoupled."""
+    """The optimiser that ``config`` describes.
+
+    Weight decay is an L2 penalty but in AdamW, where it is decoupled.
+    """
     parameters = list(parameters)
     fused = parameters[0].device.type == "cuda"  # all weights by one kernel
     if config.optimizer == "SGD":
-        return torch.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay,
-                               nesterov=config.nesterov, fused=fused)
+        return torch.optim.SGD(
+            parameters,
+            config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=config.nesterov,
+            fused=fused,
+        )
     kind = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[config.optimizer]
     return kind(parameters, config.lr, weight_decay=config.weight_decay, fused=fused)
 
@@ -27,10 +36,11 @@ def build_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> torch
 def learning_rate(config: Config, epoch: int, val_losses: Sequence[float] = ()) -> float:
     """The learning rate during ``epoch``, counted from 0. It depends on nothing else, so a resumed run needs no state.
 
-    ``none``: constant. ``linear``: from lr in the first to lr / 10 in the last epoch. ``cosine``: half a cosine towards
-    0 (Loshchilov and Hutter, arXiv:1608.03983). ``poly``: lr (1 - epoch / epochs) ** 0.9 (Chen et al.,
-    arXiv:1606.00915). ``step``: lr_factor every lr_step epochs. ``plateau``: lr_factor each time that the validation
-    loss has not fallen for lr_step epochs. The first ``warmup`` epochs climb to it in equal steps.
+    ``none``: constant. ``linear``: from lr in the first to lr / 10 in the last epoch. ``cosine``:
+    half a cosine towards 0 (Loshchilov and Hutter, arXiv:1608.03983). ``poly``: lr (1 - epoch /
+    epochs) ** 0.9 (Chen et al., arXiv:1606.00915). ``step``: lr_factor every lr_step epochs.
+    ``plateau``: lr_factor each time that the validation loss has not fallen for lr_step epochs. The
+    first ``warmup`` epochs climb to it in equal steps.
 
     Args:
         val_losses: validation loss of each epoch before this one; only ``plateau`` looks at them.
@@ -39,14 +49,19 @@ def learning_rate(config: Config, epoch: int, val_losses: Sequence[float] = ()) 
     if done < 0:
         return config.lr * (epoch + 1) / (config.warmup + 1)
     share = done / whole
-    return config.lr * {
-        "none": lambda: 1.0,
-        "linear": lambda: 1 - 0.9 * done / max(whole - 1, 1),
-        "cosine": lambda: (1 + math.cos(math.pi * share)) / 2,
-        "poly": lambda: (1 - share) ** 0.9,
-        "step": lambda: config.lr_factor ** (done // config.lr_step),
-        "plateau": lambda: config.lr_factor ** _plateaus(val_losses[config.warmup:epoch], config.lr_step),
-    }[config.lr_scheduler]()
+    return (
+        config.lr
+        * {
+            "none": lambda: 1.0,
+            "linear": lambda: 1 - 0.9 * done / max(whole - 1, 1),
+            "cosine": lambda: (1 + math.cos(math.pi * share)) / 2,
+            "poly": lambda: (1 - share) ** 0.9,
+            "step": lambda: config.lr_factor ** (done // config.lr_step),
+            "plateau": lambda: (
+                config.lr_factor ** _plateaus(val_losses[config.warmup : epoch], config.lr_step)
+            ),
+        }[config.lr_scheduler]()
+    )
 
 
 def _plateaus(losses: Sequence[float], patience: int) -> int:
@@ -62,7 +77,8 @@ def _plateaus(losses: Sequence[float], patience: int) -> int:
 class MovingAverage:
     """Exponential moving average of a network's weights and buffers, Polyak and Juditsky 1992.
 
-    After step t the average is a + (1 - d) (w - a) with d = min(decay, (1 + t) / (10 + t)). The decay
+    After step t the average is a + (1 - d) (w - a) with d = min(decay, (1 + t) / (10 + t)). The
+    decay
     is warmed up: otherwise the random initial weights dominate the average for hundreds of steps.
 
     Args:
@@ -89,7 +105,9 @@ class MovingAverage:
                 new_weights.append(new)
             else:  # a count of batches
                 self.weights[name].copy_(new)
-        torch._foreach_lerp_(averages, new_weights, 1 - decay)  # on a GPU one kernel for many weights
+        torch._foreach_lerp_(
+            averages, new_weights, 1 - decay
+        )  # on a GPU one kernel for many weights
 
     @contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:

@@ -42,11 +42,19 @@ def default_weights(out: str | Path = "result", data: BrainData | None = None) -
     Raises:
         KitError: neither is there.
     """
-    runs = [run for run in finished_runs(out)
-            if (run.info["data"]["name"] != "phantom" if data is None
-                else run.info["data"]["sha256"] == data.fingerprint)]
+    runs = [
+        run
+        for run in finished_runs(out)
+        if (
+            run.info["data"]["name"] != "phantom"
+            if data is None
+            else run.info["data"]["sha256"] == data.fingerprint
+        )
+    ]
     if not runs and not KIT_WEIGHTS.is_file():
-        raise KitError(f"{Path(out) / 'runs'}: no finished run on {data.name if data else 'patients'}; train one first")
+        raise KitError(
+            f"{Path(out) / 'runs'}: no finished run on {data.name if data else 'patients'}; train one first"
+        )
     return max(outside_folds(runs), key=lambda run: run.dsc.mean).weights if runs else KIT_WEIGHTS
 
 
@@ -58,12 +66,15 @@ def unseen(network: nn.Module, data: BrainData) -> tuple[str, ...]:
 def load_weights(file: str | Path, model: str | None = None) -> nn.Module:
     """The network that a file describes, in eval mode on the CPU.
 
-    Its ``config`` says how to prepare images for it, its ``trained_on`` which patients it has learnt from, if known.
+    Its ``config`` says how to prepare images for it, its ``trained_on`` which patients it has
+    learnt from, if known.
 
     Args:
-        file: ``best.pt`` of a run, or a bare state dict of the published U-Net (``encoder1.enc1conv1.weight`` ...).
-            Opened as data: a file that wants to run code is refused.
-        model: for a network of your own, its ``"module:Class"`` once more: a file must not choose code to run.
+        file: ``best.pt`` of a run, or a bare state dict of the published U-Net
+            (``encoder1.enc1conv1.weight`` ...). Opened as data: a file that wants to run code is
+            refused.
+        model: for a network of your own, its ``"module:Class"`` once more: a file must not choose
+        code to run.
 
     Raises:
         KitError: no such file, no weights in it, or weights of another network.
@@ -73,21 +84,27 @@ def load_weights(file: str | Path, model: str | None = None) -> nn.Module:
     if isinstance(content.get("config"), dict) and isinstance(content.get("weights"), dict):
         config, weights = _config_of(file, content["config"]), content["weights"]
         if config.model not in MODELS and config.model != model:
-            raise KitError(f"{file}: made by a network of its own, {config.model}; if you trust that code, say "
-                           f"model={config.model!r}")
+            raise KitError(
+                f"{file}: made by a network of its own, {config.model}; if you trust that code, say "
+                f"model={config.model!r}"
+            )
     else:
         weights = from_published(content)
         head = weights.get("conv.weight")
         if not isinstance(head, torch.Tensor) or head.ndim != 4:
-            raise KitError(f"{file}: neither best.pt of a run nor a state dict of the published U-Net; give either")
+            raise KitError(
+                f"{file}: neither best.pt of a run nor a state dict of the published U-Net; give either"
+            )
         config = _config_of(file, REFERENCE.to_dict() | {"init_features": head.shape[1]})
     model = build_model(config)
     try:
         model.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise KitError(f"{file}: its weights are not those of {config.model} with {config.init_features} features "
-                       f"({reason})") from None
+        raise KitError(
+            f"{file}: its weights are not those of {config.model} with {config.init_features} features "
+            f"({reason})"
+        ) from None
     model.trained_on = tuple(content.get("trained_on", ()))
     return model.eval()
 
@@ -100,17 +117,25 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old pickles: what cannot be read is reported below
+            warnings.simplefilter(
+                "ignore"
+            )  # about old pickles: what cannot be read is reported below
             content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise KitError(f"{file}: no such file; give best.pt of a run, e.g. result/runs/<run>/best.pt") from None
+        raise KitError(
+            f"{file}: no such file; give best.pt of a run, e.g. result/runs/<run>/best.pt"
+        ) from None
     except pickle.UnpicklingError:
-        raise KitError(f"{file}: holds more than weights, or is damaged; not opened, as it could run code") from None
+        raise KitError(
+            f"{file}: holds more than weights, or is damaged; not opened, as it could run code"
+        ) from None
     except Exception as error:  # damaged files raise almost anything
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise KitError(f"{file}: cannot be read as weights ({reason})") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise KitError(f"{file}: holds no dict of weights by name; give best.pt of a run or a published state dict")
+        raise KitError(
+            f"{file}: holds no dict of weights by name; give best.pt of a run or a published state dict"
+        )
     return content
 
 
@@ -118,7 +143,9 @@ def _config_of(file: Path, values: dict[str, Any]) -> Config:
     try:
         return Config.from_dict(values)
     except (KitError, TypeError) as error:
-        raise KitError(f"{file}: made by another version of the kit ({error}); use that version") from None
+        raise KitError(
+            f"{file}: made by another version of the kit ({error}); use that version"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -129,8 +156,9 @@ class Prediction:
 
     Attributes:
         config: of the network, ``tta`` as it was predicted with.
-        cases: a row per patient: ``patient``, ``slices``, ``seen`` (bool: was the network trained on this patient? Then
-            its scores tell what it remembers), and where there are masks the scores of ``lib.evaluate.case_row``.
+        cases: a row per patient: ``patient``, ``slices``, ``seen`` (bool: was the network trained
+            on this patient? Then its scores tell what it remembers), and where there are masks the
+            scores of ``lib.evaluate.case_row``.
     """
 
     data: BrainData
@@ -158,29 +186,42 @@ class Prediction:
             return f"{len(self.cases)} patients without masks: nothing to compare with"
         scored = self.cases.dropna(subset=["dsc"])
         seen = scored["seen"]
-        lines = [f"DSC {where}: {summarise(scored.loc[~seen, column])}" for where, column in
-                 (("as published", "dsc"), ("on the file's grid", "dsc_native")) if not seen.all()]
+        lines = [
+            f"DSC {where}: {summarise(scored.loc[~seen, column])}"
+            for where, column in (("as published", "dsc"), ("on the file's grid", "dsc_native"))
+            if not seen.all()
+        ]
         if seen.any():
-            lines.append(f"not counted: {seen.sum()} patients that the network was trained on (DSC "
-                         f"{scored.loc[seen, 'dsc'].mean():.3f}, which tells what it remembers)")
+            lines.append(
+                f"not counted: {seen.sum()} patients that the network was trained on (DSC "
+                f"{scored.loc[seen, 'dsc'].mean():.3f}, which tells what it remembers)"
+            )
         return "\n".join(lines)
 
 
-def predict(weights: nn.Module | str | Path, data: BrainData | str | Path, out: str | Path | None = None,
-            patients: tuple[str, ...] | list[str] | None = None, device: str = "auto", precision: str = "auto",
-            batch_size: int = BATCH_SIZE, tta: bool | None = None) -> Prediction:
+def predict(
+    weights: nn.Module | str | Path,
+    data: BrainData | str | Path,
+    out: str | Path | None = None,
+    patients: tuple[str, ...] | list[str] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = BATCH_SIZE,
+    tta: bool | None = None,
+) -> Prediction:
     """Segment patients: prepare, run the network, bring masks back to the file's grid, keep the largest component.
 
     Args:
         weights: from ``load_weights``, or a file for it.
-        data: from ``load_data``, or a folder for it; masks are used for scoring where there are any.
-        out: where ``<patient>/<patient>_<slice>_mask.tif`` and ``cases.csv`` go, the latter with the columns of
-            ``Prediction.cases``; nothing is written without it.
+        data: from ``load_data``, or a folder for it; masks are used for scoring where there are
+        any.
+        out: where ``<patient>/<patient>_<slice>_mask.tif`` and ``cases.csv`` go, the latter with
+            the columns of ``Prediction.cases``; nothing is written without it.
         patients: names; all of them by default.
         batch_size: slices taken at once; it changes nothing but time and memory.
-        tta: average probabilities over a left-right flip; by default as the network was scored in training. A finished
-            run is scored with flips, without training again, by ``predict(run.weights, data, patients=run.unseen(data),
-            tta=True)``.
+        tta: average probabilities over a left-right flip; by default as the network was scored in
+            training. A finished run is scored with flips, without training again, by
+            ``predict(run.weights, data, patients=run.unseen(data), tta=True)``.
 
     Raises:
         KitError: unusable weights, data or patient names, or data prepared for another image size.
@@ -192,28 +233,42 @@ def predict(weights: nn.Module | str | Path, data: BrainData | str | Path, out: 
     names = check_patients(data, config, patients)
     machine = prepare([model], device, precision)
     volumes = predict_volumes(model, data, names, machine, batch_size, config.tta)
-    return segment(volumes, data, config, names, tuple(name for name in names if name in model.trained_on), out)
+    return segment(
+        volumes, data, config, names, tuple(name for name in names if name in model.trained_on), out
+    )
 
 
-def check_patients(data: BrainData, config: Config, patients: tuple[str, ...] | list[str] | None) -> tuple[str, ...]:
+def check_patients(
+    data: BrainData, config: Config, patients: tuple[str, ...] | list[str] | None
+) -> tuple[str, ...]:
     """The names asked for, all of them for None, of data that a network of ``config`` can read.
 
     Raises:
         KitError: data prepared for another image size, or no such patient.
     """
     if (data.image_size, data.preprocessing) != (config.image_size, config.preprocessing):
-        raise KitError(f"the network was trained on {config.preprocessing} at {config.image_size} pixels, the data was "
-                       f"loaded as {data.preprocessing} at {data.image_size}; load it with the network's values")
+        raise KitError(
+            f"the network was trained on {config.preprocessing} at {config.image_size} pixels, the data was "
+            f"loaded as {data.preprocessing} at {data.image_size}; load it with the network's values"
+        )
     names = tuple(data.patients) if patients is None else tuple(patients)
     unknown = [name for name in names if name not in data.patients]
     if unknown:
-        raise KitError(f"{data.root}: no patient {unknown[0]} there; the first of {len(data.patients)} is "
-                       f"{next(iter(data.patients))}")
+        raise KitError(
+            f"{data.root}: no patient {unknown[0]} there; the first of {len(data.patients)} is "
+            f"{next(iter(data.patients))}"
+        )
     return names
 
 
-def segment(volumes: Iterator[tuple[str, np.ndarray]], data: BrainData, config: Config, names: tuple[str, ...],
-            seen: tuple[str, ...], out: str | Path | None) -> Prediction:
+def segment(
+    volumes: Iterator[tuple[str, np.ndarray]],
+    data: BrainData,
+    config: Config,
+    names: tuple[str, ...],
+    seen: tuple[str, ...],
+    out: str | Path | None,
+) -> Prediction:
     """Probabilities of patients -> masks on the files' grid and their scores, written to ``out`` if it is given.
 
     Args:
@@ -243,7 +298,9 @@ def _require_free(out: Path, data: BrainData) -> None:
     """Raise KitError unless masks can be written below ``out`` without replacing those that experts drew."""
     folders = {patient.images[0].parent.resolve() for patient in data.patients.values()}
     if any((out / folder.name).resolve() == folder for folder in folders):
-        raise KitError(f"{out}: holds the data itself, its masks would be overwritten; name another folder")
+        raise KitError(
+            f"{out}: holds the data itself, its masks would be overwritten; name another folder"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -252,20 +309,39 @@ def _require_free(out: Path, data: BrainData) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = CommandParser(prog="python -m lib.predict", description="Segment the patients of a folder.")
-    parser.add_argument("--weights", help="best.pt of a run, or a state dict of the published U-Net (default: the best "
-                                          "run in result/ on patients, or the kit's)")
-    parser.add_argument("--data", required=True, help="Kaggle folder, a folder that holds it, or archive.zip")
+    parser = CommandParser(
+        prog="python -m lib.predict", description="Segment the patients of a folder."
+    )
+    parser.add_argument(
+        "--weights",
+        help="best.pt of a run, or a state dict of the published U-Net (default: the best "
+        "run in result/ on patients, or the kit's)",
+    )
+    parser.add_argument(
+        "--data", required=True, help="Kaggle folder, a folder that holds it, or archive.zip"
+    )
     parser.add_argument("--out", required=True, help="folder for masks and cases.csv")
-    parser.add_argument("--model", help="module:Class, where the weights are of a network of your own")
-    parser.add_argument("--tta", action="store_true", default=None, help="average over left-right flips")
+    parser.add_argument(
+        "--model", help="module:Class, where the weights are of a network of your own"
+    )
+    parser.add_argument(
+        "--tta", action="store_true", default=None, help="average over left-right flips"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
     arguments = parser.parse_args()
     weights = arguments.weights or default_weights()
     model = load_weights(weights, arguments.model)
-    print(predict(model, arguments.data, arguments.out, device=arguments.device, precision=arguments.precision,
-                  tta=arguments.tta))
+    print(
+        predict(
+            model,
+            arguments.data,
+            arguments.out,
+            device=arguments.device,
+            precision=arguments.precision,
+            tta=arguments.tta,
+        )
+    )
     print(f"weights: {short_path(Path(weights))}\nmasks and cases.csv: {arguments.out}")
 
 

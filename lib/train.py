@@ -63,7 +63,8 @@ def fit(
     result CSVs in ``out`` are brought up to date.
 
     Args:
-        config: hyper-parameters; its ``image_size`` and ``preprocessing`` must be those of ``data``.
+        config: hyper-parameters; its ``image_size`` and ``preprocessing`` must be those of
+        ``data``.
         data: from ``load_data``.
         out: folder of results.
         plan: the experiment that this run belongs to; a name that starts with "best" puts it into

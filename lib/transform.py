@@ -35,7 +35,9 @@ class Geometry:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Geometry:
         """The inverse of ``to_dict``."""
-        return cls(tuple(values["shape"]), tuple(values["box"]), tuple(values["pad"]), values["size"])
+        return cls(
+            tuple(values["shape"]), tuple(values["box"]), tuple(values["pad"]), values["size"]
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Field name -> value, fit for JSON."""
@@ -44,11 +46,13 @@ class Geometry:
     def resize(self, slices: np.ndarray, order: int) -> np.ndarray:
         """Pad to square and resize, ``(..., h, w)`` of the box -> ``(..., size, size)`` float32.
 
-        A spline resize is linear and acts on rows and columns separately: two matrix products. Padding adds only
-        zeros, so its columns of the matrices are left out.
+        A spline resize is linear and acts on rows and columns separately: two matrix products.
+        Padding adds only zeros, so its columns of the matrices are left out.
         """
         rows, columns = self._matrices(order)
-        return rows @ slices.astype(np.float32, order="C") @ columns.T  # BLAS wants contiguous slices
+        return (
+            rows @ slices.astype(np.float32, order="C") @ columns.T
+        )  # BLAS wants contiguous slices
 
     def restore(self, slices: np.ndarray) -> np.ndarray:
         """Bring probabilities or a {0, 1} mask back: ``(S', size, size)`` -> ``(S, H, W)`` float32, zero outside.
@@ -59,32 +63,38 @@ class Geometry:
         edge = max(y1 - y0, x1 - x0)
         matrix = torch.from_numpy(resize_matrix(self.size, edge, 1, "nearest"))
         (top, left), volume = self.pad, np.zeros(self.shape, np.float32)
-        rows, columns = matrix[top:top + y1 - y0], matrix[left:left + x1 - x0]
-        # numpy's threads would wait for more work for a while, and hold up the network on the next patient
-        volume[z0:z1, y0:y1, x0:x1] = rows @ (torch.from_numpy(slices.astype(np.float32)) @ columns.T)
+        rows, columns = matrix[top : top + y1 - y0], matrix[left : left + x1 - x0]
+        # numpy's threads would wait for more work for a while, and hold up the network on the next
+        # patient
+        volume[z0:z1, y0:y1, x0:x1] = rows @ (
+            torch.from_numpy(slices.astype(np.float32)) @ columns.T
+        )
         return volume
 
     def _matrices(self, order: int) -> tuple[np.ndarray, np.ndarray]:
         _, _, y0, y1, x0, x1 = self.box
         matrix = resize_matrix(max(y1 - y0, x1 - x0), self.size, order, "grid-constant")
         (top, left) = self.pad
-        return matrix[:, top:top + y1 - y0], matrix[:, left:left + x1 - x0]
+        return matrix[:, top : top + y1 - y0], matrix[:, left : left + x1 - x0]
 
 
 @lru_cache(maxsize=256)
 def resize_matrix(old: int, new: int, order: int, mode: str) -> np.ndarray:
     """``(new, old)`` float32: what ``skimage.transform.resize`` does to one axis, read off the identity matrix."""
     matrix = ndimage.zoom(np.eye(old), (new / old, 1), order=order, mode=mode, grid_mode=True)
-    # a spline's weights decay for ever; below the smallest normal float they would slow products tenfold
+    # a spline's weights decay for ever; below the smallest normal float they would slow products
+    # tenfold
     return np.where(np.abs(matrix) < 1e-12, 0, matrix).astype(np.float32)
 
 
-def preprocess(volume: np.ndarray, size: int, mode: str = "reference") -> tuple[np.ndarray, Geometry]:
+def preprocess(
+    volume: np.ndarray, size: int, mode: str = "reference"
+) -> tuple[np.ndarray, Geometry]:
     """Crop, pad, resize and normalise a volume as the published code does, or keep its whole grid.
 
-    ``reference``: drop the first and the last slice, zero below 10 % of the maximum, crop to the non-zero box, pad to
-    square, resize with an order-2 spline, clip to the 10th and 99th percentile, z-score per channel. ``native``: the
-    same without dropping and cropping.
+    ``reference``: drop the first and the last slice, zero below 10 % of the maximum, crop to the
+    non-zero box, pad to square, resize with an order-2 spline, clip to the 10th and 99th
+    percentile, z-score per channel. ``native``: the same without dropping and cropping.
 
     Args:
         volume: ``(S, H, W, C)`` uint8.
@@ -92,23 +102,34 @@ def preprocess(volume: np.ndarray, size: int, mode: str = "reference") -> tuple[
         mode: ``reference`` or ``native``.
 
     Returns:
-        ``(S', C, size, size)`` float32 with mean 0 and SD 1 per channel, and where it lies in the file's grid.
+        ``(S', C, size, size)`` float32 with mean 0 and SD 1 per channel, and where it lies in the
+        file's grid.
 
     Raises:
         ValueError: nothing in the volume is brighter than the background.
     """
     # one or two slices: nothing would be left between the first and the last
-    first, last = (1, len(volume) - 1) if mode == "reference" and len(volume) > 2 else (0, len(volume))
+    first, last = (
+        (1, len(volume) - 1) if mode == "reference" and len(volume) > 2 else (0, len(volume))
+    )
     kept = volume[first:last]
     kept = np.where(kept < kept.max() * 0.1, 0, kept).astype(np.uint8)
     if not kept.any():
         raise ValueError("all slices are black")
-    box = _nonzero_box(kept) if mode == "reference" else (0, len(kept), 0, kept.shape[1], 0, kept.shape[2])
+    box = (
+        _nonzero_box(kept)
+        if mode == "reference"
+        else (0, len(kept), 0, kept.shape[1], 0, kept.shape[2])
+    )
     z0, z1, y0, y1, x0, x1 = box
     height, width = y1 - y0, x1 - x0
     edge = max(height, width)
-    geometry = Geometry(volume.shape[:3], (first + z0, first + z1, y0, y1, x0, x1),
-                        ((edge - height) // 2, (edge - width) // 2), size)
+    geometry = Geometry(
+        volume.shape[:3],
+        (first + z0, first + z1, y0, y1, x0, x1),
+        ((edge - height) // 2, (edge - width) // 2),
+        size,
+    )
     kept = kept[z0:z1, y0:y1, x0:x1].transpose(0, 3, 1, 2)
     resized = geometry.resize(kept, order=2)
     np.clip(resized, 0, kept.max(), out=resized)  # a spline overshoots at edges
@@ -137,7 +158,9 @@ def _normalise(volume: np.ndarray) -> np.ndarray:
     mean = volume.mean(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
     deviation = volume.std(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
     volume -= mean.astype(np.float32)
-    volume /= np.maximum(deviation, 1e-6).astype(np.float32)  # a constant channel becomes 0, not NaN
+    volume /= np.maximum(deviation, 1e-6).astype(
+        np.float32
+    )  # a constant channel becomes 0, not NaN
     return volume
 
 
@@ -145,10 +168,12 @@ PREPROCESSING = (Geometry, resize_matrix, preprocess, preprocess_mask, _nonzero_
 """What prepared slices are made by: an edit of any of it prepares them anew, an edit of the augmentation does not."""
 
 
-# --- augmentation, where: zoom, rotation, flip --------------------------------------------------------------------
+# --- augmentation, where: zoom, rotation, flip ----------------------------------------------------
 
 
-def draw_affine(rng: np.random.Generator, n: int, scale: float, rotation: float, flip: float) -> np.ndarray:
+def draw_affine(
+    rng: np.random.Generator, n: int, scale: float, rotation: float, flip: float
+) -> np.ndarray:
     """Random zoom, rotation and left-right flip of ``n`` slices as matrices ``(n, 2, 3)`` float32.
 
     The matrices map output to input coordinates in [-1, 1], as ``affine_grid`` wants them.
@@ -175,8 +200,8 @@ def warp(images: Tensor, masks: Tensor, theta: Tensor, padding: str) -> tuple[Te
         images: ``(N, C, H, W)`` float, square slices.
         masks: ``(N, 1, H, W)`` {0, 1} float.
         theta: ``(N, 2, 3)``.
-        padding: value of what comes in from outside: ``zero``, or ``background``, the darkest value of each slice and
-            channel (after z-scoring, black is not 0).
+        padding: value of what comes in from outside: ``zero``, or ``background``, the darkest value
+            of each slice and channel (after z-scoring, black is not 0).
     """
     grid = _affine_grid(theta, images.shape[-1])
     if padding == "background":
@@ -194,18 +219,25 @@ def _affine_grid(theta: Tensor, size: int) -> Tensor:
     return torch.addcmul(rows[..., None], theta[:, :, 0, None, None], at).permute(0, 2, 3, 1)
 
 
-# --- augmentation, how bright: noise, brightness, contrast, gamma -------------------------------------------------
+# --- augmentation, how bright: noise, brightness, contrast, gamma ---------------------------------
 
-INTENSITY = {"noise": (0.0, 0.1), "brightness": (0.75, 1.25), "contrast": (0.75, 1.25), "gamma": (0.7, 1.5)}
+INTENSITY = {
+    "noise": (0.0, 0.1),
+    "brightness": (0.75, 1.25),
+    "contrast": (0.75, 1.25),
+    "gamma": (0.7, 1.5),
+}
 """Change of intensity -> range of its strength, drawn uniformly: an SD, two factors, an exponent. The ranges are those
-of nnU-Net's code (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z), which applies them to 10, 15, 15 and 30 % of
-samples, and blurs some besides."""
+of nnU-Net's code (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z), which applies them to 10,
+15, 15 and 30 % of samples, and blurs some besides."""
 
 SEQUENCES = 3  # pre-contrast, FLAIR, post-contrast
 _BACKGROUND_MARGIN = 1e-3  # above a channel's darkest value; interpolation rounds
 
 
-def draw_intensity(rng: np.random.Generator, n: int, probability: float) -> tuple[np.ndarray, np.ndarray]:
+def draw_intensity(
+    rng: np.random.Generator, n: int, probability: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw changes of intensity for ``n`` slices.
 
     Args:
@@ -225,8 +257,9 @@ def draw_intensity(rng: np.random.Generator, n: int, probability: float) -> tupl
 def change_intensity(images: Tensor, strengths: Tensor, seeds: Tensor) -> Tensor:
     """Apply noise, brightness, contrast and gamma, in this order.
 
-    On a CPU, a slice's result does not depend on the others in its batch. The neighbours of a slice share its
-    strengths. The darkest value of a channel is background: it stays one even value and takes no noise.
+    On a CPU, a slice's result does not depend on the others in its batch. The neighbours of a slice
+    share its strengths. The darkest value of a channel is background: it stays one even value and
+    takes no noise.
 
     Args:
         images: ``(N, C, H, W)`` float, z-scored, C a multiple of three.
@@ -249,12 +282,15 @@ def change_intensity(images: Tensor, strengths: Tensor, seeds: Tensor) -> Tensor
 def _add_noise(images: Tensor, deviation: Tensor, seeds: Tensor) -> Tensor:
     """Add Gaussian noise of that SD.
 
-    On a CPU each slice has its own stream of random numbers; on a GPU the batch takes them from the device's.
+    On a CPU each slice has its own stream of random numbers; on a GPU the batch takes them from the
+    device's.
     """
     if images.device.type == "cpu":
         noise = torch.zeros_like(images)
         for row in torch.nonzero(~deviation.isnan()[:, 0, 0, 0])[:, 0].tolist():
-            noise[row] = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(int(seeds[row])))
+            noise[row] = torch.randn(
+                images.shape[1:], generator=torch.Generator().manual_seed(int(seeds[row]))
+            )
     else:
         noise = torch.randn_like(images)
     head = images > images.amin(dim=(2, 3), keepdim=True) + _BACKGROUND_MARGIN
@@ -285,19 +321,29 @@ def _range(images: Tensor) -> tuple[Tensor, Tensor]:
     return images.amin(dim=(2, 3), keepdim=True), images.amax(dim=(2, 3), keepdim=True)
 
 
-_CHANGES = {"noise": _add_noise, "brightness": _brighten, "contrast": _change_contrast, "gamma": _change_gamma}
+_CHANGES = {
+    "noise": _add_noise,
+    "brightness": _brighten,
+    "contrast": _change_contrast,
+    "gamma": _change_gamma,
+}
 
 
 # --- augmentation, which: a missing sequence ---
 
 _PRESENT = (0, 1, 2)
-_STAND_INS = ((1, 1, 2), (0, 1, 1), (1, 1, 1))  # without pre-contrast, without post-contrast, without both
+_STAND_INS = (
+    (1, 1, 2),
+    (0, 1, 1),
+    (1, 1, 1),
+)  # without pre-contrast, without post-contrast, without both
 
 
 def draw_sources(rng: np.random.Generator, n: int, probability: float) -> np.ndarray:
     """Which sequence each channel of ``n`` slices shows, ``(n, 3)`` int64: ``(0, 1, 2)`` where nothing is missing.
 
-    The dataset puts FLAIR where a patient has no pre- or post-contrast sequence. Training with inputs that are missing
+    The dataset puts FLAIR where a patient has no pre- or post-contrast sequence. Training with
+    inputs that are missing
     at random: Neverova et al. 2016, ModDrop (arXiv:1501.00102).
 
     Args:
@@ -317,12 +363,14 @@ def stand_in(images: Tensor, sources: Tensor) -> Tensor:
     Returns:
         Images of the same shape.
     """
-    slices = torch.arange(0, images.shape[1], SEQUENCES, device=images.device)  # where the channels of each begin
+    slices = torch.arange(
+        0, images.shape[1], SEQUENCES, device=images.device
+    )  # where the channels of each begin
     channels = (slices[:, None] + sources[:, None]).flatten(1)
     return images.gather(1, channels[:, :, None, None].expand_as(images))
 
 
-# --- all of it ------------------------------------------------------------------------------------------------------
+# --- all of it ------------------------------------------------------------------------------------
 
 
 class Drawn(NamedTuple):

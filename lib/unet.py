@@ -1,7 +1,9 @@
 """U-Net as in the published baseline.
 
-Ronneberger, Fischer, Brox 2015 (arXiv:1505.04597), with batch normalisation, zero-padded convolutions and half the
-width, as Buda, Saha, Mazurowski 2019 published it for the LGG data: 7,763,041 parameters at 32 features.
+Ronneberger, Fischer, Brox 2015 (arXiv:1505.04597), with batch normalisation, zero-padded
+convolutions and half the
+width, as Buda, Saha, Mazurowski 2019 published it for the LGG data: 7,763,041 parameters at 32
+features.
 """
 
 from __future__ import annotations
@@ -23,19 +25,33 @@ class UNet(nn.Module):
         in_channels: sequences per slice (pre-contrast, FLAIR, post-contrast).
         init_features: channels of the first level; they double at each of the four levels below.
         activation: a key of ``lib.unet_layers.ACTIVATIONS``.
-        normalisation: one of ``lib.unet_layers.NORMALISATIONS``; without one the convolutions have a bias.
+        normalisation: one of ``lib.unet_layers.NORMALISATIONS``; without one the convolutions have
+        a bias.
         initialiser: a key of ``lib.unet_init_weights.INITIALISERS``.
-        checkpointing: keep less for backward and compute it again there; same results, less memory, more time.
+        checkpointing: keep less for backward and compute it again there; same results, less memory,
+        more time.
 
     Shapes:
         ``(N, in_channels, H, W)`` -> logits ``(N, 1, H, W)``; H and W divisible by 16.
     """
 
-    def __init__(self, in_channels: int = 3, init_features: int = 32, activation: str = "ReLU",
-                 normalisation: str = "batch", initialiser: str = "default", checkpointing: bool = False) -> None:
+    def __init__(
+        self,
+        in_channels: int = 3,
+        init_features: int = 32,
+        activation: str = "ReLU",
+        normalisation: str = "batch",
+        initialiser: str = "default",
+        checkpointing: bool = False,
+    ) -> None:
         super().__init__()
         f1, f2, f3, f4, f5 = (init_features * 2**level for level in range(5))
-        block = partial(DoubleConv, activation=activation, normalisation=normalisation, bias=normalisation == "none")
+        block = partial(
+            DoubleConv,
+            activation=activation,
+            normalisation=normalisation,
+            bias=normalisation == "none",
+        )
         self.encoder1 = block(in_channels, f1)
         self.encoder2 = block(f1, f2)
         self.encoder3 = block(f2, f3)

@@ -1,7 +1,8 @@
 """U-Net++: nested U-Nets that share one encoder.
 
-Zhou et al. 2018 (arXiv:1807.10165) and 2020 (arXiv:1912.05074). The node X^{i,j} of the papers' figure stands at level
-i, resolution 1 / 2^i, as the j-th from the left; column 0 is the encoder. Here X^{1,2} is ``nodes["x12"]``.
+Zhou et al. 2018 (arXiv:1807.10165) and 2020 (arXiv:1912.05074). The node X^{i,j} of the papers'
+figure stands at level i, resolution 1 / 2^i, as the j-th from the left; column 0 is the encoder.
+Here X^{1,2} is ``nodes["x12"]``.
 """
 
 from __future__ import annotations
@@ -27,25 +28,41 @@ class UNet2Plus(nn.Module):
         activation: a key of ``lib.unet_layers.ACTIVATIONS``.
         normalisation: one of ``lib.unet_layers.NORMALISATIONS``.
         initialiser: a key of ``lib.unet_init_weights.INITIALISERS``.
-        checkpointing: keep less for backward and compute it again there; same results, less memory, more time.
-        deep_supervision: a head on each of X^{0,1} ... X^{0,depth}, all of full resolution, and a loss on each.
-        upsampling: bilinear (9.2 M parameters at 32 features), or transposed convolutions as in the authors' code.
-        depth: L of the papers, 1 to 4: how often the encoder halves the image. L1 is a part of L2, and so on.
+        checkpointing: keep less for backward and compute it again there; same results, less memory,
+        more time.
+        deep_supervision: a head on each of X^{0,1} ... X^{0,depth}, all of full resolution, and a
+        loss on each.
+        upsampling: bilinear (9.2 M parameters at 32 features), or transposed convolutions as in the
+        authors' code.
+        depth: L of the papers, 1 to 4: how often the encoder halves the image. L1 is a part of L2,
+        and so on.
 
     Shapes:
-        ``(N, in_channels, H, W)`` -> logits ``(N, 1, H, W)`` of X^{0,depth}; in train mode with deep supervision the
-        list of all heads' logits, finest first: X^{0,depth} ... X^{0,1}. H and W divisible by 2^depth.
+        ``(N, in_channels, H, W)`` -> logits ``(N, 1, H, W)`` of X^{0,depth}; in train mode with
+        deep supervision the list of all heads' logits, finest first: X^{0,depth} ... X^{0,1}. H and
+        W divisible by 2^depth.
 
     Raises:
         KitError: an unknown name, or a depth that is not 1 to 4.
     """
 
-    def __init__(self, in_channels: int = 3, init_features: int = 32, activation: str = "ReLU",
-                 normalisation: str = "batch", initialiser: str = "default", checkpointing: bool = False,
-                 deep_supervision: bool = False, upsampling: str = "bilinear", depth: int = 4) -> None:
+    def __init__(
+        self,
+        in_channels: int = 3,
+        init_features: int = 32,
+        activation: str = "ReLU",
+        normalisation: str = "batch",
+        initialiser: str = "default",
+        checkpointing: bool = False,
+        deep_supervision: bool = False,
+        upsampling: str = "bilinear",
+        depth: int = 4,
+    ) -> None:
         super().__init__()
         if upsampling not in UPSAMPLINGS:
-            raise KitError(f"upsampling {upsampling!r} is unknown; use one of {', '.join(UPSAMPLINGS)}")
+            raise KitError(
+                f"upsampling {upsampling!r} is unknown; use one of {', '.join(UPSAMPLINGS)}"
+            )
         _check_depth(depth, 4)
         self.depth, self.deep_supervision = depth, deep_supervision
         bilinear = upsampling == "bilinear"  # it keeps the channels of the level below
@@ -58,10 +75,16 @@ class UNet2Plus(nn.Module):
                     self.nodes[f"x{i}{j}"] = block(f[i - 1] if i else in_channels, f[i])
                 else:
                     self.ups[f"x{i}{j}"] = Upsample(2) if bilinear else UpConv(f[i + 1], f[i])
-                    self.nodes[f"x{i}{j}"] = block(j * f[i] + (f[i + 1] if bilinear else f[i]), f[i])
+                    self.nodes[f"x{i}{j}"] = block(
+                        j * f[i] + (f[i + 1] if bilinear else f[i]), f[i]
+                    )
         self.pool = nn.MaxPool2d(kernel_size=2)
-        self.heads = nn.ModuleDict({f"x0{j}": nn.Conv2d(f[0], 1, kernel_size=1)
-                                    for j in range(1 if deep_supervision else depth, depth + 1)})
+        self.heads = nn.ModuleDict(
+            {
+                f"x0{j}": nn.Conv2d(f[0], 1, kernel_size=1)
+                for j in range(1 if deep_supervision else depth, depth + 1)
+            }
+        )
         initialise(self, initialiser)
         set_recompute(self, checkpointing)
 
@@ -77,8 +100,11 @@ class UNet2Plus(nn.Module):
                 elif j == 0:
                     x[i, j] = node(x[i - 1, 0], join=self.pool)
                 else:
-                    x[i, j] = node(*(x[i, k] for k in range(j)), x[i + 1, j - 1],
-                                   join=partial(self._join, self.ups[f"x{i}{j}"]))
+                    x[i, j] = node(
+                        *(x[i, k] for k in range(j)),
+                        x[i + 1, j - 1],
+                        join=partial(self._join, self.ups[f"x{i}{j}"]),
+                    )
         if self.training and self.deep_supervision:
             return [self.heads[f"x0{j}"](x[0, j]) for j in range(self.depth, 0, -1)]
         return self.heads[f"x0{self.depth}"](x[0, self.depth])
@@ -96,11 +122,14 @@ class UNet2Plus(nn.Module):
             The network itself. It gives one output, in train mode too.
 
         Raises:
-            KitError: there is no such level, or no head at it because it was built without deep supervision.
+            KitError: there is no such level, or no head at it because it was built without deep
+            supervision.
         """
         _check_depth(level, self.depth)
         if f"x0{level}" not in self.heads:
-            raise KitError(f"pruning to L{level} needs a head that was trained there; train with deep_supervision=True")
+            raise KitError(
+                f"pruning to L{level} needs a head that was trained there; train with deep_supervision=True"
+            )
         for modules in (self.nodes, self.ups):
             for name in [name for name in modules if int(name[1]) + int(name[2]) > level]:
                 del modules[name]

@@ -1,7 +1,8 @@
 """UNet 3+: every decoder level sees every scale.
 
-Huang et al. 2020 (arXiv:2004.08790). Levels count from 0 (full resolution) to 4 (bottleneck, 1/16), so that X_En^{i}
-and X_De^{i} of the paper, which counts from 1, are ``encoder[i - 1]`` and ``decoder[i - 1]`` here.
+Huang et al. 2020 (arXiv:2004.08790). Levels count from 0 (full resolution) to 4 (bottleneck, 1/16),
+so that X_En^{i} and X_De^{i} of the paper, which counts from 1, are ``encoder[i - 1]`` and
+``decoder[i - 1]`` here.
 """
 
 from __future__ import annotations
@@ -29,39 +30,57 @@ class UNet3Plus(nn.Module):
 
     Args:
         in_channels: sequences per slice (pre-contrast, FLAIR, post-contrast).
-        init_features: channels of the first level; they double at each of the four levels below. The published
-            network has 64. It is also what each of the five branches of a decoder level gives, so that the level has
-            five times as many channels: 64 and 320 as published, 32 and 160 at 32 features.
+        init_features: channels of the first level; they double at each of the four levels below.
+            The published network has 64. It is also what each of the five branches of a decoder
+            level gives, so that the level has five times as many channels: 64 and 320 as published,
+            32 and 160 at 32 features.
         activation: a key of ``lib.unet_layers.ACTIVATIONS``.
         normalisation: one of ``lib.unet_layers.NORMALISATIONS``.
         initialiser: a key of ``lib.unet_init_weights.INITIALISERS``.
-        checkpointing: keep less for backward and compute it again there; same results, less memory, more time.
-        deep_supervision: a head on each decoder level and on the bottleneck, enlarged to the image's size.
-        guided: classification-guided module, see ``Presence``. In train mode nothing is gated here: that is the
-            loss's part, which knows the true class.
+        checkpointing: keep less for backward and compute it again there; same results, less memory,
+        more time.
+        deep_supervision: a head on each decoder level and on the bottleneck, enlarged to the
+        image's size.
+        guided: classification-guided module, see ``Presence``. In train mode nothing is gated here:
+            that is the loss's part, which knows the true class.
 
     Shapes:
-        ``(N, in_channels, H, W)`` -> logits ``(N, 1, H, W)``; H and W divisible by 16. In train mode with deep
-        supervision a list of five, finest first; guided, ``Guided(list, presence)``. In eval mode guided, slices
-        whose presence is not positive hold ``EMPTY_LOGIT`` everywhere.
+        ``(N, in_channels, H, W)`` -> logits ``(N, 1, H, W)``; H and W divisible by 16. In train
+        mode with deep supervision a list of five, finest first; guided, ``Guided(list, presence)``.
+        In eval mode guided, slices whose presence is not positive hold ``EMPTY_LOGIT`` everywhere.
     """
 
-    def __init__(self, in_channels: int = 3, init_features: int = 32, activation: str = "ReLU",
-                 normalisation: str = "batch", initialiser: str = "default", checkpointing: bool = False,
-                 deep_supervision: bool = False, guided: bool = False) -> None:
+    def __init__(
+        self,
+        in_channels: int = 3,
+        init_features: int = 32,
+        activation: str = "ReLU",
+        normalisation: str = "batch",
+        initialiser: str = "default",
+        checkpointing: bool = False,
+        deep_supervision: bool = False,
+        guided: bool = False,
+    ) -> None:
         super().__init__()
         self.deep_supervision = deep_supervision
         width, bottom = init_features, SCALES - 1
         encoded = [width * 2**level for level in range(SCALES)]
-        decoded = [SCALES * width] * bottom + [encoded[bottom]]  # the bottleneck is the lowest decoder level too
+        decoded = [SCALES * width] * bottom + [
+            encoded[bottom]
+        ]  # the bottleneck is the lowest decoder level too
         style = {"activation": activation, "normalisation": normalisation}
-        self.encoder = nn.ModuleList(DoubleConv(inputs, outputs, **style, bias=True) for inputs, outputs
-                                     in zip([in_channels, *encoded], encoded, strict=False))
+        self.encoder = nn.ModuleList(
+            DoubleConv(inputs, outputs, **style, bias=True)
+            for inputs, outputs in zip([in_channels, *encoded], encoded, strict=False)
+        )
         # level i takes the encoder's maps down to its own, and the decoder's from below
-        self.decoder = nn.ModuleList(FullScale(i, encoded[:i + 1] + decoded[i + 1:], width, **style)
-                                     for i in range(bottom))
-        self.heads = nn.ModuleList(Head(channels, 2**i) for i, channels
-                                   in enumerate(decoded if deep_supervision else decoded[:1]))
+        self.decoder = nn.ModuleList(
+            FullScale(i, encoded[: i + 1] + decoded[i + 1 :], width, **style) for i in range(bottom)
+        )
+        self.heads = nn.ModuleList(
+            Head(channels, 2**i)
+            for i, channels in enumerate(decoded if deep_supervision else decoded[:1])
+        )
         self.presence = Presence(decoded[bottom]) if guided else None
         self.pool = nn.MaxPool2d(kernel_size=2)
         initialise(self, initialiser)
@@ -75,7 +94,9 @@ class UNet3Plus(nn.Module):
             features.append(block(features[-1], join=self.pool))
         presence = self.presence(features[-1]) if self.presence else None
         for i in reversed(range(SCALES - 1)):
-            features[i] = self.decoder[i](features)  # from now on level i stands for its decoded features
+            features[i] = self.decoder[i](
+                features
+            )  # from now on level i stands for its decoded features
         heads = self.heads if self.training else self.heads[:1]
         logits = [head(level) for head, level in zip(heads, features, strict=False)]
         if not self.training:
@@ -94,9 +115,9 @@ class UNet3Plus(nn.Module):
 class FullScale(Recomputing):
     """One decoder level: a branch from every scale, joined and fused.
 
-    The published code normalises and activates each branch before they are joined, here the joined ones: statistics are
-    per channel (or per group of 16, which no branch shares when its width divides by 16), so the outcome is the same,
-    and the branches need not be kept twice.
+    The published code normalises and activates each branch before they are joined, here the joined
+    ones: statistics are per channel (or per group of 16, which no branch shares when its width
+    divides by 16), so the outcome is the same, and the branches need not be kept twice.
 
     Args:
         level: its own, 0 to 3.
@@ -104,9 +125,13 @@ class FullScale(Recomputing):
         width: channels that each branch gives.
     """
 
-    def __init__(self, level: int, in_channels: list[int], width: int, activation: str, normalisation: str) -> None:
+    def __init__(
+        self, level: int, in_channels: list[int], width: int, activation: str, normalisation: str
+    ) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(Branch(channels, width, k - level) for k, channels in enumerate(in_channels))
+        self.branches = nn.ModuleList(
+            Branch(channels, width, k - level) for k, channels in enumerate(in_channels)
+        )
         fused = width * len(in_channels)
         self.norm1 = make_normalisation(normalisation, fused)
         self.conv = nn.Conv2d(fused, fused, kernel_size=3, padding=1)
@@ -116,7 +141,9 @@ class FullScale(Recomputing):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Five feature maps -> ``(N, 5 width, H / 2^level, W / 2^level)``."""
-        x = torch.cat([branch(scale) for branch, scale in zip(self.branches, features, strict=True)], dim=1)
+        x = torch.cat(
+            [branch(scale) for branch, scale in zip(self.branches, features, strict=True)], dim=1
+        )
         x = self.step(lambda x: self.conv(self.activation(self.norm1(x))), x)
         return self.step(lambda x: self.activation(self.norm2(x)), x)
 
@@ -124,8 +151,9 @@ class FullScale(Recomputing):
 class Branch(Recomputing):
     """Resize a feature map to another level, then a 3x3 convolution.
 
-    With checkpointing the resized features exist for a part of the batch at a time, one step each. The widest has
-    1,024 channels at full size, which for 16 slices of 256x256 in bfloat16 would be 2 GiB, and its gradient as much.
+    With checkpointing the resized features exist for a part of the batch at a time, one step each.
+    The widest has 1,024 channels at full size, which for 16 slices of 256x256 in bfloat16 would be
+    2 GiB, and its gradient as much.
 
     Args:
         levels_up: how many levels the result is above the source: 2 enlarges four times, -2 pools.
@@ -170,9 +198,10 @@ class Head(nn.Module):
 class Presence(nn.Module):
     """Classification-guided module: does the slice hold tumour? Dropout, 1x1 convolution, global maximum.
 
-    Published with two classes, of which the larger wins. Their difference is the logit of the softmax over both, so a
-    binary cross-entropy on it is the cross-entropy of the two classes, and its sign is their argmax. The logit is what
-    is returned and thus what can be trained; an argmax passes no gradient on.
+    Published with two classes, of which the larger wins. Their difference is the logit of the
+    softmax over both, so a binary cross-entropy on it is the cross-entropy of the two classes, and
+    its sign is their argmax. The logit is what is returned and thus what can be trained; an argmax
+    passes no gradient on.
 
     Shapes:
         bottleneck ``(N, C, h, w)`` -> ``(N,)``.

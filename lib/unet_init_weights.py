@@ -17,7 +17,9 @@ def _fans(conv: nn.Module) -> tuple[float, float]:
     torch's own count is wrong for transposed ones: it swaps the channels and forgets the stride.
     """
     area, stride = math.prod(conv.kernel_size), math.prod(conv.stride)
-    into, out_of = (area / stride, area) if isinstance(conv, nn.ConvTranspose2d) else (area, area / stride)
+    into, out_of = (
+        (area / stride, area) if isinstance(conv, nn.ConvTranspose2d) else (area, area / stride)
+    )
     return conv.in_channels * into, conv.out_channels * out_of
 
 
@@ -34,7 +36,9 @@ INITIALISERS: dict[str, Callable[[nn.Module], object]] = {
     "normal": lambda conv: nn.init.normal_(conv.weight, std=0.02),
     "xavier": _xavier,  # Glorot and Bengio 2010: std = sqrt(2 / (fan in + fan out))
     "kaiming": _kaiming,  # He et al. 2015 (arXiv:1502.01852): std = sqrt(2 / fan in), made for ReLU
-    "orthogonal": lambda conv: nn.init.orthogonal_(conv.weight),  # Saxe et al. 2014 (arXiv:1312.6120)
+    "orthogonal": lambda conv: nn.init.orthogonal_(
+        conv.weight
+    ),  # Saxe et al. 2014 (arXiv:1312.6120)
 }
 
 

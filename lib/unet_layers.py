@@ -29,7 +29,9 @@ class Guided(NamedTuple):
     presence: Tensor
 
 
-ACTIVATIONS = {act.__name__: act for act in (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Mish)}
+ACTIVATIONS = {
+    act.__name__: act for act in (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Mish)
+}
 NORMALISATIONS = ("batch", "instance", "group", "none")
 
 
@@ -47,7 +49,8 @@ def make_activation(name: str, inplace: bool = True) -> nn.Module:
 def make_normalisation(name: str, channels: int) -> nn.Module:
     """The normalisation of that name, with a learned scale and shift per channel.
 
-    Groups (Wu and He 2018, arXiv:1803.08494) have 16 channels, or the largest divisor of 16 that ``channels`` allows.
+    Groups (Wu and He 2018, arXiv:1803.08494) have 16 channels, or the largest divisor of 16 that
+    ``channels`` allows.
 
     Raises:
         KitError: the name is not one of ``NORMALISATIONS``.
@@ -75,12 +78,18 @@ class DoubleConv(Recomputing):
         in_channels, out_channels: of the features.
         activation: a key of ``ACTIVATIONS``.
         normalisation: one of ``NORMALISATIONS``.
-        bias: of the convolutions. A normalisation by channel subtracts it again, so the baseline has none; the
-            published U-Net++ and UNet 3+ have it all the same.
+        bias: of the convolutions. A normalisation by channel subtracts it again, so the baseline
+            has none; the published U-Net++ and UNet 3+ have it all the same.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, activation: str = "ReLU", normalisation: str = "batch",
-                 bias: bool = False) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        activation: str = "ReLU",
+        normalisation: str = "batch",
+        bias: bool = False,
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=bias)
         self.norm1 = make_normalisation(normalisation, out_channels)
@@ -93,7 +102,8 @@ class DoubleConv(Recomputing):
         """Features of a batch.
 
         Args:
-            features: what ``join`` makes the input of; pooled or enlarged there, they need not be kept in that form.
+            features: what ``join`` makes the input of; pooled or enlarged there, they need not be
+            kept in that form.
             join: takes the features, gives ``(N, in, H, W)``.
         """
         x = self.step(lambda *inputs: self.conv1(join(*inputs)), *features)
@@ -104,8 +114,9 @@ class DoubleConv(Recomputing):
 class UpConv(nn.ConvTranspose2d):
     """2x2 transposed convolution with stride 2, each pixel to four: ``(N, in, H, W)`` -> ``(N, out, 2 H, 2 W)``.
 
-    Weights and results are those of torch's, only the gradient of the bias is computed here. On a CPU torch leaves it
-    to a loop of oneDNN that takes twice as long as the rest of the backward pass.
+    Weights and results are those of torch's, only the gradient of the bias is computed here. On a
+    CPU torch leaves it to a loop of oneDNN that takes twice as long as the rest of the backward
+    pass.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -132,9 +143,9 @@ class _BiasGradient(torch.autograd.Function):
 class Upsample(nn.Module):
     """Bilinear enlargement by a whole factor, as ``F.interpolate(..., align_corners=False)`` computes it.
 
-    Written as one matrix product per axis: torch's own has no deterministic backward on CUDA, and its substitute under
-    ``use_deterministic_algorithms`` keeps many times the memory. The weights are multiples of 1 / (2 factor), exact in
-    bfloat16 for factors up to 16.
+    Written as one matrix product per axis: torch's own has no deterministic backward on CUDA, and
+    its substitute under ``use_deterministic_algorithms`` keeps many times the memory. The weights
+    are multiples of 1 / (2 factor), exact in bfloat16 for factors up to 16.
 
     Shapes:
         ``(N, C, H, W)`` -> ``(N, C, factor H, factor W)`` in channels_last.
@@ -166,5 +177,7 @@ def require_divisible(x: Tensor, factor: int) -> None:
     height, width = x.shape[-2:]
     if height % factor or width % factor:
         up = [-(-edge // factor) * factor for edge in (height, width)]
-        raise KitError(f"image of {height}x{width} pixels: this network halves it {factor.bit_length() - 1} times, "
-                         f"pad it to {up[0]}x{up[1]}")
+        raise KitError(
+            f"image of {height}x{width} pixels: this network halves it {factor.bit_length() - 1} times, "
+            f"pad it to {up[0]}x{up[1]}"
+        )

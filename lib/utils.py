@@ -26,7 +26,7 @@ class EditedError(KitError):
     """Code was edited after Python loaded it: what would run is not what the file says."""
 
 
-# --- hashing and writing --------------------------------------------------------------------------------------
+# --- hashing and writing --------------------------------------------------------------------------
 
 
 def sha256(data: bytes | Path) -> str:
@@ -61,7 +61,10 @@ def write_atomic(path: Path, data: bytes | memoryview | str) -> None:
 
 
 def _replace(new: Path, path: Path) -> None:
-    """Rename ``new`` to ``path``. Windows refuses while another process reads ``path``: for a second, try again."""
+    """Rename ``new`` to ``path``.
+
+    Windows refuses while another process reads ``path``: for a second, try again.
+    """
     for _ in range(20 if sys.platform == "win32" else 0):
         try:
             new.replace(path)
@@ -74,8 +77,8 @@ def _replace(new: Path, path: Path) -> None:
 def build_folder(target: Path, ready: Callable[[], bool], build: Callable[[Path], None]) -> None:
     """Make a folder as a whole or not at all, and only once however many processes of this machine ask for it.
 
-    ``build`` fills a temporary folder beside ``target``, which is then renamed; whoever comes meanwhile waits. Machines
-    that share a disk may both build; the first to rename wins.
+    ``build`` fills a temporary folder beside ``target``, which is then renamed; whoever comes
+    meanwhile waits. Machines that share a disk may both build; the first to rename wins.
 
     Args:
         ready: is it there already? Asked before and after waiting.
@@ -87,7 +90,9 @@ def build_folder(target: Path, ready: Callable[[], bool], build: Callable[[Path]
         return
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    lock = fingerprint([str(Path.home()), str(target)])[:16]  # of this user, and not among his files
+    lock = fingerprint([str(Path.home()), str(target)])[
+        :16
+    ]  # of this user, and not among his files
     with FileLock(Path(tempfile.gettempdir()) / f"segmentation-kit-{lock}.lock"):
         if ready():
             return
@@ -125,7 +130,9 @@ def progress(*args: Any, **kwargs: Any) -> Any:
         from tqdm.std import tqdm
     else:
         from tqdm.auto import tqdm
-    return tqdm(*args, **{"leave": False, "dynamic_ncols": True, "disable": wanted == "off", **kwargs})
+    return tqdm(
+        *args, **{"leave": False, "dynamic_ncols": True, "disable": wanted == "off", **kwargs}
+    )
 
 
 def in_notebook() -> bool:
@@ -137,11 +144,15 @@ def in_notebook() -> bool:
 def say(line: str, stream: TextIO | None = None) -> None:
     """Print a line above the progress bars that are on screen."""
     from tqdm.std import tqdm
+
     tqdm.write(line, file=stream)
 
 
 def cores() -> int:
-    """Cores that this process may use: fewer than the machine has where it shares them, e.g. on a cluster."""
+    """Cores that this process may use: fewer than the machine has where it shares them, e.g.
+
+    on a cluster.
+    """
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -23,7 +23,11 @@ from lib.runtime import Recomputing
 from lib.runtime.cost import tensors_in
 
 _TITLES = {"unet": "U-Net", "unet_2plus": "U-Net++", "unet_3plus": "UNet 3+"}
-_KINDS = {"down": (VERMILION, "pooled"), "up": (GREEN, "enlarged"), "level": ("#999999", "as it is")}
+_KINDS = {
+    "down": (VERMILION, "pooled"),
+    "up": (GREEN, "enlarged"),
+    "level": ("#999999", "as it is"),
+}
 
 
 class Flow(TorchDispatchMode):
@@ -41,8 +45,9 @@ class Flow(TorchDispatchMode):
         self._sources: dict[int, set[str]] = {}
         self._alive: list[Tensor] = []  # or an id could be used again
         for name in block_names(model):
-            model.get_submodule(name).register_forward_hook(lambda _, inputs, output, name=name:
-                                                            self._block(name, inputs, output))
+            model.get_submodule(name).register_forward_hook(
+                lambda _, inputs, output, name=name: self._block(name, inputs, output)
+            )
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -50,7 +55,9 @@ class Flow(TorchDispatchMode):
         return out
 
     def _block(self, name: str, inputs: Any, output: Tensor) -> None:
-        self.edges += [(source, name) for source in self.shapes if source in self._sources_of(inputs)]
+        self.edges += [
+            (source, name) for source in self.shapes if source in self._sources_of(inputs)
+        ]
         self.shapes[name] = tuple(output.shape)
         self._mark(output, {name})
 
@@ -88,13 +95,21 @@ def draw_network(config: Config, batch_size: int = 16) -> Figure:
         batch_size: what the memory in the title is for.
     """
     flow = trace(config)
-    level = {name: round(math.log2(config.image_size / shape[-1])) for name, shape in flow.shapes.items()}
+    level = {
+        name: round(math.log2(config.image_size / shape[-1])) for name, shape in flow.shapes.items()
+    }
     column: dict[str, int] = {}
-    for name in flow.shapes:  # as far right as the longest way to it: U, triangle and V come out by themselves
-        column[name] = max((column[source] + 1 for source, target in flow.edges if target == name), default=0)
+    for name in (
+        flow.shapes
+    ):  # as far right as the longest way to it: U, triangle and V come out by themselves
+        column[name] = max(
+            (column[source] + 1 for source, target in flow.edges if target == name), default=0
+        )
     figure, axis = plt.subplots(figsize=(10, 5.4))
-    boxes = {name: _box(axis, column[name], -level[name], f"{_label(name)}\n{shape[1]}")
-             for name, shape in flow.shapes.items()}
+    boxes = {
+        name: _box(axis, column[name], -level[name], f"{_label(name)}\n{shape[1]}")
+        for name, shape in flow.shapes.items()
+    }
     rows, top = sorted(set(level.values())), 0.5
     for source, target in flow.edges:
         between = {name for name in boxes if column[source] < column[name] < column[target]}
@@ -102,45 +117,79 @@ def draw_network(config: Config, batch_size: int = 16) -> Figure:
         _arrow(axis, boxes[source], boxes[target], level[source] - level[target], passes)
         top = 1.0 if passes and level[source] == level[target] == 0 else top
     axis.set_yticks([-row for row in rows], [f"{config.image_size >> row} px" for row in rows])
-    axis.set(xlim=(-0.6, max(column.values()) + 0.6), ylim=(-max(rows) - 0.5, top), xticks=[],
-             title=_costs(config, batch_size))
+    axis.set(
+        xlim=(-0.6, max(column.values()) + 0.6),
+        ylim=(-max(rows) - 0.5, top),
+        xticks=[],
+        title=_costs(config, batch_size),
+    )
     axis.spines[:].set_visible(False)
     axis.grid(color=SKY, alpha=0.3)
     axis.tick_params(length=0)
-    figure.legend(handles=[Line2D([], [], color=colour, label=label) for colour, label in _KINDS.values()],
-                  loc="outside lower center", ncols=3)
+    figure.legend(
+        handles=[Line2D([], [], color=colour, label=label) for colour, label in _KINDS.values()],
+        loc="outside lower center",
+        ncols=3,
+    )
     return figure
 
 
 def _costs(config: Config, batch_size: int) -> str:
     cost = summary(config, batch_size, precision="bf16")
-    return (f"{_TITLES.get(config.model, config.model)}, {config.init_features} features: {cost.parameters:,} "
-            f"parameters, {cost.gflops:.0f} GFLOPs a slice\n{cost.saved_bytes / 2**30:.1f} GiB of activations kept for "
-            f"backward at {batch_size} x {config.image_size} x {config.image_size}, bf16")
+    return (
+        f"{_TITLES.get(config.model, config.model)}, {config.init_features} features: {cost.parameters:,} "
+        f"parameters, {cost.gflops:.0f} GFLOPs a slice\n{cost.saved_bytes / 2**30:.1f} GiB of activations kept for "
+        f"backward at {batch_size} x {config.image_size} x {config.image_size}, bf16"
+    )
 
 
 def _box(axis: Axes, x: float, y: float, text: str) -> FancyBboxPatch:
-    box = FancyBboxPatch((x - 0.27, y - 0.19), 0.54, 0.38, boxstyle="round,pad=0.04", facecolor="white", edgecolor=BLUE,
-                         linewidth=1.5, zorder=2)
+    box = FancyBboxPatch(
+        (x - 0.27, y - 0.19),
+        0.54,
+        0.38,
+        boxstyle="round,pad=0.04",
+        facecolor="white",
+        edgecolor=BLUE,
+        linewidth=1.5,
+        zorder=2,
+    )
     axis.add_patch(box)
     axis.text(x, y, text, ha="center", va="center", fontsize=8, zorder=3)
     return box
 
 
-def _on_the_way(column: dict[str, int], level: dict[str, int], name: str, source: str, target: str) -> bool:
+def _on_the_way(
+    column: dict[str, int], level: dict[str, int], name: str, source: str, target: str
+) -> bool:
     """Does a straight arrow from ``source`` to ``target`` run through the box of ``name``?"""
     share = (column[name] - column[source]) / (column[target] - column[source])
     return abs(level[source] + share * (level[target] - level[source]) - level[name]) < 0.3
 
 
-def _arrow(axis: Axes, start: FancyBboxPatch, end: FancyBboxPatch, levels_up: int, passes: bool) -> None:
+def _arrow(
+    axis: Axes, start: FancyBboxPatch, end: FancyBboxPatch, levels_up: int, passes: bool
+) -> None:
     """An arrow between two boxes; in an arc where it would run through another one."""
     kind = "up" if levels_up > 0 else "down" if levels_up < 0 else "level"
     (x0, y0), (x1, y1) = ((box.get_x() + 0.27, box.get_y() + 0.19) for box in (start, end))
     bend = (0.2 if kind == "up" else -0.16) if passes else 0
-    axis.add_patch(FancyArrowPatch((x0, y0), (x1, y1), patchA=start, patchB=end, shrinkA=0, shrinkB=0,
-                                   connectionstyle=f"arc3,rad={bend}", arrowstyle="-|>", mutation_scale=9,
-                                   color=_KINDS[kind][0], linewidth=1.1, zorder=1))
+    axis.add_patch(
+        FancyArrowPatch(
+            (x0, y0),
+            (x1, y1),
+            patchA=start,
+            patchB=end,
+            shrinkA=0,
+            shrinkB=0,
+            connectionstyle=f"arc3,rad={bend}",
+            arrowstyle="-|>",
+            mutation_scale=9,
+            color=_KINDS[kind][0],
+            linewidth=1.1,
+            zorder=1,
+        )
+    )
 
 
 def _label(name: str) -> str:

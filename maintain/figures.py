@@ -1,4 +1,7 @@
-"""The pictures of README and notebooks: ``python -m maintain.figures img``. The heads are phantoms."""
+"""The pictures of README and notebooks: ``python -m maintain.figures img``.
+
+The heads are phantoms.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,20 @@ from lib.plot.pixels import BLUE, GREEN, VERMILION
 from lib.runtime import CommandParser, run_command
 from maintain.architecture import draw_network
 
-PUBLISHED_NETWORKS = (Config(), Config(model="unet_2plus"), Config(model="unet_3plus", init_features=64))
+PUBLISHED_NETWORKS = (
+    Config(),
+    Config(model="unet_2plus"),
+    Config(model="unet_3plus", init_features=64),
+)
 """The three networks in the widths of their papers' tables."""
 
 
 def mri() -> Figure:
     """The three sequences of a phantom and its tumour."""
     data = load_data(write_phantom(PHANTOM_FOLDER), image_size=128)
-    return patient_slices(data, max(data.patients, key=lambda name: data.record(name).tumour_slices))
+    return patient_slices(
+        data, max(data.patients, key=lambda name: data.record(name).tumour_slices)
+    )
 
 
 @styled
@@ -38,16 +47,29 @@ def dice_coefficient() -> Figure:
         axis.imshow(_errors(pred, truth))
         axis.axis("off")
         axis.set_title(_formula(counts(pred[None], truth[None])))
-    for axis, (text, colour) in zip(axes, (("true positive (TP)", GREEN), ("false negative (FN): missed", BLUE),
-                                           ("false positive (FP): false alarm", VERMILION)), strict=True):
-        axis.text(0.5, -0.06, f"■ {text}", color=colour, ha="center", va="top", transform=axis.transAxes)
+    for axis, (text, colour) in zip(
+        axes,
+        (
+            ("true positive (TP)", GREEN),
+            ("false negative (FN): missed", BLUE),
+            ("false positive (FP): false alarm", VERMILION),
+        ),
+        strict=True,
+    ):
+        axis.text(
+            0.5, -0.06, f"■ {text}", color=colour, ha="center", va="top", transform=axis.transAxes
+        )
     return figure
 
 
 def _errors(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Colour image of true positives, false negatives and false positives on white."""
     image = np.ones((*pred.shape, 3))
-    for region, colour in ((pred & truth, GREEN), (truth & ~pred, BLUE), (pred & ~truth, VERMILION)):
+    for region, colour in (
+        (pred & truth, GREEN),
+        (truth & ~pred, BLUE),
+        (pred & ~truth, VERMILION),
+    ):
         image[region] = plt.matplotlib.colors.to_rgb(colour)
     return image
 
@@ -58,7 +80,9 @@ def _formula(c: Counts) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = CommandParser(prog="python -m maintain.figures", description="Draw the pictures of the README.")
+    parser = CommandParser(
+        prog="python -m maintain.figures", description="Draw the pictures of the README."
+    )
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)

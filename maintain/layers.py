@@ -18,20 +18,28 @@ PACKAGES = {folder.parent.name for folder in (PROJECT / "lib").glob("*/__init__.
 
 def contracts() -> list[dict[str, Any]]:
     """The contracts of import-linter, as pyproject.toml has them."""
-    return tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    return tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "importlinter"
+    ]["contracts"]
 
 
 def drawing() -> str:
     """A line for each layer, the topmost first, packages with a slash; then what some packages may not import."""
     layers, *others = contracts()
     names = [[name.strip() for name in layer.split("|")] for layer in layers["layers"]]
-    rows = ["  ".join(f"{name}/" if name in PACKAGES else name for name in layer) for layer in names]
+    rows = [
+        "  ".join(f"{name}/" if name in PACKAGES else name for name in layer) for layer in names
+    ]
     width = max(map(len, rows))
     picture = "\n".join(f"| {row.ljust(width)} |" for row in rows)
     edge = f"+{'-' * (width + 2)}+"
-    rules = "\n".join(f"* {contract['name']}: not {', '.join(_short(contract))}" for contract in others)
-    return (f"```\n{edge}\n{picture}\n{edge}\n```\n\nA module imports only from the lines below its own. Besides:\n\n"
-            f"{rules}")
+    rules = "\n".join(
+        f"* {contract['name']}: not {', '.join(_short(contract))}" for contract in others
+    )
+    return (
+        f"```\n{edge}\n{picture}\n{edge}\n```\n\nA module imports only from the lines below its own. Besides:\n\n"
+        f"{rules}"
+    )
 
 
 def _short(contract: dict[str, Any]) -> list[str]:
@@ -40,7 +48,9 @@ def _short(contract: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """The command line."""
-    write_atomic(PAGE, with_block(PAGE.read_text(encoding="utf-8"), drawing(), "python -m maintain.layers"))
+    write_atomic(
+        PAGE, with_block(PAGE.read_text(encoding="utf-8"), drawing(), "python -m maintain.layers")
+    )
     print(PAGE)
 
 

@@ -57,25 +57,47 @@ def score_rules(folds: Mapping[str, CrossValidation], data: BrainData) -> pd.Dat
     rows, total = [], sum(len(run.cases) for run in next(iter(folds.values())).runs)
     with deterministic(), progress(total=total, desc="rules", unit="patient") as bar:
         for runs in zip(*(each.runs for each in folds.values()), strict=True):
-            networks = {label: load_weights(run.weights) for label, run in zip(folds, runs, strict=True)}
+            networks = {
+                label: load_weights(run.weights) for label, run in zip(folds, runs, strict=True)
+            }
             machine = prepare(list(networks.values()), "auto", "auto")
             for patient in runs[0].cases["patient"]:
                 truth = data.slices((patient,)).volume_masks()[0]
-                rows += [{"recipe": recipe, "fold": runs[0].info["split"]["name"], "patient": patient, "rule": rule,
-                          "threshold": threshold, "dsc": dsc(keep(probabilities, threshold), truth)}
-                         for recipe, probabilities in _predictions(networks, data, patient, machine).items()
-                         for rule, keep in RULES.items() for threshold in THRESHOLDS]
+                rows += [
+                    {
+                        "recipe": recipe,
+                        "fold": runs[0].info["split"]["name"],
+                        "patient": patient,
+                        "rule": rule,
+                        "threshold": threshold,
+                        "dsc": dsc(keep(probabilities, threshold), truth),
+                    }
+                    for recipe, probabilities in _predictions(
+                        networks, data, patient, machine
+                    ).items()
+                    for rule, keep in RULES.items()
+                    for threshold in THRESHOLDS
+                ]
                 bar.update()
     return pd.DataFrame(rows)
 
 
-def _predictions(networks: Mapping[str, nn.Module], data: BrainData, patient: str,
-                 machine: Machine) -> dict[str, np.ndarray]:
+def _predictions(
+    networks: Mapping[str, nn.Module], data: BrainData, patient: str, machine: Machine
+) -> dict[str, np.ndarray]:
     """Who predicts -> probabilities of a patient on the network's grid."""
-    plain, flipped = ({label: next(predict_volumes(network, data, (patient,), machine, tta=tta))[1]
-                       for label, network in networks.items()} for tta in (False, True))
-    return plain | {f"{label}, {FLIPS}": each for label, each in flipped.items()} | {
-        TOGETHER: np.mean(list(flipped.values()), axis=0)}
+    plain, flipped = (
+        {
+            label: next(predict_volumes(network, data, (patient,), machine, tta=tta))[1]
+            for label, network in networks.items()
+        }
+        for tta in (False, True)
+    )
+    return (
+        plain
+        | {f"{label}, {FLIPS}": each for label, each in flipped.items()}
+        | {TOGETHER: np.mean(list(flipped.values()), axis=0)}
+    )
 
 
 def nested_choice(table: pd.DataFrame) -> pd.DataFrame:
@@ -85,22 +107,37 @@ def nested_choice(table: pd.DataFrame) -> pd.DataFrame:
         table: rows of ``score_rules`` of one recipe.
 
     Returns:
-        A row per patient: ``fold, patient, rule, threshold, dsc``, and ``published``, its DSC as published.
+        A row per patient: ``fold, patient, rule, threshold, dsc``, and ``published``, its DSC as
+        published.
     """
     scores = table.pivot(index=["fold", "patient"], columns=["rule", "threshold"], values="dsc")
     parts = []
     for fold, held_out in scores.groupby("fold"):
         rule, threshold = scores.drop(fold, level="fold").mean().idxmax()
-        parts.append(pd.DataFrame({"rule": rule, "threshold": threshold, "dsc": held_out[rule, threshold],
-                                   "published": held_out[PUBLISHED]}).reset_index())
+        parts.append(
+            pd.DataFrame(
+                {
+                    "rule": rule,
+                    "threshold": threshold,
+                    "dsc": held_out[rule, threshold],
+                    "published": held_out[PUBLISHED],
+                }
+            ).reset_index()
+        )
     return pd.concat(parts, ignore_index=True)
 
 
 def main() -> None:
     """The command line."""
-    parser = CommandParser(prog="python -m maintain.postprocess", description="Score what can be had without training.")
-    parser.add_argument("--data", required=True, help="Kaggle folder, a folder that holds it, or archive.zip")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="of the reference (default: result/reference)")
+    parser = CommandParser(
+        prog="python -m maintain.postprocess", description="Score what can be had without training."
+    )
+    parser.add_argument(
+        "--data", required=True, help="Kaggle folder, a folder that holds it, or archive.zip"
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=FOLDER, help="of the reference (default: result/reference)"
+    )
     arguments = parser.parse_args()
     scale, folds = cross_validated(arguments.folder)
     config = next(iter(folds.values())).config

@@ -1,6 +1,7 @@
 """The kit's weights: exported from runs of the reference as float16, with a card that says what they are.
 
-Command line: ``python -m maintain.pretrained``, where ``python -m maintain.reference`` has trained them.
+Command line: ``python -m maintain.pretrained``, where ``python -m maintain.reference`` has trained
+them.
 """
 
 from __future__ import annotations
@@ -27,14 +28,16 @@ def export(runs: Path = FOLDER, target: Path = PRETRAINED) -> list[Path]:
     """Write the weights as ``<label>.pt``, their hashes, and the card.
 
     Raises:
-        KitError: weights, their checkpoints, or the cross-validation that the card tells of are not there. Nothing has
-            been written then.
+        KitError: weights, their checkpoints, or the cross-validation that the card tells of are not
+            there. Nothing has been written then.
     """
     contents = {f"{label}.pt": _halved(run) for label, run in weight_runs(runs).items()}
     text = card({name: (len(content), sha256(content)) for name, content in contents.items()}, runs)
     for name, content in contents.items():
         write_atomic(target / name, content)
-    write_atomic(target / SUMS, "".join(f"{sha256(content)}  {name}\n" for name, content in contents.items()))
+    write_atomic(
+        target / SUMS, "".join(f"{sha256(content)}  {name}\n" for name, content in contents.items())
+    )
     write_atomic(target / CARD, text)
     return [target / name for name in contents]
 
@@ -48,8 +51,10 @@ def weight_runs(folder: Path = FOLDER) -> dict[str, Run]:
     scale, _ = cross_validated(folder)
     runs = measured(WEIGHTS, scale, folder)
     if not runs:
-        raise KitError(f"{folder}: no weights at scale {scale} there; python -m maintain.reference --only {WEIGHTS} "
-                       f"--at {scale} trains them")
+        raise KitError(
+            f"{folder}: no weights at scale {scale} there; python -m maintain.reference --only {WEIGHTS} "
+            f"--at {scale} trains them"
+        )
     return {label: run for label, [run] in runs.items()}
 
 
@@ -60,17 +65,27 @@ def _halved(run: Run) -> bytes:
         KitError: no checkpoint, or a weight that is too large for float16.
     """
     content = read_checkpoint(run.weights)
-    weights = {name: tensor.half() if tensor.is_floating_point() and ".running_" not in name else tensor
-               for name, tensor in content["weights"].items()}
+    weights = {
+        name: tensor.half() if tensor.is_floating_point() and ".running_" not in name else tensor
+        for name, tensor in content["weights"].items()
+    }
     if not all(tensor.isfinite().all() for tensor in weights.values()):
         raise KitError(f"{run.weights}: a weight is too large for float16; keep this file as it is")
     buffer = io.BytesIO()
-    torch.save({"config": content["config"], "epoch": content["epoch"], "run_id": run.id,
-                "trained_on": content["trained_on"], "weights": weights}, buffer)
+    torch.save(
+        {
+            "config": content["config"],
+            "epoch": content["epoch"],
+            "run_id": run.id,
+            "trained_on": content["trained_on"],
+            "weights": weights,
+        },
+        buffer,
+    )
     return buffer.getvalue()
 
 
-# --- the card -----------------------------------------------------------------------------------------------------
+# --- the card -------------------------------------------------------------------------------------
 
 
 def card(files: Mapping[str, tuple[int, str]], runs: Path = FOLDER) -> str:
@@ -83,23 +98,39 @@ def card(files: Mapping[str, tuple[int, str]], runs: Path = FOLDER) -> str:
     some = next(iter(chosen.values()))
     patients = some.info["split"]["train"]
     return _TEMPLATE.read_text(encoding="utf-8").format(
-        files="\n".join(_file_line(name, *files[name], chosen[name.removesuffix(".pt")]) for name in files),
+        files="\n".join(
+            _file_line(name, *files[name], chosen[name.removesuffix(".pt")]) for name in files
+        ),
         recipes="\n".join(f"* `{label}`: {changes(run.config)}" for label, run in chosen.items()),
-        results=markdown(cross_validation_table(folds)), fold_epochs=next(iter(folds.values())).config.epochs,
-        trials=choice(folds, runs).replace("(#trials)", "(../reference/results.md#trials)"), scale=scale,
-        default=KIT_WEIGHTS.name, size=some.config.image_size, count=len(patients), ids=", ".join(patients),
-        sha=some.info["data"]["sha256"])
+        results=markdown(cross_validation_table(folds)),
+        fold_epochs=next(iter(folds.values())).config.epochs,
+        trials=choice(folds, runs).replace("(#trials)", "(../reference/results.md#trials)"),
+        scale=scale,
+        default=KIT_WEIGHTS.name,
+        size=some.config.image_size,
+        count=len(patients),
+        ids=", ".join(patients),
+        sha=some.info["data"]["sha256"],
+    )
 
 
 def _file_line(name: str, size: int, digest: str, run: Run) -> str:
-    cells = (f"`{name}`", f"{size / 1e6:.1f} MB", f"{run.info['parameters']:,}", run.config.epochs, f"`{run.id}`",
-             f"`{digest}`")
+    cells = (
+        f"`{name}`",
+        f"{size / 1e6:.1f} MB",
+        f"{run.info['parameters']:,}",
+        run.config.epochs,
+        f"`{run.id}`",
+        f"`{digest}`",
+    )
     return f"| {' | '.join(map(str, cells))} |"
 
 
 def main() -> None:
     """The command line."""
-    CommandParser(prog="python -m maintain.pretrained", description="Export the kit's weights.").parse_args()
+    CommandParser(
+        prog="python -m maintain.pretrained", description="Export the kit's weights."
+    ).parse_args()
     for file in [*export(), PRETRAINED / CARD]:
         print(file)
 

@@ -40,16 +40,24 @@ class Scale(NamedTuple):
 
 
 SCALES: dict[str, Scale] = {
-    # one core, six to twelve minutes a run, an hour for weights: a narrow network, small slices, and a larger rate for
-    # the few steps
+    # one core, six to twelve minutes a run, an hour for weights: a narrow network, small slices,
+    # and a larger rate for the few steps
     "cpu": Scale({"image_size": 128, "init_features": 16, "epochs": 6, "lr": 1e-3}, {"epochs": 48}),
-    # the same for longer, a quarter of an hour a run: for the cross-validation. Its weights are those of "cpu"
-    "cpu-long": Scale({"image_size": 128, "init_features": 16, "epochs": 20, "lr": 1e-3}, {"epochs": 48}),
+    # the same for longer, a quarter of an hour a run: for the cross-validation. Its weights are
+    # those of "cpu"
+    "cpu-long": Scale(
+        {"image_size": 128, "init_features": 16, "epochs": 20, "lr": 1e-3}, {"epochs": 48}
+    ),
     # as published
     "gpu": Scale({}),
 }
 
-WEIGHTS, LADDER_PLAN, CROSS_VALIDATION, BASELINE = "pretrained", "best ladder", "best cross-validation", "baseline"
+WEIGHTS, LADDER_PLAN, CROSS_VALIDATION, BASELINE = (
+    "pretrained",
+    "best ladder",
+    "best cross-validation",
+    "baseline",
+)
 FOLDS = 5
 _BEST = list(LADDER.values())[-1]
 FOLDER = PROJECT / "result" / "reference"
@@ -71,18 +79,48 @@ class Part(NamedTuple):
     folds: int = 0
 
 
-PARTS: Mapping[str, Part] = {part.plan.name: part for part in (
-    Part(Plan(WEIGHTS, "Weights to use: trained on all patients, the epoch fixed beforehand",
-              {"baseline": {}, "best": _BEST}), {"split": "all"}),
-    Part(Plan(BASELINE, "The published recipe as shipped, and with fresh sampling", PLANS["sampling"].variants),
-         seeds=(42, 43, 44)),
-    Part(Plan(LADDER_PLAN, "What is each step of the best recipe worth?",
-              {rung: changes for rung, changes in LADDER.items() if "tta" not in changes}, ladder=True)),
-    Part(Plan(CROSS_VALIDATION, "Is the best recipe better, on all patients?", {"baseline": {}, "best": _BEST}),
-         folds=FOLDS),
-    *(Part(plan, {"sampling": "fresh"}) for name, plan in PLANS.items()
-      if name not in ("sampling", "network_wide", "coursework", "everything")),
-)}
+PARTS: Mapping[str, Part] = {
+    part.plan.name: part
+    for part in (
+        Part(
+            Plan(
+                WEIGHTS,
+                "Weights to use: trained on all patients, the epoch fixed beforehand",
+                {"baseline": {}, "best": _BEST},
+            ),
+            {"split": "all"},
+        ),
+        Part(
+            Plan(
+                BASELINE,
+                "The published recipe as shipped, and with fresh sampling",
+                PLANS["sampling"].variants,
+            ),
+            seeds=(42, 43, 44),
+        ),
+        Part(
+            Plan(
+                LADDER_PLAN,
+                "What is each step of the best recipe worth?",
+                {rung: changes for rung, changes in LADDER.items() if "tta" not in changes},
+                ladder=True,
+            )
+        ),
+        Part(
+            Plan(
+                CROSS_VALIDATION,
+                "Is the best recipe better, on all patients?",
+                {"baseline": {}, "best": _BEST},
+            ),
+            folds=FOLDS,
+        ),
+        *(
+            Part(plan, {"sampling": "fresh"})
+            for name, plan in PLANS.items()
+            if name not in ("sampling", "network_wide", "coursework", "everything")
+        ),
+    )
+}
 """Name of the plan -> part, the cheapest first; the single questions of ``train.ipynb``, many runs, come last."""
 
 
@@ -93,22 +131,36 @@ def base_of(part: Part, scale: str, changes: Overrides = MappingProxyType({})) -
         changes: come last, e.g. to try a part with fewer epochs.
     """
     further = SCALES[scale].weights if part.plan.name == WEIGHTS else {}
-    return dataclasses.replace(REFERENCE, **{**SCALES[scale].changes, **part.changes, **further, **changes})
+    return dataclasses.replace(
+        REFERENCE, **{**SCALES[scale].changes, **part.changes, **further, **changes}
+    )
 
 
-def part_tasks(part: Part, data: BrainData, out: str | Path, scale: str,
-               changes: Overrides = MappingProxyType({})) -> list[Task]:
+def part_tasks(
+    part: Part,
+    data: BrainData,
+    out: str | Path,
+    scale: str,
+    changes: Overrides = MappingProxyType({}),
+) -> list[Task]:
     """The runs of a part of the reference.
 
     Args:
         scale, changes: see ``base_of``. Runs with changes do not count as measured at that scale.
     """
     splits = [split.name for split in folds(data, part.folds)] if part.folds else ()
-    return make_tasks(part.plan, base_of(part, scale, changes), data, Path(out).absolute(), part.seeds, splits,
-                      "" if changes else scale)
+    return make_tasks(
+        part.plan,
+        base_of(part, scale, changes),
+        data,
+        Path(out).absolute(),
+        part.seeds,
+        splits,
+        "" if changes else scale,
+    )
 
 
-# --- what is finished ---------------------------------------------------------------------------------------------
+# --- what is finished -----------------------------------------------------------------------------
 
 
 def measured(plan: str, scale: str, folder: Path = FOLDER) -> Measured:
@@ -117,23 +169,36 @@ def measured(plan: str, scale: str, folder: Path = FOLDER) -> Measured:
     A run counts if its settings are those that the part has today.
 
     Raises:
-        KitError: a variant was trained twice on the same patients with the same seed, e.g. by other code.
+        KitError: a variant was trained twice on the same patients with the same seed, e.g. by other
+        code.
     """
     part = PARTS[plan]
     configs = part.plan.configs(base_of(part, scale))
-    found = {label: [run for run in runs if label in configs and _recipe(run.config) == _recipe(configs[label])]
-             for label, runs in _by_label(plan, scale, folder).items()}
+    found = {
+        label: [
+            run
+            for run in runs
+            if label in configs and _recipe(run.config) == _recipe(configs[label])
+        ]
+        for label, runs in _by_label(plan, scale, folder).items()
+    }
     for label, runs in found.items():
         if len({(run.info["split"]["name"], run.config.seed) for run in runs}) < len(runs):
-            raise KitError(f"{folder}: {plan}, {label} was trained more than once at scale {scale}; keep one run of "
-                           f"each fold and seed: {', '.join(run.id for run in runs)}")
-    complete = all(len(found.get(label, ())) == (part.folds or len(part.seeds) or 1) for label in configs)
+            raise KitError(
+                f"{folder}: {plan}, {label} was trained more than once at scale {scale}; keep one run of "
+                f"each fold and seed: {', '.join(run.id for run in runs)}"
+            )
+    complete = all(
+        len(found.get(label, ())) == (part.folds or len(part.seeds) or 1) for label in configs
+    )
     return {label: found[label] for label in configs} if complete else {}
 
 
 def _recipe(config: Config) -> Config:
     """What the runs of a variant have in common, wherever they were trained."""
-    return dataclasses.replace(config, split=REFERENCE.split, seed=REFERENCE.seed, device=REFERENCE.device)
+    return dataclasses.replace(
+        config, split=REFERENCE.split, seed=REFERENCE.seed, device=REFERENCE.device
+    )
 
 
 def _by_label(plan: str, scale: str, folder: Path) -> Measured:
@@ -156,24 +221,36 @@ def cross_validated(folder: Path = FOLDER) -> tuple[str, dict[str, CrossValidati
     """
     for scale in reversed(SCALES):
         if runs := measured(CROSS_VALIDATION, scale, folder):
-            return scale, {label: CrossValidation(tuple(several)) for label, several in runs.items()}
-    raise KitError(f"{folder}: no complete cross-validation there; python -m maintain.reference makes it")
+            return scale, {
+                label: CrossValidation(tuple(several)) for label, several in runs.items()
+            }
+    raise KitError(
+        f"{folder}: no complete cross-validation there; python -m maintain.reference makes it"
+    )
 
 
-# --- command line -------------------------------------------------------------------------------------------------
+# --- command line ---------------------------------------------------------------------------------
 
 
 def main() -> None:
     """The command line."""
     smallest = next(iter(SCALES))
-    parser = CommandParser(prog="python -m maintain.reference",
-                           description=f"Train all that the kit measures on patients: {', '.join(PARTS)}.")
-    parser.add_argument("--at", choices=list(SCALES), default=smallest, help=f"scale (default: {smallest})")
-    parser.add_argument("--only", nargs="+", metavar="PART", default=list(PARTS), help="these parts (default: all)")
+    parser = CommandParser(
+        prog="python -m maintain.reference",
+        description=f"Train all that the kit measures on patients: {', '.join(PARTS)}.",
+    )
+    parser.add_argument(
+        "--at", choices=list(SCALES), default=smallest, help=f"scale (default: {smallest})"
+    )
+    parser.add_argument(
+        "--only", nargs="+", metavar="PART", default=list(PARTS), help="these parts (default: all)"
+    )
     add_sweep_arguments(parser)
     arguments = parser.parse_args()
     if unknown := set(arguments.only).difference(PARTS):
-        raise KitError(f"part {min(unknown)!r} of the reference is unknown; use some of {', '.join(PARTS)}")
+        raise KitError(
+            f"part {min(unknown)!r} of the reference is unknown; use some of {', '.join(PARTS)}"
+        )
     end(_train_parts([part for name, part in PARTS.items() if name in arguments.only], arguments))
 
 
@@ -190,8 +267,12 @@ def _train_parts(parts: list[Part], arguments: argparse.Namespace) -> dict[str, 
             continue
         train_tasks(tasks, data, arguments.out, arguments.executor, **executor_options(arguments))
         try:
-            failures |= {f"{part.plan.name}, {label}": why for label, why in outcome(tasks)[1].items()}
-        except KitError as error:  # there is nothing to compare with; the other parts do not depend on it
+            failures |= {
+                f"{part.plan.name}, {label}": why for label, why in outcome(tasks)[1].items()
+            }
+        except (
+            KitError
+        ) as error:  # there is nothing to compare with; the other parts do not depend on it
             failures[part.plan.name] = str(error)
     return failures
 

@@ -1,6 +1,7 @@
 """What was measured on patients, from the run folders: tables, figures, and the table in README.
 
-Command line: ``python -m maintain.results``, or ``make reference-figures``. Nothing is trained, no patient is needed.
+Command line: ``python -m maintain.results``, or ``make reference-figures``. Nothing is trained, no
+patient is needed.
 """
 
 from __future__ import annotations
@@ -40,24 +41,39 @@ WORST = 10  # patients named
 TRIALS = "trials-*/*/run.json"
 
 
-# --- cross-validation ---------------------------------------------------------------------------------------------
+# --- cross-validation -----------------------------------------------------------------------------
 
 
 def cross_validation_table(folds: Mapping[str, CrossValidation]) -> pd.DataFrame:
     """A row per recipe: DSC over all patients with its spread, on the file's grid, and at the last epoch, which nobody
-    chose; the others against the first."""
-    rows = {label: _row(each.dsc) | {"file's grid": each.cases["dsc_native"].mean(), "last epoch": _last_epoch(each)}
-            for label, each in folds.items()}
+    chose; the others against the first.
+    """
+    rows = {
+        label: _row(each.dsc)
+        | {"file's grid": each.cases["dsc_native"].mean(), "last epoch": _last_epoch(each)}
+        for label, each in folds.items()
+    }
     (_, baseline), *others = folds.items()
     for row in stats.compare(baseline, dict(others)).to_dict("records"):
-        rows[row["label"]] |= {"difference": row["difference"], "its 95 % CI": _interval(row["CI low"], row["CI high"]),
-                               "p (Holm)": stats.p_in_cell(row["p (Holm)"]), "verdict": row["verdict"]}
-    return pd.DataFrame.from_dict(rows, orient="index").fillna({"its 95 % CI": "", "p (Holm)": "", "verdict": ""})
+        rows[row["label"]] |= {
+            "difference": row["difference"],
+            "its 95 % CI": _interval(row["CI low"], row["CI high"]),
+            "p (Holm)": stats.p_in_cell(row["p (Holm)"]),
+            "verdict": row["verdict"],
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").fillna(
+        {"its 95 % CI": "", "p (Holm)": "", "verdict": ""}
+    )
 
 
 def _row(dsc: Summary) -> dict[str, float | str]:
-    return {"patients": dsc.n, "mean DSC": dsc.mean, "95 % CI": f"{dsc.low:.3f} to {dsc.high:.3f}",
-            "median": dsc.median, "SD": dsc.sd}
+    return {
+        "patients": dsc.n,
+        "mean DSC": dsc.mean,
+        "95 % CI": f"{dsc.low:.3f} to {dsc.high:.3f}",
+        "median": dsc.median,
+        "SD": dsc.sd,
+    }
 
 
 def _interval(low: float, high: float) -> str:
@@ -66,7 +82,9 @@ def _interval(low: float, high: float) -> str:
 
 def _last_epoch(folds: CrossValidation) -> float:
     """Mean DSC over all patients at the last epochs."""
-    totals = [(run.history["val_dsc"].iloc[-1] * len(run.cases), len(run.cases)) for run in folds.runs]
+    totals = [
+        (run.history["val_dsc"].iloc[-1] * len(run.cases), len(run.cases)) for run in folds.runs
+    ]
     return sum(total for total, _ in totals) / sum(count for _, count in totals)
 
 
@@ -78,41 +96,55 @@ def fold_table(folds: Mapping[str, CrossValidation]) -> pd.DataFrame:
     for fold, before in cases[0].groupby("fold")["dsc"]:
         after = cases[-1]["dsc"][before.index]
         result = stats.paired(after - before)
-        rows[fold] = {"patients": result.n, first: before.mean(), last: after.mean(), "difference": result.mean,
-                      "95 % CI": _interval(result.low, result.high),
-                      "improved": f"{round(result.improved * result.n)} of {result.n}"}
+        rows[fold] = {
+            "patients": result.n,
+            first: before.mean(),
+            last: after.mean(),
+            "difference": result.mean,
+            "95 % CI": _interval(result.low, result.high),
+            "improved": f"{round(result.improved * result.n)} of {result.n}",
+        }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def choice(folds: Mapping[str, CrossValidation], folder: Path = FOLDER) -> str:
     """On how many of the patients trials had been scored before; empty where there were no trials."""
     patients = set(next(iter(folds.values())).cases["patient"])
-    seen = patients.intersection(*[{name for run in _trial_runs(folder) for name in run.info["split"]["validation"]}])
+    seen = patients.intersection(
+        *[{name for run in _trial_runs(folder) for name in run.info["split"]["validation"]}]
+    )
     if not seen:
         return ""
-    return (f"The recipe was chosen by [trials](#trials) that were scored on {len(seen)} of these {len(patients)} "
-            f"patients, so p is too small, nobody knows by how much.")
+    return (
+        f"The recipe was chosen by [trials](#trials) that were scored on {len(seen)} of these {len(patients)} "
+        f"patients, so p is too small, nobody knows by how much."
+    )
 
 
 def worst_patients(folds: Mapping[str, CrossValidation], count: int = WORST) -> pd.DataFrame:
     """The patients that the last recipe fails most, with what the others make of them and what goes wrong.
 
-    ``missed`` is the share of the tumour that the last recipe does not find, ``false`` the share of what it finds that
-    is none, both on the file's grid.
+    ``missed`` is the share of the tumour that the last recipe does not find, ``false`` the share of
+    what it finds that is none, both on the file's grid.
     """
-    scores = pd.DataFrame({label: each.cases.set_index("patient")["dsc"] for label, each in folds.items()})
+    scores = pd.DataFrame(
+        {label: each.cases.set_index("patient")["dsc"] for label, each in folds.items()}
+    )
     last = list(folds.values())[-1].cases.set_index("patient")
     scores["missed"], scores["false"] = 1 - last["recall"], 1 - last["precision"]
     scores["tumour voxels"] = last["tp"] + last["fn"]
     return scores.nsmallest(count, list(folds)[-1])
 
 
-# --- pages --------------------------------------------------------------------------------------------------------
+# --- pages ----------------------------------------------------------------------------------------
 
 
 def page(folder: Path = FOLDER) -> str:
     """``results.md``: all parts of the reference that are complete, at each scale, and the trials."""
-    parts = ["# Results on patients", "Made from the run folders by `make reference-figures`. Do not edit."]
+    parts = [
+        "# Results on patients",
+        "Made from the run folders by `make reference-figures`. Do not edit.",
+    ]
     for scale in SCALES:
         text = list(_sections(scale, folder))
         if text:
@@ -131,30 +163,50 @@ def _sections(scale: str, folder: Path) -> Iterator[str]:
         pictures = "\n".join(f"![{kind}]({file})" for kind, file in _files(name, scale).items())
         if name == CROSS_VALIDATION:
             folds = {label: CrossValidation(tuple(several)) for label, several in runs.items()}
-            yield "\n\n".join((heading, markdown(cross_validation_table(folds)),
-                               f"{choice(folds, folder)} Fold by fold:".strip(), markdown(fold_table(folds)), pictures,
-                               "The patients that the last recipe fails most:", markdown(worst_patients(folds))))
+            yield "\n\n".join(
+                (
+                    heading,
+                    markdown(cross_validation_table(folds)),
+                    f"{choice(folds, folder)} Fold by fold:".strip(),
+                    markdown(fold_table(folds)),
+                    pictures,
+                    "The patients that the last recipe fails most:",
+                    markdown(worst_patients(folds)),
+                )
+            )
         else:
             yield f"{heading}\n\n{markdown(_shown(name, runs))}\n\n{_basis(name, runs)}\n\n{pictures}"
     file = folder / POSTPROCESSING.format(scale)
     if file.is_file():
         table = pd.read_csv(file)
-        yield (f"### Without training\n\nThe networks of the cross-validation, each patient by those that have not "
-               f"seen it: averaged over flips, and all together.\n\n{markdown(_without_training(table))}\n\n"
-               f"For each fold, the threshold and the kept pieces that were best on the other folds, against the "
-               f"largest piece above {THRESHOLD}:\n\n{markdown(_postprocessing(table))}")
+        yield (
+            f"### Without training\n\nThe networks of the cross-validation, each patient by those that have not "
+            f"seen it: averaged over flips, and all together.\n\n{markdown(_without_training(table))}\n\n"
+            f"For each fold, the threshold and the kept pieces that were best on the other folds, against the "
+            f"largest piece above {THRESHOLD}:\n\n{markdown(_postprocessing(table))}"
+        )
 
 
 def _compared(name: str, runs: Measured) -> pd.DataFrame:
     """Every variant against the first, or each rung of the ladder against the one below it."""
     (_, baseline), *others = runs.items()
-    return stats.compare_rungs(runs) if PARTS[name].plan.ladder else stats.compare(baseline, dict(others))
+    return (
+        stats.compare_rungs(runs)
+        if PARTS[name].plan.ladder
+        else stats.compare(baseline, dict(others))
+    )
 
 
 def _shown(name: str, runs: Measured) -> pd.DataFrame:
     """The comparison for reading, a row per variant."""
-    means = pd.DataFrame({"mean DSC": {label: float(pd.concat([run.cases["dsc"] for run in several]).mean())
-                                       for label, several in runs.items()}})
+    means = pd.DataFrame(
+        {
+            "mean DSC": {
+                label: float(pd.concat([run.cases["dsc"] for run in several]).mean())
+                for label, several in runs.items()
+            }
+        }
+    )
     table = _compared(name, runs).set_index("label")
     table["p (Holm)"] = table["p (Holm)"].map(stats.p_in_cell)
     return means.join(table[["difference", "CI low", "CI high", "p (Holm)", "improved", "verdict"]])
@@ -170,29 +222,56 @@ def _without_training(table: pd.DataFrame) -> pd.DataFrame:
     """Who predicts, against the first, by the published rule."""
     rule, threshold = PUBLISHED
     rows = table[(table["rule"] == rule) & (table["threshold"] == threshold)]
-    scores = rows.pivot(index="patient", columns="recipe", values="dsc")[list(rows["recipe"].unique())]
+    scores = rows.pivot(index="patient", columns="recipe", values="dsc")[
+        list(rows["recipe"].unique())
+    ]
     first, *others = scores.columns
     against = {name: stats.paired(scores[name] - scores[first]) for name in others}
     shown = {first: {"mean DSC": scores[first].mean()}}
-    for (name, result), p in zip(against.items(), stats.holm(each.p for each in against.values()), strict=True):
-        shown[name] = {"mean DSC": scores[name].mean(), "difference": result.mean,
-                       "95 % CI": _interval(result.low, result.high), "p (Holm)": stats.p_in_cell(p),
-                       "improved": result.improved, "verdict": stats.verdict(result.mean, p)}
-    return pd.DataFrame.from_dict(shown, orient="index").fillna({"95 % CI": "", "p (Holm)": "", "verdict": ""})
+    for (name, result), p in zip(
+        against.items(), stats.holm(each.p for each in against.values()), strict=True
+    ):
+        shown[name] = {
+            "mean DSC": scores[name].mean(),
+            "difference": result.mean,
+            "95 % CI": _interval(result.low, result.high),
+            "p (Holm)": stats.p_in_cell(p),
+            "improved": result.improved,
+            "verdict": stats.verdict(result.mean, p),
+        }
+    return pd.DataFrame.from_dict(shown, orient="index").fillna(
+        {"95 % CI": "", "p (Holm)": "", "verdict": ""}
+    )
 
 
 def _postprocessing(table: pd.DataFrame) -> pd.DataFrame:
     """A row per recipe: what was chosen, and what it gave."""
-    choices = {recipe: nested_choice(scores) for recipe, scores in table.groupby("recipe", sort=False)}
-    against = {recipe: stats.paired(choice["dsc"] - choice["published"]) for recipe, choice in choices.items()}
+    choices = {
+        recipe: nested_choice(scores) for recipe, scores in table.groupby("recipe", sort=False)
+    }
+    against = {
+        recipe: stats.paired(choice["dsc"] - choice["published"])
+        for recipe, choice in choices.items()
+    }
     adjusted = stats.holm(result.p for result in against.values())
-    return pd.DataFrame.from_dict({recipe: {
-        "as published": choice["published"].mean(), "chosen": choice["dsc"].mean(), "difference": against[recipe].mean,
-        "95 % CI": _interval(against[recipe].low, against[recipe].high), "p (Holm)": stats.p_in_cell(p),
-        "verdict": stats.verdict(against[recipe].mean, p),
-        "fold by fold": ", ".join(f"{row.rule} {row.threshold:g}"
-                                  for row in choice.drop_duplicates("fold").itertuples()),
-    } for (recipe, choice), p in zip(choices.items(), adjusted, strict=True)}, orient="index")
+    return pd.DataFrame.from_dict(
+        {
+            recipe: {
+                "as published": choice["published"].mean(),
+                "chosen": choice["dsc"].mean(),
+                "difference": against[recipe].mean,
+                "95 % CI": _interval(against[recipe].low, against[recipe].high),
+                "p (Holm)": stats.p_in_cell(p),
+                "verdict": stats.verdict(against[recipe].mean, p),
+                "fold by fold": ", ".join(
+                    f"{row.rule} {row.threshold:g}"
+                    for row in choice.drop_duplicates("fold").itertuples()
+                ),
+            }
+            for (recipe, choice), p in zip(choices.items(), adjusted, strict=True)
+        },
+        orient="index",
+    )
 
 
 def _trial_runs(folder: Path) -> list[Run]:
@@ -202,22 +281,42 @@ def _trial_runs(folder: Path) -> list[Run]:
 def _trials(runs: list[Run]) -> pd.DataFrame:
     """What each trial changed of the published recipe, and its DSC epoch by epoch, the best of each split first."""
     scores = {run.id: run.history["val_dsc"] for run in runs}
-    rows = {run.id: {"split": run.info["split"]["name"], "best": scores[run.id].max(),
-                     "epochs": ", ".join(map("{:.3f}".format, scores[run.id])), "changes": changes(run.config)}
-            for run in runs}
-    return pd.DataFrame.from_dict(rows, orient="index").sort_values(["split", "best"], ascending=[True, False])
+    rows = {
+        run.id: {
+            "split": run.info["split"]["name"],
+            "best": scores[run.id].max(),
+            "epochs": ", ".join(map("{:.3f}".format, scores[run.id])),
+            "changes": changes(run.config),
+        }
+        for run in runs
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").sort_values(
+        ["split", "best"], ascending=[True, False]
+    )
 
 
 def in_words(scale: str) -> str:
     """What a scale changes of every recipe."""
-    return ", ".join(f"{name} {value}" for name, value in SCALES[scale].changes.items()) or "as published"
+    return (
+        ", ".join(f"{name} {value}" for name, value in SCALES[scale].changes.items())
+        or "as published"
+    )
 
 
 def _effort(scale: str, folder: Path) -> str:
     """How many runs, for how long, and where."""
-    runs = {run.id: run.info for name in PARTS for several in measured(name, scale, folder).values() for run in several}
-    where = sorted({f"{info['device']}, {info['precision']}, torch {info['versions']['torch']}"
-                    for info in runs.values()})
+    runs = {
+        run.id: run.info
+        for name in PARTS
+        for several in measured(name, scale, folder).values()
+        for run in several
+    }
+    where = sorted(
+        {
+            f"{info['device']}, {info['precision']}, torch {info['versions']['torch']}"
+            for info in runs.values()
+        }
+    )
     hours = sum(info["seconds"] for info in runs.values()) / 3600
     return f"{len(runs)} runs, {hours:.1f} hours of training; {'; '.join(where)}."
 
@@ -226,8 +325,10 @@ def readme_table(folder: Path = FOLDER) -> str:
     """What README says of it, between its marks."""
     scale, folds = cross_validated(folder)
     patients = len(next(iter(folds.values())).cases)
-    return (f"Cross-validated on {patients} patients, {PARTS[CROSS_VALIDATION].folds} folds, at scale `{scale}`: "
-            f"{in_words(scale)}.\n\n{markdown(cross_validation_table(folds))}")
+    return (
+        f"Cross-validated on {patients} patients, {PARTS[CROSS_VALIDATION].folds} folds, at scale `{scale}`: "
+        f"{in_words(scale)}.\n\n{markdown(cross_validation_table(folds))}"
+    )
 
 
 def with_block(text: str, block: str, maker: str = MAKER) -> str:
@@ -246,26 +347,44 @@ def with_block(text: str, block: str, maker: str = MAKER) -> str:
 
 def markdown(table: pd.DataFrame) -> str:
     """A table in Markdown, its index as first column, three decimals."""
-    lines = [["", *map(str, table.columns)], ["---"] * (len(table.columns) + 1),
-             *([str(label), *map(_cell, row, table.columns)]
-               for label, row in zip(table.index, table.values.tolist(), strict=True))]
+    lines = [
+        ["", *map(str, table.columns)],
+        ["---"] * (len(table.columns) + 1),
+        *(
+            [str(label), *map(_cell, row, table.columns)]
+            for label, row in zip(table.index, table.values.tolist(), strict=True)
+        ),
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cell(value: object, column: str) -> str:
     if isinstance(value, float):
-        return "" if pd.isna(value) else f"{value:.0f}" if value > 1 and value.is_integer() else f"{value:.3f}"
+        return (
+            ""
+            if pd.isna(value)
+            else f"{value:.0f}"
+            if value > 1 and value.is_integer()
+            else f"{value:.3f}"
+        )
     return str(value)
 
 
-# --- figures ------------------------------------------------------------------------------------------------------
+# --- figures --------------------------------------------------------------------------------------
 
 
 def _files(name: str, scale: str) -> dict[str, str]:
     """What a figure of a part shows -> its file."""
     slug = f"{name.replace(' ', '-')}-{scale}"
-    kinds = {"DSC of each patient": "patients"} if name == CROSS_VALIDATION else {"differences with 95 % CI": "forest"}
-    return {kind: f"{slug}-{word}.png" for kind, word in (kinds | {"loss and DSC per epoch": "curves"}).items()}
+    kinds = (
+        {"DSC of each patient": "patients"}
+        if name == CROSS_VALIDATION
+        else {"differences with 95 % CI": "forest"}
+    )
+    return {
+        kind: f"{slug}-{word}.png"
+        for kind, word in (kinds | {"loss and DSC per epoch": "curves"}).items()
+    }
 
 
 def draw(folder: Path = FOLDER) -> list[Path]:
@@ -275,7 +394,9 @@ def draw(folder: Path = FOLDER) -> list[Path]:
         for name in PARTS:
             runs = measured(name, scale, folder) if name != WEIGHTS else {}
             if runs:
-                for file, figure in zip(_files(name, scale).values(), _figures(name, runs), strict=True):
+                for file, figure in zip(
+                    _files(name, scale).values(), _figures(name, runs), strict=True
+                ):
                     files.append(folder / file)
                     figure.savefig(files[-1], metadata={"Software": None})
     return files
@@ -284,8 +405,12 @@ def draw(folder: Path = FOLDER) -> list[Path]:
 def _figures(name: str, runs: Measured) -> tuple[Figure, Figure]:
     """In the order of ``_files``."""
     if name == CROSS_VALIDATION:
-        first = dsc_strips({label: CrossValidation(tuple(several)).cases.set_index("patient")["dsc"]
-                            for label, several in runs.items()})
+        first = dsc_strips(
+            {
+                label: CrossValidation(tuple(several)).cases.set_index("patient")["dsc"]
+                for label, several in runs.items()
+            }
+        )
     else:
         first = forest(_compared(name, runs), PARTS[name].plan.ladder)
     return first, sweep_curves(runs)
@@ -305,7 +430,9 @@ def write_tables(folder: Path = FOLDER) -> list[Path]:
 
 def main() -> None:
     """The command line."""
-    parser = CommandParser(prog="python -m maintain.results", description="Tables and figures of what was measured.")
+    parser = CommandParser(
+        prog="python -m maintain.results", description="Tables and figures of what was measured."
+    )
     parser.add_argument("--folder", type=Path, default=FOLDER, help="(default: result/reference)")
     folder = parser.parse_args().folder
     write_result_csvs(folder)
@@ -313,7 +440,9 @@ def main() -> None:
     written = [*draw(folder), *write_tables(folder)]
     if folder.resolve() == FOLDER:  # README tells of the kit's own
         written.append(PROJECT / "README.md")
-        write_atomic(written[-1], with_block(written[-1].read_text(encoding="utf-8"), readme_table(folder)))
+        write_atomic(
+            written[-1], with_block(written[-1].read_text(encoding="utf-8"), readme_table(folder))
+        )
     print("\n".join(map(str, written)))
 
 

@@ -1,6 +1,7 @@
 """The student edition: the kit without its solutions, results and weights, as a folder and a zip.
 
-Command line: ``python -m maintain.student [FOLDER]``, or ``make student``. It is made anew each time, from this one.
+Command line: ``python -m maintain.student [FOLDER]``, or ``make student``. It is made anew each
+time, from this one.
 """
 
 from __future__ import annotations
@@ -15,8 +16,20 @@ from lib.grade.solutions import without_solutions
 from lib.runtime import CommandParser, run_command
 from lib.utils import PROJECT, KitError, build_folder, short_path
 
-PARTS = ("*.ipynb", "lib/**/*", "img/*", "data/README.md", "docs/*.md", "README*.md", "LICENSE", "Makefile",
-         "requirements.txt", "constraints.txt", "pyproject.toml", ".gitignore")
+PARTS = (
+    "*.ipynb",
+    "lib/**/*",
+    "img/*",
+    "data/README.md",
+    "docs/*.md",
+    "README*.md",
+    "LICENSE",
+    "Makefile",
+    "requirements.txt",
+    "constraints.txt",
+    "pyproject.toml",
+    ".gitignore",
+)
 """What students get; all else stays: results, weights, tests, measurements."""
 LEFT_OUT = ("docs/instructors.md",)
 TARGET = PROJECT / "result" / "student"
@@ -32,10 +45,18 @@ def write_student_edition(target: str | Path = TARGET, source: Path = PROJECT) -
         KitError: a delimiter without its partner, or a folder that holds something else.
     """
     target = Path(target).absolute()
-    if target.exists() and not (target / "lib" / "grade" / "solutions.py").is_file() and any(target.iterdir()):
+    if (
+        target.exists()
+        and not (target / "lib" / "grade" / "solutions.py").is_file()
+        and any(target.iterdir())
+    ):
         raise KitError(f"{target}: is no student edition; name another folder")
-    files = {file.relative_to(source).as_posix(): _stripped(file) for pattern in PARTS
-             for file in sorted(source.glob(pattern)) if file.is_file() and "__pycache__" not in file.parts}
+    files = {
+        file.relative_to(source).as_posix(): _stripped(file)
+        for pattern in PARTS
+        for file in sorted(source.glob(pattern))
+        if file.is_file() and "__pycache__" not in file.parts
+    }
     files = {name: content for name, content in files.items() if name not in LEFT_OUT}
 
     def build(partial: Path) -> None:
@@ -67,7 +88,9 @@ def _stripped_notebook(file: Path) -> bytes:
     """A notebook without solutions and outputs; a cell that lost something bears the tag ``your-turn``."""
     content = nbformat.read(file, as_version=4)
     for cell in content.cells:
-        stripped = without_solutions(cell.source, "# YOUR TURN" if cell.cell_type == "code" else "*Your turn.*")
+        stripped = without_solutions(
+            cell.source, "# YOUR TURN" if cell.cell_type == "code" else "*Your turn.*"
+        )
         if stripped != cell.source:
             cell.source = stripped
             cell.metadata["tags"] = [*cell.metadata.get("tags", []), "your-turn"]
@@ -78,8 +101,12 @@ def _stripped_notebook(file: Path) -> bytes:
 
 def main() -> None:
     """The command line."""
-    parser = CommandParser(prog="python -m maintain.student", description="Write the student edition.")
-    parser.add_argument("folder", nargs="?", type=Path, default=TARGET, help="default: result/student")
+    parser = CommandParser(
+        prog="python -m maintain.student", description="Write the student edition."
+    )
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=TARGET, help="default: result/student"
+    )
     for path in write_student_edition(parser.parse_args().folder):
         print(short_path(path))
 

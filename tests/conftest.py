@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start; before torch reads it
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # for the processes that tests start; before torch reads it
 
 import numpy as np
 import pytest
@@ -15,8 +17,14 @@ import torch
 torch.set_num_threads(1)  # the networks here are tiny, and the tests run side by side
 
 REAL_DATA = Path(__file__).parent.parent / "data" / "kaggle_3m"
-NAMES = ("TCGA_CS_0001_19960101", "TCGA_CS_0002_19960102", "TCGA_DU_0003_19970103", "TCGA_DU_0004_19970104",
-         "TCGA_HT_0005_19980105", "TCGA_HT_0006_19980106")
+NAMES = (
+    "TCGA_CS_0001_19960101",
+    "TCGA_CS_0002_19960102",
+    "TCGA_DU_0003_19970103",
+    "TCGA_DU_0004_19970104",
+    "TCGA_HT_0005_19980105",
+    "TCGA_HT_0006_19980106",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -28,12 +36,13 @@ def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
         monkeypatch.delenv(name, raising=False)
 
 
-def brain(seed: int, slices: int = 6, height: int = 32, width: int = 32,
-          tumour: bool = True) -> tuple[np.ndarray, np.ndarray]:
+def brain(
+    seed: int, slices: int = 6, height: int = 32, width: int = 32, tumour: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """A bright ellipse on black with a disc that shines on FLAIR: (S, H, W, 3) uint8 and its mask (S, H, W) {0, 1}.
 
-    The tumour lies in the slices around the middle one; the background is exactly 0, as after skull stripping.
-    """
+    The tumour lies in the slices around the middle one; the background is exactly 0, as after skull
+    stripping."""
     rng = np.random.default_rng(seed)
     z, y, x = np.mgrid[:slices, :height, :width]
     centre_y, centre_x = height / 2 + rng.uniform(-2, 2), width / 2 + rng.uniform(-2, 2)
@@ -48,9 +57,17 @@ def brain(seed: int, slices: int = 6, height: int = 32, width: int = 32,
     return volume.astype(np.uint8), mask.astype(np.uint8)
 
 
-def write_patient(root: Path, name: str, volume: np.ndarray, mask: np.ndarray | None,
-                  numbers: Iterable[int] | None = None) -> Path:
-    """Write a patient in the Kaggle layout; returns its folder. ``mask`` is {0, 1}, or None for an unlabelled one."""
+def write_patient(
+    root: Path,
+    name: str,
+    volume: np.ndarray,
+    mask: np.ndarray | None,
+    numbers: Iterable[int] | None = None,
+) -> Path:
+    """Write a patient in the Kaggle layout; returns its folder.
+
+    ``mask`` is {0, 1}, or None for an unlabelled one.
+    """
     folder = root / name
     folder.mkdir(parents=True)
     for i, number in enumerate(numbers or range(1, len(volume) + 1)):
@@ -63,12 +80,14 @@ def write_patient(root: Path, name: str, volume: np.ndarray, mask: np.ndarray | 
 @pytest.fixture
 def kaggle_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """A function that writes patients of those names into a new folder, with masks or without."""
+
     def make(names: Iterable[str] = NAMES, masks: bool = True, **shape: int) -> Path:
         root = tmp_path_factory.mktemp("source") / "kaggle_3m"
         for seed, name in enumerate(names):
             volume, mask = brain(seed, **shape)
             write_patient(root, name, volume, mask if masks else None)
         return root
+
     return make
 
 
@@ -84,6 +103,7 @@ def hand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     in its pickle would leave ``TRACE`` beside it."""
     from lib.utils import build_folder
     from tests.grade.demo import build
+
     base = tmp_path_factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     target = base / "hand-ins"

@@ -23,27 +23,31 @@ from lib.transform import (
     warp,
 )
 
-# --- where --------------------------------------------------------------------------------------------------------
+# --- where ----------------------------------------------------------------------------------------
 
 IDENTITY = torch.tensor([[[1.0, 0, 0], [0, 1, 0]]])
 
 
 def batch(size=32, seed=0):
     rng = np.random.default_rng(seed)
-    images = ndimage.gaussian_filter(rng.normal(size=(2, 3, size, size)), (0, 0, 2, 2)).astype(np.float32)
+    images = ndimage.gaussian_filter(rng.normal(size=(2, 3, size, size)), (0, 0, 2, 2)).astype(
+        np.float32
+    )
     masks = np.zeros((2, 1, size, size), np.float32)
-    masks[:, :, size // 4:size // 2, size // 3:size // 2] = 1
+    masks[:, :, size // 4 : size // 2, size // 3 : size // 2] = 1
     return torch.from_numpy(images * 5), torch.from_numpy(masks)
 
 
 def matrices(angle=0.0, zoom=1.0, mirror=False):
     """What ``draw_affine`` gives when its draws are certain, for a batch of two."""
+
     class Certain:
         def uniform(self, low, high, n):
             return np.full(n, zoom if low > 0 else angle)
 
         def random(self, n):
             return np.full(n, 0.0 if mirror else 1.0)
+
     return torch.from_numpy(draw_affine(Certain(), 2, scale=0.5, rotation=180.0, flip=0.5))
 
 
@@ -76,8 +80,15 @@ def test_quarter_turns_are_exact(quarters):
 def test_rotation_is_scipys(angle):
     images, masks = batch(48)
     warped, _ = warp(images, masks, matrices(angle=angle), "zero")
-    expected = ndimage.rotate(images.numpy(), angle, axes=(3, 2), reshape=False, order=1, mode="constant")
-    inside = (slice(None), slice(None), slice(12, 36), slice(12, 36))  # away from what comes in at the edges
+    expected = ndimage.rotate(
+        images.numpy(), angle, axes=(3, 2), reshape=False, order=1, mode="constant"
+    )
+    inside = (
+        slice(None),
+        slice(None),
+        slice(12, 36),
+        slice(12, 36),
+    )  # away from what comes in at the edges
     np.testing.assert_allclose(warped[inside], expected[inside], atol=1e-3)
 
 
@@ -87,7 +98,14 @@ def test_zoom_is_a_resize_about_the_centre(zoom):
     new = round(size * zoom)
     images, masks = batch(size)
     warped, warped_masks = warp(images, masks, matrices(zoom=new / size), "zero")
-    scaled = resize(images.numpy(), (2, 3, new, new), order=1, mode="edge", anti_aliasing=False, preserve_range=True)
+    scaled = resize(
+        images.numpy(),
+        (2, 3, new, new),
+        order=1,
+        mode="edge",
+        anti_aliasing=False,
+        preserve_range=True,
+    )
     inset = 10
     inner = slice(inset, size - inset)
     shift = (new - size) / 2
@@ -117,7 +135,9 @@ def test_warp_properties(seed, padding):
         low, high = low.clamp(max=0), high.clamp(min=0)
     assert (warped.amin((2, 3)) >= low - 1e-4).all()
     assert (warped.amax((2, 3)) <= high + 1e-4).all()
-    assert torch.equal(images, kept[0]) and torch.equal(masks, kept[1])  # the caller's tensors are not written to
+    assert torch.equal(images, kept[0]) and torch.equal(
+        masks, kept[1]
+    )  # the caller's tensors are not written to
 
 
 def test_what_comes_in_from_outside():
@@ -156,7 +176,7 @@ def test_nothing_drawn_is_the_identity():
     assert (draw_affine(np.random.default_rng(0), 50, 0.1, 10.0, flip=1.0)[:, 0, 0] < 0).all()
 
 
-# --- how bright ---------------------------------------------------------------------------------------------------
+# --- how bright -----------------------------------------------------------------------------------
 
 BLACK = torch.tensor([-0.7, -0.9, -0.6] * 3).view(1, 9, 1, 1)
 
@@ -167,7 +187,9 @@ def heads(n=4, channels=3, size=24):
     y, x = np.mgrid[:size, :size] - size / 2 + 0.5
     inside = y**2 + x**2 < (size / 3) ** 2
     brain = torch.from_numpy(rng.uniform(0, 2.5, (n, channels, size, size)).astype(np.float32))
-    return torch.where(torch.from_numpy(inside), brain, BLACK[:, :channels].expand_as(brain)), inside
+    return torch.where(
+        torch.from_numpy(inside), brain, BLACK[:, :channels].expand_as(brain)
+    ), inside
 
 
 def drawn(n=4, seed=0, **only):
@@ -195,7 +217,9 @@ def test_no_change_of_intensity_gives_the_same_bits():
 def test_brightness_multiplies():
     images, _ = heads()
     expected = images.numpy() * FACTORS[:, None, None]
-    np.testing.assert_array_equal(change_intensity(images.clone(), *drawn(brightness=FACTORS)), expected)
+    np.testing.assert_array_equal(
+        change_intensity(images.clone(), *drawn(brightness=FACTORS)), expected
+    )
 
 
 def test_contrast_is_about_the_mean_and_keeps_the_range():
@@ -204,8 +228,12 @@ def test_contrast_is_about_the_mean_and_keeps_the_range():
     for i in range(4):
         for c, factor in enumerate(FACTORS):
             plane = expected[i, c]
-            expected[i, c] = np.clip((plane - plane.mean()) * factor + plane.mean(), plane.min(), plane.max())
-    np.testing.assert_allclose(change_intensity(images.clone(), *drawn(contrast=FACTORS)), expected, atol=1e-5)
+            expected[i, c] = np.clip(
+                (plane - plane.mean()) * factor + plane.mean(), plane.min(), plane.max()
+            )
+    np.testing.assert_allclose(
+        change_intensity(images.clone(), *drawn(contrast=FACTORS)), expected, atol=1e-5
+    )
 
 
 def test_gamma_is_skimages_on_the_range_with_mean_and_sd_restored():
@@ -223,8 +251,9 @@ def test_gamma_is_skimages_on_the_range_with_mean_and_sd_restored():
 
 def test_noise_has_its_deviation_and_spares_the_background():
     images, inside = heads(n=60)
-    noise = (change_intensity(images.clone(), *drawn(60, noise=np.float32([0, 0.05, 0.1])))
-             - images).numpy()
+    noise = (
+        change_intensity(images.clone(), *drawn(60, noise=np.float32([0, 0.05, 0.1]))) - images
+    ).numpy()
     assert not noise[:, 0].any()
     for channel, deviation in ((1, 0.05), (2, 0.1)):
         values = noise[:, channel, inside]
@@ -243,7 +272,9 @@ def test_background_stays_even_and_darkest(padding):
     black = warped <= warped.amin(dim=(2, 3), keepdim=True) + 1e-5
     strengths, _ = random_changes(30, 3, 1.0)
     for name in ("brightness", "contrast", "gamma"):
-        changed = change_intensity(warped.clone(), *drawn(30, **{name: strengths[:, NAMES.index(name)]}))
+        changed = change_intensity(
+            warped.clone(), *drawn(30, **{name: strengths[:, NAMES.index(name)]})
+        )
         darkest = changed.amin(dim=(2, 3), keepdim=True).expand_as(changed)
         torch.testing.assert_close(changed[black], darkest[black], atol=1e-3, rtol=0)
     changed = change_intensity(warped.clone(), *drawn(30, noise=strengths[:, NAMES.index("noise")]))
@@ -264,7 +295,12 @@ def test_a_slice_does_not_depend_on_its_batch(order, seed, probability):
     together = change_intensity(images.clone(), strengths, seeds)
     shuffled = change_intensity(images[order].clone(), strengths[order], seeds[order])
     torch.testing.assert_close(shuffled, together[order], atol=1e-6, rtol=0)
-    alone = torch.cat([change_intensity(images[i:i + 1], strengths[i:i + 1], seeds[i:i + 1]) for i in range(4)])
+    alone = torch.cat(
+        [
+            change_intensity(images[i : i + 1], strengths[i : i + 1], seeds[i : i + 1])
+            for i in range(4)
+        ]
+    )
     torch.testing.assert_close(alone, together, atol=1e-6, rtol=0)
 
 
@@ -293,17 +329,25 @@ def test_strengths_keep_their_ranges_and_probability():
 
 def test_the_grid_is_that_of_torch():
     theta = torch.from_numpy(draw_affine(np.random.default_rng(0), 5, 0.2, 30.0, 0.5))
-    torch.testing.assert_close(_affine_grid(theta, 37), F.affine_grid(theta, [5, 1, 37, 37], align_corners=False))
+    torch.testing.assert_close(
+        _affine_grid(theta, 37), F.affine_grid(theta, [5, 1, 37, 37], align_corners=False)
+    )
 
 
-# --- a missing sequence -------------------------------------------------------------------------------------------
+# --- a missing sequence ---------------------------------------------------------------------------
 
 
 def test_flair_stands_in_for_what_is_missing():
-    images = torch.arange(4.0).reshape(4, 1, 1, 1) * 10 + torch.arange(3.0).reshape(1, 3, 1, 1).expand(4, 3, 2, 2)
+    images = torch.arange(4.0).reshape(4, 1, 1, 1) * 10 + torch.arange(3.0).reshape(
+        1, 3, 1, 1
+    ).expand(4, 3, 2, 2)
     sources = torch.tensor([[0, 1, 2], [1, 1, 2], [0, 1, 1], [1, 1, 1]])
     assert stand_in(images.clone(), sources)[:, :, 0, 0].tolist() == [
-        [0, 1, 2], [11, 11, 12], [20, 21, 21], [31, 31, 31]]
+        [0, 1, 2],
+        [11, 11, 12],
+        [20, 21, 21],
+        [31, 31, 31],
+    ]
 
 
 def test_neighbours_miss_what_their_slice_misses():
@@ -311,7 +355,9 @@ def test_neighbours_miss_what_their_slice_misses():
     sources = torch.from_numpy(draw_sources(np.random.default_rng(4), 5, 0.7))
     changed = stand_in(images.clone(), sources)
     for first in (0, 3, 6):
-        assert torch.equal(changed[:, first:first + 3], stand_in(images[:, first:first + 3].clone(), sources))
+        assert torch.equal(
+            changed[:, first : first + 3], stand_in(images[:, first : first + 3].clone(), sources)
+        )
 
 
 def test_sequences_are_missing_as_often_as_asked_and_flair_never():
@@ -330,11 +376,13 @@ def test_none_or_all_are_missing(probability):
     assert ((sources != [0, 1, 2]).any(axis=1) == bool(probability)).all()
 
 
-# --- all of it ----------------------------------------------------------------------------------------------------
+# --- all of it ------------------------------------------------------------------------------------
 
 
 def test_what_is_drawn_is_applied_in_order():
-    config = Config(scale=0.1, rotation=20.0, padding="background", intensity=0.8, sequence_dropout=0.8)
+    config = Config(
+        scale=0.1, rotation=20.0, padding="background", intensity=0.8, sequence_dropout=0.8
+    )
     augmentation = Augmentation(config)
     drawn = augmentation.draw(np.random.default_rng(5), 6)
     images, _ = heads(n=6)

@@ -47,7 +47,10 @@ def test_report_is_written_after_each_table(tmp_path):
     report = Report(tmp_path, "bench", {"torch": "1"})
     report.add("first", "What it\n    is.", [{"a": 1000, "b": "c"}])
     assert json.loads((tmp_path / "bench.json").read_text())["first"] == [{"a": 1000, "b": "c"}]
-    assert "What it is.\n\n| a | b |\n| --- | --- |\n| 1,000 | c |" in (tmp_path / "bench.md").read_text()
+    assert (
+        "What it is.\n\n| a | b |\n| --- | --- |\n| 1,000 | c |"
+        in (tmp_path / "bench.md").read_text()
+    )
 
 
 def test_many_patients_are_a_data_set(tmp_path):
@@ -71,7 +74,11 @@ def test_plain_loop_scores_whole_volumes():
     images = [np.zeros((slices, 16, 16, 3)) for slices in (2, 3)]
     masks = [np.zeros((slices, 16, 16)) for slices in (2, 3)]
     images[0][:, 4:8, 4:8], masks[0][:, 4:8, 4:10] = 1, 1
-    images[1][1, :4, :4], images[1][1, 12:, 12:14], masks[1][1, :4, :4] = 1, 1, 1  # a smaller piece elsewhere
+    images[1][1, :4, :4], images[1][1, 12:, 12:14], masks[1][1, :4, :4] = (
+        1,
+        1,
+        1,
+    )  # a smaller piece elsewhere
     network = torch.nn.Conv2d(3, 1, 1)
     with torch.no_grad():
         network.weight.fill_(1), network.bias.fill_(-1)
@@ -103,7 +110,9 @@ def test_exponent_of_a_line_and_of_a_constant():
 @pytest.mark.slow
 def test_every_piece_of_the_gpu_benchmark_runs():
     device = torch.device("cpu")
-    pieces = {name: piece for name, piece in gpu.pieces(gpu.TINY, device).items() if name != "tests-all"}
+    pieces = {
+        name: piece for name, piece in gpu.pieces(gpu.TINY, device).items() if name != "tests-all"
+    }
     found = {name: piece(device, gpu.TINY) for name, piece in pieces.items()}
     assert all(row.get("fits", True) for row in found.values())
     assert found["baseline-epochs"]["epochs"] == 2
@@ -111,12 +120,17 @@ def test_every_piece_of_the_gpu_benchmark_runs():
 
 @pytest.mark.slow
 def test_gpu_benchmark_resumes(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["gpu", "--device", "cpu", "--tiny", "--only", "memory-unet-", "--out",
-                                      str(tmp_path)])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["gpu", "--device", "cpu", "--tiny", "--only", "memory-unet-", "--out", str(tmp_path)],
+    )
     gpu.main()
     files = sorted(tmp_path.glob("*.json"))
     assert [file.stem for file in files] == ["memory-unet-checkpointing", "memory-unet-plain"]
-    assert {"device", "driver", "torch", "precision"} <= json.loads(files[0].read_text())["machine"].keys()
+    assert {"device", "driver", "torch", "precision"} <= json.loads(files[0].read_text())[
+        "machine"
+    ].keys()
     files[0].unlink()
     kept = files[1].stat().st_mtime_ns
     gpu.main()

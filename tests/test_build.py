@@ -71,10 +71,14 @@ def test_config_knows_the_names():
 
 
 @pytest.mark.parametrize("model", NETWORKS)
-@pytest.mark.parametrize(("field", "value"), [
-    *(("activation", name) for name in ACTIVATIONS), *(("normalisation", name) for name in NORMALISATIONS[1:]),
-    *(("initialiser", name) for name in list(INITIALISERS)[1:]),
-])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("activation", name) for name in ACTIVATIONS),
+        *(("normalisation", name) for name in NORMALISATIONS[1:]),
+        *(("initialiser", name) for name in list(INITIALISERS)[1:]),
+    ],
+)
 def test_every_choice_trains(model, field, value, images):
     torch.manual_seed(0)
     network = build_model(Config(model=model, init_features=2, **{field: value}))
@@ -91,7 +95,9 @@ def test_every_choice_trains(model, field, value, images):
 def test_same_random_state_same_weights(model):
     def weights(initialiser):
         torch.manual_seed(7)
-        return build_model(Config(model=model, init_features=2, initialiser=initialiser)).state_dict()
+        return build_model(
+            Config(model=model, init_features=2, initialiser=initialiser)
+        ).state_dict()
 
     for initialiser in INITIALISERS:
         one, other = weights(initialiser), weights(initialiser)
@@ -101,17 +107,26 @@ def test_same_random_state_same_weights(model):
 
 def test_the_baseline_keeps_its_names_and_its_lack_of_biases():
     names = set(UNet(init_features=2).state_dict())
-    assert {"encoder1.conv1.weight", "bottleneck.norm2.running_var", "upconv4.bias", "decoder1.conv2.weight",
-            "conv.bias"} <= names
+    assert {
+        "encoder1.conv1.weight",
+        "bottleneck.norm2.running_var",
+        "upconv4.bias",
+        "decoder1.conv2.weight",
+        "conv.bias",
+    } <= names
     assert "encoder1.conv1.bias" not in names
-    assert set(from_published({"encoder1.enc1conv1.weight": 0, "decoder2.dec2norm1.bias": 0})) <= names
+    assert (
+        set(from_published({"encoder1.enc1conv1.weight": 0, "decoder2.dec2norm1.bias": 0})) <= names
+    )
     assert UNet(init_features=2, normalisation="none").encoder1.conv1.bias is not None
 
 
-# --- normalisations and initialisers ------------------------------------------------------------------------------
+# --- normalisations and initialisers --------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("channels", "groups"), [(64, 4), (320, 20), (8, 1), (40, 5), (6, 3), (3, 3)])
+@pytest.mark.parametrize(
+    ("channels", "groups"), [(64, 4), (320, 20), (8, 1), (40, 5), (6, 3), (3, 3)]
+)
 def test_groups(channels, groups):
     assert make_normalisation("group", channels).num_groups == groups
 
@@ -127,15 +142,21 @@ def test_normalised():
         make_normalisation("layer", 3)
 
 
-@pytest.mark.parametrize(("name", "conv", "transposed"), [
-    ("normal", 0.02, 0.02),
-    # 64 -> 32 channels. 3x3: fan in 576, fan out 288. 2x2 with stride 2: one tap reaches a pixel, it feeds four
-    ("xavier", math.sqrt(2 / (576 + 288)), math.sqrt(2 / (64 + 128))),
-    ("kaiming", math.sqrt(2 / 576), math.sqrt(2 / 64)),
-])
+@pytest.mark.parametrize(
+    ("name", "conv", "transposed"),
+    [
+        ("normal", 0.02, 0.02),
+        # 64 -> 32 channels. 3x3: fan in 576, fan out 288. 2x2 with stride 2: one tap reaches a
+        # pixel, it feeds four
+        ("xavier", math.sqrt(2 / (576 + 288)), math.sqrt(2 / (64 + 128))),
+        ("kaiming", math.sqrt(2 / 576), math.sqrt(2 / 64)),
+    ],
+)
 def test_spread_of_the_weights(name, conv, transposed):
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(64, 32, 3), nn.ConvTranspose2d(64, 32, 2, stride=2), nn.BatchNorm2d(32))
+    network = nn.Sequential(
+        nn.Conv2d(64, 32, 3), nn.ConvTranspose2d(64, 32, 2, stride=2), nn.BatchNorm2d(32)
+    )
     initialise(network, name)
     for module, std in ((network[0], conv), (network[1], transposed)):
         assert module.weight.std().item() == pytest.approx(std, rel=0.03)
@@ -171,7 +192,7 @@ def test_default_is_torchs():
         initialise(conv, "zeros")
 
 
-# --- networks of one's own ----------------------------------------------------------------------------------------
+# --- networks of one's own ------------------------------------------------------------------------
 
 
 def test_a_network_gets_what_its_constructor_takes():
@@ -183,8 +204,15 @@ def test_a_network_gets_what_its_constructor_takes():
     assert chosen.given == (3, True, "GELU", 3)
 
 
-@pytest.mark.parametrize(("name", "switch"), [("Bare", "deep_supervision"), ("Bare", "checkpointing"),
-                                              ("Derived", "guided"), ("Chosen", "checkpointing")])
+@pytest.mark.parametrize(
+    ("name", "switch"),
+    [
+        ("Bare", "deep_supervision"),
+        ("Bare", "checkpointing"),
+        ("Derived", "guided"),
+        ("Chosen", "checkpointing"),
+    ],
+)
 def test_a_switch_that_a_network_does_not_know(name, switch):
     with pytest.raises(KitError, match=f"{name}.*no argument {switch}"):
         build_model(Config(model=f"{OWN}{name}", **{switch: True}))
@@ -196,8 +224,12 @@ def test_neighbours_are_further_input_channels(model):
     network = build_model(config).eval()
     assert network.config == config
     assert network(torch.zeros(1, 15, 32, 32)).shape == (1, 1, 32, 32)
-    cost, plain = (summary(dataclasses.replace(config, neighbours=n), precision="fp32") for n in (2, 0))
-    assert cost.parameters - plain.parameters == 12 * 2 * 9  # the first convolution's: channels, features, 3 x 3
+    cost, plain = (
+        summary(dataclasses.replace(config, neighbours=n), precision="fp32") for n in (2, 0)
+    )
+    assert (
+        cost.parameters - plain.parameters == 12 * 2 * 9
+    )  # the first convolution's: channels, features, 3 x 3
     assert cost.gflops > plain.gflops
     assert largest_batch(config, 32, 2**30, "fp32") > 0
 
@@ -213,13 +245,21 @@ def test_a_network_that_needs_something_else():
         build_model(Config(model=f"{OWN}Demanding"))
 
 
-# --- Config and command line --------------------------------------------------------------------------------------
+# --- Config and command line ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wrong", [
-    {"deep_supervision": True}, {"guided": True}, {"guided": True, "model": "unet_2plus"},
-    {"deep_supervision": 1}, {"checkpointing": "true"}, {"normalisation": "layer"}, {"initialiser": "zeros"},
-])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"deep_supervision": True},
+        {"guided": True},
+        {"guided": True, "model": "unet_2plus"},
+        {"deep_supervision": 1},
+        {"checkpointing": "true"},
+        {"normalisation": "layer"},
+        {"initialiser": "zeros"},
+    ],
+)
 def test_combinations_without_meaning_are_refused(wrong):
     with pytest.raises(KitError) as caught:
         Config(**wrong)
@@ -227,10 +267,17 @@ def test_combinations_without_meaning_are_refused(wrong):
     assert next(iter(wrong)) in str(caught.value)
 
 
-@pytest.mark.parametrize(("arguments", "expected"), [
-    ([], False), (["--checkpointing"], True), (["--checkpointing", "true"], True), (["--checkpointing=TRUE"], True),
-    (["--checkpointing", "false"], False), (["--checkpointing", "--epochs", "3"], True),
-])
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], False),
+        (["--checkpointing"], True),
+        (["--checkpointing", "true"], True),
+        (["--checkpointing=TRUE"], True),
+        (["--checkpointing", "false"], False),
+        (["--checkpointing", "--epochs", "3"], True),
+    ],
+)
 def test_a_switch_on_the_command_line(arguments, expected):
     parser = CommandParser(prog="test")
     add_arguments(parser)
@@ -241,7 +288,9 @@ def test_a_switch_can_be_turned_off_again_and_nonsense_is_refused(capsys):
     parser = CommandParser(prog="test")
     add_arguments(parser)
     base = Config(model="unet_3plus", deep_supervision=True)
-    assert from_arguments(parser.parse_args(["--deep_supervision", "false"]), base) == Config(model="unet_3plus")
+    assert from_arguments(parser.parse_args(["--deep_supervision", "false"]), base) == Config(
+        model="unet_3plus"
+    )
     assert from_arguments(argparse.Namespace(), base) == base
     with pytest.raises(SystemExit) as stop:
         parser.parse_args(["--guided", "perhaps"])

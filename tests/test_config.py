@@ -12,13 +12,32 @@ FIELDS = [spec.name for spec in dataclasses.fields(Config)]
 
 
 def test_defaults_are_the_published_recipe():
-    expected = {"image_size": 256, "preprocessing": "reference", "model": "unet", "init_features": 32,
-                "loss": "DiceLoss", "optimizer": "Adam", "lr": 1e-4, "weight_decay": 0.0, "batch_size": 16,
-                "epochs": 100, "sampling": "frozen", "scale": 0.05, "rotation": 15.0, "flip": 0.5, "padding": "zero"}
+    expected = {
+        "image_size": 256,
+        "preprocessing": "reference",
+        "model": "unet",
+        "init_features": 32,
+        "loss": "DiceLoss",
+        "optimizer": "Adam",
+        "lr": 1e-4,
+        "weight_decay": 0.0,
+        "batch_size": 16,
+        "epochs": 100,
+        "sampling": "frozen",
+        "scale": 0.05,
+        "rotation": 15.0,
+        "flip": 0.5,
+        "padding": "zero",
+    }
     assert Config().to_dict().items() >= expected.items()
     assert Config() == REFERENCE
-    later = {"neighbours": 0, "background_weight": 0.1, "intensity": 0.0, "sequence_dropout": 0.0,
-             "tta": False}
+    later = {
+        "neighbours": 0,
+        "background_weight": 0.1,
+        "intensity": 0.0,
+        "sequence_dropout": 0.0,
+        "tta": False,
+    }
     assert Config().to_dict().items() >= later.items()
 
 
@@ -35,7 +54,9 @@ def test_the_ladder_leads_from_the_reference_to_the_best_recipe():
 
 def test_changes_in_words():
     assert changes(dataclasses.replace(REFERENCE, split="holdout:3", device="cpu")) == ""
-    assert changes(dataclasses.replace(REFERENCE, loss="IOULoss", lr=0.01)) == "loss IOULoss, lr 0.01"
+    assert (
+        changes(dataclasses.replace(REFERENCE, loss="IOULoss", lr=0.01)) == "loss IOULoss, lr 0.01"
+    )
 
 
 def test_round_trip_through_json():
@@ -56,18 +77,49 @@ def test_whole_numbers_are_welcome_where_a_fraction_is_expected():
     assert Config(lr=1) == Config(lr=1.0)
 
 
-@pytest.mark.parametrize(("field", "value"), [
-    ("epochs", 0), ("epochs", 2.5), ("epochs", "30"), ("epochs", True), ("epochs", None), ("batch_size", 0),
-    ("image_size", 8), ("image_size", 40),
-    ("init_features", -1), ("lr", -1e-4), ("lr", float("nan")), ("lr", float("inf")), ("lr", "fast"),
-    ("momentum", -0.1), ("weight_decay", -1), ("seed", -1), ("flip", 1.5), ("flip", -0.5), ("scale", 1.0),
-    ("optimizer", "Adamax"), ("optimizer", "adam"), ("sampling", "rare"), ("padding", None), ("precision", "int8"),
-    ("lr_scheduler", "TRUE"), ("preprocessing", "none"), ("loss", 3), ("intensity", 1.1), ("neighbours", -1),
-    ("sequence_dropout", 1.1),
-    ("background_weight", -0.1), ("tta", 1),
-    # names that only other modules know
-    ("model", "vnet"), ("loss", "Hinge"), ("activation", "Step"), ("split", "halves"), ("device", "abacus"),
-])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("epochs", 2.5),
+        ("epochs", "30"),
+        ("epochs", True),
+        ("epochs", None),
+        ("batch_size", 0),
+        ("image_size", 8),
+        ("image_size", 40),
+        ("init_features", -1),
+        ("lr", -1e-4),
+        ("lr", float("nan")),
+        ("lr", float("inf")),
+        ("lr", "fast"),
+        ("momentum", -0.1),
+        ("weight_decay", -1),
+        ("seed", -1),
+        ("flip", 1.5),
+        ("flip", -0.5),
+        ("scale", 1.0),
+        ("optimizer", "Adamax"),
+        ("optimizer", "adam"),
+        ("sampling", "rare"),
+        ("padding", None),
+        ("precision", "int8"),
+        ("lr_scheduler", "TRUE"),
+        ("preprocessing", "none"),
+        ("loss", 3),
+        ("intensity", 1.1),
+        ("neighbours", -1),
+        ("sequence_dropout", 1.1),
+        ("background_weight", -0.1),
+        ("tta", 1),
+        # names that only other modules know
+        ("model", "vnet"),
+        ("loss", "Hinge"),
+        ("activation", "Step"),
+        ("split", "halves"),
+        ("device", "abacus"),
+    ],
+)
 def test_wrong_values_are_refused_at_once(field, value):
     with pytest.raises(KitError, match=field) as caught:
         Config(**{field: value})
@@ -84,14 +136,19 @@ def test_the_choices_are_named():
         Config(optimizer="Lion")
 
 
-# --- profiles -----------------------------------------------------------------------------------------------------
+# --- profiles -------------------------------------------------------------------------------------
 
 
 def test_profiles_keep_the_question_and_change_the_size():
     question = Config(loss="IOULoss", optimizer="SGD", sampling="fresh", seed=3)
     for name in ("smoke", "quick", "full"):
         shrunk = Profile(name, "").apply(question)
-        assert (shrunk.loss, shrunk.optimizer, shrunk.sampling, shrunk.seed) == ("IOULoss", "SGD", "fresh", 3)
+        assert (shrunk.loss, shrunk.optimizer, shrunk.sampling, shrunk.seed) == (
+            "IOULoss",
+            "SGD",
+            "fresh",
+            3,
+        )
     assert Profile("full", "").apply(question) == question
     smoke, quick = (Profile(name, "").apply(question) for name in ("smoke", "quick"))
     assert smoke.image_size <= quick.image_size < 256
@@ -99,11 +156,18 @@ def test_profiles_keep_the_question_and_change_the_size():
     assert smoke.init_features < quick.init_features < 32
 
 
-@pytest.mark.parametrize(("real", "device", "asked", "expected"), [
-    (True, "cuda", None, "full"), (True, "mps", None, "full"), (True, "cpu", None, "quick"),
-    (False, "cuda", None, "quick"), (False, "cpu", None, "quick"), (False, "cpu", "full", "full"),
-    (True, "cuda", "smoke", "smoke"),
-])
+@pytest.mark.parametrize(
+    ("real", "device", "asked", "expected"),
+    [
+        (True, "cuda", None, "full"),
+        (True, "mps", None, "full"),
+        (True, "cpu", None, "quick"),
+        (False, "cuda", None, "quick"),
+        (False, "cpu", None, "quick"),
+        (False, "cpu", "full", "full"),
+        (True, "cuda", "smoke", "smoke"),
+    ],
+)
 def test_choice_of_profile(real, device, asked, expected):
     profile = choose_profile(real, device, asked)
     assert profile.name == expected

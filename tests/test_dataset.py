@@ -12,7 +12,15 @@ from torch.utils.data import DataLoader
 from lib.config import Config
 from lib.data import Cache, Patient
 from lib.data.cache import Record
-from lib.dataset import PUBLISHED_VALIDATION, BrainData, Sampler, SliceDataset, folds, load_data, make_split
+from lib.dataset import (
+    PUBLISHED_VALIDATION,
+    BrainData,
+    Sampler,
+    SliceDataset,
+    folds,
+    load_data,
+    make_split,
+)
 from lib.transform import Geometry
 from lib.utils import KitError
 from tests.conftest import NAMES
@@ -20,27 +28,40 @@ from tests.conftest import NAMES
 SIZE = 32
 
 
-# --- splits -------------------------------------------------------------------------------------------------------
+# --- splits ---------------------------------------------------------------------------------------
 
 
 def fake_data(names, labelled=True) -> BrainData:
     """Patients who exist as names only: enough to split them."""
     geometry = Geometry((1, 1, 1), (0, 1, 0, 1, 0, 1), (0, 0), 16)
-    records = {name: Record(name, (i, i + 1), 0 if labelled else -1, 1, str(i), geometry)
-               for i, name in enumerate(names)}
-    nothing = Cache(records, [], np.zeros((0, 3, 16, 16), np.float16), np.zeros((0, 16, 16), np.uint8),
-                    np.zeros(0, np.uint8))
+    records = {
+        name: Record(name, (i, i + 1), 0 if labelled else -1, 1, str(i), geometry)
+        for i, name in enumerate(names)
+    }
+    nothing = Cache(
+        records,
+        [],
+        np.zeros((0, 3, 16, 16), np.float16),
+        np.zeros((0, 16, 16), np.uint8),
+        np.zeros(0, np.uint8),
+    )
     patients = {name: Patient(name, (), (), ()) for name in names}
     return BrainData("fake", Path("fake"), 16, "reference", patients, nothing)
 
 
 def names_of(**institutions: int) -> list[str]:
-    return sorted(f"TCGA_{place}_{number:04}_19990101" for place, n in institutions.items() for number in range(n))
+    return sorted(
+        f"TCGA_{place}_{number:04}_19990101"
+        for place, n in institutions.items()
+        for number in range(n)
+    )
 
 
 def all_110() -> list[str]:
     """110 names with the dataset's institutions, the ten published ones among them."""
-    left = Counter(DU=45, HT=34, CS=16, FG=14, EZ=1) - Counter(name.split("_")[1] for name in PUBLISHED_VALIDATION)
+    left = Counter(DU=45, HT=34, CS=16, FG=14, EZ=1) - Counter(
+        name.split("_")[1] for name in PUBLISHED_VALIDATION
+    )
     return sorted([*PUBLISHED_VALIDATION, *names_of(**left)])
 
 
@@ -61,8 +82,17 @@ def test_published_split_when_all_110_are_there():
 
 def test_published_validation_is_the_one_of_the_design():
     assert [name.removeprefix("TCGA_") for name in PUBLISHED_VALIDATION] == [
-        "CS_4944_20010208", "CS_6667_20011105", "CS_6668_20011025", "DU_5851_19950428", "DU_6404_19850629",
-        "DU_6408_19860521", "DU_7014_19860618", "HT_7616_19940813", "HT_7692_19960724", "HT_7879_19981009"]
+        "CS_4944_20010208",
+        "CS_6667_20011105",
+        "CS_6668_20011025",
+        "DU_5851_19950428",
+        "DU_6404_19850629",
+        "DU_6408_19860521",
+        "DU_7014_19860618",
+        "HT_7616_19940813",
+        "HT_7692_19960724",
+        "HT_7879_19981009",
+    ]
 
 
 def test_without_the_published_patients_a_tenth_is_held_out():
@@ -75,8 +105,10 @@ def test_without_the_published_patients_a_tenth_is_held_out():
         make_split(fake_data(names), "published")
 
 
-@pytest.mark.parametrize(("patients", "held_out"), [(109, 10), (300, 10), (73, 7), (50, 5), (20, 5), (11, 5), (10, 5),
-                                                    (8, 4), (3, 1), (2, 1)])
+@pytest.mark.parametrize(
+    ("patients", "held_out"),
+    [(109, 10), (300, 10), (73, 7), (50, 5), (20, 5), (11, 5), (10, 5), (8, 4), (3, 1), (2, 1)],
+)
 def test_size_of_the_holdout(patients, held_out):
     names = names_of(DU=patients // 2, HT=patients - patients // 2)
     split = make_split(fake_data(names))
@@ -109,7 +141,9 @@ def test_folds_score_each_patient_once(k):
     sizes = [len(split.validation) for split in splits]
     assert max(sizes) - min(sizes) <= 1
     for place in ("DU", "HT", "CS", "FG"):
-        shares = [sum(name.startswith(f"TCGA_{place}_") for name in split.validation) for split in splits]
+        shares = [
+            sum(name.startswith(f"TCGA_{place}_") for name in split.validation) for split in splits
+        ]
         assert max(shares) - min(shares) <= 1
 
 
@@ -127,11 +161,21 @@ def test_split_does_not_depend_on_the_order_of_the_folder():
     assert set(one.train) == set(other.train)
 
 
-@pytest.mark.parametrize(("spec", "text"), [
-    ("halves", "halves"), ("fold-6-of-5", "fold-6-of-5"), ("fold-0-of-5", "fold-0-of-5"), ("fold-1-of-1", "1 folds"),
-    ("fold-1-of-9", "9 folds of 8"), ("holdout:8", "8 of 8"), ("holdout:0", "0 of 8"), ("holdout:-1", "holdout:-1"),
-    ("", "''"), ("Published", "Published"),
-])
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        ("halves", "halves"),
+        ("fold-6-of-5", "fold-6-of-5"),
+        ("fold-0-of-5", "fold-0-of-5"),
+        ("fold-1-of-1", "1 folds"),
+        ("fold-1-of-9", "9 folds of 8"),
+        ("holdout:8", "8 of 8"),
+        ("holdout:0", "0 of 8"),
+        ("holdout:-1", "holdout:-1"),
+        ("", "''"),
+        ("Published", "Published"),
+    ],
+)
 def test_impossible_splits(spec, text):
     with pytest.raises(KitError, match=text) as caught:
         make_split(fake_data(names_of(DU=8)), spec)
@@ -143,7 +187,7 @@ def test_one_patient_cannot_be_split():
         make_split(fake_data(names_of(DU=1)))
 
 
-# --- slices -------------------------------------------------------------------------------------------------------
+# --- slices ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -165,12 +209,16 @@ def test_items_and_batches_agree(slices):
 
 def test_patients_keep_the_order_asked_for(slices, tiny_kaggle):
     data = load_data(tiny_kaggle, SIZE)
-    parts = [data.slices((name,)).batch(np.arange(length))[0]
-             for name, length in zip((NAMES[3], NAMES[1]), slices.lengths, strict=True)]
+    parts = [
+        data.slices((name,)).batch(np.arange(length))[0]
+        for name, length in zip((NAMES[3], NAMES[1]), slices.lengths, strict=True)
+    ]
     assert torch.equal(torch.cat(parts), slices.batch(np.arange(len(slices)))[0])
     masks = slices.volume_masks()
     assert [len(mask) for mask in masks] == slices.lengths
-    np.testing.assert_array_equal(np.concatenate(masks), slices.batch(np.arange(len(slices)))[1][:, 0])
+    np.testing.assert_array_equal(
+        np.concatenate(masks), slices.batch(np.arange(len(slices)))[1][:, 0]
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
@@ -186,7 +234,9 @@ def test_shuffling_dataloader_gives_each_slice_once(slices):
     loader = DataLoader(slices, 5, shuffle=True, generator=torch.Generator().manual_seed(1))
     found = torch.cat([part for part, _ in loader])
     assert not torch.equal(found, images)
-    assert sorted(map(float, found.sum(dim=(1, 2, 3)))) == sorted(map(float, images.sum(dim=(1, 2, 3))))
+    assert sorted(map(float, found.sum(dim=(1, 2, 3)))) == sorted(
+        map(float, images.sum(dim=(1, 2, 3)))
+    )
 
 
 @pytest.mark.parametrize("k", [1, 2, 8])
@@ -202,8 +252,19 @@ def test_neighbours_are_further_channels_of_the_same_patient(tiny_kaggle, k):
         assert torch.equal(images[i], expected)
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="needs CUDA")])])
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[
+                pytest.mark.gpu,
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
+            ],
+        ),
+    ],
+)
 @pytest.mark.parametrize("neighbours", [0, 2])
 def test_moved_slices_are_the_same(tiny_kaggle, neighbours, device):
     data, names = load_data(tiny_kaggle, SIZE), (NAMES[3], NAMES[1])
@@ -213,7 +274,9 @@ def test_moved_slices_are_the_same(tiny_kaggle, neighbours, device):
     for here, there in zip(mapped.batch(indices), moved.batch(indices), strict=True):
         assert there.device.type == device
         assert torch.equal(here, there.cpu())
-    np.testing.assert_array_equal(np.concatenate(mapped.volume_masks()), np.concatenate(moved.volume_masks()))
+    np.testing.assert_array_equal(
+        np.concatenate(mapped.volume_masks()), np.concatenate(moved.volume_masks())
+    )
     np.testing.assert_array_equal(mapped.areas, moved.areas)
     assert moved.nbytes == mapped.nbytes == 8 * (3 * 2 + 1) * SIZE**2
 
@@ -227,7 +290,9 @@ def test_nobodys_slices_can_be_moved(tiny_kaggle):
 def test_without_neighbours_a_batch_is_what_the_cache_holds(slices, tiny_kaggle):
     data = load_data(tiny_kaggle, SIZE)
     rows = np.concatenate([np.arange(*data.record(name).rows) for name in (NAMES[3], NAMES[1])])
-    np.testing.assert_array_equal(slices.batch(np.arange(8))[0], data.cache.images[rows].astype(np.float32))
+    np.testing.assert_array_equal(
+        slices.batch(np.arange(8))[0], data.cache.images[rows].astype(np.float32)
+    )
 
 
 def test_past_the_end_is_an_index_error(slices):
@@ -235,7 +300,7 @@ def test_past_the_end_is_an_index_error(slices):
         slices[len(slices)]
 
 
-# --- sampler ------------------------------------------------------------------------------------------------------
+# --- sampler --------------------------------------------------------------------------------------
 
 
 class Areas:
@@ -258,8 +323,11 @@ def draws(sampling="fresh", seed=1, epochs=1500, patients=PATIENTS):
 def test_slices_are_drawn_with_area_plus_a_tenth_of_the_mean():
     expected = []
     for areas in PATIENTS:
-        weights = np.array([area + 0.1 * sum(areas) / len(areas) for area in areas]) if any(areas) else np.ones(
-            len(areas))
+        weights = (
+            np.array([area + 0.1 * sum(areas) / len(areas) for area in areas])
+            if any(areas)
+            else np.ones(len(areas))
+        )
         expected.extend(weights / weights.sum() / len(PATIENTS))
     found = np.bincount(draws(), minlength=len(expected))
     assert found.sum() == 1500 * len(expected)
@@ -271,7 +339,9 @@ def test_default_draw_is_the_one_that_earlier_runs_saw():
     """Written down before background_weight and intensity existed."""
     indices, drawn = Sampler(Areas(*PATIENTS), Config(seed=1)).draw(0)
     assert indices.tolist() == [7, 10, 2, 10, 5, 5, 10, 5, 7, 1, 10]
-    np.testing.assert_allclose(drawn.theta[0], [[0.99617022, 0.00772445, 0], [-0.00772445, 0.99617022, 0]], atol=1e-7)
+    np.testing.assert_allclose(
+        drawn.theta[0], [[0.99617022, 0.00772445, 0], [-0.00772445, 0.99617022, 0]], atol=1e-7
+    )
     assert drawn.strengths.isnan().all()
     same, more = Sampler(Areas(*PATIENTS), Config(seed=1, intensity=0.5)).draw(0)
     assert torch.equal(more.theta, drawn.theta)
@@ -331,7 +401,10 @@ def test_an_epoch_has_as_many_samples_as_slices(slices):
 def test_fresh_sampling_sees_more_than_frozen():
     """The flaw of the published recipe: a third of the slices, over and over."""
     patients = [np.r_[np.zeros(20), np.full(10, 50)] for _ in range(20)]
-    seen = {sampling: len(np.unique(draws(sampling, epochs=30, patients=patients))) for sampling in ("frozen", "fresh")}
+    seen = {
+        sampling: len(np.unique(draws(sampling, epochs=30, patients=patients)))
+        for sampling in ("frozen", "fresh")
+    }
     assert seen["frozen"] < 0.45 * 600
     assert seen["fresh"] > 0.9 * 600
 
@@ -340,6 +413,8 @@ def test_weights_follow_the_networks_masks(tiny_kaggle):
     """In the first patient, slices with more tumour are drawn more often."""
     slices = load_data(tiny_kaggle, SIZE).slices((NAMES[0],))
     sampler = Sampler(slices, Config(seed=0, sampling="fresh"))
-    found = np.bincount(np.concatenate([sampler.draw(epoch)[0] for epoch in range(2000)]), minlength=len(slices))
+    found = np.bincount(
+        np.concatenate([sampler.draw(epoch)[0] for epoch in range(2000)]), minlength=len(slices)
+    )
     expected = slices.areas + 0.1 * slices.areas.mean()
     np.testing.assert_allclose(found / found.sum(), expected / expected.sum(), atol=0.02)

@@ -14,8 +14,10 @@ import pytest
 
 from lib.utils import PROJECT
 
-SHELF = ("unet_layers unet_init_weights unet unet_2plus unet_3plus networks loss transform dataset metrics optim "
-         "config train evaluate predict logger stats utils")
+SHELF = (
+    "unet_layers unet_init_weights unet unet_2plus unet_3plus networks loss transform dataset metrics optim "
+    "config train evaluate predict logger stats utils"
+)
 PACKAGES = "runtime data phantom sweep plot viewer report notebook check grade"
 NAMES = """
 from lib.config import Config, REFERENCE, BEST
@@ -38,22 +40,48 @@ from lib.data import find_root, list_patients, read_patient, Patient, open_cache
 from lib.runtime import pick_device, Machine, deterministic, Recomputing, load_class, code_fingerprint, run_command
 """
 """What notebooks, scripts and other people's code rely on."""
-COMMANDS = ("lib.train", "lib.sweep", "lib.predict", "lib.grade", "lib.grade pack", "lib.phantom", "lib.report",
-            "lib.notebook", "lib.check", "maintain.reference", "maintain.results", "maintain.postprocess",
-            "maintain.pretrained", "maintain.figures", "maintain.student")
-PAGES = [*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md"), *PROJECT.glob("data/*.md"), *PROJECT.glob("result/*/*.md"),
-         *PROJECT.glob("*.ipynb"), PROJECT / "Makefile"]
+COMMANDS = (
+    "lib.train",
+    "lib.sweep",
+    "lib.predict",
+    "lib.grade",
+    "lib.grade pack",
+    "lib.phantom",
+    "lib.report",
+    "lib.notebook",
+    "lib.check",
+    "maintain.reference",
+    "maintain.results",
+    "maintain.postprocess",
+    "maintain.pretrained",
+    "maintain.figures",
+    "maintain.student",
+)
+PAGES = [
+    *PROJECT.glob("*.md"),
+    *PROJECT.glob("docs/*.md"),
+    *PROJECT.glob("data/*.md"),
+    *PROJECT.glob("result/*/*.md"),
+    *PROJECT.glob("*.ipynb"),
+    PROJECT / "Makefile",
+]
 
 
 def test_the_shelf_and_the_packages():
     assert {file.stem for file in (PROJECT / "lib").glob("*.py")} == {"__init__", *SHELF.split()}
-    assert {file.parent.name for file in (PROJECT / "lib").glob("*/__init__.py")} == set(PACKAGES.split())
+    assert {file.parent.name for file in (PROJECT / "lib").glob("*/__init__.py")} == set(
+        PACKAGES.split()
+    )
 
 
 def imports_of(text: str) -> list[tuple[str, str]]:
     """(module, name) of every import from the kit."""
     found = re.findall(r"from ((?:lib|maintain)[\w.]*) import ([\w, ]+)", text)
-    return [(module, name.split(" as ")[0].strip()) for module, names in found for name in names.split(",")]
+    return [
+        (module, name.split(" as ")[0].strip())
+        for module, names in found
+        for name in names.split(",")
+    ]
 
 
 @pytest.mark.parametrize(("module", "name"), imports_of(NAMES))
@@ -64,7 +92,10 @@ def test_what_others_rely_on(module, name):
 
 def text_of(page: Path) -> str:
     if page.suffix == ".ipynb":
-        return "\n".join("".join(cell["source"]) for cell in json.loads(page.read_text(encoding="utf-8"))["cells"])
+        return "\n".join(
+            "".join(cell["source"])
+            for cell in json.loads(page.read_text(encoding="utf-8"))["cells"]
+        )
     return page.read_text(encoding="utf-8")
 
 
@@ -74,18 +105,29 @@ def test_what_pages_and_notebooks_tell_is_there(page):
     for module, name in imports_of(text):
         if not hasattr(importlib.import_module(module), name):
             assert importlib.util.find_spec(f"{module}.{name}"), f"{module}.{name}"
-    for module in re.findall(r"(?:python|\$\(PY\)) -m ((?:lib|maintain|tests|benchmarks)[\w.]*)", text):
+    for module in re.findall(
+        r"(?:python|\$\(PY\)) -m ((?:lib|maintain|tests|benchmarks)[\w.]*)", text
+    ):
         spec = importlib.util.find_spec(module.rstrip("."))
-        assert spec and (spec.submodule_search_locations is None or importlib.util.find_spec(f"{module}.__main__"))
+        assert spec and (
+            spec.submodule_search_locations is None
+            or importlib.util.find_spec(f"{module}.__main__")
+        )
     for name in re.findall(r"`((?:lib|maintain)\.[\w.]+)`", text):
         module, _, attribute = name.rpartition(".")
-        assert importlib.util.find_spec(name) if module in ("lib", "maintain") else hasattr(
-            importlib.import_module(module), attribute) or importlib.util.find_spec(name), name
+        assert (
+            importlib.util.find_spec(name)
+            if module in ("lib", "maintain")
+            else hasattr(importlib.import_module(module), attribute)
+            or importlib.util.find_spec(name)
+        ), name
     for name in re.findall(r"`((?:lib|maintain|tests|benchmarks)/[\w/]+\.\w+)`", text):
         assert (PROJECT / name).exists(), name
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # a command's module has been imported by other tests
+@pytest.mark.filterwarnings(
+    "ignore::RuntimeWarning"
+)  # a command's module has been imported by other tests
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_helps(command, monkeypatch, capsys):
     module, *arguments = command.split()
@@ -105,15 +147,24 @@ def test_a_face_says_what_is_behind_it_and_no_more(package):
     assert all(isinstance(statement, ast.ImportFrom) for statement in statements[:-1])
     named = [alias.name for statement in statements[:-1] for alias in statement.names]
     assert sorted(named) == sorted(ast.literal_eval(statements[-1].value)), "__all__"
-    code = [line for line in source.splitlines()[words.end_lineno:] if line]
+    code = [line for line in source.splitlines()[words.end_lineno :] if line]
     assert len(code) < 20
 
 
-@pytest.mark.parametrize(("module", "heavy"), [
-    ("lib.sweep", "IPython matplotlib ray"), ("lib.train", "matplotlib IPython"), ("lib.plot", "IPython"),
-    ("lib.grade", "matplotlib IPython"), ("lib.notebook", "matplotlib nbformat"), ("lib.phantom", "matplotlib pandas"),
-])
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("lib.sweep", "IPython matplotlib ray"),
+        ("lib.train", "matplotlib IPython"),
+        ("lib.plot", "IPython"),
+        ("lib.grade", "matplotlib IPython"),
+        ("lib.notebook", "matplotlib nbformat"),
+        ("lib.phantom", "matplotlib pandas"),
+    ],
+)
 def test_a_door_loads_nothing_heavy_that_it_does_not_need(module, heavy):
     code = f"import sys, {module}; print(*sorted(set({heavy.split()}) & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == ""

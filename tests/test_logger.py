@@ -24,12 +24,24 @@ def data(tiny_kaggle, monkeypatch):
 
 def test_result_csv_columns_and_rebuild(data, tmp_path):
     fit(TINY, data, tmp_path, plan="loss")
-    fit(dataclasses.replace(TINY, lr_scheduler="linear", optimizer="SGD"), data, tmp_path, plan="best schedule")
+    fit(
+        dataclasses.replace(TINY, lr_scheduler="linear", optimizer="SGD"),
+        data,
+        tmp_path,
+        plan="best schedule",
+    )
     files = write_result_csvs(tmp_path)
     before = {name: path.read_bytes() for name, path in files.items()}
     table = pd.read_csv(tmp_path / "uexec_result_train.csv", dtype=str)
-    assert list(table.columns[:7]) == ["loss function", "optimizer function", "weight decay", "use_lr scheduler",
-                                       "epoch", "val loss", "val_dsc"]
+    assert list(table.columns[:7]) == [
+        "loss function",
+        "optimizer function",
+        "weight decay",
+        "use_lr scheduler",
+        "epoch",
+        "val loss",
+        "val_dsc",
+    ]
     assert table["epoch"].tolist() == ["1", "2", "3"]
     assert table["use_lr scheduler"].unique().tolist() == ["FALSE"]
     best = pd.read_csv(tmp_path / "uexec_result_best.csv", dtype=str)
@@ -43,15 +55,21 @@ def test_result_csv_columns_and_rebuild(data, tmp_path):
 def test_a_changed_default_is_another_run(data, tmp_path, monkeypatch):
     """The hash is of values: a student may edit the defaults in config.py instead of naming a field."""
     split = make_split(data, TINY.split)
-    ids = {run_id(config, data, split, "code") for config in (TINY, dataclasses.replace(TINY, lr=1e-4))}
+    ids = {
+        run_id(config, data, split, "code") for config in (TINY, dataclasses.replace(TINY, lr=1e-4))
+    }
     assert len(ids) == 2
-    assert run_id(dataclasses.replace(TINY, split="auto", device="auto"), data, split, "code") in ids
+    assert (
+        run_id(dataclasses.replace(TINY, split="auto", device="auto"), data, split, "code") in ids
+    )
 
 
 def test_damaged_run_is_left_out_and_named(data, tmp_path, capsys):
     config = dataclasses.replace(TINY, epochs=1)
     broken = fit(config, data, tmp_path)
-    resaved = (broken.folder / "history.csv").read_text().replace(",", ";")  # as a spreadsheet may write it
+    resaved = (
+        (broken.folder / "history.csv").read_text().replace(",", ";")
+    )  # as a spreadsheet may write it
     for damaged, text in (("history.csv", resaved), ("history.csv", ""), ("run.json", "")):
         (broken.folder / damaged).write_text(text)
         run = fit(dataclasses.replace(config, seed=1), data, tmp_path)

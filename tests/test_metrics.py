@@ -49,9 +49,15 @@ def test_values_above_zero_count_once():
     assert counts(np.full((1, 2, 2), 255, np.uint8), np.ones((1, 2, 2), np.uint8)) == (4, 0, 0)
 
 
-@pytest.mark.parametrize(("pred", "true", "overlap", "distance"), [
-    (EMPTY, EMPTY, 1.0, 0.0), (FULL, EMPTY, 0.0, 13.0), (EMPTY, FULL, 0.0, 13.0), (FULL, FULL, 1.0, 0.0),
-])
+@pytest.mark.parametrize(
+    ("pred", "true", "overlap", "distance"),
+    [
+        (EMPTY, EMPTY, 1.0, 0.0),
+        (FULL, EMPTY, 0.0, 13.0),
+        (EMPTY, FULL, 0.0, 13.0),
+        (FULL, FULL, 1.0, 0.0),
+    ],
+)
 def test_empty_masks(pred, true, overlap, distance):
     assert dsc(pred, true) == iou(pred, true) == overlap
     assert hd95(pred, true) == pytest.approx(distance)
@@ -91,7 +97,7 @@ def test_overlap_properties(pair):
     assert c.precision == counts(b, a).recall
 
 
-# --- largest component --------------------------------------------------------------------------------------------
+# --- largest component ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -103,7 +109,9 @@ def test_largest_component_is_medpys(seed):
 def test_largest_component_touches_by_faces_in_all_three_directions():
     mask = np.zeros((3, 4, 4), np.uint8)
     mask[0, 0, 0] = mask[1, 0, 0] = mask[2, 0, 0] = 1  # a column through the slices
-    mask[0, 1, 1] = mask[0, 2, 2] = mask[0, 3, 3] = mask[1, 2, 3] = 1  # four that touch at corners and edges only
+    mask[0, 1, 1] = mask[0, 2, 2] = mask[0, 3, 3] = mask[1, 2, 3] = (
+        1  # four that touch at corners and edges only
+    )
     kept = largest_component(mask)
     assert kept.dtype == bool
     np.testing.assert_array_equal(np.argwhere(kept), [[0, 0, 0], [1, 0, 0], [2, 0, 0]])
@@ -122,15 +130,20 @@ def test_largest_component_properties(mask):
     np.testing.assert_array_equal(largest_component(kept), kept)
 
 
-# --- surface distance ---------------------------------------------------------------------------------------------
+# --- surface distance -----------------------------------------------------------------------------
 
 
 def surface_points(mask):
     """Voxels with at least one of six neighbours outside, found one by one."""
     padded = np.pad(mask, 1)
     steps = [(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)]
-    return np.array([p for p in np.argwhere(mask)
-                     if not all(padded[tuple(p + 1 + np.array(step))] for step in steps)])
+    return np.array(
+        [
+            p
+            for p in np.argwhere(mask)
+            if not all(padded[tuple(p + 1 + np.array(step))] for step in steps)
+        ]
+    )
 
 
 def brute_force_hd95(a, b):
@@ -156,7 +169,8 @@ def test_hd95_properties(pair):
 
 
 def test_hd95_is_not_the_pooled_variant():
-    # a large mask and the same with a far speck: the speck is under 5 % of the pool, but all of one direction
+    # a large mask and the same with a far speck: the speck is under 5 % of the pool, but all of one
+    # direction
     pred, true = np.zeros((2, 1, 40, 40), bool)
     pred[0, :20, :20] = True
     true[0, 0, 0] = True
@@ -178,14 +192,20 @@ def test_hd95_does_not_change_its_input():
     np.testing.assert_array_equal((pred, true), before)
 
 
-# --- summary ------------------------------------------------------------------------------------------------------
+# --- summary --------------------------------------------------------------------------------------
 
 
 def test_summary_is_scipys():
     values = np.random.default_rng(3).beta(8, 2, 12)
     summary = summarise(values)
-    reference = stats.bootstrap((values,), np.mean, n_resamples=9_999, method="BCa", confidence_level=0.95,
-                                rng=np.random.default_rng(99)).confidence_interval
+    reference = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=9_999,
+        method="BCa",
+        confidence_level=0.95,
+        rng=np.random.default_rng(99),
+    ).confidence_interval
     assert summary.n == 12
     assert summary.mean == pytest.approx(np.mean(values))
     assert summary.median == pytest.approx(np.median(values))
@@ -208,9 +228,16 @@ def test_summary_of_nothing_to_resample(values):
     assert (summary.mean, summary.low, summary.high) == (0.8, 0.8, 0.8)
 
 
-@pytest.mark.parametrize("values", [
-    [0.9] * 9 + [0.9 + 1e-16], [0.9] * 9 + [np.nextafter(0.9, 1)], [0.0] * 9 + [1.0], [0.3, 0.3 + 1e-12], [0.2, 0.9],
-])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.9] * 9 + [0.9 + 1e-16],
+        [0.9] * 9 + [np.nextafter(0.9, 1)],
+        [0.0] * 9 + [1.0],
+        [0.3, 0.3 + 1e-12],
+        [0.2, 0.9],
+    ],
+)
 def test_summary_of_nearly_constant_values_is_finite_and_silent(values):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

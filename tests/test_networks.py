@@ -15,7 +15,7 @@ from lib.unet import UNet, from_published
 from lib.unet_layers import ACTIVATIONS, make_activation
 from lib.utils import KitError
 
-# --- the network --------------------------------------------------------------------------------------------------
+# --- the network ----------------------------------------------------------------------------------
 
 
 def stage(name: str, inputs: int, outputs: int) -> nn.Sequential:
@@ -35,11 +35,17 @@ class Published(nn.Module):
         super().__init__()
         channels = [3] + [width << level for level in range(5)]
         for level in range(1, 5):
-            self.add_module(f"encoder{level}", stage(f"enc{level}", channels[level - 1], channels[level]))
+            self.add_module(
+                f"encoder{level}", stage(f"enc{level}", channels[level - 1], channels[level])
+            )
         self.bottleneck = stage("bottleneck", channels[4], channels[5])
         for level in range(4, 0, -1):
-            self.add_module(f"upconv{level}", nn.ConvTranspose2d(channels[level + 1], channels[level], 2, 2))
-            self.add_module(f"decoder{level}", stage(f"dec{level}", 2 * channels[level], channels[level]))
+            self.add_module(
+                f"upconv{level}", nn.ConvTranspose2d(channels[level + 1], channels[level], 2, 2)
+            )
+            self.add_module(
+                f"decoder{level}", stage(f"dec{level}", 2 * channels[level], channels[level])
+            )
         self.conv = nn.Conv2d(width, 1, 1)
 
     def forward(self, x):
@@ -115,7 +121,9 @@ def test_logits_of_the_images_size(height, width):
         assert network(torch.zeros(2, 3, height, width)).shape == (2, 1, height, width)
 
 
-@pytest.mark.parametrize(("size", "advice"), [((40, 32), "48x32"), ((33, 47), "48x48"), ((8, 16), "16x16")])
+@pytest.mark.parametrize(
+    ("size", "advice"), [((40, 32), "48x32"), ((33, 47), "48x48"), ((8, 16), "16x16")]
+)
 def test_other_sizes_are_refused_with_the_size_to_pad_to(size, advice):
     with pytest.raises(ValueError, match=f"{size[0]}x{size[1]}.*4 times.*{advice}"):
         UNet(init_features=2)(torch.zeros(1, 3, *size))
@@ -140,10 +148,15 @@ def test_same_random_state_same_weights():
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize(("call", "word"), [
-    (lambda: Config(model="vnet"), "vnet"), (lambda: Config(activation="Step"), "Step"),
-    (lambda: Config(loss="Hinge"), "Hinge"), (lambda: build_loss("Hinge"), "Hinge"),
-])
+@pytest.mark.parametrize(
+    ("call", "word"),
+    [
+        (lambda: Config(model="vnet"), "vnet"),
+        (lambda: Config(activation="Step"), "Step"),
+        (lambda: Config(loss="Hinge"), "Hinge"),
+        (lambda: build_loss("Hinge"), "Hinge"),
+    ],
+)
 def test_unknown_names_are_answered_with_the_known_ones(call, word):
     with pytest.raises(KitError, match=f"'{word}' is .* one of .*(unet|ReLU|DiceLoss)"):
         call()
@@ -162,14 +175,18 @@ def test_a_network_and_a_loss_of_ones_own():
     assert isinstance(build_loss("tests.test_networks:OneConvolution"), OneConvolution)
 
 
-@pytest.mark.parametrize("choice", [{"normalisation": "group"}, {"initialiser": "kaiming"}, {"checkpointing": True}])
+@pytest.mark.parametrize(
+    "choice", [{"normalisation": "group"}, {"initialiser": "kaiming"}, {"checkpointing": True}]
+)
 def test_a_choice_that_would_change_nothing_is_refused(choice):
     config = Config(model="tests.test_networks:OneConvolution", activation="GELU", **choice)
     with pytest.raises(KitError, match=f"no argument {next(iter(choice))}; leave it at "):
         build_model(config)
 
 
-@pytest.mark.parametrize("spec", ["tests.nowhere:Net", "tests.test_networks:Nothing", "os:system", "math:pi"])
+@pytest.mark.parametrize(
+    "spec", ["tests.nowhere:Net", "tests.test_networks:Nothing", "os:system", "math:pi"]
+)
 def test_a_class_that_is_none_of_these_is_refused(spec):
     with pytest.raises(KitError, match=spec):
         build_model(Config(model=spec))

@@ -29,7 +29,9 @@ def test_cells_are_thin_and_explained(notebook):
     assert notebook.cells[0].cell_type == "markdown"
     for cell in code_cells(notebook):
         assert len(cell.source.splitlines()) <= 15, cell.source
-        assert not re.search(r"^\s*(def|class|async def|for|while) ", cell.source, re.MULTILINE), cell.source
+        assert not re.search(r"^\s*(def|class|async def|for|while) ", cell.source, re.MULTILINE), (
+            cell.source
+        )
 
 
 def test_has_assertions(notebook):
@@ -46,8 +48,15 @@ def test_executed_in_order_without_errors_and_warnings(notebook):
 
 
 def test_no_absolute_paths(notebook):
-    text = json.dumps([[cell.source, [o for o in cell.get("outputs", []) if "image/png" not in o.get("data", {})]]
-                       for cell in notebook.cells])
+    text = json.dumps(
+        [
+            [
+                cell.source,
+                [o for o in cell.get("outputs", []) if "image/png" not in o.get("data", {})],
+            ]
+            for cell in notebook.cells
+        ]
+    )
     assert not re.search(r"(/home/|/root/|/tmp/|/Users/|[A-Z]:\\\\)", text)
 
 

@@ -25,7 +25,7 @@ def weight() -> nn.Parameter:
     return nn.Parameter(torch.tensor([1.0, -2.0]))
 
 
-# --- schedules ----------------------------------------------------------------------------------------------------
+# --- schedules ------------------------------------------------------------------------------------
 
 
 def rates(**settings) -> list[float]:
@@ -33,13 +33,16 @@ def rates(**settings) -> list[float]:
     return [learning_rate(config, epoch) for epoch in range(EPOCHS)]
 
 
-@pytest.mark.parametrize(("name", "theirs"), [
-    ("none", lambda o: lr_scheduler.ConstantLR(o, 1.0)),
-    ("linear", lambda o: lr_scheduler.LinearLR(o, 1.0, 0.1, total_iters=EPOCHS - 1)),
-    ("cosine", lambda o: lr_scheduler.CosineAnnealingLR(o, EPOCHS)),
-    ("poly", lambda o: lr_scheduler.PolynomialLR(o, EPOCHS, 0.9)),
-    ("step", lambda o: lr_scheduler.StepLR(o, 5, 0.3)),
-])
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("none", lambda o: lr_scheduler.ConstantLR(o, 1.0)),
+        ("linear", lambda o: lr_scheduler.LinearLR(o, 1.0, 0.1, total_iters=EPOCHS - 1)),
+        ("cosine", lambda o: lr_scheduler.CosineAnnealingLR(o, EPOCHS)),
+        ("poly", lambda o: lr_scheduler.PolynomialLR(o, EPOCHS, 0.9)),
+        ("step", lambda o: lr_scheduler.StepLR(o, 5, 0.3)),
+    ],
+)
 def test_schedules_are_torchs(name, theirs):
     optimizer = torch.optim.SGD([weight()], 0.1)
     scheduler, expected = theirs(optimizer), []
@@ -47,7 +50,9 @@ def test_schedules_are_torchs(name, theirs):
         expected.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
-    np.testing.assert_allclose(rates(lr_scheduler=name, lr_step=5, lr_factor=0.3), expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        rates(lr_scheduler=name, lr_step=5, lr_factor=0.3), expected, rtol=1e-9
+    )
 
 
 def test_plateau_is_torchs():
@@ -57,7 +62,9 @@ def test_plateau_is_torchs():
     # torch cuts after more than `patience` bad epochs, we after lr_step of them
     scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=2, threshold=0)
     for epoch, loss in enumerate(losses):
-        assert learning_rate(config, epoch, losses[:epoch]) == pytest.approx(optimizer.param_groups[0]["lr"])
+        assert learning_rate(config, epoch, losses[:epoch]) == pytest.approx(
+            optimizer.param_groups[0]["lr"]
+        )
         scheduler.step(loss)
     assert optimizer.param_groups[0]["lr"] < 0.03, "the comparison is of several cuts"
 
@@ -71,18 +78,30 @@ def test_warm_up_climbs_and_then_the_schedule_begins(name):
     assert learning_rate(Config(lr=0.1, epochs=1, lr_scheduler=name), 0) == 0.1
 
 
-# --- optimisers ---------------------------------------------------------------------------------------------------
+# --- optimisers -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("settings", "theirs"), [
-    ({"optimizer": "Adam"}, lambda w: torch.optim.Adam(w, 0.1, weight_decay=0.01)),
-    ({"optimizer": "AdamW"}, lambda w: torch.optim.AdamW(w, 0.1, weight_decay=0.01)),
-    ({"optimizer": "SGD", "momentum": 0.8}, lambda w: torch.optim.SGD(w, 0.1, 0.8, weight_decay=0.01)),
-    ({"optimizer": "SGD", "nesterov": True}, lambda w: torch.optim.SGD(w, 0.1, 0.9, weight_decay=0.01, nesterov=True)),
-])
+@pytest.mark.parametrize(
+    ("settings", "theirs"),
+    [
+        ({"optimizer": "Adam"}, lambda w: torch.optim.Adam(w, 0.1, weight_decay=0.01)),
+        ({"optimizer": "AdamW"}, lambda w: torch.optim.AdamW(w, 0.1, weight_decay=0.01)),
+        (
+            {"optimizer": "SGD", "momentum": 0.8},
+            lambda w: torch.optim.SGD(w, 0.1, 0.8, weight_decay=0.01),
+        ),
+        (
+            {"optimizer": "SGD", "nesterov": True},
+            lambda w: torch.optim.SGD(w, 0.1, 0.9, weight_decay=0.01, nesterov=True),
+        ),
+    ],
+)
 def test_optimisers_are_torchs(settings, theirs):
     ours, other = weight(), weight()
-    pairs = [(ours, build_optimizer(Config(lr=0.1, weight_decay=0.01, **settings), [ours])), (other, theirs([other]))]
+    pairs = [
+        (ours, build_optimizer(Config(lr=0.1, weight_decay=0.01, **settings), [ours])),
+        (other, theirs([other])),
+    ]
     for parameter, optimizer in pairs:
         for _ in range(3):
             optimizer.zero_grad()
@@ -106,7 +125,7 @@ def test_moving_average_is_the_weighted_sum():
     assert average.weights["weight"].data_ptr() != model.weight.data_ptr()
 
 
-# --- in a run -----------------------------------------------------------------------------------------------------
+# --- in a run -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -114,8 +133,12 @@ def data(tiny_kaggle):
     return load_data(tiny_kaggle, TINY.image_size)
 
 
-VARIANTS = [{"ema": 0.9}, {"accumulate": 2}, {"optimizer": "SGD", "nesterov": True, "lr_scheduler": "plateau"},
-            {"clip": 0.1, "optimizer": "AdamW", "lr_scheduler": "cosine", "warmup": 1}]
+VARIANTS = [
+    {"ema": 0.9},
+    {"accumulate": 2},
+    {"optimizer": "SGD", "nesterov": True, "lr_scheduler": "plateau"},
+    {"clip": 0.1, "optimizer": "AdamW", "lr_scheduler": "cosine", "warmup": 1},
+]
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
@@ -139,14 +162,23 @@ def test_resumes_to_the_same_bytes(data, tmp_path, monkeypatch, changes):
 
 
 def test_the_average_is_what_is_scored_and_kept(data, tmp_path):
-    averaged, plain = (fit(dataclasses.replace(TINY, ema=ema), data, tmp_path) for ema in (0.9, 0.0))
-    assert averaged.history["train loss"].equals(plain.history["train loss"]), "it does not change the training"
+    averaged, plain = (
+        fit(dataclasses.replace(TINY, ema=ema), data, tmp_path) for ema in (0.9, 0.0)
+    )
+    assert averaged.history["train loss"].equals(plain.history["train loss"]), (
+        "it does not change the training"
+    )
     assert not averaged.history["val loss"].equals(plain.history["val loss"])
     kept = torch.load(averaged.weights, weights_only=True)
     last = torch.load(averaged.folder / "last.pt", weights_only=True)
     if kept["epoch"] == TINY.epochs:
-        assert all(torch.equal(value, last["average"]["weights"][name]) for name, value in kept["weights"].items())
-    assert any(not torch.equal(value, last["weights"][name]) for name, value in kept["weights"].items())
+        assert all(
+            torch.equal(value, last["average"]["weights"][name])
+            for name, value in kept["weights"].items()
+        )
+    assert any(
+        not torch.equal(value, last["weights"][name]) for name, value in kept["weights"].items()
+    )
 
 
 class PerImage(nn.Module):
@@ -167,11 +199,18 @@ class MeanSquare(nn.Module):
         return ((logits - target) ** 2).mean()
 
 
-OWN = {"model": f"{__name__}:PerImage", "loss": f"{__name__}:MeanSquare", "precision": "fp32", "batch_size": 5}
+OWN = {
+    "model": f"{__name__}:PerImage",
+    "loss": f"{__name__}:MeanSquare",
+    "precision": "fp32",
+    "batch_size": 5,
+}
 
 
 def test_parts_of_a_batch_add_up_to_it(data, tmp_path):
-    whole, parts = (fit(dataclasses.replace(TINY, accumulate=n, **OWN), data, tmp_path) for n in (1, 3))
+    whole, parts = (
+        fit(dataclasses.replace(TINY, accumulate=n, **OWN), data, tmp_path) for n in (1, 3)
+    )
     pd.testing.assert_frame_equal(whole.history, parts.history, rtol=1e-5)
 
 
@@ -194,7 +233,12 @@ def test_out_of_memory_halves_the_batch_and_goes_on(data, tmp_path, monkeypatch,
     assert run.info["accumulate"] == 4
     assert pd.read_csv(tmp_path / "small" / "uexec_result_train.csv")["accumulate"].unique() == [4]
     assert "out of memory" in capsys.readouterr().out
-    same = ["epoch", "lr", "train loss", "val_dsc"]  # the validation loss depends on how many slices it sees at once
+    same = [
+        "epoch",
+        "lr",
+        "train loss",
+        "val_dsc",
+    ]  # the validation loss depends on how many slices it sees at once
     pd.testing.assert_frame_equal(whole.history[same], run.history[same], rtol=1e-5)
 
 

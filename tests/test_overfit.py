@@ -22,7 +22,9 @@ def phantom_batch() -> tuple[torch.Tensor, torch.Tensor]:
     masks = preprocess_mask(mask, geometry)
     areas = masks.sum(axis=(1, 2))
     chosen = [int(areas.argmax()), int(np.flatnonzero(areas == 0)[0])]
-    return torch.from_numpy(images[chosen]), torch.from_numpy(masks[chosen, None].astype(np.float32))
+    return torch.from_numpy(images[chosen]), torch.from_numpy(
+        masks[chosen, None].astype(np.float32)
+    )
 
 
 @torch.no_grad()
@@ -38,11 +40,17 @@ def recited(model: nn.Module, images: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("switches", [
-    {"model": "unet"}, {"model": "unet_2plus"}, {"model": "unet_2plus", "deep_supervision": True},
-    {"model": "unet_3plus"}, {"model": "unet_3plus", "deep_supervision": True},
-    {"model": "unet_3plus", "deep_supervision": True, "guided": True, "checkpointing": True},
-])
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"model": "unet"},
+        {"model": "unet_2plus"},
+        {"model": "unet_2plus", "deep_supervision": True},
+        {"model": "unet_3plus"},
+        {"model": "unet_3plus", "deep_supervision": True},
+        {"model": "unet_3plus", "deep_supervision": True, "guided": True, "checkpointing": True},
+    ],
+)
 def test_a_batch_is_learned_by_heart(switches):
     torch.manual_seed(0)
     images, masks = phantom_batch()

@@ -39,7 +39,15 @@ def weights(tmp_path) -> Path:
     """A ``best.pt`` of an untrained network."""
     torch.manual_seed(0)
     file = tmp_path / "best.pt"
-    torch.save({"config": TINY.to_dict(), "epoch": 1, "val_dsc": 0.5, "weights": build_model(TINY).state_dict()}, file)
+    torch.save(
+        {
+            "config": TINY.to_dict(),
+            "epoch": 1,
+            "val_dsc": 0.5,
+            "weights": build_model(TINY).state_dict(),
+        },
+        file,
+    )
     return file
 
 
@@ -61,7 +69,7 @@ class Silent(Bright):
         return torch.full_like(x[:, :1], -9.0)
 
 
-# --- weights ------------------------------------------------------------------------------------------------------
+# --- weights --------------------------------------------------------------------------------------
 
 
 def test_weights_of_a_run(weights):
@@ -122,36 +130,72 @@ def test_missing_file_and_folder(tmp_path):
     refused(tmp_path)
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"garbage", b"\x80", b"\x80\x02", b"PK\x03\x04 not really", bytes(1000), b"\x00\xff" * 500, b"]q\x00.",
-    b"(dp0\n.", pickle.dumps({"a": 1}), pickle.dumps([1, 2]), b"import os\n",
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"garbage",
+        b"\x80",
+        b"\x80\x02",
+        b"PK\x03\x04 not really",
+        bytes(1000),
+        b"\x00\xff" * 500,
+        b"]q\x00.",
+        b"(dp0\n.",
+        pickle.dumps({"a": 1}),
+        pickle.dumps([1, 2]),
+        b"import os\n",
+    ],
+)
 def test_garbage(tmp_path, content):
     (tmp_path / "best.pt").write_bytes(content)
     refused(tmp_path / "best.pt")
 
 
-@pytest.mark.parametrize("content", [
-    {}, {"a": 1}, [], torch.zeros(3), {1: torch.zeros(3)}, {("a", 1): 2}, {"conv.weight": torch.zeros(1)},
-    {"conv.weight": torch.zeros(1, 0, 1, 1)}, {"conv.weight": torch.zeros(1, 2, 1, 1)}, {"config": {}, "weights": {}},
-    {"config": {}, "weights": 3}, {"config": {"lr": "x"}, "weights": {}}, {"config": {1: 2}, "weights": {}},
-    {"history": [], "weights": {}, "optimizer": {}, "scaler": {}},
-], ids=str)
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"a": 1},
+        [],
+        torch.zeros(3),
+        {1: torch.zeros(3)},
+        {("a", 1): 2},
+        {"conv.weight": torch.zeros(1)},
+        {"conv.weight": torch.zeros(1, 0, 1, 1)},
+        {"conv.weight": torch.zeros(1, 2, 1, 1)},
+        {"config": {}, "weights": {}},
+        {"config": {}, "weights": 3},
+        {"config": {"lr": "x"}, "weights": {}},
+        {"config": {1: 2}, "weights": {}},
+        {"history": [], "weights": {}, "optimizer": {}, "scaler": {}},
+    ],
+    ids=str,
+)
 def test_files_that_hold_something_else(tmp_path, content):
     (tmp_path / "best.pt").write_bytes(saved(content))
     refused(tmp_path / "best.pt")
 
 
-@pytest.mark.parametrize("changes", [
-    {"init_features": 3}, {"model": "vnet"}, {"activation": "Step"}, {"epochs": 0}, {"brand_new_field": 1},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"init_features": 3},
+        {"model": "vnet"},
+        {"activation": "Step"},
+        {"epochs": 0},
+        {"brand_new_field": 1},
+    ],
+)
 def test_config_that_does_not_fit(tmp_path, changes):
     (tmp_path / "best.pt").write_bytes(saved(config_with(**changes)))
     refused(tmp_path / "best.pt")
 
 
 def test_weights_of_another_network(tmp_path):
-    torch.save(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 1, 1)).state_dict(), tmp_path / "other.pt")
+    torch.save(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 1, 1)).state_dict(), tmp_path / "other.pt"
+    )
     refused(tmp_path / "other.pt")
     state = Published(2).state_dict()
     del state["upconv2.bias"]
@@ -159,8 +203,14 @@ def test_weights_of_another_network(tmp_path):
     assert "upconv2.bias" in refused(tmp_path / "incomplete.pt")
 
 
-@pytest.mark.parametrize("wrap", [lambda bomb: bomb, lambda bomb: {"weights": bomb, "config": {}},
-                                  lambda bomb: {"conv.weight": torch.zeros(1), "x": [bomb]}])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda bomb: bomb,
+        lambda bomb: {"weights": bomb, "config": {}},
+        lambda bomb: {"conv.weight": torch.zeros(1), "x": [bomb]},
+    ],
+)
 @pytest.mark.parametrize("dump", [saved, pickle.dumps])
 def test_code_in_a_file_is_not_run(tmp_path, wrap, dump):
     trace = tmp_path / "trace"
@@ -177,7 +227,7 @@ def test_whole_pickled_network_is_refused(tmp_path):
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999])
 def test_truncated_file(weights, share):
     content = weights.read_bytes()
-    weights.write_bytes(content[:int(len(content) * share)])
+    weights.write_bytes(content[: int(len(content) * share)])
     refused(weights)
 
 
@@ -186,7 +236,9 @@ def test_flipped_bytes_load_or_are_refused(weights):
     rng = np.random.default_rng(0)
     for _ in range(150):
         damaged = bytearray(content)
-        at = rng.integers(0, rng.choice([200, 5000, len(content)]), 3)  # mostly where the structure is
+        at = rng.integers(
+            0, rng.choice([200, 5000, len(content)]), 3
+        )  # mostly where the structure is
         if rng.random() < 0.3:
             at = len(content) - 1 - rng.integers(0, 500, 3)
         for position in at:
@@ -198,15 +250,21 @@ def test_flipped_bytes_load_or_are_refused(weights):
             assert "\n" not in str(error) and str(weights) in str(error)
 
 
-# --- prediction ---------------------------------------------------------------------------------------------------
+# --- prediction -----------------------------------------------------------------------------------
 
 
 def test_masks_are_written_in_the_kaggle_layout(tiny_kaggle, tmp_path):
-    prediction = predict.predict(Bright(), tiny_kaggle, tmp_path / "out", device="cpu", precision="fp32")
+    prediction = predict.predict(
+        Bright(), tiny_kaggle, tmp_path / "out", device="cpu", precision="fp32"
+    )
     for name in NAMES:
         volume, truth, _ = kaggle.read_patient(prediction.data.patients[name])
-        files = sorted((tmp_path / "out" / name).iterdir(), key=lambda file: int(file.name.split("_")[-2]))
-        assert [file.name for file in files] == [f"{name}_{number}_mask.tif" for number in range(1, 7)]
+        files = sorted(
+            (tmp_path / "out" / name).iterdir(), key=lambda file: int(file.name.split("_")[-2])
+        )
+        assert [file.name for file in files] == [
+            f"{name}_{number}_mask.tif" for number in range(1, 7)
+        ]
         written = np.stack([tifffile.imread(file) for file in files])
         assert written.dtype == np.uint8
         assert set(np.unique(written)) <= {0, 255}
@@ -220,10 +278,22 @@ def test_cases_are_computed_from_the_written_masks(tiny_kaggle, tmp_path):
     prediction = predict.predict(Bright(), tiny_kaggle, tmp_path / "out", device="cpu")
     table = pd.read_csv(tmp_path / "out" / "cases.csv")
     assert b"\r" not in (tmp_path / "out" / "cases.csv").read_bytes()
-    assert list(table.columns)[:8] == ["patient", "slices", "seen", "dsc", "dsc_native", "tp", "fp", "fn"]
+    assert list(table.columns)[:8] == [
+        "patient",
+        "slices",
+        "seen",
+        "dsc",
+        "dsc_native",
+        "tp",
+        "fp",
+        "fn",
+    ]
     assert list(table["patient"]) == sorted(NAMES)
     for row in table.itertuples():
-        mask, truth = prediction.mask(row.patient).astype(bool), prediction.data.truth(row.patient).astype(bool)
+        mask, truth = (
+            prediction.mask(row.patient).astype(bool),
+            prediction.data.truth(row.patient).astype(bool),
+        )
         assert (row.slices, row.tp) == (6, (mask & truth).sum())
         assert (row.fp, row.fn) == ((mask & ~truth).sum(), (truth & ~mask).sum())
         assert row.dsc_native == pytest.approx(dsc(mask, truth), abs=1e-7)
@@ -240,7 +310,9 @@ def test_cases_are_computed_from_the_written_masks(tiny_kaggle, tmp_path):
 def test_masks_come_back_to_the_files_own_grid(tmp_path, mode, size):
     volume, mask = brain(3, 8, 50, 41)
     write_patient(tmp_path / "data", NAMES[0], volume, mask, numbers=(1, 2, 3, 5, 8, 9, 10, 11))
-    prediction = predict.predict(Bright(image_size=size, preprocessing=mode), tmp_path / "data", device="cpu")
+    prediction = predict.predict(
+        Bright(image_size=size, preprocessing=mode), tmp_path / "data", device="cpu"
+    )
     assert prediction.mask(NAMES[0]).shape == (8, 50, 41)
     assert prediction.cases["dsc_native"][0] > 0.8
 
@@ -281,7 +353,9 @@ def test_patients_seen_in_training_are_marked(tiny_kaggle, tmp_path, learnt):
     assert prediction.cases["seen"].tolist() == [name in learnt for name in sorted(NAMES)]
     flags = [line.split(",")[2] for line in (tmp_path / "cases.csv").read_text().splitlines()]
     assert flags == ["seen", *("TRUE" if name in learnt else "FALSE" for name in sorted(NAMES))]
-    assert (f"not counted: {len(learnt)} patients that the network was trained on" in str(prediction)) == bool(learnt)
+    assert (
+        f"not counted: {len(learnt)} patients that the network was trained on" in str(prediction)
+    ) == bool(learnt)
     assert f"{6 - len(learnt)} patients" in str(prediction) or len(learnt) == 6
 
 
@@ -293,7 +367,9 @@ def test_nobody_to_segment(tiny_kaggle, tmp_path):
 
 
 def test_chosen_patients_only(tiny_kaggle, tmp_path):
-    prediction = predict.predict(Bright(), tiny_kaggle, tmp_path / "out", patients=[NAMES[3], NAMES[0]], device="cpu")
+    prediction = predict.predict(
+        Bright(), tiny_kaggle, tmp_path / "out", patients=[NAMES[3], NAMES[0]], device="cpu"
+    )
     assert list(prediction.cases["patient"]) == [NAMES[3], NAMES[0]]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {NAMES[0], NAMES[3], "cases.csv"}
     with pytest.raises(KitError, match=f"nobody.*{NAMES[0]}"):
@@ -301,7 +377,10 @@ def test_chosen_patients_only(tiny_kaggle, tmp_path):
 
 
 def test_batch_size_does_not_matter(tiny_kaggle, weights):
-    one, many = (predict.predict(weights, tiny_kaggle, device="cpu", precision="fp32", batch_size=n) for n in (1, 5))
+    one, many = (
+        predict.predict(weights, tiny_kaggle, device="cpu", precision="fp32", batch_size=n)
+        for n in (1, 5)
+    )
     pd.testing.assert_frame_equal(one.cases, many.cases)
 
 
@@ -321,7 +400,7 @@ class Lopsided(Bright):
 
     def forward(self, x):
         logits = super().forward(x)
-        logits[..., x.shape[3] // 2:] = -1.0
+        logits[..., x.shape[3] // 2 :] = -1.0
         return logits
 
 
@@ -330,9 +409,11 @@ def test_flips_are_averaged(tiny_kaggle):
     machine = Machine(torch.device("cpu"), pick_precision(torch.device("cpu"), "fp32"))
     model = Lopsided()
     images, _ = data.slices((NAMES[0],)).batch(np.arange(4))
-    one, other = (torch.sigmoid(part)[:, 0] for part in (model(images), model(images.flip(3)).flip(3)))
-    (_, plain), = predict_volumes(model, data, (NAMES[0],), machine, 3)
-    (_, both), = predict_volumes(model, data, (NAMES[0],), machine, 3, tta=True)
+    one, other = (
+        torch.sigmoid(part)[:, 0] for part in (model(images), model(images.flip(3)).flip(3))
+    )
+    ((_, plain),) = predict_volumes(model, data, (NAMES[0],), machine, 3)
+    ((_, both),) = predict_volumes(model, data, (NAMES[0],), machine, 3, tta=True)
     np.testing.assert_allclose(plain, one, atol=1e-6)
     np.testing.assert_allclose(both, (one + other) / 2, atol=1e-6)
 
@@ -343,11 +424,15 @@ def test_averaged_logits_stay_finite():
     mixed = mean_logits(extreme, -extreme)
     torch.testing.assert_close(mixed.sigmoid(), torch.full((5,), 0.5))
     one, other = torch.randn(2, 50, generator=torch.Generator().manual_seed(0)) * 4
-    torch.testing.assert_close(mean_logits(one, other).sigmoid(), (one.sigmoid() + other.sigmoid()) / 2)
+    torch.testing.assert_close(
+        mean_logits(one, other).sigmoid(), (one.sigmoid() + other.sigmoid()) / 2
+    )
 
 
 def test_flips_by_argument_or_by_the_networks_config(tiny_kaggle):
-    plain, asked = (predict.predict(Lopsided(), tiny_kaggle, device="cpu", tta=tta) for tta in (None, True))
+    plain, asked = (
+        predict.predict(Lopsided(), tiny_kaggle, device="cpu", tta=tta) for tta in (None, True)
+    )
     config = predict.predict(Lopsided(tta=True), tiny_kaggle, device="cpu")
     pd.testing.assert_frame_equal(asked.cases, config.cases)
     assert (plain.config.tta, asked.config.tta, config.config.tta) == (False, True, True)
@@ -371,50 +456,103 @@ def test_the_true_masks_are_never_overwritten(tiny_kaggle, tmp_path):
     assert {file: file.read_bytes() for file in tiny_kaggle.rglob("*.tif")} == before
 
 
-# --- command line -------------------------------------------------------------------------------------------------
+# --- command line ---------------------------------------------------------------------------------
 
 
 def test_command_line(weights, tiny_kaggle, tmp_path, monkeypatch, capfd):
-    status, out, err = command(predict.main, monkeypatch, capfd, "--weights", str(weights), "--data", str(tiny_kaggle),
-                               "--out", str(tmp_path / "out"), "--device", "cpu")
+    status, out, err = command(
+        predict.main,
+        monkeypatch,
+        capfd,
+        "--weights",
+        str(weights),
+        "--data",
+        str(tiny_kaggle),
+        "--out",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    )
     assert status == 0
     assert "DSC on the file's grid: mean" in out
     assert "error" not in err
     assert len(pd.read_csv(tmp_path / "out" / "cases.csv")) == 6
 
 
-@pytest.mark.parametrize(("option", "value"), [
-    ("--weights", "{tmp}/nowhere.pt"), ("--weights", "{tmp}/file"), ("--data", "{tmp}/nowhere"), ("--data", "{tmp}"),
-    ("--data", "{tmp}/file"), ("--device", "abacus"), ("--precision", "int4"), ("--colour", "red"),
-    ("--out", "{tmp}/file"),
-])
-def test_bad_input_exits_2_with_one_line(option, value, weights, tiny_kaggle, tmp_path, monkeypatch, capfd):
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--weights", "{tmp}/nowhere.pt"),
+        ("--weights", "{tmp}/file"),
+        ("--data", "{tmp}/nowhere"),
+        ("--data", "{tmp}"),
+        ("--data", "{tmp}/file"),
+        ("--device", "abacus"),
+        ("--precision", "int4"),
+        ("--colour", "red"),
+        ("--out", "{tmp}/file"),
+    ],
+)
+def test_bad_input_exits_2_with_one_line(
+    option, value, weights, tiny_kaggle, tmp_path, monkeypatch, capfd
+):
     (tmp_path / "file").write_text("neither a folder nor weights nor a zip")
-    arguments = {"--weights": str(weights), "--data": str(tiny_kaggle), "--out": str(tmp_path / "out"),
-                 "--device": "cpu"} | {option: value.format(tmp=tmp_path)}
-    status, out, err = command(predict.main, monkeypatch, capfd, *(part for pair in arguments.items() for part in pair))
+    arguments = {
+        "--weights": str(weights),
+        "--data": str(tiny_kaggle),
+        "--out": str(tmp_path / "out"),
+        "--device": "cpu",
+    } | {option: value.format(tmp=tmp_path)}
+    status, out, err = command(
+        predict.main, monkeypatch, capfd, *(part for pair in arguments.items() for part in pair)
+    )
     assert (status, out) == (2, "")
     assert err.startswith("error: ")
     assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("damage", ["truncated", "uneven"])
-def test_damaged_data_exits_2_with_one_line(damage, weights, tiny_kaggle, tmp_path, monkeypatch, capfd):
+def test_damaged_data_exits_2_with_one_line(
+    damage, weights, tiny_kaggle, tmp_path, monkeypatch, capfd
+):
     file = tiny_kaggle / NAMES[1] / f"{NAMES[1]}_2.tif"
     if damage == "truncated":
         file.write_bytes(file.read_bytes()[:700])
     else:
         tifffile.imwrite(file, np.zeros((16, 16, 3), np.uint8), photometric="rgb")
-    status, _, err = command(predict.main, monkeypatch, capfd, "--weights", str(weights), "--data", str(tiny_kaggle),
-                             "--out", str(tmp_path / "out"))
+    status, _, err = command(
+        predict.main,
+        monkeypatch,
+        capfd,
+        "--weights",
+        str(weights),
+        "--data",
+        str(tiny_kaggle),
+        "--out",
+        str(tmp_path / "out"),
+    )
     assert status == 2
     assert err.count("\n") == 1 and file.name in err
     assert not (tmp_path / "out").exists()
 
 
 def test_as_a_user_meets_it(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "lib.predict", "--weights", str(tmp_path / "nowhere.pt"), "--data",
-                           str(tmp_path), "--out", str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "lib.predict",
+            "--weights",
+            str(tmp_path / "nowhere.pt"),
+            "--data",
+            str(tmp_path),
+            "--out",
+            str(tmp_path / "out"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
     assert "nowhere.pt" in done.stderr

@@ -30,7 +30,9 @@ from lib.utils import KitError
 
 PATIENTS = [f"P{i:02}" for i in range(10)]
 # DSC differences, many of them tied, zero, or opposite
-DIFFERENCES = st.lists(st.integers(-30, 30).map(lambda n: n / 100) | st.floats(-1, 1), min_size=2, max_size=7)
+DIFFERENCES = st.lists(
+    st.integers(-30, 30).map(lambda n: n / 100) | st.floats(-1, 1), min_size=2, max_size=7
+)
 OPPOSITE = {"helps": "hurts", "hurts": "helps", "cannot tell": "cannot tell"}
 
 
@@ -41,20 +43,24 @@ def normal(n, mean=0.02, sd=0.05, seed=0):
 def brute_force_p(differences):
     """Share of all sign patterns whose sum lies as far from 0 as the observed one, a pattern at a time."""
     observed = abs(math.fsum(differences))
-    sums = [abs(math.fsum(sign * d for sign, d in zip(signs, differences, strict=True)))
-            for signs in itertools.product((1, -1), repeat=len(differences))]
+    sums = [
+        abs(math.fsum(sign * d for sign, d in zip(signs, differences, strict=True)))
+        for signs in itertools.product((1, -1), repeat=len(differences))
+    ]
     return sum(total >= observed - 1e-12 for total in sums) / len(sums)
 
 
 def run_of(scores, patients=PATIENTS, **config):
     """A run that was read already: nothing on disk."""
     run = Run(Path("nowhere"))
-    run.__dict__.update(cases=pd.DataFrame({"patient": patients, "dsc": scores, "dsc_native": scores}),
-                        config=Config(**config))
+    run.__dict__.update(
+        cases=pd.DataFrame({"patient": patients, "dsc": scores, "dsc_native": scores}),
+        config=Config(**config),
+    )
     return run
 
 
-# --- one comparison -----------------------------------------------------------------------------------------------
+# --- one comparison -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [2, 3, 6, 9, 12])
@@ -71,7 +77,8 @@ def test_exact_permutation_p_with_ties(differences):
 
 
 def test_permutation_p_by_hand():
-    # of the 8 sign patterns of 1, 2, 4 only +++ and --- reach 7; 5 = -1 + 2 + 4 is reached by those and by itself
+    # of the 8 sign patterns of 1, 2, 4 only +++ and --- reach 7; 5 = -1 + 2 + 4 is reached by those
+    # and by itself
     assert paired([0.1, 0.2, 0.4]).p == 2 / 8
     assert paired([-0.1, 0.2, 0.4]).p == 4 / 8
     assert paired([0.1] * 14).p == 2 / 2**14  # still exact
@@ -88,7 +95,9 @@ def test_more_patients_than_can_be_enumerated():
 def test_interval_is_scipys_bca():
     differences = normal(10)
     result = paired(differences)
-    theirs = stats.bootstrap((differences,), np.mean, method="BCa", n_resamples=99_999, rng=1).confidence_interval
+    theirs = stats.bootstrap(
+        (differences,), np.mean, method="BCa", n_resamples=99_999, rng=1
+    ).confidence_interval
     assert (result.low, result.high) == pytest.approx(tuple(theirs), abs=2e-3)
     assert result.mean == pytest.approx(differences.mean(), abs=1e-9)
     assert result.sd == pytest.approx(differences.std(ddof=1), abs=1e-9)
@@ -167,18 +176,21 @@ def test_what_is_not_a_number_per_patient_is_refused(bad):
 
 
 def test_text():
-    assert str(paired([0.1] * 10)) == ("+0.100 (95 % CI +0.100 to +0.100), p = 0.002 (Wilcoxon p = 0.002), "
-                                       "10 of 10 patients improved: helps")
+    assert str(paired([0.1] * 10)) == (
+        "+0.100 (95 % CI +0.100 to +0.100), p = 0.002 (Wilcoxon p = 0.002), "
+        "10 of 10 patients improved: helps"
+    )
     worse = str(paired([-0.1] * 12))
     assert "p < 0.001" in worse
     assert worse.endswith("hurts")
 
 
-# --- several comparisons ------------------------------------------------------------------------------------------
+# --- several comparisons --------------------------------------------------------------------------
 
 
 def test_holm_by_hand():
-    # sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1 = 0.02, 0.03, 0.06, 0.04; the last may not fall below 0.06
+    # sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1 = 0.02, 0.03, 0.06, 0.04; the last may not
+    # fall below 0.06
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
     np.testing.assert_allclose(holm([0.6, 0.7]), [1, 1])
     assert holm([]).tolist() == []
@@ -204,19 +216,32 @@ def test_holm_refuses_what_is_no_probability(bad):
 
 
 def test_verdict_at_the_limit():
-    assert [verdict(*pair) for pair in ((0.1, 0.05), (-0.1, 0.05), (0.1, 0.0501))] == ["helps", "hurts", "cannot tell"]
+    assert [verdict(*pair) for pair in ((0.1, 0.05), (-0.1, 0.05), (0.1, 0.0501))] == [
+        "helps",
+        "hurts",
+        "cannot tell",
+    ]
 
 
 def test_compare():
     before, noise = normal(10, 0.8), normal(10, 0, 0.004, seed=1)
-    table = compare(run_of(before), {"better": run_of(before + 0.03 + noise), "worse": run_of(before - 0.03 + noise),
-                                     "same": run_of(before + noise)})
+    table = compare(
+        run_of(before),
+        {
+            "better": run_of(before + 0.03 + noise),
+            "worse": run_of(before - 0.03 + noise),
+            "same": run_of(before + noise),
+        },
+    )
     assert list(table["label"]) == ["better", "worse", "same"]
     assert list(table["verdict"]) == ["helps", "hurts", "cannot tell"]
     alone = paired(0.03 + noise)
     first = table.iloc[0]
-    np.testing.assert_allclose(first[["difference", "SD", "CI low", "CI high", "p"]].astype(float),
-                               [alone.mean, alone.sd, alone.low, alone.high, alone.p], atol=1e-9)
+    np.testing.assert_allclose(
+        first[["difference", "SD", "CI low", "CI high", "p"]].astype(float),
+        [alone.mean, alone.sd, alone.low, alone.high, alone.p],
+        atol=1e-9,
+    )
     assert first["mean DSC"] == pytest.approx((before + 0.03 + noise).mean())
     np.testing.assert_allclose(table["p (Holm)"], holm(table["p"]))
     assert list(first[["improved", "patients", "seeds"]]) == [1, 10, 1]
@@ -248,7 +273,9 @@ def test_other_metric():
 
 def test_other_patients_are_named():
     run = run_of([0.5] * 10)
-    with pytest.raises(KitError, match=r"^few: other patients than the baseline's \(it lacks P08, P09\)"):
+    with pytest.raises(
+        KitError, match=r"^few: other patients than the baseline's \(it lacks P08, P09\)"
+    ):
         compare(run, {"few": run_of([0.5] * 8, PATIENTS[:8])})
     with pytest.raises(KitError, match=r"it alone scored X; it lacks P00"):
         compare(run, {"swapped": run_of([0.5] * 10, ["X", *PATIENTS[1:]])})
@@ -286,19 +313,23 @@ def test_missing_scores_and_runs_are_named():
 def test_runs_read_from_their_folders(tmp_path):
     for name, score in (("a", 0.5), ("b", 0.6)):
         folder = RunFolder(tmp_path, name)
-        folder.write_cases([{"patient": patient, "dsc": score + i / 100} for i, patient in enumerate(PATIENTS)])
+        folder.write_cases(
+            [{"patient": patient, "dsc": score + i / 100} for i, patient in enumerate(PATIENTS)]
+        )
         (folder.path / "run.json").write_text(json.dumps({"config": Config().to_dict()}))
     first, second = (Run(tmp_path / "runs" / name) for name in "ab")
     assert list(compare(first, {"b": second})["verdict"]) == ["helps"]
 
 
-# --- what so few patients can show --------------------------------------------------------------------------------
+# --- what so few patients can show ----------------------------------------------------------------
 
 
 def test_ten_patients_show_no_less_than_the_spread():
     assert smallest_detectable(0.05, 10) == pytest.approx(0.05, abs=0.001)
     assert smallest_detectable(0.05, 10, power=0.9) > smallest_detectable(0.05, 10, power=0.8)
-    assert smallest_detectable(0.05, 2000) == pytest.approx((1.96 + 0.8416) * 0.05 / math.sqrt(2000), rel=0.01)
+    assert smallest_detectable(0.05, 2000) == pytest.approx(
+        (1.96 + 0.8416) * 0.05 / math.sqrt(2000), rel=0.01
+    )
     assert smallest_detectable(0.0, 10) == 0
 
 
@@ -322,9 +353,11 @@ def test_resolution_line():
     before = normal(10, 0.8)
     one = compare(run_of(before), {"a": run_of(before + normal(10))})
     spread = one["SD"][0]
-    assert resolution(one) == (f"10 patients, spread {spread:.3f}: a true difference of "
-                               f"{smallest_detectable(spread, 10):.3f} would show four times in five, a smaller one "
-                               f"less often (1 candidate).")
+    assert resolution(one) == (
+        f"10 patients, spread {spread:.3f}: a true difference of "
+        f"{smallest_detectable(spread, 10):.3f} would show four times in five, a smaller one "
+        f"less often (1 candidate)."
+    )
     three = compare(run_of(before), {label: run_of(before + normal(10)) for label in "abc"})
     assert resolution(three).endswith("3 candidates).")
     assert smallest_detectable(spread, 10, alpha=0.05 / 3) > smallest_detectable(spread, 10)
@@ -334,7 +367,9 @@ def test_best_of_equal_recipes():
     table = best_of_k(10, 0.05, (1, 2, 20)).set_index("recipes")
     independent, common = table["independent differences"], table["common baseline"]
     unit = 0.05 / math.sqrt(10)
-    assert independent.to_numpy() == pytest.approx([0, unit / math.sqrt(math.pi), 1.867 * unit], abs=1e-3)
+    assert independent.to_numpy() == pytest.approx(
+        [0, unit / math.sqrt(math.pi), 1.867 * unit], abs=1e-3
+    )
     assert common.to_numpy() == pytest.approx(independent / math.sqrt(2), abs=1e-3)
     pd.testing.assert_frame_equal(best_of_k(), best_of_k())
     assert best_of_k()["common baseline"].is_monotonic_increasing
@@ -344,17 +379,23 @@ def null_sweep(rng):
     """A baseline and three recipes, none better than another: skewed DSC around each patient's own difficulty."""
     difficulty = rng.beta(8, 1.5, 10)  # mean 0.84, a tail of hard patients
     spread = rng.uniform(10, 60, 10)  # hard to tell on some patients, easy on others
-    return [run_of(rng.beta(difficulty * spread, (1 - difficulty) * spread + 1e-3)) for _ in range(4)]
+    return [
+        run_of(rng.beta(difficulty * spread, (1 - difficulty) * spread + 1e-3)) for _ in range(4)
+    ]
 
 
 @pytest.mark.slow
 def test_at_most_one_null_sweep_in_twenty_has_a_false_finding():
     rng = np.random.default_rng(2026)
     sweeps = [null_sweep(rng) for _ in range(1000)]
-    verdicts = [set(compare(baseline, dict(zip("abc", others, strict=True)))["verdict"])
-                for baseline, *others in sweeps]
-    helps, any_finding = (np.mean([bool(found & kinds) for found in verdicts])
-                          for kinds in ({"helps"}, {"helps", "hurts"}))
+    verdicts = [
+        set(compare(baseline, dict(zip("abc", others, strict=True)))["verdict"])
+        for baseline, *others in sweeps
+    ]
+    helps, any_finding = (
+        np.mean([bool(found & kinds) for found in verdicts])
+        for kinds in ({"helps"}, {"helps", "hurts"})
+    )
     print(f"false helps {helps:.1%}, false findings {any_finding:.1%} of 1,000 null sweeps")
     assert helps <= 0.05
     assert any_finding <= 0.05
@@ -364,27 +405,50 @@ def test_verdicts_are_the_comparison_for_reading(capsys):
     runs = [run_of(np.linspace(0.6, 0.8, len(PATIENTS)) + gain) for gain in (0.0, 0.05)]
     table = verdicts(dict(zip(["before", "after"], runs, strict=True)))
     assert list(table.index) == ["after"]
-    assert table.loc["after", ["difference", "improved", "verdict"]].tolist() == [0.05, 1.0, "helps"]
+    assert table.loc["after", ["difference", "improved", "verdict"]].tolist() == [
+        0.05,
+        1.0,
+        "helps",
+    ]
     assert f"{len(PATIENTS)} patients" in capsys.readouterr().out
 
 
-# --- a ladder -----------------------------------------------------------------------------------------------------
+# --- a ladder -------------------------------------------------------------------------------------
 
 
 def test_every_rung_is_compared_with_the_one_below(capsys):
-    scores = [normal(10, 0.7), normal(10, 0.75, seed=1), normal(10, 0.78, seed=2), normal(10, 0.77, seed=3)]
+    scores = [
+        normal(10, 0.7),
+        normal(10, 0.75, seed=1),
+        normal(10, 0.78, seed=2),
+        normal(10, 0.77, seed=3),
+    ]
     table = ladder(dict(zip("abcd", map(run_of, scores), strict=True)))
     assert list(table.index) == ["b", "c", "d"]
     assert list(table["compared with"]) == ["a", "b", "c"]
     pairs = [paired(after - before) for before, after in itertools.pairwise(scores)]
-    for column, attribute in (("difference", "mean"), ("CI low", "low"), ("CI high", "high"), ("improved", "improved")):
-        np.testing.assert_allclose(table[column], [getattr(pair, attribute) for pair in pairs], atol=5.1e-4)
+    for column, attribute in (
+        ("difference", "mean"),
+        ("CI low", "low"),
+        ("CI high", "high"),
+        ("improved", "improved"),
+    ):
+        np.testing.assert_allclose(
+            table[column], [getattr(pair, attribute) for pair in pairs], atol=5.1e-4
+        )
     adjusted = holm(pair.p for pair in pairs)
     assert list(table["p (Holm)"]) == ["< 0.001" if p < 0.001 else f"{p:.3f}" for p in adjusted]
-    assert list(table["verdict"]) == [verdict(pair.mean, p) for pair, p in zip(pairs, adjusted, strict=True)]
-    np.testing.assert_allclose(table["to the first"], [score.mean() - scores[0].mean() for score in scores[1:]],
-                               atol=5.1e-4)
-    np.testing.assert_allclose(table["mean DSC"], [score.mean() for score in scores[1:]], atol=5.1e-4)
+    assert list(table["verdict"]) == [
+        verdict(pair.mean, p) for pair, p in zip(pairs, adjusted, strict=True)
+    ]
+    np.testing.assert_allclose(
+        table["to the first"],
+        [score.mean() - scores[0].mean() for score in scores[1:]],
+        atol=5.1e-4,
+    )
+    np.testing.assert_allclose(
+        table["mean DSC"], [score.mean() for score in scores[1:]], atol=5.1e-4
+    )
     assert "3 candidates" in capsys.readouterr().out
 
 

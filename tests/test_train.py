@@ -26,8 +26,16 @@ from lib.transform import Augmentation
 from lib.utils import KitError, write_atomic
 
 ROOT = Path(__file__).parent.parent
-TINY = Config(image_size=32, init_features=2, epochs=3, batch_size=4, lr=1e-2, sampling="fresh", device="cpu",
-              split="holdout:2")
+TINY = Config(
+    image_size=32,
+    init_features=2,
+    epochs=3,
+    batch_size=4,
+    lr=1e-2,
+    sampling="fresh",
+    device="cpu",
+    split="holdout:2",
+)
 OUTCOME = ("history.csv", "cases.csv", "best.pt", "last.pt")
 
 
@@ -69,11 +77,16 @@ def test_flair_stands_in_for_other_sequences_in_training(data, tmp_path, monkeyp
         assert torch.equal(pre, flair) or torch.equal(post, flair)
 
 
-@pytest.mark.parametrize("change", [
-    {"neighbours": 1, "intensity": 0.5, "sequence_dropout": 0.5},
-    {"tta": True, "padding": "background", "background_weight": 1.0},
-])
-def test_new_ingredients_are_interrupted_and_predicted_like_the_rest(data, tmp_path, monkeypatch, change):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"neighbours": 1, "intensity": 0.5, "sequence_dropout": 0.5},
+        {"tta": True, "padding": "background", "background_weight": 1.0},
+    ],
+)
+def test_new_ingredients_are_interrupted_and_predicted_like_the_rest(
+    data, tmp_path, monkeypatch, change
+):
     config = dataclasses.replace(TINY, epochs=2, **change)
     whole = fit(config, data, tmp_path / "whole")
     checkpoint, calls = Record._checkpoint, []
@@ -104,16 +117,28 @@ def test_a_run_is_scored_with_flips_without_training_again(data, tmp_path):
 
 
 def test_other_config_or_seed_is_another_run(data, tmp_path):
-    ids = {fit(dataclasses.replace(TINY, epochs=1, **change), data, tmp_path).id
-           for change in ({}, {"seed": 1}, {"loss": "IOULoss"}, {"lr": 1e-3})}
+    ids = {
+        fit(dataclasses.replace(TINY, epochs=1, **change), data, tmp_path).id
+        for change in ({}, {"seed": 1}, {"loss": "IOULoss"}, {"lr": 1e-3})
+    }
     assert len(ids) == 4
 
 
-@pytest.mark.parametrize(("owner", "method", "call"), [
-    (train, "step", 9), (Record, "keep", 2), (Record, "_checkpoint", 1), (Record, "finish", 1), (RunFolder, "save", 3),
-    (RunFolder, "write_history", 2), (RunFolder, "write_cases", 1),
-])
-def test_interrupted_run_ends_as_if_it_had_not_been(data, tmp_path, monkeypatch, owner, method, call):
+@pytest.mark.parametrize(
+    ("owner", "method", "call"),
+    [
+        (train, "step", 9),
+        (Record, "keep", 2),
+        (Record, "_checkpoint", 1),
+        (Record, "finish", 1),
+        (RunFolder, "save", 3),
+        (RunFolder, "write_history", 2),
+        (RunFolder, "write_cases", 1),
+    ],
+)
+def test_interrupted_run_ends_as_if_it_had_not_been(
+    data, tmp_path, monkeypatch, owner, method, call
+):
     whole = outcome(fit(TINY, data, tmp_path / "whole"))
     original, calls = getattr(owner, method), []
 
@@ -130,7 +155,9 @@ def test_interrupted_run_ends_as_if_it_had_not_been(data, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize(("file", "time"), [("last.pt", 2), ("last.pt", 3), ("best.pt", 1)])
-def test_a_full_disk_is_reported_and_what_was_done_is_not_lost(data, tmp_path, monkeypatch, file, time):
+def test_a_full_disk_is_reported_and_what_was_done_is_not_lost(
+    data, tmp_path, monkeypatch, file, time
+):
     whole = outcome(fit(TINY, data, tmp_path / "whole"))
     written = []
 
@@ -148,15 +175,37 @@ def test_a_full_disk_is_reported_and_what_was_done_is_not_lost(data, tmp_path, m
 
 @pytest.mark.slow
 def test_killed_run_ends_as_if_it_had_not_been(tiny_kaggle, tmp_path):
-    command = [sys.executable, "-m", "lib.train", "--data", str(tiny_kaggle), "--image-size", "32", "--epochs", "40",
-               "--init-features", "2", "--batch-size", "2", "--sampling", "fresh", "--split", "holdout:2", "--device",
-               "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "lib.train",
+        "--data",
+        str(tiny_kaggle),
+        "--image-size",
+        "32",
+        "--epochs",
+        "40",
+        "--init-features",
+        "2",
+        "--batch-size",
+        "2",
+        "--sampling",
+        "fresh",
+        "--split",
+        "holdout:2",
+        "--device",
+        "cpu",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, "--out", str(tmp_path / "whole")], cwd=ROOT, env=environment, check=True)
+    subprocess.run(
+        [*command, "--out", str(tmp_path / "whole")], cwd=ROOT, env=environment, check=True
+    )
     whole = outcome(find_run(tmp_path / "whole"))
     kills = 0
     for attempt in range(20):
-        process = subprocess.Popen([*command, "--out", str(tmp_path / "cut")], cwd=ROOT, env=environment)
+        process = subprocess.Popen(
+            [*command, "--out", str(tmp_path / "cut")], cwd=ROOT, env=environment
+        )
         seen = _epochs(tmp_path / "cut")
         while process.poll() is None and _epochs(tmp_path / "cut") == seen:
             time.sleep(0.01)
@@ -166,7 +215,9 @@ def test_killed_run_ends_as_if_it_had_not_been(tiny_kaggle, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         kills += 1
-    subprocess.run([*command, "--out", str(tmp_path / "cut")], cwd=ROOT, env=environment, check=True)
+    subprocess.run(
+        [*command, "--out", str(tmp_path / "cut")], cwd=ROOT, env=environment, check=True
+    )
     assert kills >= 3
     assert outcome(find_run(tmp_path / "cut")) == whole
 
@@ -185,9 +236,9 @@ def test_learns(data, tmp_path):
 def test_results_are_those_recorded(data, tmp_path):
     """Measured once in float32 on an x86 CPU: whoever makes the code faster sees here that it still learns the same.
 
-    A last bit of rounding in the augmentation moves the DSC of these small masks by 0.007 and the losses by less than
-    0.0005, bfloat16 by 0.015 and 0.0008: the tolerances leave room for another CPU, not for another method.
-    """
+    A last bit of rounding in the augmentation moves the DSC of these small masks by 0.007 and the
+    losses by less than 0.0005, bfloat16 by 0.015 and 0.0008: the tolerances leave room for another
+    CPU, not for another method."""
     config = dataclasses.replace(TINY, epochs=6, init_features=4, precision="fp32")
     run = fit(config, data, tmp_path)
     losses, scores = run.history["train loss"].to_numpy(), run.history["val_dsc"].to_numpy()
@@ -201,8 +252,11 @@ def test_cases_agree_with_counts_and_history(data, tmp_path):
     cases = run.cases
     truth = [int(data.truth(name).sum()) for name in cases["patient"]]
     assert (cases["tp"] + cases["fn"]).tolist() == truth
-    np.testing.assert_allclose(cases["dsc_native"], 2 * cases["tp"] / (2 * cases["tp"] + cases["fp"] + cases["fn"]),
-                               rtol=1e-7)
+    np.testing.assert_allclose(
+        cases["dsc_native"],
+        2 * cases["tp"] / (2 * cases["tp"] + cases["fp"] + cases["fn"]),
+        rtol=1e-7,
+    )
     assert run.history["val_dsc"].max() == pytest.approx(cases["dsc"].mean(), abs=1e-6)
     assert set(cases["patient"]) == set(run.info["split"]["validation"])
 
@@ -215,9 +269,14 @@ def test_best_weights_are_those_of_the_best_epoch(data, tmp_path):
 
 def test_training_on_all_patients_keeps_the_last_epoch_and_claims_no_score(data, tmp_path):
     run = fit(dataclasses.replace(TINY, split="all"), data, tmp_path)
-    assert run.info["split"]["train"] == list(data.patients) and run.info["split"]["validation"] == []
+    assert (
+        run.info["split"]["train"] == list(data.patients) and run.info["split"]["validation"] == []
+    )
     assert run.info["best"] == {"epoch": TINY.epochs, "val_dsc": None}
-    kept, last = (torch.load(run.folder / name, weights_only=True)["weights"] for name in ("best.pt", "last.pt"))
+    kept, last = (
+        torch.load(run.folder / name, weights_only=True)["weights"]
+        for name in ("best.pt", "last.pt")
+    )
     assert all(torch.equal(kept[name], last[name]) for name in last)
     assert len(run.cases) == 0 and "scored on none" in str(run)
     assert finished_runs(tmp_path) == [], "a table of scores would show it without one"
@@ -235,21 +294,42 @@ def test_loss_that_is_no_number_stops_the_run(data, tmp_path):
         fit(dataclasses.replace(TINY, lr=1e30, optimizer="SGD"), data, tmp_path)
 
 
-# --- what the run folders tell ------------------------------------------------------------------------------------
+# --- what the run folders tell --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("switches", "used", "unused"), [
-    ({}, {"lib.unet"}, {"lib.unet_2plus", "lib.unet_3plus", "DeepSupervisionLoss"}),
-    ({"model": "unet_2plus"}, {"lib.unet_2plus"}, {"lib.unet", "lib.unet_3plus", "DeepSupervisionLoss"}),
-    ({"model": "unet_3plus", "guided": True}, {"lib.unet_3plus", "DeepSupervisionLoss", "BCELoss"}, {"lib.unet"}),
-])
+@pytest.mark.parametrize(
+    ("switches", "used", "unused"),
+    [
+        ({}, {"lib.unet"}, {"lib.unet_2plus", "lib.unet_3plus", "DeepSupervisionLoss"}),
+        (
+            {"model": "unet_2plus"},
+            {"lib.unet_2plus"},
+            {"lib.unet", "lib.unet_3plus", "DeepSupervisionLoss"},
+        ),
+        (
+            {"model": "unet_3plus", "guided": True},
+            {"lib.unet_3plus", "DeepSupervisionLoss", "BCELoss"},
+            {"lib.unet"},
+        ),
+    ],
+)
 def test_code_that_is_used_counts_and_other_code_does_not(monkeypatch, switches, used, unused):
     sources = {}
-    monkeypatch.setattr("lib.runtime.own_code.source_fingerprint", lambda *things: sources.setdefault("used", things))
+    monkeypatch.setattr(
+        "lib.runtime.own_code.source_fingerprint",
+        lambda *things: sources.setdefault("used", things),
+    )
     code_fingerprint(*train.build(dataclasses.replace(TINY, **switches)), train.SOURCES)
     names = {thing.__name__ for thing in sources["used"]}
-    always = {"lib.unet_layers", "lib.runtime.recompute", "lib.unet_init_weights", "DiceLoss",
-              "TverskyLoss", "lib.optim", "lib.train"}
+    always = {
+        "lib.unet_layers",
+        "lib.runtime.recompute",
+        "lib.unet_init_weights",
+        "DiceLoss",
+        "TverskyLoss",
+        "lib.optim",
+        "lib.train",
+    }
     assert used | always <= names
     assert not (unused | {"IOULoss", "lib.loss", "lib.plot"}) & names
 
@@ -263,8 +343,11 @@ def test_patients_that_were_learnt_from_are_not_counted(data, tmp_path):
     assert "not counted" not in str(predict(run.weights, data, patients=run.unseen(data)))
 
 
-NETWORKS = ({"model": "unet"}, {"model": "unet_2plus", "deep_supervision": True},
-            {"model": "unet_3plus", "deep_supervision": True, "guided": True, "checkpointing": True})
+NETWORKS = (
+    {"model": "unet"},
+    {"model": "unet_2plus", "deep_supervision": True},
+    {"model": "unet_3plus", "deep_supervision": True, "guided": True, "checkpointing": True},
+)
 
 
 @pytest.mark.gpu
@@ -282,7 +365,17 @@ def test_gpu_trains_the_same_twice(data, tmp_path, network, precision):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("network", NETWORKS)
 def test_gpu_agrees_with_cpu(data, tmp_path, network):
-    network = network | {"guided": False}  # its classifier drops channels at random, and a GPU draws other numbers
-    runs = [fit(dataclasses.replace(TINY, device=device, precision="fp32", epochs=1, **network), data,
-                tmp_path / device) for device in ("cpu", "cuda")]
-    assert runs[0].history["train loss"][0] == pytest.approx(runs[1].history["train loss"][0], abs=1e-3)
+    network = network | {
+        "guided": False
+    }  # its classifier drops channels at random, and a GPU draws other numbers
+    runs = [
+        fit(
+            dataclasses.replace(TINY, device=device, precision="fp32", epochs=1, **network),
+            data,
+            tmp_path / device,
+        )
+        for device in ("cpu", "cuda")
+    ]
+    assert runs[0].history["train loss"][0] == pytest.approx(
+        runs[1].history["train loss"][0], abs=1e-3
+    )

@@ -13,7 +13,7 @@ from lib.data import kaggle
 from lib.transform import Geometry, preprocess, preprocess_mask
 from tests.conftest import REAL_DATA, brain
 
-# --- preprocessing ------------------------------------------------------------------------------------------------
+# --- preprocessing --------------------------------------------------------------------------------
 
 
 def published(volume, mask, size, crop=True):
@@ -32,8 +32,17 @@ def published(volume, mask, size, crop=True):
     around[1 if short == height else 2] = (math.floor(spare), math.ceil(spare))
     volume, mask = np.pad(volume, [*around, (0, 0)]), np.pad(mask, around)
     slices = len(volume)
-    volume = resize(volume, (slices, size, size, 3), order=2, mode="constant", cval=0, anti_aliasing=False)
-    mask = resize(mask * np.uint8(255), (slices, size, size), order=0, mode="constant", cval=0, anti_aliasing=False)
+    volume = resize(
+        volume, (slices, size, size, 3), order=2, mode="constant", cval=0, anti_aliasing=False
+    )
+    mask = resize(
+        mask * np.uint8(255),
+        (slices, size, size),
+        order=0,
+        mode="constant",
+        cval=0,
+        anti_aliasing=False,
+    )
     low, high = np.percentile(volume, (10, 99))
     volume = rescale_intensity(volume, in_range=(low, high))
     volume = (volume - volume.mean(axis=(0, 1, 2))) / volume.std(axis=(0, 1, 2))
@@ -50,10 +59,22 @@ def assert_as_published(volume, mask, size, mode="reference"):
     np.testing.assert_array_equal(found, expected_mask)
 
 
-@pytest.mark.parametrize(("slices", "height", "width", "size"), [
-    (6, 32, 32, 32), (5, 40, 40, 64), (5, 64, 64, 32), (6, 37, 61, 48), (6, 61, 37, 48), (5, 50, 33, 96),
-    (3, 45, 46, 23), (2, 40, 31, 32), (1, 31, 40, 32), (4, 96, 96, 256), (4, 100, 100, 16),
-])
+@pytest.mark.parametrize(
+    ("slices", "height", "width", "size"),
+    [
+        (6, 32, 32, 32),
+        (5, 40, 40, 64),
+        (5, 64, 64, 32),
+        (6, 37, 61, 48),
+        (6, 61, 37, 48),
+        (5, 50, 33, 96),
+        (3, 45, 46, 23),
+        (2, 40, 31, 32),
+        (1, 31, 40, 32),
+        (4, 96, 96, 256),
+        (4, 100, 100, 16),
+    ],
+)
 @pytest.mark.parametrize("mode", ["reference", "native"])
 def test_preprocessing_is_the_published_one(slices, height, width, size, mode):
     assert_as_published(*brain(slices + height, slices, height, width), size, mode)
@@ -62,7 +83,9 @@ def test_preprocessing_is_the_published_one(slices, height, width, size, mode):
 @pytest.mark.parametrize("seed", range(4))
 def test_preprocessing_of_a_noisy_background(seed):
     volume, mask = brain(seed, 6, 41, 50)
-    noise = np.random.default_rng(seed).integers(0, 30, volume.shape, np.uint8)  # on both sides of 10 % of the maximum
+    noise = np.random.default_rng(seed).integers(
+        0, 30, volume.shape, np.uint8
+    )  # on both sides of 10 % of the maximum
     assert_as_published(np.maximum(volume, noise), mask, 32)
 
 
@@ -126,10 +149,12 @@ def test_real_patients_are_preprocessed_as_published(index):
     assert_as_published(volume[8:16], mask[8:16], 128)
 
 
-# --- the way back -------------------------------------------------------------------------------------------------
+# --- the way back ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("height", "width", "size"), [(64, 64, 64), (64, 48, 64), (48, 64, 128), (96, 80, 64)])
+@pytest.mark.parametrize(
+    ("height", "width", "size"), [(64, 64, 64), (64, 48, 64), (48, 64, 128), (96, 80, 64)]
+)
 def test_mask_comes_back_from_the_networks_grid(height, width, size):
     volume, mask = brain(5, 7, height, width)
     images, geometry = preprocess(volume, size)
@@ -154,8 +179,11 @@ def test_restoring_does_not_shift(height, width, size):
     edge = max(height, width)
     spare = ((edge - height) // 2, (edge - width) // 2)
     for axis, length in ((1, height), (2, width)):
-        # the centre of native pixel i lies at (i + spare + 1/2) * size / edge - 1/2 of the network's grid
-        ramp = np.broadcast_to(np.expand_dims(np.arange(size, dtype=np.float32), (0, 3 - axis)), (3, size, size))
+        # the centre of native pixel i lies at (i + spare + 1/2) * size / edge - 1/2 of the
+        # network's grid
+        ramp = np.broadcast_to(
+            np.expand_dims(np.arange(size, dtype=np.float32), (0, 3 - axis)), (3, size, size)
+        )
         restored = geometry.restore(ramp)[2]
         profile = restored[:, width // 2] if axis == 1 else restored[height // 2]
         expected = (np.arange(length) + spare[axis - 1] + 0.5) * size / edge - 0.5
@@ -187,11 +215,19 @@ def test_native_grid_of_the_same_size_is_the_identity(seed, slices, edge):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 1000), st.integers(1, 6), st.integers(4, 40), st.integers(4, 40), st.sampled_from([16, 32, 48]),
-       st.sampled_from(["reference", "native"]))
+@given(
+    st.integers(0, 1000),
+    st.integers(1, 6),
+    st.integers(4, 40),
+    st.integers(4, 40),
+    st.sampled_from([16, 32, 48]),
+    st.sampled_from(["reference", "native"]),
+)
 def test_geometry_properties(seed, slices, height, width, size, mode):
     rng = np.random.default_rng(seed)
-    volume = (rng.integers(0, 256, (slices, height, width, 3)) * (rng.random((slices, height, width, 1)) < 0.3))
+    volume = rng.integers(0, 256, (slices, height, width, 3)) * (
+        rng.random((slices, height, width, 1)) < 0.3
+    )
     volume[slices // 2, height // 2, width // 2] = 255
     images, geometry = preprocess(volume.astype(np.uint8), size, mode)
     z0, z1, y0, y1, x0, x1 = geometry.box

@@ -10,7 +10,11 @@ from lib.runtime.cost import count_parameters
 from lib.unet_2plus import UNet2Plus
 from lib.utils import KitError
 
-ORIGINAL = {"in_channels": 1, "normalisation": "none", "upsampling": "transposed"}  # the authors' code
+ORIGINAL = {
+    "in_channels": 1,
+    "normalisation": "none",
+    "upsampling": "transposed",
+}  # the authors' code
 L1_TO_L4 = [(1, 100_961), (2, 511_105), (3, 2_204_961), (4, 9_041_601)]
 
 
@@ -28,7 +32,10 @@ def test_published_sizes():
     with torch.device("meta"):
         assert count_parameters(UNet2Plus()) == 9_163_329
         assert count_parameters(UNet2Plus(deep_supervision=True)) == 9_163_428
-        assert count_parameters(build_model(Config(model="unet_2plus", deep_supervision=True))) == 9_163_428
+        assert (
+            count_parameters(build_model(Config(model="unet_2plus", deep_supervision=True)))
+            == 9_163_428
+        )
 
 
 @pytest.mark.parametrize(("level", "size"), L1_TO_L4)
@@ -58,9 +65,17 @@ def test_it_is_the_figure(images):
         x20 = node("x20", down(x10))
         x30 = node("x30", down(x20))
         x40 = node("x40", down(x30))
-        x01, x11, x21, x31 = (node("x01", x00, up(x10)), node("x11", x10, up(x20)), node("x21", x20, up(x30)),
-                              node("x31", x30, up(x40)))
-        x02, x12, x22 = node("x02", x00, x01, up(x11)), node("x12", x10, x11, up(x21)), node("x22", x20, x21, up(x31))
+        x01, x11, x21, x31 = (
+            node("x01", x00, up(x10)),
+            node("x11", x10, up(x20)),
+            node("x21", x20, up(x30)),
+            node("x31", x30, up(x40)),
+        )
+        x02, x12, x22 = (
+            node("x02", x00, x01, up(x11)),
+            node("x12", x10, x11, up(x21)),
+            node("x22", x20, x21, up(x31)),
+        )
         x03, x13 = node("x03", x00, x01, x02, up(x12)), node("x13", x10, x11, x12, up(x22))
         x04 = node("x04", x00, x01, x02, x03, up(x13))
         torch.testing.assert_close(net(images), net.heads["x04"](x04), atol=1e-5, rtol=1e-5)
@@ -71,7 +86,11 @@ def test_a_list_in_train_mode_finest_first(images):
     outputs = net(images)
     assert [output.shape for output in outputs] == [(2, 1, 32, 48)] * 4
     outputs[-1].sum().backward()  # X^{0,1} needs two levels and nothing else
-    used = {name.split(".")[1] for name, parameter in net.named_parameters() if parameter.grad is not None}
+    used = {
+        name.split(".")[1]
+        for name, parameter in net.named_parameters()
+        if parameter.grad is not None
+    }
     assert used == {"x00", "x10", "x01"}
     assert net.eval()(images).shape == (2, 1, 32, 48)
     assert UNet2Plus(init_features=2)(images).shape == (2, 1, 32, 48)

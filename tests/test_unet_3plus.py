@@ -16,14 +16,21 @@ def images() -> torch.Tensor:
     return torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize(("switches", "size"), [
-    ({}, 26_971_777), ({"deep_supervision": True}, 26_989_637),
-    ({"deep_supervision": True, "guided": True}, 26_991_687),
-])
+@pytest.mark.parametrize(
+    ("switches", "size"),
+    [
+        ({}, 26_971_777),
+        ({"deep_supervision": True}, 26_989_637),
+        ({"deep_supervision": True, "guided": True}, 26_991_687),
+    ],
+)
 def test_published_sizes(switches, size):
     with torch.device("meta"):
         assert count_parameters(UNet3Plus(init_features=64, **switches)) == size
-        assert count_parameters(build_model(Config(model="unet_3plus", init_features=64, **switches))) == size
+        assert (
+            count_parameters(build_model(Config(model="unet_3plus", init_features=64, **switches)))
+            == size
+        )
 
 
 def test_it_is_the_figure(images):
@@ -32,7 +39,9 @@ def test_it_is_the_figure(images):
     width, net = 2, UNet3Plus(init_features=2).eval()
     seen = {}
     for name in ("encoder.0", "encoder.1", "encoder.2", "encoder.4", "decoder.3", "decoder.2"):
-        net.get_submodule(name).register_forward_hook(lambda module, args, out, name=name: seen.update({name: out}))
+        net.get_submodule(name).register_forward_hook(
+            lambda module, args, out, name=name: seen.update({name: out})
+        )
     with torch.no_grad():
         net(images)
         level = net.decoder[2]
@@ -43,13 +52,25 @@ def test_it_is_the_figure(images):
         def up(x, factor):
             return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
 
-        scales = [F.max_pool2d(seen["encoder.0"], 4), F.max_pool2d(seen["encoder.1"], 2), seen["encoder.2"],
-                  up(seen["decoder.3"], 2), up(seen["encoder.4"], 4)]
+        scales = [
+            F.max_pool2d(seen["encoder.0"], 4),
+            F.max_pool2d(seen["encoder.1"], 2),
+            seen["encoder.2"],
+            up(seen["decoder.3"], 2),
+            up(seen["encoder.4"], 4),
+        ]
         branches = []
         for k, (scale, branch) in enumerate(zip(scales, level.branches, strict=True)):
             part = slice(k * width, (k + 1) * width)
-            norm = [tensor[part] for tensor in (level.norm1.running_mean, level.norm1.running_var, level.norm1.weight,
-                                                level.norm1.bias)]
+            norm = [
+                tensor[part]
+                for tensor in (
+                    level.norm1.running_mean,
+                    level.norm1.running_var,
+                    level.norm1.weight,
+                    level.norm1.bias,
+                )
+            ]
             branches.append(F.batch_norm(branch.conv(scale), *norm, training=False).relu())
         expected = level.norm2(level.conv(torch.cat(branches, 1))).relu()
     assert expected.shape == (2, 10, 8, 12)
@@ -79,7 +100,11 @@ def test_outputs_in_both_modes(images):
 def test_finest_first(images):
     net = UNet3Plus(init_features=2, deep_supervision=True)
     net(images)[-1].sum().backward()
-    used = {name.split(".")[0] for name, parameter in net.named_parameters() if parameter.grad is not None}
+    used = {
+        name.split(".")[0]
+        for name, parameter in net.named_parameters()
+        if parameter.grad is not None
+    }
     assert used == {"encoder", "heads"}, "the last one is the bottleneck's"
 
 
@@ -122,8 +147,10 @@ def test_presence_is_the_logit_of_the_softmax_over_two_classes():
     classes = F.adaptive_max_pool2d(module.conv(x), 1).flatten(1)
     torch.testing.assert_close(module(x).sigmoid(), classes.softmax(dim=1)[:, 1])
     truth = torch.tensor([0, 1, 1, 0, 1])
-    torch.testing.assert_close(F.binary_cross_entropy_with_logits(module(x), truth.float()),
-                               F.cross_entropy(classes, truth))
+    torch.testing.assert_close(
+        F.binary_cross_entropy_with_logits(module(x), truth.float()),
+        F.cross_entropy(classes, truth),
+    )
 
 
 def test_other_sizes_are_refused():

@@ -10,8 +10,14 @@ from lib.runtime import CommandParser, run_command
 
 def main() -> None:
     """The command line: exit 1 where a check fails."""
-    parser = CommandParser(prog="python -m lib.check", description="Check a custom network or loss on random images.")
-    parser.add_argument("spec", metavar="module:Class", help="importable from here, as in Config.model or Config.loss")
+    parser = CommandParser(
+        prog="python -m lib.check", description="Check a custom network or loss on random images."
+    )
+    parser.add_argument(
+        "spec",
+        metavar="module:Class",
+        help="importable from here, as in Config.model or Config.loss",
+    )
     results = check(parser.parse_args().spec)
     print("\n".join(map(str, results)))
     sys.exit(0 if all(result.passed for result in results) else 1)

@@ -32,8 +32,8 @@ class Check(NamedTuple):
 def check(spec: str) -> list[Check]:
     """Check a custom network or loss, given as ``"module:Class"``; importing it runs that module's code.
 
-    A class whose ``forward`` takes one argument is a network, any other a loss. The checks stop at one that fails where
-    those after it could not be run. Torch's random state stays as it is.
+    A class whose ``forward`` takes one argument is a network, any other a loss. The checks stop at
+    one that fails where those after it could not be run. Torch's random state stays as it is.
 
     Raises:
         KitError: no such class, or its constructor needs an argument that the kit does not pass.
@@ -49,8 +49,12 @@ def check(spec: str) -> list[Check]:
 def _needed(cls: type[nn.Module]) -> list[str]:
     """The arguments without which ``forward`` cannot be called, ``self`` left out."""
     _, *parameters = inspect.signature(cls.forward).parameters.values()
-    return [parameter.name for parameter in parameters if parameter.default is parameter.empty
-            and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)]
+    return [
+        parameter.name
+        for parameter in parameters
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
 
 
 def _check_network(network: nn.Module) -> Iterator[Check]:
@@ -59,20 +63,36 @@ def _check_network(network: nn.Module) -> Iterator[Check]:
     with torch.no_grad():
         output = network.eval()(images)
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    yield Check("keeps the shape of the slices", shape == wanted,
-                f"expected logits of shape {wanted} for images of shape {tuple(images.shape)}, got {shape}")
+    yield Check(
+        "keeps the shape of the slices",
+        shape == wanted,
+        f"expected logits of shape {wanted} for images of shape {tuple(images.shape)}, got {shape}",
+    )
     if shape != wanted:
         return
-    yield Check("gives finite numbers", bool(output.isfinite().all()), "a logit is infinite or not a number")
+    yield Check(
+        "gives finite numbers", bool(output.isfinite().all()), "a logit is infinite or not a number"
+    )
     with torch.no_grad():
         far = network(100 * images)
     bounded = all(values.min() >= 0 and values.max() <= 1 for values in (output, far))
-    yield Check("gives logits", not bounded,
-                "all numbers lie between 0 and 1: leave out the sigmoid, the losses apply it")
+    yield Check(
+        "gives logits",
+        not bounded,
+        "all numbers lie between 0 and 1: leave out the sigmoid, the losses apply it",
+    )
     outputs = tensors_in(network.train()(images))
     torch.stack([values.float().square().sum() for values in outputs]).sum().backward()
-    idle = [name for name, weight in network.named_parameters() if weight.requires_grad and weight.grad is None]
-    yield Check("every parameter gets a gradient", not idle, f"{', '.join(idle[:3])} is used nowhere in forward")
+    idle = [
+        name
+        for name, weight in network.named_parameters()
+        if weight.requires_grad and weight.grad is None
+    ]
+    yield Check(
+        "every parameter gets a gradient",
+        not idle,
+        f"{', '.join(idle[:3])} is used nowhere in forward",
+    )
 
 
 def _check_loss(loss: nn.Module) -> Iterator[Check]:
@@ -81,18 +101,42 @@ def _check_loss(loss: nn.Module) -> Iterator[Check]:
         logits = torch.randn(target.shape, requires_grad=True)
         value = loss(logits, masks)
         scalar = isinstance(value, Tensor) and value.ndim == 0
-        yield Check(f"is a scalar{name}", scalar, f"return one number for the batch, got {_described(value)}")
+        yield Check(
+            f"is a scalar{name}",
+            scalar,
+            f"return one number for the batch, got {_described(value)}",
+        )
         if not scalar:
             return
-        yield Check(f"is finite{name}", bool(value.isfinite()), f"it is {value.item()}: keep divisors away from 0")
+        yield Check(
+            f"is finite{name}",
+            bool(value.isfinite()),
+            f"it is {value.item()}: keep divisors away from 0",
+        )
         if not value.requires_grad:
-            yield Check(f"has a gradient{name}", False, "nothing leads back to the logits: keep to torch's operations, "
-                                                        "without detach, item, thresholds or argmax")
+            yield Check(
+                f"has a gradient{name}",
+                False,
+                "nothing leads back to the logits: keep to torch's operations, "
+                "without detach, item, thresholds or argmax",
+            )
             return
         [gradient] = torch.autograd.grad(value, logits, allow_unused=True)
-        useful = gradient is not None and bool(gradient.isfinite().all()) and bool(name or gradient.any())
-        yield Check(f"has a gradient{name}", useful, "that for the logits is missing, 0 everywhere, or not finite")
+        useful = (
+            gradient is not None
+            and bool(gradient.isfinite().all())
+            and bool(name or gradient.any())
+        )
+        yield Check(
+            f"has a gradient{name}",
+            useful,
+            "that for the logits is missing, 0 everywhere, or not finite",
+        )
 
 
 def _described(value: object) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    return (
+        f"a tensor of shape {tuple(value.shape)}"
+        if isinstance(value, Tensor)
+        else type(value).__name__
+    )

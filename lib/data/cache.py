@@ -20,7 +20,16 @@ from lib.data import kaggle
 from lib.data.kaggle import Patient
 from lib.runtime.own_code import source_fingerprint
 from lib.transform import PREPROCESSING, Geometry, preprocess, preprocess_mask
-from lib.utils import PROJECT, KitError, build_folder, cores, fingerprint, progress, sha256, write_json
+from lib.utils import (
+    PROJECT,
+    KitError,
+    build_folder,
+    cores,
+    fingerprint,
+    progress,
+    sha256,
+    write_json,
+)
 
 _VERSION = 1  # of the files below; changes of the preprocessing itself are seen from its source
 
@@ -66,7 +75,7 @@ class Cache:
             return None
         shape = record.geometry.shape
         voxels = int(np.prod(shape))
-        packed = self.truth[record.truth:record.truth + -(-voxels // 8)]
+        packed = self.truth[record.truth : record.truth + -(-voxels // 8)]
         return np.unpackbits(packed, count=voxels).reshape(shape)
 
 
@@ -79,14 +88,18 @@ def cache_folder() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return Path(tempfile.gettempdir()) / "brain-segmentation-cache"
-    return folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir()) / "brain-segmentation-cache"
+    return (
+        folder
+        if os.access(folder, os.W_OK)
+        else Path(tempfile.gettempdir()) / "brain-segmentation-cache"
+    )
 
 
 def open_cache(root: Path, patients: list[Patient], size: int, preprocessing: str) -> Cache:
     """The cache of these patients at this size: opened when it is there and its sources are unchanged, else built.
 
-    It is built beside its place under a lock and renamed: two processes build it once, and an interruption leaves
-    nothing half-made.
+    It is built beside its place under a lock and renamed: two processes build it once, and an
+    interruption leaves nothing half-made.
 
     Raises:
         KitError: a file that cannot be used; see ``kaggle.read_patient``.
@@ -105,15 +118,21 @@ def open_cache(root: Path, patients: list[Patient], size: int, preprocessing: st
     try:
         build_folder(folder, (folder / "index.json").is_file, build)
     except OSError as error:
-        raise KitError(f"{folder.parent}: the cache cannot be written ({error}); free some space, or name another "
-                       f"folder in KIT_CACHE") from None
+        raise KitError(
+            f"{folder.parent}: the cache cannot be written ({error}); free some space, or name another "
+            f"folder in KIT_CACHE"
+        ) from None
     return _open(folder)
 
 
 def _open(folder: Path) -> Cache:
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    records = {r["name"]: Record(**{**r, "rows": tuple(r["rows"]), "geometry": Geometry.from_dict(r["geometry"])})
-               for r in index["patients"]}
+    records = {
+        r["name"]: Record(
+            **{**r, "rows": tuple(r["rows"]), "geometry": Geometry.from_dict(r["geometry"])}
+        )
+        for r in index["patients"]
+    }
     n, size = index["slices"], index["size"]
     images = np.memmap(folder / "images.f16", np.float16, "r", shape=(n, 3, size, size))
     masks = np.memmap(folder / "masks.u8", np.uint8, "r", shape=(n, size, size))
@@ -123,31 +142,50 @@ def _open(folder: Path) -> Cache:
 
 def _build(folder: Path, root: str, patients: list[Patient], size: int, preprocessing: str) -> None:
     records, remarks, rows, truth_bytes = [], [], 0, 0
-    with (open(folder / "images.f16", "wb") as images, open(folder / "masks.u8", "wb") as masks,
-          open(folder / "truth.bits", "wb") as truth):
-        for patient, done in zip(patients, _prepare_all(patients, size, preprocessing), strict=True):
+    with (
+        open(folder / "images.f16", "wb") as images,
+        open(folder / "masks.u8", "wb") as masks,
+        open(folder / "truth.bits", "wb") as truth,
+    ):
+        for patient, done in zip(
+            patients, _prepare_all(patients, size, preprocessing), strict=True
+        ):
             images.write(done["images"])
             masks.write(done["masks"])
             truth.write(done["truth"])
             n = len(done["masks"])
-            records.append({"name": patient.name, "rows": (rows, rows + n),
-                            "truth": truth_bytes if patient.masks else -1, **done["record"]})
+            records.append(
+                {
+                    "name": patient.name,
+                    "rows": (rows, rows + n),
+                    "truth": truth_bytes if patient.masks else -1,
+                    **done["record"],
+                }
+            )
             remarks += done["remarks"]
             rows, truth_bytes = rows + n, truth_bytes + len(done["truth"])
     remarks += kaggle.twins({record["name"]: record["sha256"] for record in records})
-    write_json(folder / "index.json", {"root": root, "size": size, "slices": rows, "remarks": remarks,
-                                       "patients": records})
+    write_json(
+        folder / "index.json",
+        {"root": root, "size": size, "slices": rows, "remarks": remarks, "patients": records},
+    )
 
 
-def _prepare_all(patients: list[Patient], size: int, preprocessing: str) -> Iterator[dict[str, Any]]:
+def _prepare_all(
+    patients: list[Patient], size: int, preprocessing: str
+) -> Iterator[dict[str, Any]]:
     """Prepared patients in order; a few at a time are under way, so memory does not grow with their number.
 
-    Threads, not processes: the work is in numpy and zlib, which let other threads run, and nothing has to be copied.
+    Threads, not processes: the work is in numpy and zlib, which let other threads run, and nothing
+    has to be copied.
     """
     workers = min(len(patients), cores())
     # one BLAS thread a worker: more of them than cores wait for each other in busy loops
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool, \
-            progress(total=len(patients), desc=f"preparing {size}x{size}", unit="patient") as bar:
+    with (
+        threadpool_limits(1, user_api="blas"),
+        ThreadPoolExecutor(workers) as pool,
+        progress(total=len(patients), desc=f"preparing {size}x{size}", unit="patient") as bar,
+    ):
         under_way, queue = deque(), iter(patients)
         try:
             for patient in queue:
@@ -170,10 +208,21 @@ def _prepare(patient: Patient, size: int, preprocessing: str) -> dict[str, Any]:
     except ValueError as error:
         raise KitError(f"{patient.images[0].parent}: {error}; remove this patient") from None
     truth = b"" if mask is None else np.packbits(mask).tobytes()
-    masks = np.zeros(images[:, 0].shape, np.uint8) if mask is None else preprocess_mask(mask, geometry)
-    record = {"tumour_slices": 0 if mask is None else int(mask.any(axis=(1, 2)).sum()),
-              "sha256": sha256(repr(volume.shape).encode() + volume.tobytes() + truth), "geometry": geometry.to_dict()}
-    return {"images": images.astype(np.float16), "masks": masks, "truth": truth, "record": record, "remarks": remarks}
+    masks = (
+        np.zeros(images[:, 0].shape, np.uint8) if mask is None else preprocess_mask(mask, geometry)
+    )
+    record = {
+        "tumour_slices": 0 if mask is None else int(mask.any(axis=(1, 2)).sum()),
+        "sha256": sha256(repr(volume.shape).encode() + volume.tobytes() + truth),
+        "geometry": geometry.to_dict(),
+    }
+    return {
+        "images": images.astype(np.float16),
+        "masks": masks,
+        "truth": truth,
+        "record": record,
+        "remarks": remarks,
+    }
 
 
 def _remove_outdated(caches: Path, series: str, root: str) -> None:

@@ -20,13 +20,23 @@ from PIL import Image
 from lib.utils import PROJECT, KitError, build_folder
 
 KAGGLE_DATASET = "mateuszbuda/lgg-mri-segmentation"
-KAGGLE_FOLDERS = (PROJECT / "data" / "kaggle_3m", PROJECT / "data" / "archive.zip",
-                  Path("/kaggle/input/lgg-mri-segmentation"))  # the last: where Kaggle's own notebooks find it
+KAGGLE_FOLDERS = (
+    PROJECT / "data" / "kaggle_3m",
+    PROJECT / "data" / "archive.zip",
+    Path("/kaggle/input/lgg-mri-segmentation"),
+)  # the last: where Kaggle's own notebooks find it
 _SLICE = re.compile(r"(?P<stem>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?", re.IGNORECASE)
 _MAX_FILES, _MAX_BYTES = 50_000, 8 * 2**30  # the real archive: 15,718 files (each twice), 2 GiB
 _SEARCH_DEPTH = 4
-DAMAGED_ZIP = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError,
-                RuntimeError)  # the last two: a kind of compression that Python lacks, a password
+DAMAGED_ZIP = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+)  # the last two: a kind of compression that Python lacks, a password
 _pillow = threading.Lock()
 
 
@@ -46,15 +56,15 @@ class Patient:
         return parts[1] if parts[0] == "TCGA" and len(parts) > 1 else parts[0]
 
 
-# --- finding ------------------------------------------------------------------------------------------------------
+# --- finding --------------------------------------------------------------------------------------
 
 
 def find_root(source: str | Path) -> Path:
     """The folder whose sub-folders are patients.
 
     Args:
-        source: that folder, one that holds it (at most four levels up), Kaggle's ``archive.zip``, or the word
-            ``kaggle`` to download the dataset with kagglehub.
+        source: that folder, one that holds it (at most four levels up), Kaggle's ``archive.zip``,
+            or the word ``kaggle`` to download the dataset with kagglehub.
 
     Raises:
         KitError: nothing usable there.
@@ -63,7 +73,9 @@ def find_root(source: str | Path) -> Path:
         source = _download()
     source = Path(source).expanduser()
     if not source.exists():
-        raise KitError(f"{source}: no such file or folder; give the Kaggle folder (kaggle_3m) or Kaggle's archive.zip")
+        raise KitError(
+            f"{source}: no such file or folder; give the Kaggle folder (kaggle_3m) or Kaggle's archive.zip"
+        )
     if source.is_file():
         return unpack(source)
     level = [source]
@@ -74,15 +86,21 @@ def find_root(source: str | Path) -> Path:
         level = [child for folder in level for child in _folders(folder)]
     if _looks_like_patient(source):
         raise KitError(f"{source}: this is one patient's folder; give the folder that holds it")
-    raise KitError(f"{source}: no patient folders found; expected <patient>/<patient>_<slice>.tif with ..._mask.tif")
+    raise KitError(
+        f"{source}: no patient folders found; expected <patient>/<patient>_<slice>.tif with ..._mask.tif"
+    )
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    return sorted(
+        child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")
+    )
 
 
 def _looks_like_patient(folder: Path) -> bool:
-    return any(match and match["stem"] == folder.name for match in map(_SLICE.fullmatch, _names(folder)))
+    return any(
+        match and match["stem"] == folder.name for match in map(_SLICE.fullmatch, _names(folder))
+    )
 
 
 def _names(folder: Path) -> list[str]:
@@ -98,16 +116,18 @@ def _download() -> Path:
         return Path(kagglehub.dataset_download(KAGGLE_DATASET))
     except Exception as error:  # network, credentials, quota: kagglehub raises many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise KitError(f"download of {KAGGLE_DATASET} failed ({reason}); get archive.zip by hand, see data/README.md") \
-            from None
+        raise KitError(
+            f"download of {KAGGLE_DATASET} failed ({reason}); get archive.zip by hand, see data/README.md"
+        ) from None
 
 
 def unpack(archive: Path) -> Path:
     """Unpack the slices of a zip beside it, once: ``archive.zip`` into ``kaggle_3m``, others into a folder of their
     name.
 
-    Only entries named ``<patient>/<patient>_<slice>.tif`` are read, and only those two names decide where they go: an
-    absolute path, ``..`` or a link in the archive cannot lead outside. Everything else in it is left out.
+    Only entries named ``<patient>/<patient>_<slice>.tif`` are read, and only those two names decide
+    where they go: an absolute path, ``..`` or a link in the archive cannot lead outside. Everything
+    else in it is left out.
 
     Raises:
         KitError: not a zip, damaged, without slices, or far larger than the dataset.
@@ -126,39 +146,54 @@ def unpack(archive: Path) -> Path:
     except DAMAGED_ZIP as error:
         raise KitError(f"{archive}: cannot be unpacked ({error}); download it again") from None
     except OSError as error:
-        raise KitError(f"{archive}: cannot be unpacked here ({error}); unpack it by hand elsewhere") from None
+        raise KitError(
+            f"{archive}: cannot be unpacked here ({error}); unpack it by hand elsewhere"
+        ) from None
     return target
 
 
-def _slice_entries(archive: Path, bundle: zipfile.ZipFile) -> dict[tuple[str, str], zipfile.ZipInfo]:
+def _slice_entries(
+    archive: Path, bundle: zipfile.ZipFile
+) -> dict[tuple[str, str], zipfile.ZipInfo]:
     """(patient, file name) -> entry; Kaggle's zip holds the dataset twice, the first copy is taken."""
     entries: dict[tuple[str, str], zipfile.ZipInfo] = {}
     for entry in bundle.infolist():
         parts = re.split(r"[\\/]", entry.filename)
         match = _SLICE.fullmatch(parts[-1])
-        if match and len(parts) > 1 and parts[-2] == match["stem"] and re.fullmatch(r"\w[\w.-]*", parts[-2]):
+        if (
+            match
+            and len(parts) > 1
+            and parts[-2] == match["stem"]
+            and re.fullmatch(r"\w[\w.-]*", parts[-2])
+        ):
             entries.setdefault((parts[-2], parts[-1]), entry)
     if not entries:
-        raise KitError(f"{archive}: holds no <patient>/<patient>_<slice>.tif; expected Kaggle's archive.zip of "
-                       f"{KAGGLE_DATASET}")
+        raise KitError(
+            f"{archive}: holds no <patient>/<patient>_<slice>.tif; expected Kaggle's archive.zip of "
+            f"{KAGGLE_DATASET}"
+        )
     size = sum(entry.file_size for entry in entries.values())
     if len(entries) > _MAX_FILES or size > _MAX_BYTES:
-        raise KitError(f"{archive}: {len(entries)} slices of {size / 2**30:.1f} GiB, far more than the dataset; "
-                       f"unpack it by hand if you trust it")
+        raise KitError(
+            f"{archive}: {len(entries)} slices of {size / 2**30:.1f} GiB, far more than the dataset; "
+            f"unpack it by hand if you trust it"
+        )
     return entries
 
 
-# --- listing ------------------------------------------------------------------------------------------------------
+# --- listing --------------------------------------------------------------------------------------
 
 
 def list_patients(root: Path) -> list[Patient]:
     """The patients of a Kaggle folder, sorted by name; files that are no slices (README.md, .DS_Store) are passed over.
 
     Raises:
-        KitError: an image without its mask, a mask without its image, a slice number twice, or a slice of a patient of
-            another name.
+        KitError: an image without its mask, a mask without its image, a slice number twice, or a
+            slice of a patient of another name.
     """
-    patients = [patient for folder in _folders(root) if (patient := _list_patient(folder)) is not None]
+    patients = [
+        patient for folder in _folders(root) if (patient := _list_patient(folder)) is not None
+    ]
     if not patients:
         raise KitError(f"{root}: no patient folders found")
     return patients
@@ -171,11 +206,15 @@ def _list_patient(folder: Path) -> Patient | None:
         if not match or name.startswith("."):
             continue
         if match["stem"] != folder.name:
-            raise KitError(f"{folder}: {name} is a slice of another patient, or the folder was renamed or copied; give "
-                           f"it the name {match['stem']}, or remove it")
+            raise KitError(
+                f"{folder}: {name} is a slice of another patient, or the folder was renamed or copied; give "
+                f"it the name {match['stem']}, or remove it"
+            )
         files, number = found[match["mask"] is not None], int(match["number"])
         if number in files:
-            raise KitError(f"{folder}: slice {number} stands there twice, {files[number].name} and {name}; remove one")
+            raise KitError(
+                f"{folder}: slice {number} stands there twice, {files[number].name} and {name}; remove one"
+            )
         files[number] = folder / name
     images, masks = found[False], found[True]
     if not images and not masks:
@@ -183,26 +222,38 @@ def _list_patient(folder: Path) -> Patient | None:
     odd = sorted(images.keys() ^ masks.keys())
     if odd and masks:
         here, missing = ("image", "mask") if odd[0] in images else ("mask", "image")
-        raise KitError(f"{folder}: slice {odd[0]} has its {here} but no {missing} ({len(odd)} such slices); restore "
-                       f"the files, or remove the patient")
+        raise KitError(
+            f"{folder}: slice {odd[0]} has its {here} but no {missing} ({len(odd)} such slices); restore "
+            f"the files, or remove the patient"
+        )
     numbers = tuple(sorted(images))
-    return Patient(folder.name, numbers, tuple(images[n] for n in numbers), tuple(masks[n] for n in numbers if masks))
+    return Patient(
+        folder.name,
+        numbers,
+        tuple(images[n] for n in numbers),
+        tuple(masks[n] for n in numbers if masks),
+    )
 
 
 def stat_key(patients: list[Patient]) -> list[tuple[str, int, int]]:
     """(name, bytes, modification time in ns) of every file: cheap to take, changes when a source file does."""
-    stats = ((path, path.stat()) for patient in patients for path in (*patient.images, *patient.masks))
-    return [(f"{path.parent.name}/{path.name}", stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+    stats = (
+        (path, path.stat()) for patient in patients for path in (*patient.images, *patient.masks)
+    )
+    return [
+        (f"{path.parent.name}/{path.name}", stat.st_size, stat.st_mtime_ns) for path, stat in stats
+    ]
 
 
-# --- reading ------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 def read_patient(patient: Patient) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
     """Read and check all slices of a patient.
 
     Returns:
-        volume ``(S, H, W, 3)`` uint8; mask ``(S, H, W)`` {0, 1} uint8, or None; remarks, a line each.
+        volume ``(S, H, W, 3)`` uint8; mask ``(S, H, W)`` {0, 1} uint8, or None; remarks, a line
+        each.
 
     Raises:
         KitError: a file that cannot be read, or of another shape or type than the first.
@@ -212,18 +263,24 @@ def read_patient(patient: Patient) -> tuple[np.ndarray, np.ndarray | None, list[
         return volume, None, []
     mask = _stack(patient.masks, channels=1)
     if mask.shape != volume.shape[:3]:
-        raise KitError(f"{patient.masks[0].parent}: masks of {mask.shape[1:]} pixels, images of {volume.shape[1:3]}; "
-                       f"they must agree")
+        raise KitError(
+            f"{patient.masks[0].parent}: masks of {mask.shape[1:]} pixels, images of {volume.shape[1:3]}; "
+            f"they must agree"
+        )
     remarks = []
     if not np.isin(np.unique(mask), (0, 1, 255)).all():
-        remarks.append(f"{patient.name}: mask has values other than 0 and 255; everything above 0 counts as tumour")
+        remarks.append(
+            f"{patient.name}: mask has values other than 0 and 255; everything above 0 counts as tumour"
+        )
     mask = (mask > 0).astype(np.uint8)
     if not mask.any():
         remarks.append(f"{patient.name}: no tumour in any slice")
     gaps = set(range(patient.numbers[0], patient.numbers[-1] + 1)).difference(patient.numbers)
     if gaps:
-        remarks.append(f"{patient.name}: slice numbers missing: {', '.join(map(str, sorted(gaps)[:5]))}"
-                       + (" ..." if len(gaps) > 5 else ""))
+        remarks.append(
+            f"{patient.name}: slice numbers missing: {', '.join(map(str, sorted(gaps)[:5]))}"
+            + (" ..." if len(gaps) > 5 else "")
+        )
     return volume, mask, remarks
 
 
@@ -231,10 +288,14 @@ def _stack(paths: tuple[Path, ...], channels: int) -> np.ndarray:
     slices = [_read(path) for path in paths]
     for path, image in zip(paths, slices, strict=True):
         if image.ndim != (3 if channels > 1 else 2) or image.shape[2:] not in ((), (channels,)):
-            raise KitError(f"{path}: shape {image.shape}, expected (H, W{', 3' if channels == 3 else ''})")
+            raise KitError(
+                f"{path}: shape {image.shape}, expected (H, W{', 3' if channels == 3 else ''})"
+            )
         if image.shape != slices[0].shape:
-            raise KitError(f"{path}: {image.shape} pixels, but {paths[0].name} has {slices[0].shape}; all slices of a "
-                           f"patient must agree")
+            raise KitError(
+                f"{path}: {image.shape} pixels, but {paths[0].name} has {slices[0].shape}; all slices of a "
+                f"patient must agree"
+            )
     return np.stack(slices)
 
 
@@ -254,19 +315,27 @@ def _read(path: Path) -> np.ndarray:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise KitError(f"{path}: cannot be read as TIFF ({reason}); copy the file again") from None
     if image.dtype != np.uint8 and image.dtype != bool:
-        raise KitError(f"{path}: pixels of type {image.dtype}, expected uint8 as in the Kaggle dataset")
+        raise KitError(
+            f"{path}: pixels of type {image.dtype}, expected uint8 as in the Kaggle dataset"
+        )
     return image.astype(np.uint8, copy=False)
 
 
 def twins(digests: dict[str, str]) -> list[str]:
     """A remark for each group of patients with identical images (name -> digest): they would leak across a split."""
     counts = Counter(digests.values())
-    groups = {digest: [name for name, d in digests.items() if d == digest] for digest, n in counts.items() if n > 1}
-    return [f"{' = '.join(names)}: the same images under {len(names)} names; remove all but one"
-            for names in groups.values()]
+    groups = {
+        digest: [name for name, d in digests.items() if d == digest]
+        for digest, n in counts.items()
+        if n > 1
+    }
+    return [
+        f"{' = '.join(names)}: the same images under {len(names)} names; remove all but one"
+        for names in groups.values()
+    ]
 
 
-# --- writing ------------------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 
 
 def write_masks(folder: Path, patient: Patient, mask: np.ndarray) -> None:
@@ -274,7 +343,9 @@ def write_masks(folder: Path, patient: Patient, mask: np.ndarray) -> None:
     target = folder / patient.name
     target.mkdir(parents=True, exist_ok=True)
     for number, plane in zip(patient.numbers, mask, strict=True):
-        tifffile.imwrite(target / f"{patient.name}_{number}_mask.tif", plane.astype(bool) * np.uint8(255))
+        tifffile.imwrite(
+            target / f"{patient.name}_{number}_mask.tif", plane.astype(bool) * np.uint8(255)
+        )
 
 
 def write_images(folder: Path, patient: Patient, volume: np.ndarray) -> None:

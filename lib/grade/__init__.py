@@ -1,7 +1,7 @@
 """Hand in and grade: every claim of a class is computed again, and no code of a student is run.
 
-The door is ``grade``, or ``python -m lib.grade SUBMISSIONS``; for students ``pack``, or ``python -m lib.grade pack``.
-Start to read at ``run.py``, then ``one.py``.
+The door is ``grade``, or ``python -m lib.grade SUBMISSIONS``; for students ``pack``, or ``python -m
+lib.grade pack``. Start to read at ``run.py``, then ``one.py``.
 """
 
 from lib.grade.pack import pack

@@ -1,4 +1,7 @@
-"""Hand in, ``python -m lib.grade pack --student ID``, or grade, ``... SUBMISSIONS --data DIR --out DIR``."""
+"""Hand in, ``python -m lib.grade pack --student ID``, or grade, ``...
+
+SUBMISSIONS --data DIR --out DIR``.
+"""
 
 from __future__ import annotations
 
@@ -24,28 +27,56 @@ def _main_pack(arguments: list[str]) -> None:
     parser = CommandParser(prog="python -m lib.grade pack", description="Make the zip to hand in.")
     parser.add_argument("--student", required=True, help="your id")
     parser.add_argument("--out", default="result", help="folder of results (default: result)")
-    parser.add_argument("--run", help="run to be graded (default: the best of train_best.ipynb, else of train.ipynb)")
-    parser.add_argument("--quick", action="store_true", help="hand in a run of the profile quick, or on phantoms, too")
+    parser.add_argument(
+        "--run",
+        help="run to be graded (default: the best of train_best.ipynb, else of train.ipynb)",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="hand in a run of the profile quick, or on phantoms, too",
+    )
     parser.add_argument("--data", help="for a network of your own: the data, for its masks")
     chosen = parser.parse_args(arguments)
     print(pack(chosen.student, chosen.out, chosen.run, chosen.quick, chosen.data))
 
 
 def _main_grade() -> None:
-    parser = CommandParser(prog="python -m lib.grade", description="Grade a folder of hand-ins.",
-                           epilog="To hand in: python -m lib.grade pack --help")
+    parser = CommandParser(
+        prog="python -m lib.grade",
+        description="Grade a folder of hand-ins.",
+        epilog="To hand in: python -m lib.grade pack --help",
+    )
     parser.add_argument("submissions", help="folder of zips and folders")
-    parser.add_argument("--data", required=True, help="Kaggle folder, a folder that holds it, or archive.zip")
-    parser.add_argument("--out", required=True, help="folder for gradebook.csv, pages and leaderboard.html")
+    parser.add_argument(
+        "--data", required=True, help="Kaggle folder, a folder that holds it, or archive.zip"
+    )
+    parser.add_argument(
+        "--out", required=True, help="folder for gradebook.csv, pages and leaderboard.html"
+    )
     parser.add_argument("--roster", type=Path, help="CSV with a column student")
-    parser.add_argument("--rubric", type=Path, default=DEFAULT, help="default: lib/grade/rubric.toml")
-    parser.add_argument("--split", default="auto", help="the assignment's, as in Config (default: auto)")
+    parser.add_argument(
+        "--rubric", type=Path, default=DEFAULT, help="default: lib/grade/rubric.toml"
+    )
+    parser.add_argument(
+        "--split", default="auto", help="the assignment's, as in Config (default: auto)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"per hand-in (default: {SECONDS})")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help=f"per hand-in (default: {SECONDS})"
+    )
     chosen = parser.parse_args()
     roster = None if chosen.roster is None else read_roster(chosen.roster)
-    standings = grade(chosen.submissions, chosen.data, chosen.out, load_rubric(chosen.rubric), roster, chosen.split,
-                      chosen.device, chosen.seconds)
+    standings = grade(
+        chosen.submissions,
+        chosen.data,
+        chosen.out,
+        load_rubric(chosen.rubric),
+        roster,
+        chosen.split,
+        chosen.device,
+        chosen.seconds,
+    )
     print(f"{summary(standings)}\n\n{Path(chosen.out) / GRADEBOOK}")
 
 

@@ -37,8 +37,12 @@ def write_zip(target: Path, files: Mapping[str, Path | bytes]) -> None:
                 entry = zipfile.ZipInfo(name, _EPOCH)
                 entry.external_attr = (stat.S_IFREG | 0o644) << 16
                 entry.create_system = 3  # as on Unix, on Windows as well
-                entry.compress_type = zipfile.ZIP_STORED if name.endswith(".pt") else zipfile.ZIP_DEFLATED
-                bundle.writestr(entry, content if isinstance(content, bytes) else content.read_bytes())
+                entry.compress_type = (
+                    zipfile.ZIP_STORED if name.endswith(".pt") else zipfile.ZIP_DEFLATED
+                )
+                bundle.writestr(
+                    entry, content if isinstance(content, bytes) else content.read_bytes()
+                )
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
@@ -47,25 +51,33 @@ def write_zip(target: Path, files: Mapping[str, Path | bytes]) -> None:
 def unpack(source: Path, folder: Path, suffixes: tuple[str, ...]) -> None:
     """Copy the files of a zip, or of a folder, below ``folder``; nothing of ``source`` decides what lies outside.
 
-    Only files that end in one of ``suffixes`` are written. The whole of it is refused if one name leads elsewhere.
+    Only files that end in one of ``suffixes`` are written. The whole of it is refused if one name
+    leads elsewhere.
 
     Raises:
-        KitError: no zip, damaged, a name that leads out of the folder, a link, the same name twice, or too large.
+        KitError: no zip, damaged, a name that leads out of the folder, a link, the same name twice,
+        or too large.
     """
     try:
         if source.is_dir():
             _copy_folder(source, folder, suffixes)
         elif source.stat().st_size > MAX_ZIP:
-            raise KitError(f"{source.name}: larger than {MAX_ZIP >> 20} MiB; hand in no data and one run's weights")
+            raise KitError(
+                f"{source.name}: larger than {MAX_ZIP >> 20} MiB; hand in no data and one run's weights"
+            )
         else:
             with zipfile.ZipFile(source) as bundle:
                 _extract(source.name, bundle, folder, suffixes)
     except DAMAGED_ZIP as error:
-        raise KitError(f"{source.name}: is no zip, or damaged ({_brief(error)}); hand it in again") from None
+        raise KitError(
+            f"{source.name}: is no zip, or damaged ({_brief(error)}); hand it in again"
+        ) from None
     except (OSError, ValueError) as error:
         if isinstance(error, KitError):
             raise
-        raise KitError(f"{source.name}: cannot be unpacked ({_brief(error)}); hand it in again") from None
+        raise KitError(
+            f"{source.name}: cannot be unpacked ({_brief(error)}); hand it in again"
+        ) from None
 
 
 def _brief(error: BaseException) -> str:
@@ -73,14 +85,20 @@ def _brief(error: BaseException) -> str:
 
 
 def _extract(origin: str, bundle: zipfile.ZipFile, folder: Path, suffixes: tuple[str, ...]) -> None:
-    entries = [(_safe_path(origin, entry.orig_filename), entry) for entry in bundle.infolist() if not entry.is_dir()]
+    entries = [
+        (_safe_path(origin, entry.orig_filename), entry)
+        for entry in bundle.infolist()
+        if not entry.is_dir()
+    ]
     for path, entry in entries:
         kind = stat.S_IFMT(entry.external_attr >> 16) if entry.create_system == 3 else 0
         if kind not in (0, stat.S_IFREG):
             raise KitError(f"{origin}: {path} is a link or a device; hand in plain files")
         if entry.file_size > max(RATIO_FROM, MAX_RATIO * entry.compress_size):
-            raise KitError(f"{origin}: {path} unpacks to {entry.file_size / 2**20:.0f} MiB, over {MAX_RATIO} times its "
-                           f"size; that is no hand-in")
+            raise KitError(
+                f"{origin}: {path} unpacks to {entry.file_size / 2**20:.0f} MiB, over {MAX_RATIO} times its "
+                f"size; that is no hand-in"
+            )
     _require_fair(origin, [(path, entry.file_size) for path, entry in entries])
     for path, entry in entries:
         if _is_wanted(path, suffixes):
@@ -91,7 +109,10 @@ def _extract(origin: str, bundle: zipfile.ZipFile, folder: Path, suffixes: tuple
 
 
 def _copy_folder(source: Path, folder: Path, suffixes: tuple[str, ...]) -> None:
-    found = [(_safe_path(source.name, path.relative_to(source).as_posix()), path) for path in plain_files(source)]
+    found = [
+        (_safe_path(source.name, path.relative_to(source).as_posix()), path)
+        for path in plain_files(source)
+    ]
     _require_fair(source.name, [(path, original.stat().st_size) for path, original in found])
     for path, original in found:
         if _is_wanted(path, suffixes):
@@ -115,7 +136,9 @@ def plain_files(folder: Path) -> Iterator[Path]:
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise KitError(f"{folder.name}: {name} is a link or a device; hand in plain files")
             if number > MAX_FILES:
-                raise KitError(f"{folder.name}: more than {MAX_FILES} files; hand in what pack makes")
+                raise KitError(
+                    f"{folder.name}: more than {MAX_FILES} files; hand in what pack makes"
+                )
             if stat.S_ISREG(mode):
                 yield path
 
@@ -131,9 +154,18 @@ def _safe_path(origin: str, name: str) -> PurePosixPath:
     shown = ascii(name[:60])
     if text.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", text):
         raise KitError(f"{origin}: the name {shown} leads out of its folder; nothing was unpacked")
-    if len(text) > MAX_NAME or len(parts) > MAX_DEPTH or _NO_NAME.search(text) or any(
-            not part or part != part.strip() or part.endswith(".") or _DEVICE.fullmatch(part) for part in parts):
-        raise KitError(f"{origin}: no file can be called {shown} on every system; nothing was unpacked")
+    if (
+        len(text) > MAX_NAME
+        or len(parts) > MAX_DEPTH
+        or _NO_NAME.search(text)
+        or any(
+            not part or part != part.strip() or part.endswith(".") or _DEVICE.fullmatch(part)
+            for part in parts
+        )
+    ):
+        raise KitError(
+            f"{origin}: no file can be called {shown} on every system; nothing was unpacked"
+        )
     return PurePosixPath(*parts)
 
 
@@ -141,13 +173,17 @@ def _require_fair(origin: str, files: list[tuple[PurePosixPath, int]]) -> None:
     """Raise KitError for more files or bytes than any hand-in has, or for a name that stands there twice."""
     size = sum(size for _, size in files)
     if len(files) > MAX_FILES or size > MAX_BYTES:
-        raise KitError(f"{origin}: {len(files)} files of {size / 2**20:.0f} MiB, more than {MAX_FILES} or "
-                       f"{MAX_BYTES >> 20} MiB; hand in what pack makes")
+        raise KitError(
+            f"{origin}: {len(files)} files of {size / 2**20:.0f} MiB, more than {MAX_FILES} or "
+            f"{MAX_BYTES >> 20} MiB; hand in what pack makes"
+        )
     seen: set[str] = set()
     for path, _ in files:
         name = unicodedata.normalize("NFC", str(path)).casefold()
         if name in seen:
-            raise KitError(f"{origin}: the name {str(path)!a} stands there twice; nothing was unpacked")
+            raise KitError(
+                f"{origin}: the name {str(path)!a} stands there twice; nothing was unpacked"
+            )
         seen.add(name)
 
 

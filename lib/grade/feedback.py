@@ -20,14 +20,55 @@ from lib.utils import fingerprint, write_atomic
 
 FOLDER, LEADERBOARD = "feedback", "leaderboard.html"
 KEY, NAMES = "pseudonyms.key", "pseudonyms.csv"
-_COLOURS = ("amber", "azure", "coral", "crimson", "golden", "indigo", "ivory", "jade", "lilac", "ochre", "olive",
-            "pearl", "ruby", "silver", "teal", "violet")
-_ANIMALS = ("badger", "crane", "dolphin", "falcon", "gecko", "heron", "ibex", "jackal", "lynx", "marten", "newt",
-            "otter", "puffin", "raven", "stoat", "weasel")
-_LEVELS = {"fault": "no points until a human has looked", "review": "a human should look", "note": "for information"}
+_COLOURS = (
+    "amber",
+    "azure",
+    "coral",
+    "crimson",
+    "golden",
+    "indigo",
+    "ivory",
+    "jade",
+    "lilac",
+    "ochre",
+    "olive",
+    "pearl",
+    "ruby",
+    "silver",
+    "teal",
+    "violet",
+)
+_ANIMALS = (
+    "badger",
+    "crane",
+    "dolphin",
+    "falcon",
+    "gecko",
+    "heron",
+    "ibex",
+    "jackal",
+    "lynx",
+    "marten",
+    "newt",
+    "otter",
+    "puffin",
+    "raven",
+    "stoat",
+    "weasel",
+)
+_LEVELS = {
+    "fault": "no points until a human has looked",
+    "review": "a human should look",
+    "note": "for information",
+}
 
-_pages = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
-                     undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+_pages = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
 def page_name(standing: Standing) -> str:
@@ -36,33 +77,73 @@ def page_name(standing: Standing) -> str:
     return f"{FOLDER}/{result.student}-{fingerprint([result.student, result.submission])[:6]}.html"
 
 
-def write_page(folder: Path, standing: Standing, human: Human, total: float, rubric: Rubric) -> None:
+def write_page(
+    folder: Path, standing: Standing, human: Human, total: float, rubric: Rubric
+) -> None:
     """The page of a hand-in; it names no other student."""
     result = standing.result
-    recipe = {name: value for name, value in result.recipe.items() if value != REFERENCE.to_dict().get(name)}
-    values = {"baseline": rubric.baseline, "target": rubric.scale[-1][0], "claimed": result.claimed,
-              "perturbed": result.probe}
+    recipe = {
+        name: value
+        for name, value in result.recipe.items()
+        if value != REFERENCE.to_dict().get(name)
+    }
+    values = {
+        "baseline": rubric.baseline,
+        "target": rubric.scale[-1][0],
+        "claimed": result.claimed,
+        "perturbed": result.probe,
+    }
     text = _pages.get_template("page.html.jinja").render(
-        standing=standing, result=result, rubric=rubric, human=human, total=total, comment=human.get(COMMENT, ""),
-        pseudonym=pseudonym(_key(folder / KEY), result.student), recipe=recipe, levels=_LEVELS, marks=_marks(values),
+        standing=standing,
+        result=result,
+        rubric=rubric,
+        human=human,
+        total=total,
+        comment=human.get(COMMENT, ""),
+        pseudonym=pseudonym(_key(folder / KEY), result.student),
+        recipe=recipe,
+        levels=_LEVELS,
+        marks=_marks(values),
         interval=_interval(result.low, result.high),
-        dot=None if result.verified is None else _percent(result.verified))
+        dot=None if result.verified is None else _percent(result.verified),
+    )
     write_atomic(folder / page_name(standing), text)
 
 
 def write_leaderboard(folder: Path, standings: Sequence[Standing], rubric: Rubric) -> None:
     """``leaderboard.html``, one file without names, and ``pseudonyms.csv`` with them, for the instructor."""
     key = _key(folder / KEY)
-    names = {standing.result.student: pseudonym(key, standing.result.student) for standing in standings}
+    names = {
+        standing.result.student: pseudonym(key, standing.result.student) for standing in standings
+    }
     # within a tie the order must not tell a winner
-    ranked = sorted((standing for standing in standings if standing.rank is not None),
-                    key=lambda standing: (standing.rank, names[standing.result.student]))
-    rows = [{"name": names[result.student], "standing": standing, "result": result, "dot": _percent(result.verified),
-             "interval": _interval(result.low, result.high)} for standing in ranked for result in [standing.result]]
-    write_atomic(folder / LEADERBOARD, _pages.get_template("leaderboard.html.jinja").render(
-        rows=rows, rubric=rubric, marks=_marks({"baseline": rubric.baseline, "target": rubric.scale[-1][0]})))
+    ranked = sorted(
+        (standing for standing in standings if standing.rank is not None),
+        key=lambda standing: (standing.rank, names[standing.result.student]),
+    )
+    rows = [
+        {
+            "name": names[result.student],
+            "standing": standing,
+            "result": result,
+            "dot": _percent(result.verified),
+            "interval": _interval(result.low, result.high),
+        }
+        for standing in ranked
+        for result in [standing.result]
+    ]
+    write_atomic(
+        folder / LEADERBOARD,
+        _pages.get_template("leaderboard.html.jinja").render(
+            rows=rows,
+            rubric=rubric,
+            marks=_marks({"baseline": rubric.baseline, "target": rubric.scale[-1][0]}),
+        ),
+    )
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([("student", "pseudonym"), *sorted(names.items())])
+    csv.writer(buffer, lineterminator="\n").writerows(
+        [("student", "pseudonym"), *sorted(names.items())]
+    )
     write_atomic(folder / NAMES, buffer.getvalue())
 
 
@@ -78,7 +159,7 @@ def _key(file: Path) -> str:
     return file.read_text(encoding="utf-8").strip()
 
 
-# --- positions on the scale from 0 to 1 ---------------------------------------------------------------------------
+# --- positions on the scale from 0 to 1 -----------------------------------------------------------
 
 
 def _percent(dsc: float) -> float:
@@ -86,8 +167,11 @@ def _percent(dsc: float) -> float:
 
 
 def _marks(values: dict[str, float | None]) -> list[dict[str, Any]]:
-    return [{"name": name, "at": _percent(value), "value": value} for name, value in values.items()
-            if value is not None]
+    return [
+        {"name": name, "at": _percent(value), "value": value}
+        for name, value in values.items()
+        if value is not None
+    ]
 
 
 def _interval(low: float | None, high: float | None) -> dict[str, float] | None:

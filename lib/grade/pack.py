@@ -12,7 +12,16 @@ from lib.config import MODELS, PROFILES, changes
 from lib.dataset import BrainData
 from lib.grade.archive import unpack, write_zip
 from lib.grade.submission import MANIFEST, READ, STUDENT, read_submission
-from lib.logger import BEST_CSV, BEST_PLAN, TRAIN_CSV, Run, find_run, finished_runs, outside_folds, write_result_csvs
+from lib.logger import (
+    BEST_CSV,
+    BEST_PLAN,
+    TRAIN_CSV,
+    Run,
+    find_run,
+    finished_runs,
+    outside_folds,
+    write_result_csvs,
+)
 from lib.predict import load_weights, predict
 from lib.utils import PROJECT, KitError, sha256
 
@@ -32,44 +41,59 @@ class Receipt(NamedTuple):
     file: Path
 
     def __str__(self) -> str:
-        return (f"handed in by   {self.student}\nrun            {self.run_id}\nits recipe     {self.recipe}\n"
-                f"claimed DSC    {self.claimed:.4f}\n"
-                f"file           {self.file.name}, {self.file.stat().st_size / 1e6:.1f} MB\n"
-                f"SHA-256        {self.sha256[:12]}")
+        return (
+            f"handed in by   {self.student}\nrun            {self.run_id}\nits recipe     {self.recipe}\n"
+            f"claimed DSC    {self.claimed:.4f}\n"
+            f"file           {self.file.name}, {self.file.stat().st_size / 1e6:.1f} MB\n"
+            f"SHA-256        {self.sha256[:12]}"
+        )
 
 
-def pack(student: str, out: str | Path = "result", run_id: str | None = None, quick: bool = False,
-         data: BrainData | str | Path | None = None) -> Receipt:
+def pack(
+    student: str,
+    out: str | Path = "result",
+    run_id: str | None = None,
+    quick: bool = False,
+    data: BrainData | str | Path | None = None,
+) -> Receipt:
     """Write ``<out>/<student>.zip``: CSVs, runs, notebooks, ``lib``, report; weights of the chosen run only, no data.
 
-    The report is made anew, of all runs, without images of patients; ``report.html`` in ``out`` stays as it is.
+    The report is made anew, of all runs, without images of patients; ``report.html`` in ``out``
+    stays as it is.
     Notebooks are taken with their pictures: save them first. The same files give the same zip.
 
     Args:
         student: your id; letters, digits and . @ -
         out: folder of results.
-        run_id: the run to be graded; by default the one of the best CSV with the best DSC, else of the other CSV, folds
-            of a cross-validation left out.
+        run_id: the run to be graded; by default the one of the best CSV with the best DSC, else of
+            the other CSV, folds of a cross-validation left out.
         quick: hand in a run of the profile ``quick`` or ``smoke``, or on phantoms, as well.
-        data: for a network of your own, from ``load_data`` or a folder for it: its masks of the validation patients are
-            handed in too, as the grader runs no code of yours.
+        data: for a network of your own, from ``load_data`` or a folder for it: its masks of the
+            validation patients are handed in too, as the grader runs no code of yours.
 
     Raises:
-        KitError: no such run, weights or tables that cannot be read, a run that is too small, or a zip over 200 MiB.
+        KitError: no such run, weights or tables that cannot be read, a run that is too small, or a
+        zip over 200 MiB.
     """
     if not STUDENT.fullmatch(student):
         raise KitError(f"student {student!r}: give your id, of letters, digits and . @ - only")
     if student == PLACEHOLDER and not quick:
-        raise KitError(f"student {student!r}: stands in the notebook for your own id; put that in its place")
+        raise KitError(
+            f"student {student!r}: stands in the notebook for your own id; put that in its place"
+        )
     out = Path(out)
     if not out.is_dir():
         raise KitError(f"{out}: no such folder; name the folder of results")
     write_result_csvs(out)
     run = _choose(out, run_id)
     if not quick and (reason := _too_small(run)):
-        raise KitError(f"{run.id}: {reason}; hand in a run of the profile full, or say so with quick=True (--quick)")
+        raise KitError(
+            f"{run.id}: {reason}; hand in a run of the profile full, or say so with quick=True (--quick)"
+        )
     files: dict[str, Path | bytes] = {**dict(_files(out, run)), **_report(out)}
-    files[MANIFEST] = json.dumps({"schema": 1, "student": student, "run": run.id}, indent=1).encode()
+    files[MANIFEST] = json.dumps(
+        {"schema": 1, "student": student, "run": run.id}, indent=1
+    ).encode()
     if run.config.model in MODELS:
         load_weights(run.weights)
     else:
@@ -77,7 +101,9 @@ def pack(student: str, out: str | Path = "result", run_id: str | None = None, qu
     target = out / f"{student}.zip"
     _write_checked(target, files)
     recipe = changes(run.config) or "as published"
-    return Receipt(student, run.id, recipe, float(run.history["val_dsc"].max()), sha256(target), target)
+    return Receipt(
+        student, run.id, recipe, float(run.history["val_dsc"].max()), sha256(target), target
+    )
 
 
 def _choose(out: Path, run_id: str | None) -> Run:
@@ -115,23 +141,39 @@ def _files(out: Path, chosen: Run) -> Iterator[tuple[str, Path]]:
 
 def _report(out: Path) -> dict[str, bytes]:
     """The report of all runs without images of patients, and the student's words."""
-    from lib.report.write import ANALYSIS, write_report  # it draws: the process that grades need not load that
+    from lib.report.write import (
+        ANALYSIS,
+        write_report,
+    )  # it draws: the process that grades need not load that
+
     with tempfile.TemporaryDirectory() as folder:
         words = write_report(out, images=False, target=folder)[ANALYSIS].read_bytes()
-        made = {file.relative_to(folder).as_posix(): file.read_bytes()
-                for file in sorted(Path(folder).rglob("*")) if file.is_file()}
+        made = {
+            file.relative_to(folder).as_posix(): file.read_bytes()
+            for file in sorted(Path(folder).rglob("*"))
+            if file.is_file()
+        }
     return {f"result/{name}": content for name, content in (made | {ANALYSIS: words}).items()}
 
 
 def _masks(run: Run, data: BrainData | str | Path | None) -> dict[str, bytes]:
     """Predicted masks of the validation patients."""
     if data is None:
-        raise KitError(f"{run.id}: {run.config.model} is a network of your own; name the data, so that its masks can "
-                       "be handed in")
+        raise KitError(
+            f"{run.id}: {run.config.model} is a network of your own; name the data, so that its masks can "
+            "be handed in"
+        )
     with tempfile.TemporaryDirectory() as folder:
-        predict(load_weights(run.weights, run.config.model), data, folder, run.info["split"]["validation"])
-        return {f"masks/{file.relative_to(folder).as_posix()}": file.read_bytes()
-                for file in Path(folder).rglob("*.tif")}
+        predict(
+            load_weights(run.weights, run.config.model),
+            data,
+            folder,
+            run.info["split"]["validation"],
+        )
+        return {
+            f"masks/{file.relative_to(folder).as_posix()}": file.read_bytes()
+            for file in Path(folder).rglob("*.tif")
+        }
 
 
 def _write_checked(target: Path, files: dict[str, Path | bytes]) -> None:
@@ -140,10 +182,14 @@ def _write_checked(target: Path, files: dict[str, Path | bytes]) -> None:
     try:
         size = target.stat().st_size
         if size > MAX_ZIP:
-            largest = max((name for name, file in files.items() if isinstance(file, Path)),
-                          key=lambda name: files[name].stat().st_size)
-            raise KitError(f"{target.name}: {size >> 20} MiB, at most {MAX_ZIP >> 20} are taken; the largest file is "
-                           f"{largest}")
+            largest = max(
+                (name for name, file in files.items() if isinstance(file, Path)),
+                key=lambda name: files[name].stat().st_size,
+            )
+            raise KitError(
+                f"{target.name}: {size >> 20} MiB, at most {MAX_ZIP >> 20} are taken; the largest file is "
+                f"{largest}"
+            )
         with tempfile.TemporaryDirectory() as folder:
             unpack(target, Path(folder), READ)
             read_submission(folder)

@@ -60,7 +60,9 @@ def load_rubric(file: str | Path = DEFAULT) -> Rubric:
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise KitError(f"{file}: cannot be read ({error.strerror}); copy lib/grade/rubric.toml") from None
+        raise KitError(
+            f"{file}: cannot be read ({error.strerror}); copy lib/grade/rubric.toml"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise KitError(f"{file}: is no TOML ({error}); copy lib/grade/rubric.toml") from None
     dsc = {"largest_share": 0.4, "tolerance": 0.005, **values.get("dsc", {})}
@@ -68,20 +70,35 @@ def load_rubric(file: str | Path = DEFAULT) -> Rubric:
     problem = _problem(values, dsc, scale, columns)
     if problem:
         raise KitError(f"{file}: {problem}; see lib/grade/rubric.toml")
-    rubric = Rubric(tuple((float(score), float(points)) for score, points in scale), float(dsc["tolerance"]), columns)
+    rubric = Rubric(
+        tuple((float(score), float(points)) for score, points in scale),
+        float(dsc["tolerance"]),
+        columns,
+    )
     if rubric.dsc_points > dsc["largest_share"] * rubric.total + 1e-9:
-        raise KitError(f"{file}: the DSC is worth {rubric.dsc_points:g} of {rubric.total:g} points, more than "
-                       f"{dsc['largest_share']:.0%}; lower scale, add columns, or raise largest_share")
+        raise KitError(
+            f"{file}: the DSC is worth {rubric.dsc_points:g} of {rubric.total:g} points, more than "
+            f"{dsc['largest_share']:.0%}; lower scale, add columns, or raise largest_share"
+        )
     return rubric
 
 
 def _problem(values: dict[str, Any], dsc: dict[str, Any], scale: Any, columns: Any) -> str | None:
     """What is wrong with the numbers, in words."""
-    unknown = [*(values.keys() - {"dsc", "columns"}), *(dsc.keys() - {"scale", "largest_share", "tolerance"})]
+    unknown = [
+        *(values.keys() - {"dsc", "columns"}),
+        *(dsc.keys() - {"scale", "largest_share", "tolerance"}),
+    ]
     if unknown:
         return f"{unknown[0]} is unknown"
-    if not (isinstance(scale, list) and len(scale) > 1 and all(
-            isinstance(step, list) and len(step) == 2 and all(map(_is_amount, step)) for step in scale)):
+    if not (
+        isinstance(scale, list)
+        and len(scale) > 1
+        and all(
+            isinstance(step, list) and len(step) == 2 and all(map(_is_amount, step))
+            for step in scale
+        )
+    ):
         return "dsc.scale must be a list of two or more [DSC, points]"
     if any(b[0] <= a[0] or b[1] < a[1] for a, b in pairwise(scale)):
         return "dsc.scale must rise"
@@ -95,4 +112,9 @@ def _problem(values: dict[str, Any], dsc: dict[str, Any], scale: Any, columns: A
 
 
 def _is_amount(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and value >= 0
+    )

@@ -29,13 +29,20 @@ RESULTS = "results"  # below the folder of the gradebook: what was computed, by 
 SECONDS = 600
 
 
-def grade(submissions: str | Path, data: str | Path, out: str | Path, rubric: Rubric | None = None,
-          roster: Sequence[str] | None = None, split: str = "auto", device: str = "auto",
-          seconds: float = SECONDS) -> list[Standing]:
+def grade(
+    submissions: str | Path,
+    data: str | Path,
+    out: str | Path,
+    rubric: Rubric | None = None,
+    roster: Sequence[str] | None = None,
+    split: str = "auto",
+    device: str = "auto",
+    seconds: float = SECONDS,
+) -> list[Standing]:
     """Grade every zip and folder of ``submissions``; write ``gradebook.csv``, a page each and ``leaderboard.html``.
 
-    A hand-in that was graded before, on the same data by the same code, is not computed again: an interrupted grading
-    goes on. What a human wrote into the gradebook stays.
+    A hand-in that was graded before, on the same data by the same code, is not computed again: an
+    interrupted grading goes on. What a human wrote into the gradebook stays.
 
     Args:
         data: as for ``load_data``; the instructor's.
@@ -50,10 +57,18 @@ def grade(submissions: str | Path, data: str | Path, out: str | Path, rubric: Ru
     submissions, out, rubric = Path(submissions), Path(out), rubric or load_rubric()
     book = read_book(out / GRADEBOOK, rubric)
     handed_in = list_submissions(submissions)
-    key = [_code(), stat_key(list_patients(find_root(data))), split, str(pick_device(device)), rubric.tolerance]
+    key = [
+        _code(),
+        stat_key(list_patients(find_root(data))),
+        split,
+        str(pick_device(device)),
+        rubric.tolerance,
+    ]
     results = []
-    with (Worker(prepare, str(data), split, device, rubric.tolerance) as worker,
-          progress(total=len(handed_in), desc="grading", unit="hand-in") as bar):
+    with (
+        Worker(prepare, str(data), split, device, rubric.tolerance) as worker,
+        progress(total=len(handed_in), desc="grading", unit="hand-in") as bar,
+    ):
         for name, source in handed_in.items():
             results.append(_result(name, source, out / RESULTS, key, roster or (), worker, seconds))
             bar.update()
@@ -70,8 +85,13 @@ def list_submissions(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise KitError(f"{folder}: no such folder; name the one that holds the hand-ins")
-    found = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and not path.is_symlink()
-             and (path.is_dir() or path.suffix.lower() == ".zip")]
+    found = [
+        path
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith(".")
+        and not path.is_symlink()
+        and (path.is_dir() or path.suffix.lower() == ".zip")
+    ]
     if not found:
         raise KitError(f"{folder}: holds no zip and no folder; put the hand-ins there")
     sources = [_only_zip(path) or path for path in found]
@@ -80,7 +100,11 @@ def list_submissions(folder: Path) -> dict[str, Path]:
 
 def _only_zip(folder: Path) -> Path | None:
     """The zip in a folder that holds nothing else, as learning platforms export them."""
-    inside = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+    inside = (
+        [path for path in folder.iterdir() if not path.name.startswith(".")]
+        if folder.is_dir()
+        else []
+    )
     lone = len(inside) == 1 and inside[0].suffix.lower() == ".zip" and inside[0].is_file()
     return inside[0] if lone and not inside[0].is_symlink() else None
 
@@ -90,11 +114,18 @@ def _code() -> str:
     return fingerprint([sha256(file) for file in sorted((PROJECT / "lib").rglob("*.py"))])
 
 
-# --- one hand-in --------------------------------------------------------------------------------------------------
+# --- one hand-in ----------------------------------------------------------------------------------
 
 
-def _result(name: str, source: Path, cache: Path, key: list[Any], roster: Sequence[str], worker: Worker,
-            seconds: float) -> Result:
+def _result(
+    name: str,
+    source: Path,
+    cache: Path,
+    key: list[Any],
+    roster: Sequence[str],
+    worker: Worker,
+    seconds: float,
+) -> Result:
     """What grading finds of a hand-in: computed, or read if it was computed before."""
     student = student_of(name, roster)
     try:
@@ -111,7 +142,9 @@ def _result(name: str, source: Path, cache: Path, key: list[Any], roster: Sequen
         except WorkerDied as error:
             say(f"{name}: {error}")
             late = "not done" in str(error)
-            return failed(name, student, "timed out" if late else "failed", f"Grading was given up: {error}.")
+            return failed(
+                name, student, "timed out" if late else "failed", f"Grading was given up: {error}."
+            )
     if result.status != "failed":  # memory may have run out: the next grading tries again
         write_json(file, asdict(result))
     return result
@@ -119,8 +152,11 @@ def _result(name: str, source: Path, cache: Path, key: list[Any], roster: Sequen
 
 def student_of(name: str, roster: Sequence[str]) -> str:
     """Who handed in, if the hand-in does not say: the id of the roster that its name holds, else the name itself."""
-    inside = [student for student in roster
-              if re.search(rf"(?<![A-Za-z0-9]){re.escape(student)}(?![A-Za-z0-9])", name)]
+    inside = [
+        student
+        for student in roster
+        if re.search(rf"(?<![A-Za-z0-9]){re.escape(student)}(?![A-Za-z0-9])", name)
+    ]
     if len(inside) == 1:
         return inside[0]
     plain = re.sub(r"[^\w.@-]+", "_", name.removesuffix(".zip")).lstrip("_.@-")[:64]
@@ -139,7 +175,7 @@ def _content_hash(source: Path) -> str:
     return fingerprint([(file.relative_to(source).as_posix(), sha256(file)) for file in files])
 
 
-# --- what comes out -----------------------------------------------------------------------------------------------
+# --- what comes out -------------------------------------------------------------------------------
 
 
 def _write(out: Path, standings: Sequence[Standing], book: Book, rubric: Rubric) -> None:
@@ -164,12 +200,20 @@ def read_roster(file: Path) -> list[str]:
         raise KitError(f"{file}: cannot be read as CSV ({error})") from None
     header = [name.strip().lower() for name in rows[0]] if rows else []
     if len(header) > 1 and "student" not in header:
-        raise KitError(f"{file}: which of {len(header)} columns holds the ids is not said; call it student in line 1")
+        raise KitError(
+            f"{file}: which of {len(header)} columns holds the ids is not said; call it student in line 1"
+        )
     column = header.index("student") if "student" in header else 0
-    ids = [cell for row in rows if len(row) > column and (cell := row[column].strip()).lower() not in ("", "student")]
+    ids = [
+        cell
+        for row in rows
+        if len(row) > column and (cell := row[column].strip()).lower() not in ("", "student")
+    ]
     wrong = [student for student in ids if not STUDENT.fullmatch(student)]
     if wrong or not ids:
-        raise KitError(f"{file}: {f'{wrong[0]!r} is no id' if wrong else 'holds no ids'}; expected a column student")
+        raise KitError(
+            f"{file}: {f'{wrong[0]!r} is no id' if wrong else 'holds no ids'}; expected a column student"
+        )
     return list(dict.fromkeys(ids))
 
 
@@ -178,8 +222,14 @@ def summary(standings: Sequence[Standing]) -> str:
     rows = [("student", "status", "claimed", "verified", "points", "flags")]
     for standing in standings:
         result = standing.result
-        numbers = ["" if value is None else f"{value:.3f}" for value in (result.claimed, result.verified)]
-        rows.append((result.student, standing.status, *numbers, f"{standing.points:g}", flags(standing)))
+        numbers = [
+            "" if value is None else f"{value:.3f}" for value in (result.claimed, result.verified)
+        ]
+        rows.append(
+            (result.student, standing.status, *numbers, f"{standing.points:g}", flags(standing))
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-                     for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )

@@ -1,7 +1,8 @@
 """Solutions in the kit's own files, and how they are taken out.
 
-They stand between nbgrader's delimiters, ``### BEGIN SOLUTION`` and ``### END SOLUTION``, each on a line of its own, in
-Markdown and Makefiles within a comment. What stands before a solution must do without it.
+They stand between nbgrader's delimiters, ``### BEGIN SOLUTION`` and ``### END SOLUTION``, each on a
+line of its own, in Markdown and Makefiles within a comment. What stands before a solution must do
+without it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import re
 from lib.utils import KitError
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
-_REGION = re.compile(rf"^([ \t]*)(?:<!-- )?{BEGIN}(?: -->)?[ \t]*\n(.*?)^[ \t]*(?:<!-- )?{END}(?: -->)?[ \t]*(?:\n|\Z)",
-                     re.MULTILINE | re.DOTALL)
+_REGION = re.compile(
+    rf"^([ \t]*)(?:<!-- )?{BEGIN}(?: -->)?[ \t]*\n(.*?)^[ \t]*(?:<!-- )?{END}(?: -->)?[ \t]*(?:\n|\Z)",
+    re.MULTILINE | re.DOTALL,
+)
 _DELIMITER = re.compile(rf"[ \t]*(?:<!-- )?({BEGIN}|{END})(?: -->)?[ \t]*")
 
 

@@ -1,4 +1,7 @@
-"""A hand-in: what a student packs, and what a grader finds in it. Read as data: nothing of it is imported or run."""
+"""A hand-in: what a student packs, and what a grader finds in it.
+
+Read as data: nothing of it is imported or run.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +20,56 @@ from lib.config import Config
 from lib.logger import BEST_CSV, FOLD, TRAIN_CSV
 from lib.utils import KitError
 
-READ = (".json", ".csv", ".pt", ".py", ".tif", ".tiff")  # what a grader looks into; all else stays packed
+READ = (
+    ".json",
+    ".csv",
+    ".pt",
+    ".py",
+    ".tif",
+    ".tiff",
+)  # what a grader looks into; all else stays packed
 MANIFEST = "submission.json"
 STUDENT = re.compile(r"\w[\w.@-]{0,63}")
 _MAX_TEXT, _MAX_ROWS, _MAX_LIST = 20 * 2**20, 100_000, 10_000
 
-_RUN_JSON = {"status": str, "config": dict, "data.sha256": str, "code.sha256": str, "split.train": list,
-             "split.validation": list, "best.epoch": int, "best.val_dsc": float, "sha256": dict, "device": str,
-             "precision": str, "accumulate": int}
+_RUN_JSON = {
+    "status": str,
+    "config": dict,
+    "data.sha256": str,
+    "code.sha256": str,
+    "split.train": list,
+    "split.validation": list,
+    "best.epoch": int,
+    "best.val_dsc": float,
+    "sha256": dict,
+    "device": str,
+    "precision": str,
+    "accumulate": int,
+}
 # column -> kind and largest value; none may be below 0
 _INF = math.inf
 _SHARES = ("dsc", "dsc_native", "iou", "precision", "recall")
-_CASES = {"patient": (str, 0), "slices": (int, 10_000), **dict.fromkeys(_SHARES, (float, 1)),
-          **dict.fromkeys(("tp", "fp", "fn"), (int, 2 ** 40)), "hd95": (float, 1e6)}
-_HISTORY = {"epoch": (int, _MAX_ROWS), "lr": (float, _INF), "train loss": (float, _INF), "val loss": (float, _INF),
-            "val_dsc": (float, 1)}
-_RESULTS = {"run_id": (str, 0), "split": (str, 0), "epoch": (int, _MAX_ROWS), "lr": (float, _INF),
-            "val_dsc": (float, 1)}
+_CASES = {
+    "patient": (str, 0),
+    "slices": (int, 10_000),
+    **dict.fromkeys(_SHARES, (float, 1)),
+    **dict.fromkeys(("tp", "fp", "fn"), (int, 2**40)),
+    "hd95": (float, 1e6),
+}
+_HISTORY = {
+    "epoch": (int, _MAX_ROWS),
+    "lr": (float, _INF),
+    "train loss": (float, _INF),
+    "val loss": (float, _INF),
+    "val_dsc": (float, 1),
+}
+_RESULTS = {
+    "run_id": (str, 0),
+    "split": (str, 0),
+    "epoch": (int, _MAX_ROWS),
+    "lr": (float, _INF),
+    "val_dsc": (float, 1),
+}
 _SIGNED = ("train loss", "val loss")
 
 
@@ -77,15 +113,18 @@ class Submission:
 def read_submission(folder: str | Path) -> Submission:
     """Read an unpacked hand-in. It may lie in folders of its own, as zips of a whole folder do.
 
-    The run to be graded is the one that ``submission.json`` names, else the best of the best CSV, else of the other,
-    folds of a cross-validation left out.
+    The run to be graded is the one that ``submission.json`` names, else the best of the best CSV,
+    else of the other, folds of a cross-validation left out.
 
     Raises:
         KitError: a file is missing, unreadable, or not what the kit writes.
     """
     root = _root_of(Path(folder))
-    tables = [_read_table(root / "result" / name, _RESULTS) for name in (BEST_CSV, TRAIN_CSV)
-              if (root / "result" / name).is_file()]
+    tables = [
+        _read_table(root / "result" / name, _RESULTS)
+        for name in (BEST_CSV, TRAIN_CSV)
+        if (root / "result" / name).is_file()
+    ]
     manifest = _read_json(root / MANIFEST) if (root / MANIFEST).is_file() else {}
     student, run_id = manifest.get("student", ""), manifest.get("run")
     if not isinstance(student, str) or (student and not STUDENT.fullmatch(student)):
@@ -101,24 +140,40 @@ def read_submission(folder: str | Path) -> Submission:
     try:
         config = Config.from_dict(info["config"])
     except (KitError, TypeError) as error:
-        raise KitError(f"run.json: its config is not one of this version of the kit ({str(error)[:150]})") from None
-    return Submission(root, student, run_id, claim, info, config, _read_table(run / "history.csv", _HISTORY),
-                      _read_table(run / "cases.csv", _CASES))
+        raise KitError(
+            f"run.json: its config is not one of this version of the kit ({str(error)[:150]})"
+        ) from None
+    return Submission(
+        root,
+        student,
+        run_id,
+        claim,
+        info,
+        config,
+        _read_table(run / "history.csv", _HISTORY),
+        _read_table(run / "cases.csv", _CASES),
+    )
 
 
 def _root_of(folder: Path) -> Path:
-    found = sorted((path for name in (BEST_CSV, TRAIN_CSV) for path in folder.rglob(name)),
-                   key=lambda path: (len(path.parts), path))
+    found = sorted(
+        (path for name in (BEST_CSV, TRAIN_CSV) for path in folder.rglob(name)),
+        key=lambda path: (len(path.parts), path),
+    )
     inside = [path.parent.parent for path in found if path.parent.name == "result"]
     if not inside:
-        raise KitError(f"result/{BEST_CSV} and result/{TRAIN_CSV} are missing; hand in what pack makes")
+        raise KitError(
+            f"result/{BEST_CSV} and result/{TRAIN_CSV} are missing; hand in what pack makes"
+        )
     return inside[0]
 
 
 def _claim_of(tables: list[pd.DataFrame], run_id: Any) -> pd.DataFrame:
     """The rows of the run to be graded."""
     if run_id is None:
-        whole = [rows for table in tables if len(rows := table[~table["split"].str.startswith(FOLD)])]
+        whole = [
+            rows for table in tables if len(rows := table[~table["split"].str.startswith(FOLD)])
+        ]
         rows = (whole or tables)[0]
         run_id = rows["run_id"].iloc[int(rows["val_dsc"].argmax())]
     for rows in tables:
@@ -128,7 +183,7 @@ def _claim_of(tables: list[pd.DataFrame], run_id: Any) -> pd.DataFrame:
     raise KitError(f"{MANIFEST}: the run {str(run_id)[:60]!a} is in no result CSV")
 
 
-# --- tables and JSON ----------------------------------------------------------------------------------------------
+# --- tables and JSON ------------------------------------------------------------------------------
 
 
 def _read_text(file: Path) -> str:
@@ -139,7 +194,9 @@ def _read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise KitError(f"{file.name}: is no UTF-8 text; hand in the file as the kit wrote it") from None
+        raise KitError(
+            f"{file.name}: is no UTF-8 text; hand in the file as the kit wrote it"
+        ) from None
 
 
 def _no_number(text: str) -> float:
@@ -166,8 +223,10 @@ def _checked_info(info: dict[str, Any]) -> dict[str, Any]:
             value = value.get(part) if isinstance(value, dict) else None
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not (number and math.isfinite(value) if kind is float else type(value) is kind):
-            raise KitError(f"run.json: {name} is {'missing' if value is None else 'of another kind'}, expected "
-                           f"{kind.__name__}; hand in the file as the kit wrote it")
+            raise KitError(
+                f"run.json: {name} is {'missing' if value is None else 'of another kind'}, expected "
+                f"{kind.__name__}; hand in the file as the kit wrote it"
+            )
     if info["status"] != "finished":
         raise KitError("run.json: the run has not finished; train it to its end")
     for name in ("train", "validation"):
@@ -183,14 +242,20 @@ def _read_table(file: Path, columns: dict[str, tuple[type, float]]) -> pd.DataFr
     """The named columns of a CSV, each of its kind and in its range; others are left out."""
     text = _read_text(file)
     try:
-        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, nrows=_MAX_ROWS + 1)
+        table = pd.read_csv(
+            io.StringIO(text), dtype=str, keep_default_na=False, nrows=_MAX_ROWS + 1
+        )
     except (ValueError, RecursionError, pd.errors.ParserError) as error:
         raise KitError(f"{file.name}: is no table ({' '.join(str(error).split())[:80]})") from None
     missing = [name for name in columns if name not in table]
     if missing or not 0 < len(table) <= _MAX_ROWS:
-        raise KitError(f"{file.name}: {'lacks the column ' + missing[0] if missing else f'has {len(table)} rows'}; "
-                       f"hand in the file as the kit wrote it")
-    return pd.DataFrame({name: _column(file.name, table[name], *spec) for name, spec in columns.items()})
+        raise KitError(
+            f"{file.name}: {'lacks the column ' + missing[0] if missing else f'has {len(table)} rows'}; "
+            f"hand in the file as the kit wrote it"
+        )
+    return pd.DataFrame(
+        {name: _column(file.name, table[name], *spec) for name, spec in columns.items()}
+    )
 
 
 def _column(file: str, cells: pd.Series, kind: type, most: float) -> pd.Series:
@@ -203,5 +268,7 @@ def _column(file: str, cells: pd.Series, kind: type, most: float) -> pd.Series:
         wrong |= numbers != np.floor(numbers)
     if wrong.any():
         row = int(np.argmax(wrong.to_numpy()))
-        raise KitError(f"{file}: {cells.name} of row {row + 1} is {cells.iloc[row][:30]!a}, which no run writes")
+        raise KitError(
+            f"{file}: {cells.name} of row {row + 1} is {cells.iloc[row][:30]!a}, which no run writes"
+        )
     return numbers.astype(np.int64) if kind is int else numbers

@@ -24,7 +24,8 @@ class Exam:
     Attributes:
         data: all patients at 32 pixels: for the fingerprint of the pixels, which no size changes.
         split: the one that hand-ins must have used.
-        folder: holds the validation patients twice, below ``clean`` and below ``perturbed``, in the Kaggle layout.
+        folder: holds the validation patients twice, below ``clean`` and below ``perturbed``, in the
+        Kaggle layout.
     """
 
     data: BrainData
@@ -33,7 +34,9 @@ class Exam:
 
     def load(self, image_size: int, preprocessing: str, perturbed: bool = False) -> BrainData:
         """The validation patients, prepared for a network."""
-        return _load(self.folder / ("perturbed" if perturbed else "clean"), image_size, preprocessing)
+        return _load(
+            self.folder / ("perturbed" if perturbed else "clean"), image_size, preprocessing
+        )
 
     @cached_property
     def voxels(self) -> dict[str, tuple[int, int]]:
@@ -83,11 +86,14 @@ def _copy(folder: Path, patient: Patient) -> None:
     kaggle.write_masks(folder / "perturbed", patient, mask)
 
 
-def perturb(volume: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def perturb(
+    volume: np.ndarray, mask: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """A patient as another scanner might have seen him: mirrored (one in two), shifted, with another gamma and noise.
 
-    The shift is at most 5 % of each edge, what it brings in is black; gamma is from 0.8 to 1.25; the noise has a
-    standard deviation of 2 % of the brightest voxel, and falls on the head alone: a background of zeros stays one.
+    The shift is at most 5 % of each edge, what it brings in is black; gamma is from 0.8 to 1.25;
+    the noise has a standard deviation of 2 % of the brightest voxel, and falls on the head alone: a
+    background of zeros stays one.
 
     Args:
         volume: ``(S, H, W, 3)`` uint8.
@@ -102,7 +108,9 @@ def perturb(volume: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> t
     down, right = (int(rng.integers(-(edge // 20), edge // 20 + 1)) for edge in (height, width))
     volume, mask = _shift(volume, down, right), _shift(mask, down, right)
     top = max(1, int(volume.max()))
-    bright = top * (volume / top) ** rng.uniform(0.8, 1.25) + rng.normal(0, 0.02 * top, volume.shape)
+    bright = top * (volume / top) ** rng.uniform(0.8, 1.25) + rng.normal(
+        0, 0.02 * top, volume.shape
+    )
     return np.where(volume > 0, np.clip(np.rint(bright), 1, 255), 0).astype(np.uint8), mask
 
 
@@ -110,7 +118,9 @@ def _shift(volume: np.ndarray, down: int, right: int) -> np.ndarray:
     """Rows and columns moved, zeros in their place."""
     moved = np.zeros_like(volume)
     height, width = volume.shape[1:3]
-    rows, columns = ((slice(max(0, by), edge + min(0, by)), slice(max(0, -by), edge + min(0, -by)))
-                     for by, edge in ((down, height), (right, width)))
+    rows, columns = (
+        (slice(max(0, by), edge + min(0, by)), slice(max(0, -by), edge + min(0, -by)))
+        for by, edge in ((down, height), (right, width))
+    )
     moved[:, rows[0], columns[0]] = volume[:, rows[1], columns[1]]
     return moved

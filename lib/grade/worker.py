@@ -62,9 +62,13 @@ class Worker:
         raise WorkerDied(reason)
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")  # the same on every system; a forked CUDA does not work
+        context = multiprocessing.get_context(
+            "spawn"
+        )  # the same on every system; a forked CUDA does not work
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, *self._start_with), daemon=True)
+        self._process = context.Process(
+            target=_serve, args=(theirs, *self._start_with), daemon=True
+        )
         self._process.start()
         theirs.close()  # or the end of the child would not be noticed
         try:
@@ -85,7 +89,9 @@ class Worker:
             self._process = None
 
 
-def _serve(pipe: Connection, prepare: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]) -> None:
+def _serve(
+    pipe: Connection, prepare: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]
+) -> None:
     """The child: answers calls until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and ends this one
     with suppress(EOFError, OSError):

@@ -16,10 +16,14 @@ def main() -> None:
     """The command line."""
     parser = CommandParser(prog="python -m lib.notebook", description="Run notebooks headless.")
     parser.add_argument("notebooks", nargs="+", type=Path)
-    parser.add_argument("--in-place", action="store_true", help="write the outputs into the notebooks themselves")
+    parser.add_argument(
+        "--in-place", action="store_true", help="write the outputs into the notebooks themselves"
+    )
     arguments = parser.parse_args()
     out = Path(os.environ.get("KIT_OUT") or PROJECT / "result")
-    os.environ.setdefault("KIT_PROGRESS", "text")  # the kernel inherits it: a widget would not show in a terminal
+    os.environ.setdefault(
+        "KIT_PROGRESS", "text"
+    )  # the kernel inherits it: a widget would not show in a terminal
     copies = []
     for notebook in arguments.notebooks:
         if not notebook.is_file():

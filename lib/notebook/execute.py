@@ -1,8 +1,9 @@
 """Run notebooks headless: ``python -m lib.notebook train_default.ipynb inference.ipynb``
 
-Each runs top to bottom in a fresh kernel; what its cells print, progress bars included, appears as it comes. The
-executed copies go to ``<out>/notebooks``, their pictures to ``<out>/figures``; with ``--in-place`` they go back into
-place instead. How many seconds each took stands in ``<out>/notebooks.json``.
+Each runs top to bottom in a fresh kernel; what its cells print, progress bars included, appears as
+it comes. The executed copies go to ``<out>/notebooks``, their pictures to ``<out>/figures``; with
+``--in-place`` they go back into place instead. How many seconds each took stands in
+``<out>/notebooks.json``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from lib.utils import PROJECT, KitError, short_path, write_atomic, write_json
 
 TIMES = "notebooks.json"
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"  # type of a cell's output that is a widget
-_BAR = re.compile(r"\r|\x1b\[A|^\s*$")  # what bars write: back to the start of the line, one line up, nothing
+_BAR = re.compile(
+    r"\r|\x1b\[A|^\s*$"
+)  # what bars write: back to the start of the line, one line up, nothing
 
 
 class _Client(NotebookClient):
@@ -31,7 +34,12 @@ class _Client(NotebookClient):
 
     def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
         if msg["msg_type"] == "stream":
-            print(msg["content"]["text"], end="", file=getattr(sys, msg["content"]["name"]), flush=True)
+            print(
+                msg["content"]["text"],
+                end="",
+                file=getattr(sys, msg["content"]["name"]),
+                flush=True,
+            )
         return super().process_message(msg, cell, cell_index)
 
 
@@ -47,19 +55,32 @@ def execute(notebook: Path, target: Path) -> None:
 
     def announce(cell: Any, **_: Any) -> None:
         if cell.cell_type == "code":
-            print(f"--- {notebook.name} [{next(started)}/{cells}] {cell.source.splitlines()[0][:80]}", flush=True)
+            print(
+                f"--- {notebook.name} [{next(started)}/{cells}] {cell.source.splitlines()[0][:80]}",
+                flush=True,
+            )
 
-    client = _Client(content, timeout=None, resources={"metadata": {"path": str(PROJECT)}}, on_cell_execute=announce,
-                     store_widget_state=False, kernel_name="python3",  # whatever kernel it was last saved with
-                     extra_arguments=["--IPKernelApp.log_level=ERROR"])
+    client = _Client(
+        content,
+        timeout=None,
+        resources={"metadata": {"path": str(PROJECT)}},
+        on_cell_execute=announce,
+        store_widget_state=False,
+        kernel_name="python3",  # whatever kernel it was last saved with
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+    )
     try:
         client.execute()
     except CellExecutionError as error:
-        raise KitError(f"{notebook.name}: a cell failed with {error.ename}: {error.evalue}; the notebook up to there "
-                       f"is {target}") from None
+        raise KitError(
+            f"{notebook.name}: a cell failed with {error.ename}: {error.evalue}; the notebook up to there "
+            f"is {target}"
+        ) from None
     except DeadKernelError:
-        raise KitError(f"{notebook.name}: its kernel died, most likely for want of memory; close other programs, or "
-                       f"take a smaller batch_size; the notebook up to there is {target}") from None
+        raise KitError(
+            f"{notebook.name}: its kernel died, most likely for want of memory; close other programs, or "
+            f"take a smaller batch_size; the notebook up to there is {target}"
+        ) from None
     finally:
         _tidy(content)
         write_atomic(target, nbformat.writes(content) + "\n")
@@ -70,9 +91,12 @@ def _tidy(content: nbformat.NotebookNode) -> None:
     for cell in content.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs
-                            if not _only_a_widget(output)
-                            and not (output.get("name") == "stderr" and _BAR.search(output["text"]))]
+            cell.outputs = [
+                output
+                for output in cell.outputs
+                if not _only_a_widget(output)
+                and not (output.get("name") == "stderr" and _BAR.search(output["text"]))
+            ]
             for output in cell.outputs:
                 output.get("data", {}).pop(WIDGET_MIME, None)
 
@@ -86,8 +110,13 @@ def _only_a_widget(output: nbformat.NotebookNode) -> bool:
 def save_figures(notebook: Path, folder: Path) -> None:
     """The pictures of an executed notebook as ``<notebook>_<number>.png``."""
     content = nbformat.read(notebook, as_version=4)
-    pictures = [output.data["image/png"] for cell in content.cells if cell.cell_type == "code"
-                for output in cell.outputs if "image/png" in output.get("data", {})]
+    pictures = [
+        output.data["image/png"]
+        for cell in content.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
+    ]
     for number, picture in enumerate(pictures, 1):
         write_atomic(folder / f"{notebook.stem}_{number}.png", base64.b64decode(picture))
 
@@ -100,7 +129,9 @@ def note_time(file: Path, notebook: Path, seconds: float) -> None:
 
 def tell_results(out: Path, copies: list[Path]) -> None:
     """Say how good the last run is and where everything lies."""
-    runs = sorted(outside_folds(finished_runs(out)), key=lambda run: (run.folder / "run.json").stat().st_mtime)
+    runs = sorted(
+        outside_folds(finished_runs(out)), key=lambda run: (run.folder / "run.json").stat().st_mtime
+    )
     if runs:
         print(f"\nvalidation DSC  {runs[-1].dsc}")
         print(f"run             {short_path(runs[-1].folder)}")

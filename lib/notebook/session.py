@@ -21,7 +21,17 @@ from lib.phantom import PHANTOM_FOLDER, write_phantom
 from lib.runtime import pick_device, pick_precision
 from lib.utils import PROJECT, KitError, short_path
 
-PACKAGES = ("scipy", "tifffile", "pandas", "matplotlib", "tqdm", "ipywidgets", "anywidget", "jinja2", "mistune")
+PACKAGES = (
+    "scipy",
+    "tifffile",
+    "pandas",
+    "matplotlib",
+    "tqdm",
+    "ipywidgets",
+    "anywidget",
+    "jinja2",
+    "mistune",
+)
 INSTALL = "pip install -r requirements.txt -c constraints.txt"
 
 
@@ -44,16 +54,19 @@ class Session:
         return data
 
 
-def start(profile: str | None = None, data: str | Path | None = None, out: str | Path | None = None) -> Session:
+def start(
+    profile: str | None = None, data: str | Path | None = None, out: str | Path | None = None
+) -> Session:
     """Check the installation, find the data, choose the profile, and say so in ``[OK]`` / ``[FAIL]`` lines.
 
     Args:
         profile: ``smoke``, ``quick`` or ``full``; by default what data and device suggest.
-        data: Kaggle folder, ``archive.zip``, ``kaggle`` or ``phantom``; by default the Kaggle data if it is there.
+        data: Kaggle folder, ``archive.zip``, ``kaggle`` or ``phantom``; by default the Kaggle data
+        if it is there.
         out: folder of results; by default ``result``.
 
-    The environment variables ``KIT_PROFILE``, ``KIT_DATA`` and ``KIT_OUT`` come before all of them: that is how a
-    notebook is run elsewhere without changing it.
+    The environment variables ``KIT_PROFILE``, ``KIT_DATA`` and ``KIT_OUT`` come before all of them:
+    that is how a notebook is run elsewhere without changing it.
 
     Raises:
         KitError: a line said ``[FAIL]``.
@@ -61,7 +74,11 @@ def start(profile: str | None = None, data: str | Path | None = None, out: str |
     out = Path(os.environ.get("KIT_OUT") or out or PROJECT / "result")
     device = pick_device()
     precision = pick_precision(device)
-    _say(sys.version_info >= (3, 11), f"Python {platform.python_version()}", "install Python 3.11 or newer")
+    _say(
+        sys.version_info >= (3, 11),
+        f"Python {platform.python_version()}",
+        "install Python 3.11 or newer",
+    )
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     _say(version >= (2, 6), f"torch {torch.__version__}", INSTALL)
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
@@ -69,7 +86,11 @@ def start(profile: str | None = None, data: str | Path | None = None, out: str |
     _say(True, f"device {device}, {precision.name}: {precision.reason}")
     with _failing("data"):
         source, real = _find_data(os.environ.get("KIT_DATA") or data)
-    _say(True, f"data {short_path(source)}" + ("" if real else ": the embedded phantom, generated, nobody's brain"))
+    _say(
+        True,
+        f"data {short_path(source)}"
+        + ("" if real else ": the embedded phantom, generated, nobody's brain"),
+    )
     with _failing("profile"):
         chosen = choose_profile(real, device.type, os.environ.get("KIT_PROFILE") or profile)
     _say(True, f"profile {chosen.name}: {chosen.reason}")

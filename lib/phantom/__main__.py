@@ -11,7 +11,12 @@ from lib.runtime import CommandParser, run_command
 def main() -> None:
     """The command line."""
     parser = CommandParser(prog="python -m lib.phantom", description="Write the brain phantom.")
-    parser.add_argument("root", metavar="DIR", type=Path, help="folder to write to; new, empty, or this very phantom")
+    parser.add_argument(
+        "root",
+        metavar="DIR",
+        type=Path,
+        help="folder to write to; new, empty, or this very phantom",
+    )
     parser.add_argument("--patients", type=int, default=PATIENTS, metavar="N")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--size", type=int, default=SIZE, help="pixels per side")

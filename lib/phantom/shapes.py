@@ -14,19 +14,27 @@ def _interpolate(knots: np.ndarray, u: np.ndarray) -> np.ndarray:
     """Cubic B-spline along the first axis of `knots` (K, ...) at positions `u` (n,) in knot spacings: (n, ...)."""
     first = np.floor(u).astype(int)
     t = u - first
-    weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 1 + 3 * (t + t**2 - t**3), t**3], axis=1) / 6
+    weights = (
+        np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 1 + 3 * (t + t**2 - t**3), t**3], axis=1)
+        / 6
+    )
     out = np.empty((len(u), *knots.shape[1:]), np.float32)
     for row, start, weight in zip(out, first, weights.astype(np.float32), strict=True):
-        # no matrix product: BLAS threads would fight over the cores with the threads that make other patients
+        # no matrix product: BLAS threads would fight over the cores with the threads that make
+        # other patients
         np.einsum("k,k...->...", weight, knots[start : start + 4], out=row)
     return out
 
 
-def smooth_noise(rng: np.random.Generator, axes: tuple[np.ndarray, ...], scale: float) -> np.ndarray:
+def smooth_noise(
+    rng: np.random.Generator, axes: tuple[np.ndarray, ...], scale: float
+) -> np.ndarray:
     """Smooth random field on the grid of `axes` (mm), mean 0, about unit variance, features of `scale` mm."""
     positions = [np.abs(axis - axis[0]) / scale for axis in axes]
     field = rng.standard_normal([int(u[-1]) + 4 for u in positions], dtype=np.float32)
-    for axis in reversed(range(len(axes))):  # the long first axis last, when its rows are whole slices
+    for axis in reversed(
+        range(len(axes))
+    ):  # the long first axis last, when its rows are whole slices
         field = np.moveaxis(_interpolate(np.moveaxis(field, axis, 0), positions[axis]), 0, axis)
     return np.ascontiguousarray(field) * np.float32((315 / 151) ** (len(axes) / 2))
 
@@ -35,9 +43,13 @@ def band_noise(rng: np.random.Generator, size: int, wavelength: float) -> np.nda
     """Periodic cube (size,)*3 of noise with one dominant wavelength (in voxels): its zero set looks like sulci."""
     frequency = np.fft.fftfreq(size)
     half = np.fft.rfftfreq(size)
-    radius = np.sqrt(frequency[:, None, None] ** 2 + frequency[None, :, None] ** 2 + half[None, None] ** 2)
+    radius = np.sqrt(
+        frequency[:, None, None] ** 2 + frequency[None, :, None] ** 2 + half[None, None] ** 2
+    )
     band = np.exp(-(((radius * wavelength - 1) / 0.3) ** 2))
-    cube = np.fft.irfftn(np.fft.rfftn(rng.standard_normal((size,) * 3)) * band, s=(size,) * 3, axes=(0, 1, 2))
+    cube = np.fft.irfftn(
+        np.fft.rfftn(rng.standard_normal((size,) * 3)) * band, s=(size,) * 3, axes=(0, 1, 2)
+    )
     return (cube / cube.std()).astype(np.float32)
 
 

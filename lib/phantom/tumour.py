@@ -25,8 +25,20 @@ class Tumour:
 
 def draw_tumour(rng: np.random.Generator) -> Tumour:
     """Site, size and look of a tumour; frontal and temporal sites are the most frequent, as in patients."""
-    sites = np.array([(30, 40, 22), (34, 12, 32), (42, 0, -18), (36, -36, 26), (28, -58, 8), (36, 10, 4), (14, 30, 34)])
-    centre = sites[rng.choice(len(sites), p=[0.25, 0.15, 0.2, 0.13, 0.07, 0.1, 0.1])] + rng.normal(0, 7, 3)
+    sites = np.array(
+        [
+            (30, 40, 22),
+            (34, 12, 32),
+            (42, 0, -18),
+            (36, -36, 26),
+            (28, -58, 8),
+            (36, 10, 4),
+            (14, 30, 34),
+        ]
+    )
+    centre = sites[rng.choice(len(sites), p=[0.25, 0.15, 0.2, 0.13, 0.07, 0.1, 0.1])] + rng.normal(
+        0, 7, 3
+    )
     centre[0] = np.abs(centre[0]) * rng.choice([-1, 1])
     radius = np.clip(np.exp(rng.normal(np.log(27), 0.28)), 11, 42)
     return Tumour(
@@ -57,10 +69,14 @@ def tumour_distance(head: Head, p: np.ndarray, brain: Brain, tumour: Tumour) -> 
     d += 1.2 * np.clip(4 - brain.d_csf, 0, 4)  # grey matter resists
     d += 1.2 * np.maximum(-p[0] * np.sign(tumour.centre[0]) - 1, 0)
     d += 3 * np.maximum(3 - brain.d_cerebellum, 0) + 3 * np.maximum(2 - brain.d_stem, 0)
-    return np.maximum(d, np.maximum(-brain.d_ventricle, brain.d_surface))  # sulci are swollen shut: mask covers them
+    return np.maximum(
+        d, np.maximum(-brain.d_ventricle, brain.d_surface)
+    )  # sulci are swollen shut: mask covers them
 
 
-def paint_tumour(head: Head, image: np.ndarray, d: np.ndarray, tumour: Tumour, tissue: dict[str, np.ndarray]) -> None:
+def paint_tumour(
+    head: Head, image: np.ndarray, d: np.ndarray, tumour: Tumour, tissue: dict[str, np.ndarray]
+) -> None:
     """Blend the tumour into `image` (3, N): bright on FLAIR, dark on T1, perhaps a cyst and contrast uptake."""
     size = float(tumour.radii.mean())
     texture = head.noise(9) + 0.7 * head.noise(20)
@@ -85,7 +101,9 @@ def distractors(head: Head, image: np.ndarray, brain: Brain) -> None:
     rng, p = head.rng, brain.p
     matter = inside(4 - brain.d_csf, 3)
     caps = np.exp(-np.maximum(brain.d_ventricle, 0) / rng.uniform(2, 5)) * (brain.d_ventricle > -1)
-    image[FLAIR] += rng.uniform(0, 0.4) * caps * matter * (0.5 + 0.5 * inside(30 - np.abs(p[1]), 20))
+    image[FLAIR] += (
+        rng.uniform(0, 0.4) * caps * matter * (0.5 + 0.5 * inside(30 - np.abs(p[1]), 20))
+    )
     for _ in range(rng.poisson(3)):
         centre = np.array([rng.uniform(-45, 45), rng.uniform(-55, 50), rng.uniform(5, 50)])
         spot = inside(ellipsoid(p, centre, rng.uniform(1.5, 5, 3)), 2.5) * matter
@@ -94,5 +112,7 @@ def distractors(head: Head, image: np.ndarray, brain: Brain) -> None:
     fluid = np.maximum(brain.d_csf, -np.minimum(brain.d_cerebellum, brain.d_stem))
     image[FLAIR] += flow * inside(np.minimum(fluid, brain.d_ventricle), 2)
     temporal = ellipsoid(mirrored(p), (38, 4, -24), (24, 40, 20))
-    near_coil = np.maximum(rng.normal(0, 0.12), 0) * inside(temporal, 25)  # both sides alike, unlike a tumour
+    near_coil = np.maximum(rng.normal(0, 0.12), 0) * inside(
+        temporal, 25
+    )  # both sides alike, unlike a tumour
     image[FLAIR] *= 1 + near_coil + rng.uniform(0.02, 0.08) * head.noise(14)

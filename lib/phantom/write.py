@@ -1,7 +1,7 @@
 """A procedural brain phantom with tumours, written in the Kaggle layout of the LGG dataset.
 
-It is the data set that runs when no real one is there: heads from `lib.phantom.anatomy`, "scanned" with three sequences
-and stored as 8-bit pictures.
+It is the data set that runs when no real one is there: heads from `lib.phantom.anatomy`, "scanned"
+with three sequences and stored as 8-bit pictures.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from lib.utils import PROJECT, KitError, build_folder, cores, progress, write_js
 VERSION = 1  # raise it whenever the same seed gives other pixels
 PATIENTS, SEED, SIZE = 30, 0, 128
 MIN_SIZE, MAX_SIZE = 32, 256
-# In 3 of every 20 patients FLAIR stands in for others; by turns and not by lot, so that a small data set has
-# them too, among the patients to learn from and among those held out
+# In 3 of every 20 patients FLAIR stands in for others; by turns and not by lot, so that a small
+# data set has them too, among the patients to learn from and among those held out
 MISSING_PERIOD, MISSING = 20, {2: (POST,), 9: (PRE, POST), 16: (POST,)}
 RECORD = "phantom.json"
 PHANTOM_FOLDER = PROJECT / "data" / "phantom"
@@ -38,8 +38,12 @@ def _scan(rng: np.random.Generator, clean: np.ndarray, axes: tuple[np.ndarray, .
     blur = rng.uniform(0.1, 0.6) * len(axes[2]) / 128
     volume = ndimage.gaussian_filter(volume, (0, blur, blur))
     if rng.random() < 0.3:  # periodic motion repeats the head along the phase-encoding direction
-        volume += rng.uniform(0.01, 0.04) * np.roll(volume, len(axes[1]) // int(rng.integers(3, 7)), axis=1)
-    volume *= np.exp(0.03 * rng.standard_normal((len(z), 1, 1), dtype=np.float32))  # slices are excited one by one
+        volume += rng.uniform(0.01, 0.04) * np.roll(
+            volume, len(axes[1]) // int(rng.integers(3, 7)), axis=1
+        )
+    volume *= np.exp(
+        0.03 * rng.standard_normal((len(z), 1, 1), dtype=np.float32)
+    )  # slices are excited one by one
     if rng.random() < 0.1:  # this sequence was planned shorter than the others
         volume[: int(rng.integers(1, 4))] = 0
     sigma = rng.uniform(0.015, 0.08)
@@ -68,8 +72,8 @@ def make_patient(seed: int, index: int, size: int = SIZE) -> tuple[np.ndarray, n
         size: pixels per side of the 205 to 300 mm wide picture.
 
     Returns:
-        volume `(S, size, size, 3)` uint8 with channels (pre-contrast, FLAIR, post-contrast), and tumour mask
-        `(S, size, size)` uint8 {0, 1}. S is 14 to 22; slice 0 is the lowest.
+        volume `(S, size, size, 3)` uint8 with channels (pre-contrast, FLAIR, post-contrast), and
+        tumour mask `(S, size, size)` uint8 {0, 1}. S is 14 to 22; slice 0 is the lowest.
     """
     rng = np.random.default_rng([seed, index])
     slices, axes = draw_head(rng, size)
@@ -122,17 +126,23 @@ def _already_there(root: Path, record: dict[str, int]) -> bool:
         raise KitError(f"{root} is not empty and holds no phantom; name another folder") from None
     if found != record:
         raise KitError(f"{root} holds another phantom ({found}); remove it or name another folder")
-    gone = [patient_name(index) for index in range(record["patients"]) if not (root / patient_name(index)).is_dir()]
+    gone = [
+        patient_name(index)
+        for index in range(record["patients"])
+        if not (root / patient_name(index)).is_dir()
+    ]
     if gone:
-        raise KitError(f"{root} lacks {len(gone)} patients ({gone[0]} first); remove it or name another folder")
+        raise KitError(
+            f"{root} lacks {len(gone)} patients ({gone[0]} first); remove it or name another folder"
+        )
     return True
 
 
 def _write_all(folder: Path, patients: int, seed: int, size: int) -> None:
     """Write all patients below `folder`.
 
-    Threads, not processes: NumPy does most of the work outside the interpreter lock, and threads need no
-    `__main__` guard in a student's script, on Windows or elsewhere.
+    Threads, not processes: NumPy does most of the work outside the interpreter lock, and threads
+    need no `__main__` guard in a student's script, on Windows or elsewhere.
     """
     pool = ThreadPoolExecutor(min(cores(), 8))
     try:
@@ -140,14 +150,19 @@ def _write_all(folder: Path, patients: int, seed: int, size: int) -> None:
         for _ in progress(done, total=patients, desc="phantom", unit="patient"):
             pass
     finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C: finish the patients in work, start no others
+        pool.shutdown(
+            cancel_futures=True
+        )  # after Ctrl-C: finish the patients in work, start no others
 
 
-def write_phantom(root: str | Path, patients: int = PATIENTS, seed: int = SEED, size: int = SIZE) -> Path:
+def write_phantom(
+    root: str | Path, patients: int = PATIENTS, seed: int = SEED, size: int = SIZE
+) -> Path:
     """Write phantom patients in the Kaggle layout and return `root`; nothing is done when they are there already.
 
-    Files: `<root>/PHANTOM_0001/PHANTOM_0001_<slice>.tif`, (size, size, 3) uint8, and `..._<slice>_mask.tif`,
-    (size, size) uint8 0/255; slices count from 1. `phantom.json` records the parameters.
+    Files: `<root>/PHANTOM_0001/PHANTOM_0001_<slice>.tif`, (size, size, 3) uint8, and
+    `..._<slice>_mask.tif`, (size, size) uint8 0/255; slices count from 1. `phantom.json` records
+    the parameters.
 
     Raises:
         KitError: numbers out of range, or a folder that holds something else.

@@ -1,7 +1,7 @@
 """Static figures for notebooks and reports, and the live view of a training.
 
-The door is any of the figures below, such as ``curves(run)``, and ``fit(..., watch=LiveView())``; start to read at
-``style.py``.
+The door is any of the figures below, such as ``curves(run)``, and ``fit(..., watch=LiveView())``;
+start to read at ``style.py``.
 """
 
 from lib.plot.images import disagreement, overlays, patient_slices
@@ -11,6 +11,18 @@ from lib.plot.style import styled
 from lib.plot.training import curves, sweep_curves, sweep_scores
 
 __all__ = [
-    "LiveView", "calibration", "curves", "disagreement", "dsc_bars", "dsc_strips", "forest", "overlays",
-    "patient_slices", "size_against_dsc", "slopes", "styled", "sweep_curves", "sweep_scores",
+    "LiveView",
+    "calibration",
+    "curves",
+    "disagreement",
+    "dsc_bars",
+    "dsc_strips",
+    "forest",
+    "overlays",
+    "patient_slices",
+    "size_against_dsc",
+    "slopes",
+    "styled",
+    "sweep_curves",
+    "sweep_scores",
 ]

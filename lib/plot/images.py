@@ -15,7 +15,18 @@ from matplotlib.patches import Patch
 from lib.dataset import BrainData
 from lib.logger import Run
 from lib.metrics import counts
-from lib.plot.pixels import CHANNELS, FALSE_ALARM, FLAIR, HIT, MISSED, PREDICTION, TRUTH, brightest, colour_table, kinds
+from lib.plot.pixels import (
+    CHANNELS,
+    FALSE_ALARM,
+    FLAIR,
+    HIT,
+    MISSED,
+    PREDICTION,
+    TRUTH,
+    brightest,
+    colour_table,
+    kinds,
+)
 from lib.plot.style import nothing_to_score, styled, were_trained_on, who_counts, with_score
 from lib.predict import Prediction, predict
 from lib.utils import KitError
@@ -31,7 +42,9 @@ def patient_slices(data: BrainData, patient: str) -> Figure:
         _show(axis, volume[..., channel], number, CHANNELS[channel])
     _show(axes[3], volume[..., FLAIR], number, "tumour on FLAIR")
     _outline(axes[3], truth[number], TRUTH)
-    figure.suptitle(f"{patient}, slice {data.patients[patient].numbers[number]} of {len(volume)}", fontsize=11)
+    figure.suptitle(
+        f"{patient}, slice {data.patients[patient].numbers[number]} of {len(volume)}", fontsize=11
+    )
     return figure
 
 
@@ -53,11 +66,15 @@ def overlays(prediction: Prediction) -> Figure:
         truth, mask = prediction.data.truth(patient), prediction.mask(patient)
         flair, number = prediction.data.volume(patient)[..., FLAIR], _largest_slice(truth)
         whole = f"whole volume: DSC {counts(mask, truth).dsc:.3f} (file's grid)"
-        _show(above, flair, number, f"{word}: {patient}\n{whole}\nslice {number + 1} of {len(mask)}")
+        _show(
+            above, flair, number, f"{word}: {patient}\n{whole}\nslice {number + 1} of {len(mask)}"
+        )
         _outline(above, truth[number], TRUTH, 2.5)
         _outline(above, mask[number], PREDICTION)
         colours = colour_table("error", 0.6, (0, brightest(flair)))
-        below.imshow(colours[kinds(truth[number], mask[number], flair[number].shape), flair[number]])
+        below.imshow(
+            colours[kinds(truth[number], mask[number], flair[number].shape), flair[number]]
+        )
         below.axis("off")
         if patient in prediction.seen:
             above.set_title(f"{above.get_title()} (trained on)", color="dimgrey")
@@ -73,20 +90,27 @@ def disagreement(runs: Mapping[str, Run | Sequence[Run]], data: BrainData) -> Fi
     most: both masks on FLAIR, truth outlined, and what each found, missed and falsely found.
 
     Args:
-        runs: label -> run, or its runs with several seeds, of which the first is shown; the reference first.
+        runs: label -> run, or its runs with several seeds, of which the first is shown; the
+        reference first.
         data: as these runs saw it.
 
     Raises:
         KitError: fewer than two runs.
     """
     if len(runs) < 2:
-        raise KitError("disagreement: two runs at least are needed to compare; train some more first")
+        raise KitError(
+            "disagreement: two runs at least are needed to compare; train some more first"
+        )
     firsts = {label: given if isinstance(given, Run) else given[0] for label, given in runs.items()}
-    scores = pd.DataFrame({label: run.cases.set_index("patient")["dsc_native"] for label, run in firsts.items()})
+    scores = pd.DataFrame(
+        {label: run.cases.set_index("patient")["dsc_native"] for label, run in firsts.items()}
+    )
     differences = scores.iloc[:, 1:].sub(scores.iloc[:, 0], axis=0)
     labels = [scores.columns[0], differences.mean().abs().idxmax()]
     patient = differences[labels[1]].abs().idxmax()
-    masks = [predict(firsts[label].weights, data, patients=[patient]).mask(patient) for label in labels]
+    masks = [
+        predict(firsts[label].weights, data, patients=[patient]).mask(patient) for label in labels
+    ]
     truth = data.truth(patient)
     number = int((masks[0] != masks[1]).sum(axis=(1, 2)).argmax())
     flair = data.volume(patient)[..., FLAIR]
@@ -96,20 +120,39 @@ def disagreement(runs: Mapping[str, Run | Sequence[Run]], data: BrainData) -> Fi
         _show(outlined, flair, number, f"{label}: DSC {counts(mask, truth).dsc:.3f}")
         _outline(outlined, truth[number], TRUTH, 2.5)
         _outline(outlined, mask[number], PREDICTION)
-        coloured.imshow(colours[kinds(truth[number], mask[number], flair[number].shape), flair[number]])
+        coloured.imshow(
+            colours[kinds(truth[number], mask[number], flair[number].shape), flair[number]]
+        )
         coloured.axis("off")
-    figure.suptitle(f"{patient}, slice {number + 1} of {len(flair)}: where the two differ most "
-                    f"(DSC: whole volume, file's grid)", fontsize=11)
+    figure.suptitle(
+        f"{patient}, slice {number + 1} of {len(flair)}: where the two differ most "
+        f"(DSC: whole volume, file's grid)",
+        fontsize=11,
+    )
     _legend_of_masks(figure)
     return figure
 
 
 def _legend_of_masks(figure: Figure) -> None:
-    lines = [Line2D([], [], color=colour, label=label, linewidth=2)
-             for label, colour in (("truth", TRUTH), ("prediction", PREDICTION))]
-    areas = [Patch(facecolor=colour, label=label) for label, colour in
-             (("found (TP)", HIT), ("missed (FN)", MISSED), ("false alarm (FP)", FALSE_ALARM))]
-    figure.legend(handles=[*lines, *areas], loc="outside lower center", ncols=5, facecolor="lightgrey", frameon=True)
+    lines = [
+        Line2D([], [], color=colour, label=label, linewidth=2)
+        for label, colour in (("truth", TRUTH), ("prediction", PREDICTION))
+    ]
+    areas = [
+        Patch(facecolor=colour, label=label)
+        for label, colour in (
+            ("found (TP)", HIT),
+            ("missed (FN)", MISSED),
+            ("false alarm (FP)", FALSE_ALARM),
+        )
+    ]
+    figure.legend(
+        handles=[*lines, *areas],
+        loc="outside lower center",
+        ncols=5,
+        facecolor="lightgrey",
+        frameon=True,
+    )
 
 
 def _largest_slice(mask: np.ndarray) -> int:

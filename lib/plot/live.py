@@ -22,7 +22,9 @@ from lib.utils import in_notebook
 if TYPE_CHECKING:
     from IPython.display import DisplayHandle
 
-_SHARE = 0.03  # of the time between two pictures may go into drawing: short epochs are drawn less often
+_SHARE = (
+    0.03  # of the time between two pictures may go into drawing: short epochs are drawn less often
+)
 _SLICES = 5
 _SCALE = 2  # slices are enlarged before lines are drawn
 _DPI = 100
@@ -31,9 +33,9 @@ _DPI = 100
 class LiveView:
     """Curves so far, and FLAIR slices of validation patients with truth and prediction outlined.
 
-    In a notebook the picture is replaced in place, and the last one stays as an ordinary output of the cell. With
-    ``KIT_PROGRESS=text`` only the last one is shown; outside a notebook none, nor where no patient is left to validate
-    on (``split="all"``). One object may watch several runs.
+    In a notebook the picture is replaced in place, and the last one stays as an ordinary output of
+    the cell. With ``KIT_PROGRESS=text`` only the last one is shown; outside a notebook none, nor
+    where no patient is left to validate on (``split="all"``). One object may watch several runs.
     """
 
     def __init__(self) -> None:
@@ -67,11 +69,14 @@ class LiveView:
         with torch.inference_mode(), epoch.machine.precision.autocast(epoch.machine.device):
             logits = epoch.model(epoch.machine.to_device(self._batch))
         masks = (torch.sigmoid(logits.float())[:, 0] > THRESHOLD).cpu().numpy().astype(np.uint8)
-        pictures = [_outlined(*planes) for planes in zip(self._grey, self._truth, masks, strict=True)]
+        pictures = [
+            _outlined(*planes) for planes in zip(self._grey, self._truth, masks, strict=True)
+        ]
         return self._canvas.draw(epoch, pictures)
 
     def _show(self, png: bytes) -> None:
         from IPython.display import Image, display  # only notebooks have it
+
         # its size is said beforehand: the page does not jump while the next picture is decoded
         picture = Image(png, width=self._canvas.width, height=self._canvas.height)
         if self._handle is None:
@@ -85,7 +90,10 @@ class _Canvas:
 
     def __init__(self, epoch: Epoch, count: int) -> None:
         self._figure = _empty_figure(epoch, count)
-        (loss, score), self._pictures = self._figure.axes[:2], [axis.images[0] for axis in self._figure.axes[2:]]
+        (loss, score), self._pictures = (
+            self._figure.axes[:2],
+            [axis.images[0] for axis in self._figure.axes[2:]],
+        )
         self._axes, self._lines = (loss, score), [*loss.lines, *score.lines]
         self.width, self.height = (int(inches * _DPI) for inches in self._figure.get_size_inches())
 
@@ -98,8 +106,12 @@ class _Canvas:
         self._lines[-1].set_data([best["epoch"]], [best["val_dsc"]])
         self._axes[0].relim()
         self._axes[0].autoscale_view(scalex=False)
-        self._axes[0].set_title(f"{epoch.config.loss}: {epoch.history[-1]['train loss']:.3f} after epoch {numbers[-1]}")
-        self._axes[1].set_title(f"validation DSC {epoch.history[-1]['val_dsc']:.3f}, best {best['val_dsc']:.3f}")
+        self._axes[0].set_title(
+            f"{epoch.config.loss}: {epoch.history[-1]['train loss']:.3f} after epoch {numbers[-1]}"
+        )
+        self._axes[1].set_title(
+            f"validation DSC {epoch.history[-1]['val_dsc']:.3f}, best {best['val_dsc']:.3f}"
+        )
         for axis_image, picture in zip(self._pictures, pictures, strict=True):
             axis_image.set_data(picture)
         stream = io.BytesIO()
@@ -125,10 +137,20 @@ def _empty_figure(epoch: Epoch, count: int) -> Figure:
     for axis in below.subplots(1, count, squeeze=False)[0]:
         axis.imshow(np.zeros((8, 8, 3), np.uint8))
         axis.axis("off")
-    below.suptitle("the same slices of validation patients, from the smallest tumour to the largest", fontsize=9)
-    below.legend(handles=[Line2D([], [], color=TRUTH, linewidth=3, label="truth"),
-                          Line2D([], [], color=PREDICTION, linewidth=2, label="prediction")],
-                 loc="outside lower center", ncols=2, frameon=True, facecolor="lightgrey")
+    below.suptitle(
+        "the same slices of validation patients, from the smallest tumour to the largest",
+        fontsize=9,
+    )
+    below.legend(
+        handles=[
+            Line2D([], [], color=TRUTH, linewidth=3, label="truth"),
+            Line2D([], [], color=PREDICTION, linewidth=2, label="prediction"),
+        ],
+        loc="outside lower center",
+        ncols=2,
+        frameon=True,
+        facecolor="lightgrey",
+    )
     figure.canvas.draw()
     figure.set_layout_engine("none")  # laid out once: doing it again would cost as much as drawing
     return figure
@@ -137,8 +159,12 @@ def _empty_figure(epoch: Epoch, count: int) -> Figure:
 def _telling_slices(epoch: Epoch) -> np.ndarray:
     """The slice with the most tumour of a few patients, evenly from the one with the smallest to the largest."""
     starts = np.cumsum([0, *epoch.slices.lengths[:-1]])
-    largest = np.array([start + epoch.slices.areas[start:start + length].argmax()
-                        for start, length in zip(starts, epoch.slices.lengths, strict=True)])
+    largest = np.array(
+        [
+            start + epoch.slices.areas[start : start + length].argmax()
+            for start, length in zip(starts, epoch.slices.lengths, strict=True)
+        ]
+    )
     by_size = largest[np.argsort(epoch.slices.areas[largest], kind="stable")]
     return by_size[np.unique(np.linspace(0, len(by_size) - 1, _SLICES).round().astype(int))]
 
@@ -151,7 +177,9 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 def _outlined(grey: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """``(H * scale, W * scale, 3)`` uint8."""
-    grey, truth, mask = (plane.repeat(_SCALE, axis=0).repeat(_SCALE, axis=1) for plane in (grey, truth, mask))
+    grey, truth, mask = (
+        plane.repeat(_SCALE, axis=0).repeat(_SCALE, axis=1) for plane in (grey, truth, mask)
+    )
     picture = np.repeat(grey[..., None], 3, axis=2)
     for plane, colour, width in ((truth, TRUTH, 2), (mask, PREDICTION, 1)):
         picture[outline(plane, width)] = np.array(plt.matplotlib.colors.to_rgb(colour)) * 255

@@ -9,7 +9,14 @@ from PIL import Image, ImageColor
 
 # Okabe and Ito's palette: told apart with any kind of colour vision
 ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
-    "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+)
 TRUTH, PREDICTION, AGREED = YELLOW, VERMILION, ORANGE
 HIT, FALSE_ALARM, MISSED = GREEN, VERMILION, SKY  # true positive, false positive, false negative
 CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
@@ -26,16 +33,20 @@ def brightest(volume: np.ndarray) -> int:
     """Intensity to show as white: the 99.5th percentile of what is not background.
 
     Args:
-        volume: ``(S, H, W)`` uint8; every fourth row and column are counted, which is quick and makes no difference.
+        volume: ``(S, H, W)`` uint8; every fourth row and column are counted, which is quick and
+        makes no difference.
     """
     some = volume[:, ::4, ::4].ravel()
     histogram = np.bincount(some, minlength=256)
-    histogram[:int(0.1 * some.max()) + 1] = 0
+    histogram[: int(0.1 * some.max()) + 1] = 0
     return max(1, int(np.searchsorted(histogram.cumsum(), 0.995 * histogram.sum())))
 
 
 def kinds(truth: np.ndarray | None, mask: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
-    """What each pixel is: 0 neither, 1 truth only, 2 prediction only, 3 both. uint8; what is None is nowhere."""
+    """What each pixel is: 0 neither, 1 truth only, 2 prediction only, 3 both.
+
+    uint8; what is None is nowhere.
+    """
     found = np.zeros(shape, np.uint8)
     if truth is not None:
         found |= truth
@@ -44,7 +55,9 @@ def kinds(truth: np.ndarray | None, mask: np.ndarray | None, shape: tuple[int, .
     return found
 
 
-def colour_table(overlay: str, opacity: float = OPACITY, window: tuple[float, float] = (0, 255)) -> np.ndarray:
+def colour_table(
+    overlay: str, opacity: float = OPACITY, window: tuple[float, float] = (0, 255)
+) -> np.ndarray:
     """Colour of a pixel by its kind and intensity, ``(4, 256, 3)`` uint8. ``browser.js`` computes the same one.
 
     Args:
@@ -57,35 +70,55 @@ def colour_table(overlay: str, opacity: float = OPACITY, window: tuple[float, fl
     table = np.repeat(np.broadcast_to(grey[:, None], (1, 256, 3)), 4, axis=0)
     fills = {"fill": (TRUTH, PREDICTION, AGREED), "error": (MISSED, FALSE_ALARM, HIT)}
     for kind, colour in enumerate(fills.get("fill" if overlay == "both" else overlay, ()), 1):
-        table[kind] = np.floor(table[kind] * (1 - opacity) + np.array(ImageColor.getrgb(colour)) * opacity + 0.5)
+        table[kind] = np.floor(
+            table[kind] * (1 - opacity) + np.array(ImageColor.getrgb(colour)) * opacity + 0.5
+        )
     return table.astype(np.uint8)
 
 
 def outline(mask: np.ndarray, width: int = 1) -> np.ndarray:
-    """The pixels of ``(H, W)`` within ``width`` of its edge, bool. The frame of the image counts as an edge."""
+    """The pixels of ``(H, W)`` within ``width`` of its edge, bool.
+
+    The frame of the image counts as an edge.
+    """
     edge = np.zeros(mask.shape, bool)
     if not mask.any():
         return edge
-    box = tuple(slice(*(np.flatnonzero(mask.any(axis=axis))[[0, -1]] + (0, 1))) for axis in (1, 0))  # often small
+    box = tuple(
+        slice(*(np.flatnonzero(mask.any(axis=axis))[[0, -1]] + (0, 1))) for axis in (1, 0)
+    )  # often small
     inside = np.pad(mask[box].astype(bool), 1)
     for _ in range(width):
         shrunk = np.zeros_like(inside)
-        shrunk[1:-1, 1:-1] = (inside[1:-1, 1:-1] & inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2]
-                              & inside[1:-1, 2:])
+        shrunk[1:-1, 1:-1] = (
+            inside[1:-1, 1:-1]
+            & inside[:-2, 1:-1]
+            & inside[2:, 1:-1]
+            & inside[1:-1, :-2]
+            & inside[1:-1, 2:]
+        )
         inside = shrunk
     edge[box] = mask[box].astype(bool) & ~inside[1:-1, 1:-1]
     return edge
 
 
-def render(image: np.ndarray, truth: np.ndarray | None, mask: np.ndarray | None, overlay: str = "contour",
-           opacity: float = OPACITY, window: tuple[float, float] = (0, 255), scale: int = 1) -> bytes:
+def render(
+    image: np.ndarray,
+    truth: np.ndarray | None,
+    mask: np.ndarray | None,
+    overlay: str = "contour",
+    opacity: float = OPACITY,
+    window: tuple[float, float] = (0, 255),
+    scale: int = 1,
+) -> bytes:
     """One slice as an indexed PNG of 62 greys.
 
     Args:
         image: ``(H, W)`` uint8.
         truth, mask: ``(H, W)`` {0, 1} uint8, or None.
         overlay, opacity, window: see ``colour_table``.
-        scale: pixels of the picture along an edge of one of ``image``; lines are drawn after enlarging.
+        scale: pixels of the picture along an edge of one of ``image``; lines are drawn after
+        enlarging.
     """
     found = kinds(truth, mask, image.shape)
     index = _enlarged(np.take(_TO_GREY, image) + found * np.uint8(_GREYS), scale)
@@ -94,8 +127,12 @@ def render(image: np.ndarray, truth: np.ndarray | None, mask: np.ndarray | None,
         for line, (bit, width) in enumerate(((1, scale), (2, (scale + 1) // 2))):
             index[outline(_enlarged(found & bit, scale), width)] = _LINES + line
     greys = np.arange(_GREYS) * 255 // (_GREYS - 1)
-    palette = np.concatenate([colour_table(overlay, opacity, window)[:, greys].reshape(-1, 3),
-                              [ImageColor.getrgb(TRUTH), ImageColor.getrgb(PREDICTION)]])
+    palette = np.concatenate(
+        [
+            colour_table(overlay, opacity, window)[:, greys].reshape(-1, 3),
+            [ImageColor.getrgb(TRUTH), ImageColor.getrgb(PREDICTION)],
+        ]
+    )
     return _indexed_png(index, palette.astype(np.uint8))
 
 
@@ -111,12 +148,15 @@ def grey_png(image: np.ndarray) -> bytes:
 def grey_webp(image: np.ndarray) -> bytes:
     """The same as a lossless WebP: a third smaller, thirty times as long to make; for files."""
     stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(stream, format="webp", lossless=True, quality=50)
+    Image.fromarray(np.ascontiguousarray(image)).save(
+        stream, format="webp", lossless=True, quality=50
+    )
     return stream.getvalue()
 
 
 def _indexed_png(index: np.ndarray, palette: np.ndarray) -> bytes:
-    # indexed, because Pillow then tries no filters: twice as fast as a grey PNG, five times as fast as RGB
+    # indexed, because Pillow then tries no filters: twice as fast as a grey PNG, five times as fast
+    # as RGB
     picture = Image.fromarray(np.ascontiguousarray(index))
     picture.putpalette(palette.tobytes())
     stream = io.BytesIO()

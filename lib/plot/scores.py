@@ -1,5 +1,6 @@
 """Static figures for notebooks and README. Each function returns a closed matplotlib figure: a cell that ends with it
-shows it once, ``figure.savefig("name.svg")`` keeps it."""
+shows it once, ``figure.savefig("name.svg")`` keeps it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +16,14 @@ from matplotlib.ticker import LogLocator, NullLocator
 from lib.evaluate import Calibration
 from lib.metrics import summarise
 from lib.plot.pixels import BLUE, SKY, VERMILION
-from lib.plot.style import TRAINED_ON, nothing_to_score, styled, were_trained_on, who_counts, with_score
+from lib.plot.style import (
+    TRAINED_ON,
+    nothing_to_score,
+    styled,
+    were_trained_on,
+    who_counts,
+    with_score,
+)
 from lib.stats import METRICS, Scored, p_in_words
 from lib.utils import KitError
 
@@ -25,7 +33,8 @@ def dsc_bars(cases: pd.DataFrame, column: str = "dsc") -> Figure:
     """DSC of each patient as sorted bars, with mean, its 95 % confidence interval, and median.
 
     Args:
-        cases: ``run.cases`` or ``prediction.cases``; patients trained on are grey, and counted only if all are.
+        cases: ``run.cases`` or ``prediction.cases``; patients trained on are grey, and counted only
+        if all are.
         column: ``dsc`` (published protocol) or ``dsc_native`` (file's own grid).
     """
     scored = with_score(cases, column).sort_values(column)
@@ -35,13 +44,21 @@ def dsc_bars(cases: pd.DataFrame, column: str = "dsc") -> Figure:
     counted, who = who_counts(seen)
     summary = summarise(scored.loc[counted, column])
     figure, axis = plt.subplots(figsize=(10, max(2.2, 0.24 * len(scored) + 0.9)))
-    axis.barh(scored["patient"] + np.where(seen, " (trained on)", ""), scored[column],
-              color=np.where(seen, TRAINED_ON, SKY))
+    axis.barh(
+        scored["patient"] + np.where(seen, " (trained on)", ""),
+        scored[column],
+        color=np.where(seen, TRAINED_ON, SKY),
+    )
     axis.axvspan(summary.low, summary.high, color=BLUE, alpha=0.15, label="95 % CI of the mean")
     axis.axvline(summary.mean, color=BLUE, label=f"mean {summary.mean:.3f}")
-    axis.axvline(summary.median, color=VERMILION, linestyle="--", label=f"median {summary.median:.3f}")
-    axis.set(title=f"{'DSC' if column == 'dsc' else 'DSC on the file grid'}, {who}, worst first",
-             xlabel="DSC", xlim=(0, 1))
+    axis.axvline(
+        summary.median, color=VERMILION, linestyle="--", label=f"median {summary.median:.3f}"
+    )
+    axis.set(
+        title=f"{'DSC' if column == 'dsc' else 'DSC on the file grid'}, {who}, worst first",
+        xlabel="DSC",
+        xlim=(0, 1),
+    )
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
@@ -53,8 +70,8 @@ def size_against_dsc(cases: pd.DataFrame) -> Figure:
     """Tumour size of each patient against its DSC on the file's own grid; the three worst by name.
 
     Args:
-        cases: ``run.cases`` or ``prediction.cases``; patients without tumour have no size and are left out. Patients
-            trained on are grey, and named only if all are.
+        cases: ``run.cases`` or ``prediction.cases``; patients without tumour have no size and are
+            left out. Patients trained on are grey, and named only if all are.
     """
     scored = with_score(cases, "dsc_native")
     if not scored.empty:
@@ -66,14 +83,27 @@ def size_against_dsc(cases: pd.DataFrame) -> Figure:
     figure, axis = plt.subplots(figsize=(7.5, 4))
     for group, colour, label in ((seen, TRAINED_ON, "trained on"), (~seen, BLUE, "others")):
         if group.any():
-            axis.scatter("size", "dsc_native", data=scored[group], color=colour, alpha=0.8, label=label)
+            axis.scatter(
+                "size", "dsc_native", data=scored[group], color=colour, alpha=0.8, label=label
+            )
     if seen.any():
         axis.legend(loc="lower right")
     for row in scored[counted].nsmallest(3, "dsc_native").itertuples():
-        axis.annotate(row.patient, (row.size, row.dsc_native), (0, -13), textcoords="offset points", fontsize=8,
-                      ha="center")
-    axis.set(xscale="log", xlabel="tumour size (voxels on the file's grid, logarithmic)", ylabel="DSC", ylim=(0, 1),
-             title=f"tumour size and DSC, {who}, the worst by name")
+        axis.annotate(
+            row.patient,
+            (row.size, row.dsc_native),
+            (0, -13),
+            textcoords="offset points",
+            fontsize=8,
+            ha="center",
+        )
+    axis.set(
+        xscale="log",
+        xlabel="tumour size (voxels on the file's grid, logarithmic)",
+        ylabel="DSC",
+        ylim=(0, 1),
+        title=f"tumour size and DSC, {who}, the worst by name",
+    )
     axis.margins(x=0.15)
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter("{x:,.0f}")
@@ -82,11 +112,17 @@ def size_against_dsc(cases: pd.DataFrame) -> Figure:
 
 
 @styled
-def slopes(before: Scored, after: Scored, labels: tuple[str, str] = ("before", "after"), metric: str = "dsc") -> Figure:
+def slopes(
+    before: Scored,
+    after: Scored,
+    labels: tuple[str, str] = ("before", "after"),
+    metric: str = "dsc",
+) -> Figure:
     """The same patients in two runs or predictions: a line each, and the mean.
 
     Args:
-        before, after: patients that either network was trained on are grey, and counted only if all are.
+        before, after: patients that either network was trained on are grey, and counted only if all
+        are.
         metric: column of ``cases``.
 
     Raises:
@@ -106,11 +142,21 @@ def slopes(before: Scored, after: Scored, labels: tuple[str, str] = ("before", "
     axis.plot([0, 1], means, marker="D", color="black", linewidth=3)
     legend = {f"mean {means[0]:.3f} to {means[1]:.3f}": "black"}
     if not seen.all():
-        legend = {f"better ({up[~seen].sum()})": BLUE, f"not better ({(~up[~seen]).sum()})": VERMILION, **legend}
+        legend = {
+            f"better ({up[~seen].sum()})": BLUE,
+            f"not better ({(~up[~seen]).sum()})": VERMILION,
+            **legend,
+        }
     if seen.any():
         legend[f"trained on ({seen.sum()})"] = TRAINED_ON
-    axis.legend(handles=[Line2D([], [], color=colour, label=label, marker="o", markersize=4)
-                         for label, colour in legend.items()], loc="upper left", bbox_to_anchor=(1, 1))
+    axis.legend(
+        handles=[
+            Line2D([], [], color=colour, label=label, marker="o", markersize=4)
+            for label, colour in legend.items()
+        ],
+        loc="upper left",
+        bbox_to_anchor=(1, 1),
+    )
     axis.set(title=f"the same {who}", ylabel=METRICS.get(metric, metric), xlim=(-0.2, 1.2))
     axis.set_xticks([0, 1], labels)
     axis.grid(axis="x", visible=False)
@@ -133,11 +179,16 @@ def forest(table: pd.DataFrame, ladder: bool = False) -> Figure:
         axis.plot([row["CI low"], row["CI high"]], [place, place], color=colour, linewidth=2.5)
         axis.plot(row["difference"], place, "o", color=colour, markersize=8)
         words = f"{row['difference']:+.3f}   {p_in_words(row['p (Holm)'])}   {row['verdict']}"
-        axis.text(1.02, place, words, transform=axis.get_yaxis_transform(), va="center", color=colour)
+        axis.text(
+            1.02, place, words, transform=axis.get_yaxis_transform(), va="center", color=colour
+        )
     axis.axvline(0, color="black", linewidth=1)
     axis.set_yticks(range(len(table)), table["label"])
-    axis.set(ylim=(len(table) - 0.5, -0.5), xlabel=f"mean difference to {other}, over patients",
-             title=f"differences with 95 % CI, {table['patients'].iloc[0]} patients (p: sign flips, Holm)")
+    axis.set(
+        ylim=(len(table) - 0.5, -0.5),
+        xlabel=f"mean difference to {other}, over patients",
+        title=f"differences with 95 % CI, {table['patients'].iloc[0]} patients (p: sign flips, Holm)",
+    )
     axis.grid(axis="y", visible=False)
     return figure
 
@@ -155,10 +206,20 @@ def dsc_strips(scores: Mapping[str, pd.Series]) -> Figure:
         axis.plot(values, np.full(len(values), place), "o", color=SKY, markersize=7, alpha=0.7)
         axis.plot([summary.low, summary.high], [place, place], color=BLUE, linewidth=2.5)
         axis.plot(summary.mean, place, "|", color=VERMILION, markersize=18, markeredgewidth=3)
-        axis.text(1.02, place, f"mean {summary.mean:.3f}", transform=axis.get_yaxis_transform(), va="center")
+        axis.text(
+            1.02,
+            place,
+            f"mean {summary.mean:.3f}",
+            transform=axis.get_yaxis_transform(),
+            va="center",
+        )
     axis.set_yticks(range(len(scores)), list(scores))
-    axis.set(ylim=(len(scores) - 0.5, -0.5), xlim=(-0.02, 1.02), xlabel="DSC",
-             title="DSC of each patient at the best epoch (bar: mean, line: its 95 % CI)")
+    axis.set(
+        ylim=(len(scores) - 0.5, -0.5),
+        xlim=(-0.02, 1.02),
+        xlabel="DSC",
+        title="DSC of each patient at the best epoch (bar: mean, line: its 95 % CI)",
+    )
     axis.grid(axis="y", visible=False)
     return figure
 
@@ -172,24 +233,56 @@ def calibration(result: Calibration) -> Figure:
     left.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfect")
     left.plot(result.predicted, result.observed, marker="o", color=BLUE, label="network")
     for i, voxels in enumerate(result.voxels):
-        left.text((i + 0.5) / len(result.voxels), -0.07, _short(voxels), fontsize=8, color="dimgrey", ha="center")
-    left.set(title="probability and truth (small: voxels)", xlabel="predicted probability",
-             ylabel="share that is tumour", xlim=(-0.03, 1.03), ylim=(-0.1, 1.05))
+        left.text(
+            (i + 0.5) / len(result.voxels),
+            -0.07,
+            _short(voxels),
+            fontsize=8,
+            color="dimgrey",
+            ha="center",
+        )
+    left.set(
+        title="probability and truth (small: voxels)",
+        xlabel="predicted probability",
+        ylabel="share that is tumour",
+        xlim=(-0.03, 1.03),
+        ylim=(-0.1, 1.05),
+    )
     left.legend(loc="upper left")
     mean = result.dsc.mean(axis=0)
     best = int(mean.argmax())
     right.plot(result.thresholds, result.dsc.T, color=SKY, linewidth=0.8, alpha=0.7)
-    right.plot(result.thresholds, mean, color=BLUE, linewidth=2.5,
-               label=f"mean of {len(result.dsc)} patients (thin lines)")
-    right.plot(result.thresholds[best], mean[best], "o", color=VERMILION,
-               label=f"best {mean[best]:.3f} at {result.thresholds[best]:.2f}")
+    right.plot(
+        result.thresholds,
+        mean,
+        color=BLUE,
+        linewidth=2.5,
+        label=f"mean of {len(result.dsc)} patients (thin lines)",
+    )
+    right.plot(
+        result.thresholds[best],
+        mean[best],
+        "o",
+        color=VERMILION,
+        label=f"best {mean[best]:.3f} at {result.thresholds[best]:.2f}",
+    )
     right.axvline(0.5, color="grey", linestyle=":", label="as scored: 0.5")
-    right.set(title="threshold and DSC (chosen on these patients, it flatters)", xlabel="threshold", ylabel="DSC",
-              ylim=(0, 1))
+    right.set(
+        title="threshold and DSC (chosen on these patients, it flatters)",
+        xlabel="threshold",
+        ylabel="DSC",
+        ylim=(0, 1),
+    )
     right.legend(loc="lower right")
     return figure
 
 
 def _short(count: int) -> str:
     """A count in at most four characters."""
-    return str(count) if count < 1000 else f"{count / 1000:.0f}k" if count < 1_000_000 else f"{count / 1e6:.1f}M"
+    return (
+        str(count)
+        if count < 1000
+        else f"{count / 1000:.0f}k"
+        if count < 1_000_000
+        else f"{count / 1e6:.1f}M"
+    )

@@ -1,7 +1,7 @@
 """The look of the static figures, and what their titles say of patients trained on.
 
-Each function with ``styled`` returns a closed matplotlib figure: a cell that ends with it shows it once,
-``figure.savefig("name.svg")`` keeps it.
+Each function with ``styled`` returns a closed matplotlib figure: a cell that ends with it shows it
+once, ``figure.savefig("name.svg")`` keeps it.
 """
 
 from __future__ import annotations
@@ -21,48 +21,73 @@ CYCLE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
 TRAINED_ON = "darkgrey"  # patients whose scores tell what the network remembers
 
 _STYLE = {
-    "figure.dpi": 100, "savefig.dpi": 100, "savefig.bbox": "tight", "figure.facecolor": "white", "font.size": 10,
-    "axes.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3,
-    "axes.axisbelow": True, "legend.frameon": False, "axes.prop_cycle": plt.cycler(color=CYCLE),
-    "figure.constrained_layout.use": True, "image.cmap": "gray", "image.interpolation": "nearest",
+    "figure.dpi": 100,
+    "savefig.dpi": 100,
+    "savefig.bbox": "tight",
+    "figure.facecolor": "white",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "axes.prop_cycle": plt.cycler(color=CYCLE),
+    "figure.constrained_layout.use": True,
+    "image.cmap": "gray",
+    "image.interpolation": "nearest",
 }
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     """Draw in the kit's style, and close the figure: Jupyter would show an open one a second time."""
+
     @wraps(draw)
     def wrapper(*args: object, **kwargs: object) -> Figure:
         with plt.rc_context(_STYLE):
             figure = draw(*args, **kwargs)
         plt.close(figure)
         return figure
+
     return wrapper
 
 
 def line_styles(count: int) -> list[dict[str, str]]:
     """A colour for each line, and another kind of line for each round of the colours."""
     lines = ("-", "--", ":", "-.")
-    return [{"color": CYCLE[i % len(CYCLE)], "linestyle": lines[i // len(CYCLE) % len(lines)]} for i in range(count)]
+    return [
+        {"color": CYCLE[i % len(CYCLE)], "linestyle": lines[i // len(CYCLE) % len(lines)]}
+        for i in range(count)
+    ]
 
 
 def with_score(cases: pd.DataFrame, column: str) -> pd.DataFrame:
     """The patients that have a score: none where there are no masks."""
-    return cases.dropna(subset=[column]) if column in cases else cases.iloc[:0].assign(**{column: []})
+    return (
+        cases.dropna(subset=[column]) if column in cases else cases.iloc[:0].assign(**{column: []})
+    )
 
 
 def were_trained_on(cases: pd.DataFrame) -> pd.Series:
-    """Was the network trained on the patient? By row; nowhere in the table of a run, which scores no such patients."""
+    """Was the network trained on the patient?
+
+    By row; nowhere in the table of a run, which scores no such patients.
+    """
     return cases["seen"] if "seen" in cases else pd.Series(False, cases.index)
 
 
 def who_counts(seen: pd.Series) -> tuple[pd.Series, str]:
     """Which patients count, by row, and what a title says of them.
 
-    Those that the network was not trained on; where there are no others, all, and they tell what it remembers.
+    Those that the network was not trained on; where there are no others, all, and they tell what it
+    remembers.
     """
     if seen.all():
         return seen, f"{len(seen)} patients trained on\n(what the network remembers)"
-    return ~seen, f"{(~seen).sum()} patients" + (f" and {seen.sum()} trained on (not counted)" if seen.any() else "")
+    return ~seen, f"{(~seen).sum()} patients" + (
+        f" and {seen.sum()} trained on (not counted)" if seen.any() else ""
+    )
 
 
 def nothing_to_score(who: str = "patients with masks") -> Figure:

@@ -22,7 +22,13 @@ def curves(run: Run) -> Figure:
     history = run.history
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
     for name, style in (("train loss", "-"), ("val loss", "--")):
-        left.plot(history["epoch"], history[name], style, marker=".", label=name.replace("val", "validation"))
+        left.plot(
+            history["epoch"],
+            history[name],
+            style,
+            marker=".",
+            label=name.replace("val", "validation"),
+        )
     left.set(title=run.config.loss, xlabel="epoch", ylabel="loss")
     left.xaxis.get_major_locator().set_params(integer=True)
     left.legend()
@@ -31,8 +37,13 @@ def curves(run: Run) -> Figure:
     scored = history.dropna(subset="val_dsc")
     if len(scored):  # split="all" leaves nobody to score
         best = scored.loc[scored["val_dsc"].idxmax()]
-        right.plot(best["epoch"], best["val_dsc"], "o", color=VERMILION,
-                   label=f"best: {best['val_dsc']:.3f} at epoch {best['epoch']:.0f}")
+        right.plot(
+            best["epoch"],
+            best["val_dsc"],
+            "o",
+            color=VERMILION,
+            label=f"best: {best['val_dsc']:.3f} at epoch {best['epoch']:.0f}",
+        )
         right.legend(loc="lower right")
     return figure
 
@@ -46,18 +57,30 @@ def sweep_scores(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
     dsc_axis(left, "validation DSC per epoch")
-    listed = {label: [given] if isinstance(given, Run) else list(given) for label, given in runs.items()}
-    for place, (several, style) in enumerate(zip(listed.values(), line_styles(len(listed)), strict=True)):
-        history = pd.concat([run.history.set_index("epoch")["val_dsc"] for run in several], axis=1).mean(axis=1)
-        cases = pd.concat([run.cases.set_index("patient")["dsc"] for run in several], axis=1).mean(axis=1)
+    listed = {
+        label: [given] if isinstance(given, Run) else list(given) for label, given in runs.items()
+    }
+    for place, (several, style) in enumerate(
+        zip(listed.values(), line_styles(len(listed)), strict=True)
+    ):
+        history = pd.concat(
+            [run.history.set_index("epoch")["val_dsc"] for run in several], axis=1
+        ).mean(axis=1)
+        cases = pd.concat([run.cases.set_index("patient")["dsc"] for run in several], axis=1).mean(
+            axis=1
+        )
         left.plot(history.index, history, marker=".", markersize=4, **style)
         right.plot(np.full(len(cases), place), cases, "o", color=style["color"], alpha=0.5)
         right.plot([place - 0.3, place + 0.3], [cases.mean()] * 2, color="black", linewidth=2)
     right.set(title="per patient at the best epoch (line: mean)", ylabel="DSC", ylim=(0, 1))
     right.set_xticks([])
-    handles = [Line2D([], [], marker="o", markersize=5, label=label, **style)
-               for label, style in zip(listed, line_styles(len(listed)), strict=True)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), handlelength=3)
+    handles = [
+        Line2D([], [], marker="o", markersize=5, label=label, **style)
+        for label, style in zip(listed, line_styles(len(listed)), strict=True)
+    ]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(len(handles), 5), handlelength=3
+    )
     return figure
 
 
@@ -66,7 +89,8 @@ def sweep_curves(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
     """Loss and validation DSC per epoch of a sweep; of several seeds their mean, and a band to the extremes.
 
     Args:
-        runs: label -> run, or its runs with several seeds. Losses of different loss functions cannot be compared.
+        runs: label -> run, or its runs with several seeds. Losses of different loss functions
+        cannot be compared.
 
     Raises:
         KitError: nothing to draw.
@@ -80,13 +104,27 @@ def sweep_curves(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
         losses |= {run.config.loss for run in several}
         for axis, column in ((left, "val loss"), (right, "val_dsc")):
             table = pd.concat([run.history.set_index("epoch")[column] for run in several], axis=1)
-            axis.plot(table.index, table.mean(axis=1), marker=".", markersize=4, label=label, **style)
+            axis.plot(
+                table.index, table.mean(axis=1), marker=".", markersize=4, label=label, **style
+            )
             if len(several) > 1:
-                axis.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=style["color"],
-                                  alpha=0.2, lw=0)
-    left.set(title="validation loss" + ("" if len(losses) == 1 else " (different losses: not comparable)"),
-             xlabel="epoch", ylabel="loss")
+                axis.fill_between(
+                    table.index,
+                    table.min(axis=1),
+                    table.max(axis=1),
+                    color=style["color"],
+                    alpha=0.2,
+                    lw=0,
+                )
+    left.set(
+        title="validation loss"
+        + ("" if len(losses) == 1 else " (different losses: not comparable)"),
+        xlabel="epoch",
+        ylabel="loss",
+    )
     left.xaxis.get_major_locator().set_params(integer=True)
     dsc_axis(right, "validation DSC")
-    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(runs), 4))
+    figure.legend(
+        *right.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(runs), 4)
+    )
     return figure

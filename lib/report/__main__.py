@@ -11,9 +11,14 @@ def main() -> None:
     """The command line."""
     parser = CommandParser(prog="python -m lib.report", description="Write the report of all runs.")
     parser.add_argument("--out", default="result", help="folder of results (default: result)")
-    parser.add_argument("--data", help="folder of the images, for examples of segmentations (default: where notebooks "
-                                       "find them)")
-    parser.add_argument("--no-images", action="store_true", help="leave the examples out, e.g. of real patients")
+    parser.add_argument(
+        "--data",
+        help="folder of the images, for examples of segmentations (default: where notebooks "
+        "find them)",
+    )
+    parser.add_argument(
+        "--no-images", action="store_true", help="leave the examples out, e.g. of real patients"
+    )
     arguments = parser.parse_args()
     for name, path in write_report(arguments.out, arguments.data, not arguments.no_images).items():
         print(f"{name}: {short_path(path)}, {path.stat().st_size / 1e6:.2f} MB")

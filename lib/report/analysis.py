@@ -14,10 +14,14 @@ from lib.utils import KitError, write_atomic
 
 GENERAL = "General"
 _TITLE = "# Analysis"
-_GUIDE = ("Write in Markdown what you make of the results, under the headings below; further headings may be added. "
-          "`python -m lib.report` puts each part beside its results, and never changes this file.")
+_GUIDE = (
+    "Write in Markdown what you make of the results, under the headings below; further headings may be added. "
+    "`python -m lib.report` puts each part beside its results, and never changes this file."
+)
 _HEADING = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))??(?:[ \t]+#+)?[ \t]*")
-_TAG = re.compile(r"<(?!https?://)(?=[A-Za-z/!?])")  # an address in angle brackets is Markdown, not HTML
+_TAG = re.compile(
+    r"<(?!https?://)(?=[A-Za-z/!?])"
+)  # an address in angle brackets is Markdown, not HTML
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 
 
@@ -33,8 +37,8 @@ def make_template(file: Path, plans: Iterable[str]) -> bool:
 def read_analysis(file: Path, plans: Iterable[str]) -> dict[str, str]:
     """Plan -> what the student wrote under its heading, Markdown; ``GENERAL`` -> everything else, in its order.
 
-    A heading is a line of ``#`` to ``######`` and a plan's name, in any case. It ends where the next one of a plan, or
-    any of its own level or above, begins; deeper ones belong to it.
+    A heading is a line of ``#`` to ``######`` and a plan's name, in any case. It ends where the
+    next one of a plan, or any of its own level or above, begins; deeper ones belong to it.
 
     Raises:
         KitError: the file is no UTF-8 text.
@@ -80,7 +84,7 @@ def _fenced(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
             yield line, fence
 
 
-# --- showing it ---------------------------------------------------------------------------------------------------
+# --- showing it -----------------------------------------------------------------------------------
 
 
 class _Renderer(mistune.HTMLRenderer):
@@ -93,7 +97,9 @@ class _Renderer(mistune.HTMLRenderer):
         return f"{text} (picture: {html.escape(url)})"
 
 
-_markdown = mistune.create_markdown(renderer=_Renderer(escape=True), plugins=["table", "strikethrough"])
+_markdown = mistune.create_markdown(
+    renderer=_Renderer(escape=True), plugins=["table", "strikethrough"]
+)
 
 
 def to_html(text: str) -> str:

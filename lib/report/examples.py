@@ -38,13 +38,19 @@ class Examples:
             # whose home folder this is belongs into no report
             return f"No examples of segmentations: {str(error).replace(str(run.folder), run.id)}."
         self._shown.add(run.id)
-        self.real = self.real or any(not name.startswith("PHANTOM_") for name in run.cases["patient"])
+        self.real = self.real or any(
+            not name.startswith("PHANTOM_") for name in run.cases["patient"]
+        )
         return figure
 
     def _predict(self, run: Run) -> Prediction:
         if not run.weights.is_file():
             raise KitError("the weights of its best run, best.pt, are not in its folder")
-        ranked = list(run.cases.dropna(subset=["dsc_native"]).sort_values(["dsc_native", "patient"])["patient"])
+        ranked = list(
+            run.cases.dropna(subset=["dsc_native"]).sort_values(["dsc_native", "patient"])[
+                "patient"
+            ]
+        )
         chosen = dict.fromkeys((ranked[0], ranked[len(ranked) // 2], ranked[-1]))
         return predict(run.weights, self._data_of(run), patients=list(chosen))
 

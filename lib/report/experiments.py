@@ -27,8 +27,8 @@ class Attempt:
         status: ``finished``, ``failed``, or ``unfinished``.
         epochs: how many it has done.
         error: why it failed, one line.
-        data: ``name`` and ``sha256`` of its data, validation patients and versions; empty where it failed before any of
-            these was known.
+        data: ``name`` and ``sha256`` of its data, validation patients and versions; empty where it
+            failed before any of these was known.
     """
 
     run: Run
@@ -42,8 +42,10 @@ class Attempt:
     @property
     def detail(self) -> str:
         """How far it came, or why no further; nothing of a finished one."""
-        return {"failed": self.error, "unfinished": f"epoch {self.epochs} of {self.run.config.epochs}"}.get(self.status,
-                                                                                                            "")
+        return {
+            "failed": self.error,
+            "unfinished": f"epoch {self.epochs} of {self.run.config.epochs}",
+        }.get(self.status, "")
 
     @property
     def words(self) -> str:
@@ -59,10 +61,17 @@ def read_attempts(out: str | Path) -> tuple[list[Attempt], dict[str, str]]:
     Raises:
         KitError: there is no run folder at all.
     """
-    folders = sorted(path for path in Path(out).glob("runs/*") if path.is_dir() and not path.name.startswith(".")
-                     and not {file.name for file in path.iterdir()} <= {".lock"})  # else it was never begun
+    folders = sorted(
+        path
+        for path in Path(out).glob("runs/*")
+        if path.is_dir()
+        and not path.name.startswith(".")
+        and not {file.name for file in path.iterdir()} <= {".lock"}
+    )  # else it was never begun
     if not folders:
-        raise KitError(f"{Path(out) / 'runs'}: no runs to report on; train something first, or name another folder")
+        raise KitError(
+            f"{Path(out) / 'runs'}: no runs to report on; train something first, or name another folder"
+        )
     attempts, unreadable = [], {}
     for folder in folders:
         try:
@@ -71,30 +80,46 @@ def read_attempts(out: str | Path) -> tuple[list[Attempt], dict[str, str]]:
                 attempts.append(_read(run))
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             unreadable[folder.name] = _reason(error)
-    return sorted(attempts, key=lambda one: (one.run.info["plans"], _config_text(one.run), one.run.id)), unreadable
+    return sorted(
+        attempts, key=lambda one: (one.run.info["plans"], _config_text(one.run), one.run.id)
+    ), unreadable
 
 
 def _read(run: Run) -> Attempt:
     """Everything that a report needs of a run is read and checked here; a damaged folder raises almost anything."""
     info = run.info
-    if not isinstance(info["plans"], list) or not all(isinstance(plan, str) for plan in info["plans"]):
+    if not isinstance(info["plans"], list) or not all(
+        isinstance(plan, str) for plan in info["plans"]
+    ):
         raise ValueError("its plans are no list of names")
     status = info["status"] if info["status"] in ("finished", "failed") else "unfinished"
     for place in info.get("places", []):
         _place(place)
-    run.config.to_dict(), float(info.get("seconds", 0))  # asked for now, so that nothing turns out wrong later
+    (
+        run.config.to_dict(),
+        float(info.get("seconds", 0)),
+    )  # asked for now, so that nothing turns out wrong later
     epochs = len(_history(run))
     if status == "finished":
         _check_finished(run)
-    return Attempt(run, status, epochs, " ".join(str(info.get("error") or "no reason given").split()),
-                   dict(info.get("data", {})), list(info.get("split", {}).get("validation", [])),
-                   dict(info.get("versions", {})))
+    return Attempt(
+        run,
+        status,
+        epochs,
+        " ".join(str(info.get("error") or "no reason given").split()),
+        dict(info.get("data", {})),
+        list(info.get("split", {}).get("validation", [])),
+        dict(info.get("versions", {})),
+    )
 
 
 def _place(values: dict[str, Any]) -> Place:
     """A place as run.json says it. Raises TypeError or ValueError where it says something else."""
     place = Place(**values)
-    if not all(isinstance(value, kind) for value, kind in zip(place, (str, str, int, str, bool, str), strict=True)):
+    if not all(
+        isinstance(value, kind)
+        for value, kind in zip(place, (str, str, int, str, bool, str), strict=True)
+    ):
         raise ValueError("a place in run.json needs plan, group, position and label")
     return place
 
@@ -103,7 +128,11 @@ def _check_finished(run: Run) -> None:
     """Raise what reading any part of a damaged run raises, or ValueError where it makes no sense."""
     run.info["data"]["name"], run.info["data"]["sha256"]
     scores = run.cases[["dsc", "dsc_native"]].astype(float)
-    if scores.empty or not run.cases["patient"].is_unique or not scores.stack().dropna().between(0, 1).all():
+    if (
+        scores.empty
+        or not run.cases["patient"].is_unique
+        or not scores.stack().dropna().between(0, 1).all()
+    ):
         raise ValueError("cases.csv does not hold a DSC for each patient")
     if not 1 <= run.info["best"]["epoch"] <= run.config.epochs:
         raise ValueError("its best epoch is none of its epochs")
@@ -127,7 +156,7 @@ def _config_text(run: Run) -> str:
     return json.dumps(run.info["config"], sort_keys=True)
 
 
-# --- experiments --------------------------------------------------------------------------------------------------
+# --- experiments ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -135,7 +164,8 @@ class Recipe:
     """A row of an experiment: its attempts, one a seed, the finished ones among them, and what was changed.
 
     Attributes:
-        changed: field of ``Config`` -> value, where it differs from the reference; on a ladder, from the rung before.
+        changed: field of ``Config`` -> value, where it differs from the reference; on a ladder,
+        from the rung before.
     """
 
     label: str
@@ -146,8 +176,12 @@ class Recipe:
     def runs(self) -> list[Run]:
         """The finished runs that count: where the code was changed, the one that was asked for last."""
         finished = [attempt for attempt in self.attempts if attempt.status == "finished"]
-        latest = {(attempt.run.config.seed, *attempt.validation): attempt.run
-                  for attempt in sorted(finished, key=lambda one: (one.run.folder / "run.json").stat().st_mtime_ns)}
+        latest = {
+            (attempt.run.config.seed, *attempt.validation): attempt.run
+            for attempt in sorted(
+                finished, key=lambda one: (one.run.folder / "run.json").stat().st_mtime_ns
+            )
+        }
         return [attempt.run for attempt in finished if attempt.run in latest.values()]
 
     @cached_property
@@ -156,7 +190,9 @@ class Recipe:
         seeds: dict[int, list[Run]] = defaultdict(list)
         for run in self.runs:
             seeds[run.config.seed].append(run)
-        return [runs[0] if len(runs) == 1 else CrossValidation(tuple(runs)) for runs in seeds.values()]
+        return [
+            runs[0] if len(runs) == 1 else CrossValidation(tuple(runs)) for runs in seeds.values()
+        ]
 
     @cached_property
     def dsc(self) -> pd.Series:
@@ -209,7 +245,11 @@ class Experiment:
                 reasons[recipe.label] = "what it should be compared with has not finished"
             else:
                 try:
-                    tables.append(compare(before.scored, {recipe.label: recipe.scored}).assign(against=before.label))
+                    tables.append(
+                        compare(before.scored, {recipe.label: recipe.scored}).assign(
+                            against=before.label
+                        )
+                    )
                 except KitError as error:
                     reasons[recipe.label] = str(error).removeprefix(f"{recipe.label}: ")
             if self.ladder:
@@ -220,17 +260,21 @@ class Experiment:
 def _corrected(table: pd.DataFrame) -> pd.DataFrame:
     """Comparisons made one by one, with Holm's correction over all of them."""
     adjusted = holm(table["p"])
-    words = [verdict(difference, p) for difference, p in zip(table["difference"], adjusted, strict=True)]
+    words = [
+        verdict(difference, p) for difference, p in zip(table["difference"], adjusted, strict=True)
+    ]
     return table.assign(**{"p (Holm)": adjusted, "verdict": words})
 
 
 def experiments(attempts: Iterable[Attempt]) -> dict[str, list[Experiment]]:
     """Plan -> its experiments, one for each base that it was tried on; plans by name, those of the best recipe last.
 
-    Runs without a place in a plan, started by ``fit`` alone, make an experiment for each set of patients: their labels
-    are what differs, and the earliest of them is the reference.
+    Runs without a place in a plan, started by ``fit`` alone, make an experiment for each set of
+    patients: their labels are what differs, and the earliest of them is the reference.
     """
-    groups: dict[tuple[str, str], dict[Place, list[Attempt]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[tuple[str, str], dict[Place, list[Attempt]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     alone: dict[tuple[str, str], dict[str, list[Attempt]]] = defaultdict(lambda: defaultdict(list))
     for attempt in attempts:
         info = attempt.run.info
@@ -242,7 +286,9 @@ def experiments(attempts: Iterable[Attempt]) -> dict[str, list[Experiment]]:
         for plan in set(info["plans"]).difference(place.plan for place in places):
             alone[plan, f"without places, {patients}"][same].append(attempt)
     for key, recipes in alone.items():
-        groups[key] = {Place(*key, position, ""): same for position, same in enumerate(recipes.values())}
+        groups[key] = {
+            Place(*key, position, ""): same for position, same in enumerate(recipes.values())
+        }
     found: dict[str, list[Experiment]] = defaultdict(list)
     for plan, group in sorted(groups, key=lambda key: (key[0].startswith(BEST_PLAN), key)):
         found[plan].append(_experiment(plan, groups[plan, group]))
@@ -251,14 +297,22 @@ def experiments(attempts: Iterable[Attempt]) -> dict[str, list[Experiment]]:
 
 def _experiment(plan: str, rows: dict[Place, list[Attempt]]) -> Experiment:
     # where a plan was changed, two variants may claim a position: the one asked for last goes first
-    ordered = sorted(rows.items(), key=lambda row: (row[0].position, -_asked_last(row[1]), row[0].label))
+    ordered = sorted(
+        rows.items(), key=lambda row: (row[0].position, -_asked_last(row[1]), row[0].label)
+    )
     settings = [_settings(attempts[0].run) for _, attempts in ordered]
     ladder = ordered[0][0].ladder
-    varied = [name for name in settings[0] if any(one[name] != settings[0][name] for one in settings)]
+    varied = [
+        name for name in settings[0] if any(one[name] != settings[0][name] for one in settings)
+    ]
     recipes: dict[str, Recipe] = {}
     for i, (place, attempts) in enumerate(ordered):
         own, base = settings[i], settings[max(i - 1, 0) if ladder else 0]
-        label = place.label or ", ".join(f"{name}={own[name]}" for name in varied) or f"{own['model']}, {own['loss']}"
+        label = (
+            place.label
+            or ", ".join(f"{name}={own[name]}" for name in varied)
+            or f"{own['model']}, {own['loss']}"
+        )
         if label in recipes:  # other code under the same settings
             label = f"{label} ({attempts[0].run.id[-10:]})"
         changed = {name: own[name] for name in varied if own[name] != base[name]}
@@ -274,4 +328,8 @@ def _asked_last(attempts: list[Attempt]) -> int:
 
 def _settings(run: Run) -> dict[str, Any]:
     """The fields of Config that make a recipe."""
-    return {name: value for name, value in run.config.to_dict().items() if name not in ("seed", "device", "split")}
+    return {
+        name: value
+        for name, value in run.config.to_dict().items()
+        if name not in ("seed", "device", "split")
+    }

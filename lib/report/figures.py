@@ -37,26 +37,52 @@ class Picture:
         return "data:image/png;base64," + base64.b64encode(self.png).decode()
 
 
-def drawings(experiment: Experiment, finished: list[Recipe]) -> Iterator[tuple[str, str, str, Figure]]:
+def drawings(
+    experiment: Experiment, finished: list[Recipe]
+) -> Iterator[tuple[str, str, str, Figure]]:
     """Name, words, caption and drawing of the figures that an experiment has."""
     lines, table = _lines(experiment), experiment.verdicts
     finished = [replace(recipe, label=_wrapped(recipe.label)) for recipe in finished]
     if len(lines) == 1 and len(only := next(iter(lines.values()))) == 1:
-        yield "curves", f"loss and validation DSC per epoch of {next(iter(lines))}", "", plot.curves(only[0])
+        yield (
+            "curves",
+            f"loss and validation DSC per epoch of {next(iter(lines))}",
+            "",
+            plot.curves(only[0]),
+        )
     elif lines:
         most = f"The first recipe and the {_MOST_CURVES - 1} others with the highest DSC, of {len(experiment.recipes)}."
-        yield ("curves", f"validation loss and DSC per epoch of {'; '.join(lines)}",
-               most if len(experiment.recipes) > _MOST_CURVES else "",
-               plot.sweep_curves({_wrapped(label): runs for label, runs in lines.items()}))
+        yield (
+            "curves",
+            f"validation loss and DSC per epoch of {'; '.join(lines)}",
+            most if len(experiment.recipes) > _MOST_CURVES else "",
+            plot.sweep_curves({_wrapped(label): runs for label, runs in lines.items()}),
+        )
     if len(finished) == 1 and len(finished[0].runs) == 1:
-        yield "patients", "DSC of each validation patient, worst first", "", plot.dsc_bars(finished[0].runs[0].cases)
+        yield (
+            "patients",
+            "DSC of each validation patient, worst first",
+            "",
+            plot.dsc_bars(finished[0].runs[0].cases),
+        )
     elif finished:
-        yield ("patients", "DSC of each validation patient in each recipe", "",
-               plot.dsc_strips({recipe.label: recipe.dsc.dropna() for recipe in finished}))
+        yield (
+            "patients",
+            "DSC of each validation patient in each recipe",
+            "",
+            plot.dsc_strips({recipe.label: recipe.dsc.dropna() for recipe in finished}),
+        )
     if table is not None:
-        words = [f"{row['label']} {row['difference']:+.3f}, {row['verdict']}" for row in table.to_dict("records")]
-        yield ("differences", f"differences with their intervals: {'; '.join(words)}", "",
-               plot.forest(table.assign(label=table["label"].map(_wrapped)), experiment.ladder))
+        words = [
+            f"{row['label']} {row['difference']:+.3f}, {row['verdict']}"
+            for row in table.to_dict("records")
+        ]
+        yield (
+            "differences",
+            f"differences with their intervals: {'; '.join(words)}",
+            "",
+            plot.forest(table.assign(label=table["label"].map(_wrapped)), experiment.ladder),
+        )
 
 
 def _wrapped(label: str) -> str:
@@ -66,8 +92,10 @@ def _wrapped(label: str) -> str:
 
 def _lines(experiment: Experiment) -> dict[str, list[Run]]:
     """Label -> runs whose curves are drawn: of too many recipes the reference and those with the highest DSC."""
-    ranked = sorted(experiment.recipes[1:], key=lambda one: -one.summary.mean if one.summary else 1.0)
-    shown = {one.label for one in (experiment.recipes[0], *ranked[:_MOST_CURVES - 1])}
+    ranked = sorted(
+        experiment.recipes[1:], key=lambda one: -one.summary.mean if one.summary else 1.0
+    )
+    shown = {one.label for one in (experiment.recipes[0], *ranked[: _MOST_CURVES - 1])}
     lines: dict[str, list[Run]] = {}
     for recipe in experiment.recipes:
         for one in recipe.attempts if recipe.label in shown else ():
@@ -82,8 +110,11 @@ def picture(file: str, alt: str, caption: str, figure: Figure) -> Picture:
     stream, small = io.BytesIO(), io.BytesIO()
     figure.savefig(stream, format="png", dpi=_DPI, metadata={"Software": None})
     image = Image.open(stream).convert("RGB")
-    # an octree, as a median cut makes thin colours those of their neighbours: missed would look like found
-    image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+    # an octree, as a median cut makes thin colours those of their neighbours: missed would look
+    # like found
+    image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
+        small, "png", optimize=True
+    )
     return Picture(file, alt, caption, *image.size, small.getvalue())
 
 

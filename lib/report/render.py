@@ -44,10 +44,21 @@ def _cell(text: object) -> str:
     return escaped.replace("&", "&amp;").replace("<", "&lt;")
 
 
-TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"),
-                        autoescape=select_autoescape(["html.jinja"]), undefined=StrictUndefined, trim_blocks=True,
-                        lstrip_blocks=True, keep_trailing_newline=True)
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=select_autoescape(["html.jinja"]),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
 TEMPLATES.filters |= {
-    "number": _number, "signed": _signed, "p": p_in_cell, "duration": _duration, "settings": _settings, "cell": _cell,
-    "student_html": to_html, "student_markdown": to_markdown,
+    "number": _number,
+    "signed": _signed,
+    "p": p_in_cell,
+    "duration": _duration,
+    "settings": _settings,
+    "cell": _cell,
+    "student_html": to_html,
+    "student_markdown": to_markdown,
 }

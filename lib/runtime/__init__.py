@@ -1,6 +1,7 @@
 """What torch runs on: device and precision, memory, the same bits each time, command lines, classes of your own.
 
-The door is ``pick_device``; start to read at ``device.py``. Nothing here knows a network, a loss or data.
+The door is ``pick_device``; start to read at ``device.py``. Nothing here knows a network, a loss or
+data.
 """
 
 from lib.runtime.cli import CommandParser, run_command
@@ -18,7 +19,18 @@ from lib.runtime.own_code import code_fingerprint, load_class
 from lib.runtime.recompute import Recomputing, set_recompute
 
 __all__ = [
-    "CommandParser", "Machine", "Precision", "Recomputing", "code_fingerprint", "deterministic",
-    "free_memory", "load_class", "peak_memory", "pick_device", "pick_precision", "run_command",
-    "seed_everything", "set_recompute",
+    "CommandParser",
+    "Machine",
+    "Precision",
+    "Recomputing",
+    "code_fingerprint",
+    "deterministic",
+    "free_memory",
+    "load_class",
+    "peak_memory",
+    "pick_device",
+    "pick_precision",
+    "run_command",
+    "seed_everything",
+    "set_recompute",
 ]

@@ -24,7 +24,9 @@ DATA_HELP = "Kaggle folder, a folder that holds it, archive.zip, or: kaggle"
 RESUMES = "the same command goes on from the last finished epoch"
 
 
-def run_command(main: Callable[[], None], interrupted: str = "nothing is kept of what was not finished") -> None:
+def run_command(
+    main: Callable[[], None], interrupted: str = "nothing is kept of what was not finished"
+) -> None:
     """Run a command line's ``main``: exit 2 with one line on bad input, or where a file cannot be read or written; 130
     when the user interrupts.
 
@@ -39,7 +41,10 @@ def run_command(main: Callable[[], None], interrupted: str = "nothing is kept of
     except OSError as error:
         if error.filename is None:  # no trouble with a file
             raise
-        print(f"error: {error.filename}: {error.strerror}; make room for it, or name another place", file=sys.stderr)
+        print(
+            f"error: {error.filename}: {error.strerror}; make room for it, or name another place",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"\ninterrupted: {interrupted}", file=sys.stderr)
@@ -47,15 +52,23 @@ def run_command(main: Callable[[], None], interrupted: str = "nothing is kept of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` one option per field of ``Config``, e.g. ``--init-features``; both - and _ are accepted."""
+    """Give ``parser`` one option per field of ``Config``, e.g.
+
+    ``--init-features``; both - and _ are accepted.
+    """
     group = parser.add_argument_group("hyper-parameters (fields of Config)")
     for spec in dataclasses.fields(Config):
         names = dict.fromkeys((f"--{spec.name.replace('_', '-')}", f"--{spec.name}"))
         kind: dict[str, Any] = {"type": type(spec.default)}
         if kind["type"] is bool:  # --guided alone means true
             kind = {"type": _true_or_false, "nargs": "?", "const": True, "metavar": "true|false"}
-        group.add_argument(*names, dest=spec.name, default=argparse.SUPPRESS, **kind,
-                           help=f"{spec.metadata['help']}{_choices(spec)} (default: {spec.default})")
+        group.add_argument(
+            *names,
+            dest=spec.name,
+            default=argparse.SUPPRESS,
+            **kind,
+            help=f"{spec.metadata['help']}{_choices(spec)} (default: {spec.default})",
+        )
 
 
 def _choices(spec: dataclasses.Field) -> str:

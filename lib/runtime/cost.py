@@ -25,8 +25,11 @@ def forward_flops(model: nn.Module, channels: int, image_size: int) -> int:
     with torch.no_grad(), counter:
         model.eval()(torch.zeros(1, channels, image_size, image_size))
     # matrix products are left out: in the kit's networks they only enlarge images
-    return sum(number for operation, number in counter.get_flop_counts()["Global"].items()
-               if operation is torch.ops.aten.convolution)
+    return sum(
+        number
+        for operation, number in counter.get_flop_counts()["Global"].items()
+        if operation is torch.ops.aten.convolution
+    )
 
 
 @contextmanager
@@ -39,7 +42,9 @@ def without_content() -> Iterator[None]:
         yield
 
 
-def step_on_shapes(model: nn.Module, channels: int, batch_size: int, image_size: int, precision: str) -> Trace:
+def step_on_shapes(
+    model: nn.Module, channels: int, batch_size: int, image_size: int, precision: str
+) -> Trace:
     """A training step of a network that was built ``without_content``, followed."""
     images = torch.zeros(batch_size, channels, image_size, image_size)
     images = images.to(memory_format=torch.channels_last)
@@ -51,8 +56,10 @@ def trace_step(model: nn.Module, images: Tensor, precision: str) -> Trace:
     trace = Trace([*model.parameters(), *model.buffers()])
     with trace:
         # one number format of 16 bits takes as much as another
-        with (torch.autograd.graph.saved_tensors_hooks(trace.keep, lambda tensor: tensor),
-              torch.autocast("cpu", torch.bfloat16, enabled=precision != "fp32")):
+        with (
+            torch.autograd.graph.saved_tensors_hooks(trace.keep, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16, enabled=precision != "fp32"),
+        ):
             outputs = model(images)
         torch.stack([output.float().sum() for output in tensors_in(outputs)]).sum().backward()
     return trace
@@ -67,8 +74,12 @@ class Trace(TorchDispatchMode):
 
     def __init__(self, existing: list[Tensor]) -> None:
         super().__init__()
-        self._keys = {id(tensor.untyped_storage()): 0 for tensor in existing}  # storages alive; 0: there before
-        self._made: list[tuple[int, tuple[int, ...]]] = [(0, ())]  # by key: bytes and shape of all there ever were
+        self._keys = {
+            id(tensor.untyped_storage()): 0 for tensor in existing
+        }  # storages alive; 0: there before
+        self._made: list[tuple[int, tuple[int, ...]]] = [
+            (0, ())
+        ]  # by key: bytes and shape of all there ever were
         self._kept: set[int] = set()
         self._alive_bytes = self.peak_bytes = 0
 
@@ -114,4 +125,8 @@ def tensors_in(value: Any) -> list[Tensor]:
     """The tensors of a network's output, or of an operation's: one, or several in lists and tuples."""
     if isinstance(value, Tensor):
         return [value]
-    return [tensor for part in value for tensor in tensors_in(part)] if isinstance(value, (list, tuple)) else []
+    return (
+        [tensor for part in value for tensor in tensors_in(part)]
+        if isinstance(value, (list, tuple))
+        else []
+    )

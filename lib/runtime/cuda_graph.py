@@ -21,12 +21,13 @@ Compute = TypeVar("Compute", bound=Callable)
 class Recorded:
     """Replay ``compute`` as one CUDA graph from its fourth call on.
 
-    A training step of the U-Net starts about 800 kernels. A fast GPU finishes them sooner than Python starts them; a
-    CUDA graph starts all of them at once. The kernels, and so the results, are the same.
+    A training step of the U-Net starts about 800 kernels. A fast GPU finishes them sooner than
+    Python starts them; a CUDA graph starts all of them at once. The kernels, and so the results,
+    are the same.
 
     Args:
-        compute: takes tensors, returns one. It must not wait for the GPU, and what it writes besides its result, such
-            as gradients, must be in the same memory at each call.
+        compute: takes tensors, returns one. It must not wait for the GPU, and what it writes
+            besides its result, such as gradients, must be in the same memory at each call.
         record: without it, ``compute`` is only called.
     """
 
@@ -57,7 +58,8 @@ class Recorded:
         return "the kernels of a step are started one by one"
 
     def _compute_on_a_side_stream(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        # a recording is made on another stream than the default one; what is warmed up must be warm there
+        # a recording is made on another stream than the default one; what is warmed up must be warm
+        # there
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -78,14 +80,19 @@ class Recorded:
 def can_record(config: Config, device: torch.device, scaler: torch.amp.GradScaler) -> bool:
     """Return whether a training step of the kit's networks and losses can be recorded.
 
-    It must not wait for the GPU, as a loss scale does, nor change its random state, as recomputing does.
+    It must not wait for the GPU, as a loss scale does, nor change its random state, as recomputing
+    does.
     """
     return device.type == "cuda" and not scaler.is_enabled() and not config.checkpointing
 
 
 def compile_if_it_pays(compute: Compute, device: torch.device, calls: int) -> Compute:
     """Return ``compute`` compiled by ``torch.compile``, if this device can and the calls make up for the wait."""
-    if device.type != "cuda" or calls < CALLS_THAT_PAY or importlib.util.find_spec("triton") is None:
+    if (
+        device.type != "cuda"
+        or calls < CALLS_THAT_PAY
+        or importlib.util.find_spec("triton") is None
+    ):
         return compute
     if torch.cuda.get_device_capability(device) < (7, 0):  # Triton needs Volta or newer
         return compute

@@ -21,18 +21,23 @@ except ImportError:  # Windows
     resource = None
 
 
-# --- device and precision -----------------------------------------------------------------------------------------
+# --- device and precision -------------------------------------------------------------------------
 
 
 def pick_device(name: str = "auto") -> torch.device:
     """The device to compute on: CUDA, then Apple MPS, then CPU, unless ``name`` says which, e.g. ``cuda:1``.
 
-    With the CPU chosen, this process keeps the memory that tensors give back, for the tensors to come.
+    With the CPU chosen, this process keeps the memory that tensors give back, for the tensors to
+    come.
 
     Raises:
         KitError: the named device does not exist on this machine.
     """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if name == "auto":
         name = next(kind for kind, there in available.items() if there)
     kind, _, index = name.partition(":")
@@ -48,9 +53,10 @@ def pick_device(name: str = "auto") -> torch.device:
 def _keep_freed_memory() -> None:
     """Tell glibc to give this process's freed memory to the next tensor, not back to the system.
 
-    By default each tensor of more than 32 MiB comes from the system, which hands out pages one by one and fills them
-    with zeros; that may take as long as the arithmetic. Other C libraries are left as they are. What is computed does
-    not change; the process may keep all that it needed at its peak, see ``free_memory``.
+    By default each tensor of more than 32 MiB comes from the system, which hands out pages one by
+    one and fills them with zeros; that may take as long as the arithmetic. Other C libraries are
+    left as they are. What is computed does not change; the process may keep all that it needed at
+    its peak, see ``free_memory``.
     """
     if libc := _glibc():
         mmap_max, trim_threshold = -4, -1  # numbers of mallopt's options, from malloc.h
@@ -59,7 +65,10 @@ def _keep_freed_memory() -> None:
 
 
 def keeps_freed_memory() -> bool:
-    """Does this process keep the memory that tensors on the CPU give back? Only with the C library of GNU."""
+    """Does this process keep the memory that tensors on the CPU give back?
+
+    Only with the C library of GNU.
+    """
     return _glibc() is not None
 
 
@@ -108,7 +117,10 @@ def pick_precision(device: torch.device, name: str = "auto") -> Precision:
 
 def _cpu_has_bf16_units() -> bool:
     # Private names, present since torch 2.6; a release without them only costs the speed-up.
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    checks = (
+        getattr(torch.cpu, name, None)
+        for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    )
     return any(check() for check in checks if check is not None)
 
 
@@ -117,7 +129,7 @@ def memory_format(device: torch.device) -> torch.memory_format:
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 
-# --- memory -------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
 def free_memory(device: torch.device) -> int:
@@ -133,6 +145,7 @@ def free_memory(device: torch.device) -> int:
     if libc := _glibc():
         libc.malloc_trim(0)  # gives it back
     import psutil
+
     return psutil.virtual_memory().available
 
 
@@ -141,7 +154,9 @@ def peak_memory(device: torch.device) -> dict[str, float]:
     peaks = {}
     if resource is not None:  # not on Windows
         unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
-        peaks["peak_ram_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 3)
+        peaks["peak_ram_gib"] = round(
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 3
+        )
     if device.type == "cuda":
         peaks["peak_gpu_gib"] = round(torch.cuda.max_memory_allocated(device) / 2**30, 3)
     return peaks
@@ -153,7 +168,7 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-# --- reproducibility ----------------------------------------------------------------------------------------------
+# --- reproducibility ------------------------------------------------------------------------------
 
 
 class deterministic:
@@ -169,7 +184,8 @@ class deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
-        # a help to find reads of memory that nobody wrote; it writes every new tensor twice, hundreds in a step
+        # a help to find reads of memory that nobody wrote; it writes every new tensor twice,
+        # hundreds in a step
         torch.utils.deterministic.fill_uninitialized_memory = False
 
     def __exit__(self, *exc: object) -> None:
@@ -187,7 +203,8 @@ def seed_everything(*key: int) -> None:
 def to_device(tensor: Tensor, device: torch.device, **layout: torch.memory_format) -> Tensor:
     """Copy a tensor to a device; a GPU of NVIDIA copies while Python goes on.
 
-    MPS does not: it may read the source after its memory was given to another tensor (pytorch/pytorch#189690).
+    MPS does not: it may read the source after its memory was given to another tensor
+    (pytorch/pytorch#189690).
     """
     return tensor.to(device, non_blocking=device.type == "cuda", **layout)
 
@@ -210,7 +227,8 @@ class Machine:
 
     def at_once(self, batch: Tensor) -> tuple[Tensor, ...]:
         """``(N, C, H, W)`` in the parts that a network segments fastest: the whole, but on a CPU where new memory is
-        slow. There 8 slices of 128x128 or 2 of 256x256 pixels, whose features are small enough to be given out again.
+        slow. There 8 slices of 128x128 or 2 of 256x256 pixels, whose features are small enough to
+        be given out again.
         """
         if self.device.type == "cpu" and not keeps_freed_memory():
             return batch.split(max(1, 2**17 // batch[0, 0].numel()))

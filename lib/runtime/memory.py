@@ -30,12 +30,13 @@ class Movable(Protocol):
 class DeviceMemory:
     """Keep a training within the memory of its device.
 
-    Datasets that fit are copied to the device. A batch is computed in chunks. When memory runs out, the training goes
-    on with less in use.
+    Datasets that fit are copied to the device. A batch is computed in chunks. When memory runs out,
+    the training goes on with less in use.
 
     Args:
         datasets: moved to the device if together they take at most a third of what is free there.
-        config: its ``batch_size``, and ``accumulate``: chunks that a step is asked to be computed in.
+        config: its ``batch_size``, and ``accumulate``: chunks that a step is asked to be computed
+        in.
         first_remedy: called first when memory runs out; see ``__call__``.
     """
 

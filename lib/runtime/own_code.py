@@ -28,7 +28,9 @@ def load_class(spec: str) -> type[nn.Module]:
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise KitError(f"{spec}: cannot be loaded ({error}); expected module:Class, importable from here") from None
+        raise KitError(
+            f"{spec}: cannot be loaded ({error}); expected module:Class, importable from here"
+        ) from None
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise KitError(f"{spec}: is not a class derived from torch.nn.Module")
     _LOADED.require_unchanged(inspect.getmodule(found))
@@ -38,20 +40,25 @@ def load_class(spec: str) -> type[nn.Module]:
 def source_fingerprint(*objects: Any) -> str:
     """Return the hex SHA-256 of the code of modules, classes or functions, in whatever order they are given.
 
-    Only what the code does counts, see ``code_tokens``; not what the objects or their modules are called from outside.
+    Only what the code does counts, see ``code_tokens``; not what the objects or their modules are
+    called from outside.
 
     Raises:
-        EditedError: a file was edited after Python loaded it; the hash would be of code that does not run.
+        EditedError: a file was edited after Python loaded it; the hash would be of code that does
+        not run.
     """
     for module in {inspect.getmodule(thing) for thing in objects}:
         _LOADED.require_unchanged(module)
     return fingerprint(sorted(code_tokens(inspect.getsource(thing)) for thing in objects))
 
 
-def code_fingerprint(network: nn.Module, objective: nn.Module, sources: Sequence[ModuleType]) -> str:
+def code_fingerprint(
+    network: nn.Module, objective: nn.Module, sources: Sequence[ModuleType]
+) -> str:
     """Return the hex SHA-256 of the code that a run uses: adding another loss or network changes nothing here.
 
-    Of a network the whole modules of its classes count; of a loss its classes, as ``lib.loss`` holds all of them.
+    Of a network the whole modules of its classes count; of a loss its classes, as ``lib.loss``
+    holds all of them.
 
     Args:
         network: of ``build_model``.
@@ -62,13 +69,18 @@ def code_fingerprint(network: nn.Module, objective: nn.Module, sources: Sequence
         EditedError: see ``source_fingerprint``.
     """
     modules = {inspect.getmodule(cls) for cls in _own_classes(network)}
-    losses = {cls if cls.__module__.startswith("lib.") else inspect.getmodule(cls) for cls in _own_classes(objective)}
+    losses = {
+        cls if cls.__module__.startswith("lib.") else inspect.getmodule(cls)
+        for cls in _own_classes(objective)
+    }
     return source_fingerprint(*modules.union(losses, sources))
 
 
 def _own_classes(module: nn.Module) -> set[type]:
     """The classes that a module and its parts are made of, torch's own left out."""
-    classes = {base for part in module.modules() for base in type(part).__mro__ if base is not object}
+    classes = {
+        base for part in module.modules() for base in type(part).__mro__ if base is not object
+    }
     return {cls for cls in classes if cls.__module__.split(".")[0] != "torch"}
 
 
@@ -79,9 +91,9 @@ _LINE, _INDENT, _DEDENT = "\n", "\n>", "\n<"  # marks among the tokens; no token
 def code_tokens(source: str) -> tuple[str, ...]:
     """Return the tokens that decide what Python source does, the same on Python 3.11 to 3.14.
 
-    Comments, docstrings, imports, blank space, line ends and the width of an indentation are left out; ends of
-    statements and the beginnings and ends of blocks are kept as marks. An f-string counts as its text: from Python 3.12
-    on ``tokenize`` takes it apart.
+    Comments, docstrings, imports, blank space, line ends and the width of an indentation are left
+    out; ends of statements and the beginnings and ends of blocks are kept as marks. An f-string
+    counts as its text: from Python 3.12 on ``tokenize`` takes it apart.
     """
     source = source.replace("\r\n", "\n").replace("\r", "\n")
     if source[:1] in (" ", "\t"):  # of a class within a function
@@ -104,7 +116,10 @@ def code_tokens(source: str) -> tuple[str, ...]:
             if not f_strings:
                 tokens.append(_text(lines, start, token.end))
         elif not f_strings:
-            _add(tokens, {"NEWLINE": _LINE, "INDENT": _INDENT, "DEDENT": _DEDENT}.get(kind, token.string))
+            _add(
+                tokens,
+                {"NEWLINE": _LINE, "INDENT": _INDENT, "DEDENT": _DEDENT}.get(kind, token.string),
+            )
     return tuple(tokens)
 
 
@@ -124,10 +139,16 @@ def _without_effect(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]
     def place(line: int, byte: int) -> tuple[int, int]:
         return line, len(lines[line - 1].encode()[:byte].decode())
 
-    return sorted((place(node.lineno, node.col_offset), place(node.end_lineno, node.end_col_offset))
-                  for node in ast.walk(ast.parse(source)) if isinstance(node, (ast.Import, ast.ImportFrom))
-                  or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-                      and isinstance(node.value.value, str)))
+    return sorted(
+        (place(node.lineno, node.col_offset), place(node.end_lineno, node.end_col_offset))
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        or (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        )
+    )
 
 
 def _text(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
@@ -135,7 +156,7 @@ def _text(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str
     (first, left), (last, right) = start, end
     if first == last:
         return lines[first - 1][left:right]
-    return "\n".join([lines[first - 1][left:], *lines[first:last - 1], lines[last - 1][:right]])
+    return "\n".join([lines[first - 1][left:], *lines[first : last - 1], lines[last - 1][:right]])
 
 
 class _LoadedFiles:
@@ -151,8 +172,10 @@ class _LoadedFiles:
             return
         changed = Path(file).stat().st_mtime_ns
         if self._changed.setdefault(file, changed) != changed:
-            raise EditedError(f"{Path(file).name} was edited after it was loaded: restart the kernel, or the old code "
-                              f"runs")
+            raise EditedError(
+                f"{Path(file).name} was edited after it was loaded: restart the kernel, or the old code "
+                f"runs"
+            )
 
 
 _LOADED = _LoadedFiles()

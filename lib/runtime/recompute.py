@@ -13,19 +13,27 @@ from torch.utils.checkpoint import checkpoint
 class Recomputing(nn.Module):
     """A block whose forward pass consists of steps that backward can compute again instead of keeping their insides.
 
-    Activation checkpointing, Chen et al. 2016 (arXiv:1604.06174). A step ends with its convolution where it has one:
-    the recomputation stops as soon as it has met all that backward needs, the input of the convolution, so that only
-    cheap operations (resizing, joining, normalising, activating) run twice.
+    Activation checkpointing, Chen et al. 2016 (arXiv:1604.06174). A step ends with its convolution
+    where it has one: the recomputation stops as soon as it has met all that backward needs, the
+    input of the convolution, so that only cheap operations (resizing, joining, normalising,
+    activating) run twice.
     """
 
     recompute = False
 
     def step(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """``function(*inputs)``. With ``recompute`` only the inputs are kept for backward, which calls it again."""
+        """``function(*inputs)``.
+
+        With ``recompute`` only the inputs are kept for backward, which calls it again.
+        """
         if not (self.recompute and torch.is_grad_enabled()):
             return function(*inputs)
-        return checkpoint(function, *inputs, use_reentrant=False,
-                          context_fn=lambda: (nullcontext(), self._spare_buffers()))
+        return checkpoint(
+            function,
+            *inputs,
+            use_reentrant=False,
+            context_fn=lambda: (nullcontext(), self._spare_buffers()),
+        )
 
     @contextmanager
     def _spare_buffers(self) -> Iterator[None]:
@@ -33,7 +41,9 @@ class Recomputing(nn.Module):
         owners = [(module, dict(module._buffers)) for module in self.modules() if module._buffers]
         try:
             for module, buffers in owners:
-                module._buffers.update({name: buffer.clone() for name, buffer in buffers.items() if buffer is not None})
+                module._buffers.update(
+                    {name: buffer.clone() for name, buffer in buffers.items() if buffer is not None}
+                )
             yield
         finally:
             for module, buffers in owners:

@@ -1,10 +1,20 @@
 """Plans and their runs: train every variant of a question, or cross-validate it, and lose nothing.
 
-The door is ``sweep``, or ``python -m lib.sweep PLAN``; start to read at ``plans.py``, then ``run.py``.
+The door is ``sweep``, or ``python -m lib.sweep PLAN``; start to read at ``plans.py``, then
+``run.py``.
 """
 
 from lib.sweep.crossval import CrossValidation, cross_validate
 from lib.sweep.plans import PLANS, Plan, grid, random_plan
 from lib.sweep.run import Sweep, sweep
 
-__all__ = ["PLANS", "CrossValidation", "Plan", "Sweep", "cross_validate", "grid", "random_plan", "sweep"]
+__all__ = [
+    "PLANS",
+    "CrossValidation",
+    "Plan",
+    "Sweep",
+    "cross_validate",
+    "grid",
+    "random_plan",
+    "sweep",
+]

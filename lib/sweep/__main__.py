@@ -25,21 +25,41 @@ def main() -> None:
 
 
 def _parser() -> CommandParser:
-    plans = "\n".join(f"  {plan.name:<14}{len(plan.variants):>3} variants   {plan.question}" for plan in PLANS.values())
-    parser = CommandParser(prog="python -m lib.sweep", formatter_class=argparse.RawDescriptionHelpFormatter,
-                           description=f"Train every variant of a plan.\n\nplans:\n{plans}")
+    plans = "\n".join(
+        f"  {plan.name:<14}{len(plan.variants):>3} variants   {plan.question}"
+        for plan in PLANS.values()
+    )
+    parser = CommandParser(
+        prog="python -m lib.sweep",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=f"Train every variant of a plan.\n\nplans:\n{plans}",
+    )
     parser.add_argument("plan", help="one of the plans above")
-    parser.add_argument("--seeds", type=int, nargs="+", default=(), help="train every variant with each of these seeds")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=(),
+        help="train every variant with each of these seeds",
+    )
     add_sweep_arguments(parser)
     return parser
 
 
 def add_sweep_arguments(parser: CommandParser) -> None:
     """Give ``parser`` the options of every sweep, and one per field of ``Config``."""
-    parser.add_argument("--data", required=True, help="Kaggle folder, a folder that holds it, archive.zip, or: kaggle")
+    parser.add_argument(
+        "--data",
+        required=True,
+        help="Kaggle folder, a folder that holds it, archive.zip, or: kaggle",
+    )
     parser.add_argument("--out", default="result", help="folder of results (default: result)")
-    parser.add_argument("--executor", default="local", choices=EXECUTORS, help="local, or ray (default: local)")
-    parser.add_argument("--gpus", type=float, help="ray: GPUs of a run, e.g. 0.5 (default: 1 where there are any)")
+    parser.add_argument(
+        "--executor", default="local", choices=EXECUTORS, help="local, or ray (default: local)"
+    )
+    parser.add_argument(
+        "--gpus", type=float, help="ray: GPUs of a run, e.g. 0.5 (default: 1 where there are any)"
+    )
     parser.add_argument("--cpus", type=float, help="ray: CPU cores of a run (default: 1)")
     parser.add_argument("--dry-run", action="store_true", help="only say what it would cost")
     add_arguments(parser)
@@ -47,7 +67,9 @@ def add_sweep_arguments(parser: CommandParser) -> None:
 
 def executor_options(arguments: argparse.Namespace) -> dict[str, float]:
     """The options of the executor that were given."""
-    return {name: value for name in ("gpus", "cpus") if (value := getattr(arguments, name)) is not None}
+    return {
+        name: value for name in ("gpus", "cpus") if (value := getattr(arguments, name)) is not None
+    }
 
 
 def end(failures: dict[str, str]) -> NoReturn:
@@ -62,9 +84,21 @@ def _one_plan(arguments: argparse.Namespace, changes: Overrides) -> dict[str, st
     plan, base = find_plan(arguments.plan), replace(REFERENCE, **changes)
     data = load(arguments, base)
     if arguments.dry_run:
-        print(cost_of(make_tasks(plan, base, data, Path(arguments.out).absolute(), arguments.seeds), data))
+        print(
+            cost_of(
+                make_tasks(plan, base, data, Path(arguments.out).absolute(), arguments.seeds), data
+            )
+        )
         return {}
-    done = sweep(plan, base, data, arguments.out, arguments.seeds, arguments.executor, **executor_options(arguments))
+    done = sweep(
+        plan,
+        base,
+        data,
+        arguments.out,
+        arguments.seeds,
+        arguments.executor,
+        **executor_options(arguments),
+    )
     if len(done.runs) > 1:
         print(f"\n{plan.question}")
         print(stats.verdicts(done.runs).to_string())

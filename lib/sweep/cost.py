@@ -38,18 +38,25 @@ class Cost:
     def __str__(self) -> str:
         if not self.missing:
             return f"{self.runs} runs, all finished before"
-        before = f", {self.runs - self.missing} of them finished before" if self.missing < self.runs else ""
+        before = (
+            f", {self.runs - self.missing} of them finished before"
+            if self.missing < self.runs
+            else ""
+        )
         if not self.seconds:
             return f"{self.runs} runs{before}; what they cost is not known beforehand"
-        return (f"{self.runs} runs{before}; one after the other about {duration(self.seconds)} on this device, "
-                f"{self.disk_bytes / 1e9:.2g} GB of checkpoints, up to {self.memory_bytes / 1e9:.2g} GB of memory")
+        return (
+            f"{self.runs} runs{before}; one after the other about {duration(self.seconds)} on this device, "
+            f"{self.disk_bytes / 1e9:.2g} GB of checkpoints, up to {self.memory_bytes / 1e9:.2g} GB of memory"
+        )
 
 
 def sweep_cost(runs: int, missing: Sequence[Config], data: BrainData) -> Cost:
     """What it costs to train ``missing``, the unfinished ones of ``runs`` runs.
 
-    Arithmetic and memory by ``lib.networks.summary``; time by three training steps of the cheapest run, here and now.
-    Networks of one's own, which cannot be followed without computing them, count as that cheapest one.
+    Arithmetic and memory by ``lib.networks.summary``; time by three training steps of the cheapest
+    run, here and now. Networks of one's own, which cannot be followed without computing them, count
+    as that cheapest one.
     """
     summaries = {config: _summary(config) for config in missing}
     known = [config for config, found in summaries.items() if found]
@@ -61,12 +68,19 @@ def sweep_cost(runs: int, missing: Sequence[Config], data: BrainData) -> Cost:
     except Exception:  # no such device here, or no memory left on it: a guess must not stop a sweep
         return Cost(runs, len(missing))
     costs = [(config, summaries[config] or summaries[cheapest]) for config in missing]
-    slices = len(data.slices(tuple(data.patients)))  # to score one costs a third of learning from it: close enough
+    slices = len(
+        data.slices(tuple(data.patients))
+    )  # to score one costs a third of learning from it: close enough
     return Cost(
-        runs, len(missing),
-        seconds=sum(config.epochs * slices * each.gflops for config, each in costs) * seconds_per_gflop,
-        disk_bytes=sum(4 * 4 * each.parameters for _, each in costs),  # the weights twice, and Adam's two moments
-        memory_bytes=max(each.peak_bytes for _, each in costs))
+        runs,
+        len(missing),
+        seconds=sum(config.epochs * slices * each.gflops for config, each in costs)
+        * seconds_per_gflop,
+        disk_bytes=sum(
+            4 * 4 * each.parameters for _, each in costs
+        ),  # the weights twice, and Adam's two moments
+        memory_bytes=max(each.peak_bytes for _, each in costs),
+    )
 
 
 def _summary(config: Config) -> Summary | None:
@@ -74,7 +88,9 @@ def _summary(config: Config) -> Summary | None:
         return None
     try:
         return summary(config, -(-config.batch_size // config.accumulate))
-    except Exception:  # it rests on parts of torch that may change, and a guess must not stop a sweep
+    except (
+        Exception
+    ):  # it rests on parts of torch that may change, and a guess must not stop a sweep
         return None
 
 
@@ -84,7 +100,9 @@ def _seconds_per_slice(config: Config) -> float:
     machine = Machine(device, pick_precision(device, config.precision))
     with torch.random.fork_rng():
         model = build_model(config).to(device, memory_format=memory_format(device)).train()
-        images = torch.randn(min(config.batch_size, 8), config.in_channels, config.image_size, config.image_size)
+        images = torch.randn(
+            min(config.batch_size, 8), config.in_channels, config.image_size, config.image_size
+        )
     images, times = machine.to_device(images), []
     for _ in range(3):
         started = time.perf_counter()

@@ -29,7 +29,8 @@ from lib.utils import KitError
 class CrossValidation:
     """The runs of all folds of a recipe. ``lib.stats`` compares it like one run, over all patients.
 
-    Each run's best epoch was chosen on the fold that it is scored on, so the DSC is a little too good.
+    Each run's best epoch was chosen on the fold that it is scored on, so the DSC is a little too
+    good.
     """
 
     runs: tuple[Run, ...]
@@ -55,15 +56,23 @@ class CrossValidation:
         return f"{len(self.runs)} folds, DSC {self.dsc}; fold by fold {means}"
 
 
-def cross_validate(plan: Plan, base: Config, data: BrainData, out: str | Path = "result", k: int = 5,
-                   executor: str = "local", **options: float) -> dict[str, CrossValidation]:
+def cross_validate(
+    plan: Plan,
+    base: Config,
+    data: BrainData,
+    out: str | Path = "result",
+    k: int = 5,
+    executor: str = "local",
+    **options: float,
+) -> dict[str, CrossValidation]:
     """Train every variant of ``plan`` on each fold of ``lib.dataset.folds``; as ``lib.sweep.sweep``, nothing is lost.
 
     Returns:
         Label -> its folds, the reference first; for ``lib.stats.verdicts``.
 
     Raises:
-        KitError: k below 2 or more than there are patients; a variant that failed on a fold; or see ``sweep``.
+        KitError: k below 2 or more than there are patients; a variant that failed on a fold; or see
+        ``sweep``.
     """
     splits = [split.name for split in folds(data, k)]
     tasks = make_tasks(plan, base, data, Path(out).absolute(), splits=splits)
@@ -71,46 +80,69 @@ def cross_validate(plan: Plan, base: Config, data: BrainData, out: str | Path = 
     runs, failures = outcome(tasks)
     if failures:
         label, why = next(iter(failures.items()))
-        raise KitError(f"plan {plan.name}: {label} failed on a fold ({why}); the others are kept, mend it and run this "
-                       f"again")
+        raise KitError(
+            f"plan {plan.name}: {label} failed on a fold ({why}); the others are kept, mend it and run this "
+            f"again"
+        )
     return {label: CrossValidation(tuple(several)) for label, several in runs.items()}
 
 
-def ensemble(members: Sequence[Run | nn.Module], data: BrainData, patients: Sequence[str] | None = None,
-             out: str | Path | None = None, device: str = "auto", precision: str = "auto",
-             batch_size: int = BATCH_SIZE) -> Prediction:
+def ensemble(
+    members: Sequence[Run | nn.Module],
+    data: BrainData,
+    patients: Sequence[str] | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = BATCH_SIZE,
+) -> Prediction:
     """Average the probabilities of several networks; for each patient only of those that have not learnt from it.
 
-    So for the patients of a cross-validation one network is left, and all of them vote on patients that none has seen.
+    So for the patients of a cross-validation one network is left, and all of them vote on patients
+    that none has seen.
 
     Args:
-        members: runs, or networks from ``load_weights``; their recipes may differ, the images they read must not.
+        members: runs, or networks from ``load_weights``; their recipes may differ, the images they
+        read must not.
         data, patients, out: see ``lib.predict.predict``.
 
     Raises:
-        KitError: no members; one that does not say what it was trained on, or reads other images; a patient whom all of
-            them were trained on; or see ``predict``.
+        KitError: no members; one that does not say what it was trained on, or reads other images; a
+            patient whom all of them were trained on; or see ``predict``.
     """
-    networks = [member if isinstance(member, nn.Module) else load_weights(member.weights) for member in members]
+    networks = [
+        member if isinstance(member, nn.Module) else load_weights(member.weights)
+        for member in members
+    ]
     if not networks:
         raise KitError("ensemble: no network; train some first")
     if not all(network.trained_on for network in networks):
-        raise KitError("ensemble: a network does not say which patients it was trained on; use best.pt of a run")
+        raise KitError(
+            "ensemble: a network does not say which patients it was trained on; use best.pt of a run"
+        )
     for network in networks:
         names = check_patients(data, network.config, patients)
-    voters = {name: [network for network in networks if name not in network.trained_on] for name in names}
+    voters = {
+        name: [network for network in networks if name not in network.trained_on] for name in names
+    }
     spoilt = [name for name in names if not voters[name]]
     if spoilt:
-        raise KitError(f"ensemble: all {len(networks)} networks were trained on {spoilt[0]}, none can score it; leave "
-                       f"out {len(spoilt)} such patients, or add a network")
+        raise KitError(
+            f"ensemble: all {len(networks)} networks were trained on {spoilt[0]}, none can score it; leave "
+            f"out {len(spoilt)} such patients, or add a network"
+        )
     machine = prepare(networks, device, precision)
     volumes = _average(voters, data, machine, batch_size)
     return segment(volumes, data, networks[0].config, names, (), out)
 
 
-def _average(voters: dict[str, list[nn.Module]], data: BrainData, machine: Machine,
-             batch_size: int) -> Iterator[tuple[str, np.ndarray]]:
+def _average(
+    voters: dict[str, list[nn.Module]], data: BrainData, machine: Machine, batch_size: int
+) -> Iterator[tuple[str, np.ndarray]]:
     """(patient, mean probabilities of its networks on their grid)."""
     for name, networks in voters.items():
-        volumes = (next(predict_volumes(network, data, (name,), machine, batch_size)) for network in networks)
+        volumes = (
+            next(predict_volumes(network, data, (name,), machine, batch_size))
+            for network in networks
+        )
         yield name, np.mean([probabilities for _, probabilities in volumes], axis=0)

@@ -1,12 +1,14 @@
 """The runs of a sweep as Ray tasks: on all cores of a laptop, all GPUs of a machine, or a cluster.
 
-``pip install "ray>=2.40"`` first. With ``RAY_ADDRESS`` in the environment the runs go to that cluster, with a copy of
-the code, otherwise Ray starts on this machine. Every machine needs the data at the same path, and prepares them once a
-sweep unless ``KIT_CACHE`` names a folder that all can write to.
+``pip install "ray>=2.40"`` first. With ``RAY_ADDRESS`` in the environment the runs go to that
+cluster, with a copy of the code, otherwise Ray starts on this machine. Every machine needs the data
+at the same path, and prepares them once a sweep unless ``KIT_CACHE`` names a folder that all can
+write to.
 
-Where the machines share the results folder, a run that loses its machine goes on elsewhere from its last checkpoint,
-and each run is trained once. Where they do not, a run begins anew on its next machine, its folder is brought home when
-it has finished, and two drivers at once would train it twice.
+Where the machines share the results folder, a run that loses its machine goes on elsewhere from its
+last checkpoint, and each run is trained once. Where they do not, a run begins anew on its next
+machine, its folder is brought home when it has finished, and two drivers at once would train it
+twice.
 """
 
 from __future__ import annotations
@@ -34,19 +36,29 @@ RETRIES = 3  # of a run whose worker died: out of memory, killed, machine lost
 _EXCLUDED = [".git", ".venv", "data", "result", "img", "tests", "*.ipynb"]  # not needed to train
 
 
-def run_on_ray(tasks: list[Task], data: BrainData, out: Path, table: SweepTable, gpus: float | None = None,
-               cpus: float = 1, retries: int = RETRIES) -> None:
+def run_on_ray(
+    tasks: list[Task],
+    data: BrainData,
+    out: Path,
+    table: SweepTable,
+    gpus: float | None = None,
+    cpus: float = 1,
+    retries: int = RETRIES,
+) -> None:
     """Train ``tasks`` as Ray tasks and wait for all of them.
 
     Args:
         out: absolute.
-        gpus: of a run; 0.5 lets two runs share one. By default 1 where the cluster has any. A run sees its GPU as
-            ``cuda``, whatever its number.
-        cpus: cores of a run; torch uses as many threads. Other numbers of threads may round differently.
-        retries: how often a run whose worker died is begun again, each time from its last checkpoint.
+        gpus: of a run; 0.5 lets two runs share one. By default 1 where the cluster has any. A run
+            sees its GPU as ``cuda``, whatever its number.
+        cpus: cores of a run; torch uses as many threads. Other numbers of threads may round
+        differently.
+        retries: how often a run whose worker died is begun again, each time from its last
+        checkpoint.
 
     Raises:
-        KitError: Ray is not installed, cannot be reached, or has no machine with what a run asks for.
+        KitError: Ray is not installed, cannot be reached, or has no machine with what a run asks
+        for.
     """
     ray = _connect()
     gpus = min(1.0, ray.cluster_resources().get("GPU", 0)) if gpus is None else gpus
@@ -67,31 +79,49 @@ def _connect() -> Any:
     try:
         import ray
     except ImportError:
-        raise KitError('executor ray: Ray is not installed; pip install "ray>=2.40", or use executor="local"') from None
+        raise KitError(
+            'executor ray: Ray is not installed; pip install "ray>=2.40", or use executor="local"'
+        ) from None
     if ray.is_initialized():  # by the user, who knows best
         return ray
-    variables = {name: value for name, value in os.environ.items() if name.startswith("KIT_")} | {"KIT_PROGRESS": "off"}
+    variables = {name: value for name, value in os.environ.items() if name.startswith("KIT_")} | {
+        "KIT_PROGRESS": "off"
+    }
     address = os.environ.get("RAY_ADDRESS")
     if address:  # the other machines get a copy of the code
-        where = {"runtime_env": {"env_vars": variables, "working_dir": str(PROJECT), "excludes": _EXCLUDED}}
+        where = {
+            "runtime_env": {
+                "env_vars": variables,
+                "working_dir": str(PROJECT),
+                "excludes": _EXCLUDED,
+            }
+        }
     else:
-        where = {"runtime_env": {"env_vars": variables | {"KIT_CACHE": str(cache_folder())}},
-                 "include_dashboard": False}
+        where = {
+            "runtime_env": {"env_vars": variables | {"KIT_CACHE": str(cache_folder())}},
+            "include_dashboard": False,
+        }
     try:
         ray.init(log_to_driver=False, logging_level="error", **where)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise KitError(f"Ray: no connection to {address or 'a cluster of its own'} ({reason}); check RAY_ADDRESS, or "
-                       f"use executor=\"local\"") from None
+        raise KitError(
+            f"Ray: no connection to {address or 'a cluster of its own'} ({reason}); check RAY_ADDRESS, or "
+            f'use executor="local"'
+        ) from None
     return ray
 
 
 def _check_resources(ray: Any, **wanted: float) -> None:
     """Raise KitError when no single machine has what a run asks for: it would wait for ever."""
     for name, amount in wanted.items():
-        most = max((node["Resources"].get(name, 0) for node in ray.nodes() if node["Alive"]), default=0)
+        most = max(
+            (node["Resources"].get(name, 0) for node in ray.nodes() if node["Alive"]), default=0
+        )
         if amount > most:
-            raise KitError(f"Ray: a run asks for {amount:g} {name}, no machine of the cluster has more than {most:g}")
+            raise KitError(
+                f"Ray: a run asks for {amount:g} {name}, no machine of the cluster has more than {most:g}"
+            )
 
 
 def _identity(out: Path) -> str:
@@ -130,7 +160,9 @@ def _take(ray: Any, reference: Any, task: Task, data: BrainData) -> None:
             before = task.folder.read()
             for name, content in files.items():
                 write_atomic(task.folder.path / name, content)
-            task.folder.update(**{name: before[name] for name in ("plans", "places") if name in before})
+            task.folder.update(
+                **{name: before[name] for name in ("plans", "places") if name in before}
+            )
         note_place(task, data)
 
 
@@ -142,7 +174,9 @@ def train_remotely(task: Task, root: str, out: Path, home: str) -> dict[str, byt
         out: folder of results, absolute, as the driver names it.
         home: what ``.identity`` in it says if this is the driver's own folder.
     """
-    if os.environ.get("OMP_NUM_THREADS", "").isdigit():  # Ray sets it to the cores of the task; torch may be loaded
+    if os.environ.get(
+        "OMP_NUM_THREADS", ""
+    ).isdigit():  # Ray sets it to the cores of the task; torch may be loaded
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     config = task.trial.config
     data = load_data(root, config.image_size, config.preprocessing)
@@ -153,7 +187,10 @@ def train_remotely(task: Task, root: str, out: Path, home: str) -> dict[str, byt
     away = Path(tempfile.gettempdir()) / f"kit-sweep-{home}"
     folder = RunFolder(away, task.folder.path.name)
     train_task(dataclasses.replace(task, folder=folder), data, away)
-    files = {file.name: file.read_bytes() for file in sorted(folder.path.iterdir())
-             if file.is_file() and not file.name.startswith(".")}
+    files = {
+        file.name: file.read_bytes()
+        for file in sorted(folder.path.iterdir())
+        if file.is_file() and not file.name.startswith(".")
+    }
     shutil.rmtree(folder.path, ignore_errors=True)
     return files

@@ -1,7 +1,7 @@
 """Plans of experiments: what is tried, as small changes of one recipe.
 
-A plan is a question and its variants, each a label and the fields of ``Config`` that it changes. ``PLANS`` holds those
-of ``train.ipynb``; ``grid`` and ``random_plan`` make others.
+A plan is a question and its variants, each a label and the fields of ``Config`` that it changes.
+``PLANS`` holds those of ``train.ipynb``; ``grid`` and ``random_plan`` make others.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class Plan:
             config = _changed(self.name, label, base, changes)
             if config not in configs.values():
                 configs[label] = config
-        reference = next((label for label, config in configs.items() if config == base), next(iter(configs)))
+        reference = next(
+            (label for label, config in configs.items() if config == base), next(iter(configs))
+        )
         return {reference: configs[reference], **configs}
 
     def trials(self, base: Config, seeds: Sequence[int] = ()) -> list[Trial]:
@@ -67,9 +69,14 @@ class Plan:
         configs = self.configs(base)
         own = [label for label, changes in self.variants.items() if "seed" in changes]
         if seeds and own:
-            raise KitError(f"plan {self.name}, variant {own[0]}: has a seed of its own; leave out seeds=")
-        return [Trial(label, dataclasses.replace(config, seed=config.seed if seed is None else seed))
-                for seed in seeds or (None,) for label, config in configs.items()]
+            raise KitError(
+                f"plan {self.name}, variant {own[0]}: has a seed of its own; leave out seeds="
+            )
+        return [
+            Trial(label, dataclasses.replace(config, seed=config.seed if seed is None else seed))
+            for seed in seeds or (None,)
+            for label, config in configs.items()
+        ]
 
 
 def _changed(plan: str, label: str, base: Config, changes: Overrides) -> Config:
@@ -79,64 +86,97 @@ def _changed(plan: str, label: str, base: Config, changes: Overrides) -> Config:
         raise KitError(f"plan {plan}, variant {label}: {error}") from None
 
 
-# --- the plans of train.ipynb -------------------------------------------------------------------------------------
+# --- the plans of train.ipynb ---------------------------------------------------------------------
 
 _SINGLE = (
-    Plan("sampling", "Does it help to draw new slices in every epoch?", {
-        "frozen": {"sampling": "frozen"},
-        "fresh": {"sampling": "fresh"},
-    }),
-    Plan("loss", "Which loss function?", {
-        "Dice": {"loss": "DiceLoss"},
-        "IoU": {"loss": "IOULoss"},
-        "Focal Tversky": {"loss": "FocalTverskyLoss"},
-    }),
-    # SGD moves lr / (1 - momentum) per unit of gradient: the fair rates give both momenta the same reach
-    Plan("optimizer", "Adam or SGD, and at which rate?", {
-        "Adam": {"optimizer": "Adam"},
-        "SGD 0.9": {"optimizer": "SGD", "momentum": 0.9, "lr": 0.1},
-        "SGD 0.99": {"optimizer": "SGD", "momentum": 0.99, "lr": 0.01},
-        "SGD 0.9, lr 1e-4": {"optimizer": "SGD", "momentum": 0.9, "lr": 1e-4},
-        "SGD 0.99, lr 1e-4": {"optimizer": "SGD", "momentum": 0.99, "lr": 1e-4},
-    }),
-    Plan("lr", "Which initial learning rate?", {f"{lr:g}": {"lr": lr} for lr in (3e-5, 1e-4, 3e-4, 1e-3)}),
-    Plan("weight_decay", "How much weight decay?", {f"{wd:g}": {"weight_decay": wd} for wd in (0, 1e-4, 2e-4, 3e-4)}),
-    Plan("schedule", "Should the learning rate fall?", {
-        "none": {"lr_scheduler": "none"},
-        "linear": {"lr_scheduler": "linear"},
-        "step": {"lr_scheduler": "step", "lr_factor": 0.5},
-        "cosine": {"lr_scheduler": "cosine"},
-        "poly": {"lr_scheduler": "poly"},
-    }),
-    Plan("network", "Which network, at equal width?", {
-        "U-Net": {"model": "unet"},
-        "U-Net++": {"model": "unet_2plus"},
-        "UNet 3+": {"model": "unet_3plus"},
-    }),
-    Plan("activation", "Which activation function?",
-         {name: {"activation": name} for name in ("ReLU", "LeakyReLU", "ELU", "GELU")}),
+    Plan(
+        "sampling",
+        "Does it help to draw new slices in every epoch?",
+        {"frozen": {"sampling": "frozen"}, "fresh": {"sampling": "fresh"}},
+    ),
+    Plan(
+        "loss",
+        "Which loss function?",
+        {
+            "Dice": {"loss": "DiceLoss"},
+            "IoU": {"loss": "IOULoss"},
+            "Focal Tversky": {"loss": "FocalTverskyLoss"},
+        },
+    ),
+    # SGD moves lr / (1 - momentum) per unit of gradient: the fair rates give both momenta the same
+    # reach
+    Plan(
+        "optimizer",
+        "Adam or SGD, and at which rate?",
+        {
+            "Adam": {"optimizer": "Adam"},
+            "SGD 0.9": {"optimizer": "SGD", "momentum": 0.9, "lr": 0.1},
+            "SGD 0.99": {"optimizer": "SGD", "momentum": 0.99, "lr": 0.01},
+            "SGD 0.9, lr 1e-4": {"optimizer": "SGD", "momentum": 0.9, "lr": 1e-4},
+            "SGD 0.99, lr 1e-4": {"optimizer": "SGD", "momentum": 0.99, "lr": 1e-4},
+        },
+    ),
+    Plan(
+        "lr",
+        "Which initial learning rate?",
+        {f"{lr:g}": {"lr": lr} for lr in (3e-5, 1e-4, 3e-4, 1e-3)},
+    ),
+    Plan(
+        "weight_decay",
+        "How much weight decay?",
+        {f"{wd:g}": {"weight_decay": wd} for wd in (0, 1e-4, 2e-4, 3e-4)},
+    ),
+    Plan(
+        "schedule",
+        "Should the learning rate fall?",
+        {
+            "none": {"lr_scheduler": "none"},
+            "linear": {"lr_scheduler": "linear"},
+            "step": {"lr_scheduler": "step", "lr_factor": 0.5},
+            "cosine": {"lr_scheduler": "cosine"},
+            "poly": {"lr_scheduler": "poly"},
+        },
+    ),
+    Plan(
+        "network",
+        "Which network, at equal width?",
+        {
+            "U-Net": {"model": "unet"},
+            "U-Net++": {"model": "unet_2plus"},
+            "UNet 3+": {"model": "unet_3plus"},
+        },
+    ),
+    Plan(
+        "activation",
+        "Which activation function?",
+        {name: {"activation": name} for name in ("ReLU", "LeakyReLU", "ELU", "GELU")},
+    ),
     Plan("batch_size", "How many slices a step?", {f"{n}": {"batch_size": n} for n in (8, 16, 32)}),
 )
 
 
 def grid(name: str, question: str, **axes: Sequence[Any]) -> Plan:
     """Every combination: ``grid("mine", "...", loss=["DiceLoss", "IOULoss"], lr=[1e-4, 3e-4])`` has four variants."""
-    combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    combinations = [
+        dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())
+    ]
     return Plan(name, question, {_label(changes): changes for changes in combinations})
 
 
 def random_plan(name: str, question: str, count: int, seed: int = 0, **axes: Any) -> Plan:
     """``count`` random combinations, the same for the same seed; what is drawn twice is tried once.
 
-    Random search finds good values of the few fields that matter sooner than a grid (Bergstra and Bengio 2012, Journal
-    of Machine Learning Research 13).
+    Random search finds good values of the few fields that matter sooner than a grid (Bergstra and
+    Bengio 2012, Journal of Machine Learning Research 13).
 
     Args:
-        axes: field -> a list of values, or a distribution of scipy.stats, e.g. ``lr=loguniform(1e-5, 1e-2)``, of which
-            three digits are kept.
+        axes: field -> a list of values, or a distribution of scipy.stats, e.g.
+            ``lr=loguniform(1e-5, 1e-2)``, of which three digits are kept.
     """
     rng = np.random.default_rng(seed)
-    combinations = [{field: _drawn(axis, rng) for field, axis in axes.items()} for _ in range(count)]
+    combinations = [
+        {field: _drawn(axis, rng) for field, axis in axes.items()} for _ in range(count)
+    ]
     return Plan(name, question, {_label(changes): changes for changes in combinations})
 
 
@@ -144,7 +184,9 @@ def _drawn(axis: Any, rng: np.random.Generator) -> Any:
     if not hasattr(axis, "rvs"):
         return axis[int(rng.integers(len(axis)))]
     value = axis.rvs(random_state=rng)
-    return int(value) if isinstance(value, (int, np.integer)) else float(f"{value:.3g}")  # readable, exact in a CSV
+    return (
+        int(value) if isinstance(value, (int, np.integer)) else float(f"{value:.3g}")
+    )  # readable, exact in a CSV
 
 
 def _label(changes: Overrides) -> str:
@@ -153,20 +195,43 @@ def _label(changes: Overrides) -> str:
 
 def _union(name: str, question: str, plans: Sequence[Plan]) -> Plan:
     """All variants of several plans."""
-    return Plan(name, question, {f"{plan.name}: {label}": changes for plan in plans
-                                 for label, changes in plan.variants.items()})
+    return Plan(
+        name,
+        question,
+        {
+            f"{plan.name}: {label}": changes
+            for plan in plans
+            for label, changes in plan.variants.items()
+        },
+    )
 
 
-PLANS: dict[str, Plan] = {plan.name: plan for plan in (
-    *_SINGLE,
-    Plan("network_wide", "Which network, with 64 to 1024 channels? For a GPU.", {
-        label: {"model": model, "init_features": 64, "checkpointing": True}
-        for label, model in (("U-Net", "unet"), ("U-Net++", "unet_2plus"), ("UNet 3+", "unet_3plus"))}),
-    grid("coursework", "Loss, schedule and weight decay together, as the coursework crossed them.",
-         loss=("DiceLoss", "IOULoss", "FocalTverskyLoss"), lr_scheduler=("none", "linear"),
-         weight_decay=(0.0, 1e-4, 2e-4, 3e-4)),
-    _union("everything", "Every single question at once, without repeats.", _SINGLE),
-)}
+PLANS: dict[str, Plan] = {
+    plan.name: plan
+    for plan in (
+        *_SINGLE,
+        Plan(
+            "network_wide",
+            "Which network, with 64 to 1024 channels? For a GPU.",
+            {
+                label: {"model": model, "init_features": 64, "checkpointing": True}
+                for label, model in (
+                    ("U-Net", "unet"),
+                    ("U-Net++", "unet_2plus"),
+                    ("UNet 3+", "unet_3plus"),
+                )
+            },
+        ),
+        grid(
+            "coursework",
+            "Loss, schedule and weight decay together, as the coursework crossed them.",
+            loss=("DiceLoss", "IOULoss", "FocalTverskyLoss"),
+            lr_scheduler=("none", "linear"),
+            weight_decay=(0.0, 1e-4, 2e-4, 3e-4),
+        ),
+        _union("everything", "Every single question at once, without repeats.", _SINGLE),
+    )
+}
 """Name -> plan. The first nine each change one factor."""
 
 

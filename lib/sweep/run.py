@@ -1,4 +1,7 @@
-"""Train every variant of a plan: ``sweep("loss", base, data) -> Sweep``. Nothing is lost, nothing is trained twice."""
+"""Train every variant of a plan: ``sweep("loss", base, data) -> Sweep``.
+
+Nothing is lost, nothing is trained twice.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,8 @@ class Sweep:
     """What became of a plan.
 
     Attributes:
-        runs: label -> its finished runs, one a seed, the reference first; for ``lib.stats.verdicts`` and ``lib.plot``.
+        runs: label -> its finished runs, one a seed, the reference first; for
+        ``lib.stats.verdicts`` and ``lib.plot``.
         failures: label -> why it has none, or not all.
     """
 
@@ -34,14 +38,21 @@ class Sweep:
     failures: dict[str, str]
 
 
-def sweep(plan: Plan | str, base: Config, data: BrainData, out: str | Path = "result", seeds: Sequence[int] = (),
-          executor: str = "local", **options: float) -> Sweep:
+def sweep(
+    plan: Plan | str,
+    base: Config,
+    data: BrainData,
+    out: str | Path = "result",
+    seeds: Sequence[int] = (),
+    executor: str = "local",
+    **options: float,
+) -> Sweep:
     """Train all variants of ``plan`` and say beforehand what that costs.
 
-    Interrupt it, kill it, pull the plug: asked for again, it skips what is finished and goes on with the rest from
-    their last checkpoints. A variant that fails is recorded with its error, does not stop the others and is tried again
-    next time. Several processes may work on the same plan; each run is trained by one of them, as long as they share
-    the folder of results.
+    Interrupt it, kill it, pull the plug: asked for again, it skips what is finished and goes on
+    with the rest from their last checkpoints. A variant that fails is recorded with its error, does
+    not stop the others and is tried again next time. Several processes may work on the same plan;
+    each run is trained by one of them, as long as they share the folder of results.
 
     Args:
         plan: a ``Plan``, or the name of one of ``lib.sweep.PLANS``.
@@ -49,12 +60,13 @@ def sweep(plan: Plan | str, base: Config, data: BrainData, out: str | Path = "re
         data: from ``load_data``; prepared anew for variants that want other images.
         out: folder of results.
         seeds: of each variant; that of ``base`` by default.
-        executor: ``local``, one run after the other in this process, or ``ray``, see ``lib.sweep.on_ray``.
+        executor: ``local``, one run after the other in this process, or ``ray``, see
+        ``lib.sweep.on_ray``.
         options: of the executor.
 
     Raises:
-        KitError: an unknown plan or executor, or a variant that no ``Config`` allows: nothing has been trained then. Or
-            the reference failed; the other runs are kept.
+        KitError: an unknown plan or executor, or a variant that no ``Config`` allows: nothing has
+            been trained then. Or the reference failed; the other runs are kept.
     """
     plan = find_plan(plan) if isinstance(plan, str) else plan
     tasks = make_tasks(plan, base, data, Path(out).absolute(), seeds)
@@ -63,16 +75,21 @@ def sweep(plan: Plan | str, base: Config, data: BrainData, out: str | Path = "re
     return Sweep(plan, runs, failures)
 
 
-def train_tasks(tasks: list[Task], data: BrainData, out: str | Path, executor: str = "local",
-                **options: float) -> None:
+def train_tasks(
+    tasks: list[Task], data: BrainData, out: str | Path, executor: str = "local", **options: float
+) -> None:
     """Say what ``tasks`` will cost, train what is missing, show where it stands, bring the CSVs up to date."""
     if executor not in EXECUTORS:
         raise KitError(f"executor {executor!r} is unknown; use one of {', '.join(EXECUTORS)}")
     if options and executor != "ray":
         raise KitError(f"{', '.join(options)}: for executor ray only; leave it out")
     say(str(cost_of(tasks, data)))
-    table = SweepTable([Row(label, task.trial.config.seed, task.trial.config.epochs, task.folder)
-                        for task, label in zip(tasks, _names(tasks), strict=True)])
+    table = SweepTable(
+        [
+            Row(label, task.trial.config.seed, task.trial.config.epochs, task.folder)
+            for task, label in zip(tasks, _names(tasks), strict=True)
+        ]
+    )
     table.refresh()
     if executor == "ray":
         run_on_ray(tasks, data, Path(out).absolute(), table, **options)
@@ -85,18 +102,28 @@ def train_tasks(tasks: list[Task], data: BrainData, out: str | Path, executor: s
 def _names(tasks: list[Task]) -> list[str]:
     """The variant that each run is, and its fold where there are several."""
     folded = len({task.trial.config.split for task in tasks}) > 1
-    return [f"{task.place.label}, {task.trial.config.split}" if folded else task.place.label for task in tasks]
+    return [
+        f"{task.place.label}, {task.trial.config.split}" if folded else task.place.label
+        for task in tasks
+    ]
 
 
 def cost_of(tasks: list[Task], data: BrainData) -> Cost:
     """What it costs to train those that are not finished."""
-    return sweep_cost(len(tasks), [task.trial.config for task in tasks if task.status != "finished"], data)
+    return sweep_cost(
+        len(tasks), [task.trial.config for task in tasks if task.status != "finished"], data
+    )
 
 
 def _run_here(tasks: list[Task], data: BrainData, out: Path, table: SweepTable) -> None:
-    """One run after the other. Those that another process trains come last: by then they may be finished."""
+    """One run after the other.
+
+    Those that another process trains come last: by then they may be finished.
+    """
     waiting = list(tasks)
-    with progress(total=len(tasks), desc="sweep", unit="run", disable=in_notebook()) as bar:  # there is the table
+    with progress(
+        total=len(tasks), desc="sweep", unit="run", disable=in_notebook()
+    ) as bar:  # there is the table
         while waiting:
             task = next((task for task in waiting if not task.folder.busy()), None)
             if task is None:
@@ -123,6 +150,8 @@ def outcome(tasks: list[Task]) -> tuple[dict[str, list[Run]], dict[str, str]]:
             failures[task.place.label] = task.folder.read().get("error") or "not finished"
     reference = tasks[0].place
     if reference.label not in runs:
-        raise KitError(f"plan {reference.plan}: {reference.label}, which the others are compared with, failed "
-                       f"({failures[reference.label]}); they are kept, mend it and run this again")
+        raise KitError(
+            f"plan {reference.plan}: {reference.label}, which the others are compared with, failed "
+            f"({failures[reference.label]}); they are kept, mend it and run this again"
+        )
     return runs, failures

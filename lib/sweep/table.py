@@ -32,13 +32,18 @@ class Row(NamedTuple):
 class SweepTable:
     """Run, epoch, DSC, best so far and time left, read from the run folders, whichever process trains them.
 
-    In a notebook the table is replaced in place, and its last state stays as an ordinary output of the cell.
+    In a notebook the table is replaced in place, and its last state stays as an ordinary output of
+    the cell.
     """
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self._rows, self._looked = rows, float("-inf")
-        self._stream = sys.stdout  # that of the sweep: while a run trains, what is printed is the run's
-        self._said: dict[Row, str] | None = None  # status of each run when it was last looked at; None: never yet
+        self._stream = (
+            sys.stdout
+        )  # that of the sweep: while a run trains, what is printed is the run's
+        self._said: dict[Row, str] | None = (
+            None  # status of each run when it was last looked at; None: never yet
+        )
         self._handle: DisplayHandle | None = None
 
     def refresh(self, last: bool = False) -> None:
@@ -54,6 +59,7 @@ class SweepTable:
     def _show(self, table: pd.DataFrame) -> None:
         if self._handle is None:
             from IPython.display import display  # only notebooks have it
+
             self._handle = display(table, display_id=True)
         else:
             self._handle.update(table)
@@ -63,8 +69,10 @@ class SweepTable:
         before, self._said = self._said, {row: state["status"] for row, state in states.items()}
         for row, state in states.items() if before is not None else ():
             if before[row] != state["status"] and state["status"] not in _STATUS.values():
-                say("{run}, seed {seed}: {status}, epoch {epoch}, best DSC {best}".format(**state),
-                    self._stream)
+                say(
+                    "{run}, seed {seed}: {status}, epoch {epoch}, best DSC {best}".format(**state),
+                    self._stream,
+                )
 
 
 def _state(row: Row) -> dict[str, str]:
@@ -76,9 +84,12 @@ def _state(row: Row) -> dict[str, str]:
     status = info.get("status")
     left = (row.epochs - len(scores)) * info.get("seconds", 0) / max(len(scores), 1)
     return {
-        "run": row.label, "seed": str(row.seed),
+        "run": row.label,
+        "seed": str(row.seed),
         "status": f"failed: {info['error']}" if status == "failed" else _STATUS.get(status, status),
-        "epoch": f"{len(scores)} of {row.epochs}", "DSC": _shown(scores[-1:]), "best": _shown(scores),
+        "epoch": f"{len(scores)} of {row.epochs}",
+        "DSC": _shown(scores[-1:]),
+        "best": _shown(scores),
         "time left": duration(left) if status == "running" and scores else "",
     }
 

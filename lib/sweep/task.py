@@ -35,27 +35,49 @@ class Task:
         return self.folder.read().get("status")
 
 
-def make_tasks(plan: Plan, base: Config, data: BrainData, out: Path, seeds: Sequence[int] = (),
-               splits: Sequence[str] = (), scale: str = "") -> list[Task]:
+def make_tasks(
+    plan: Plan,
+    base: Config,
+    data: BrainData,
+    out: Path,
+    seeds: Sequence[int] = (),
+    splits: Sequence[str] = (),
+    scale: str = "",
+) -> list[Task]:
     """The runs of a plan, in the order in which they are trained.
 
     Args:
         out: absolute: workers run elsewhere.
-        splits: train everything on each of these, ``fold-1-of-5`` and so on, instead of on that of ``base``.
+        splits: train everything on each of these, ``fold-1-of-5`` and so on, instead of on that of
+        ``base``.
         scale: noted with each run.
 
     Raises:
         KitError: a variant that no ``Config`` allows, or data that cannot be split so.
         EditedError: the code is not what was loaded.
     """
-    settings = {name: value for name, value in base.identity().items() if name not in ("device", "seed", "split")}
+    settings = {
+        name: value
+        for name, value in base.identity().items()
+        if name not in ("device", "seed", "split")
+    }
     splits = splits or (base.split,)
-    parts = [(split.train, split.validation) for split in (make_split(data, name) for name in splits)]
+    parts = [
+        (split.train, split.validation) for split in (make_split(data, name) for name in splits)
+    ]
     group = fingerprint([settings, data.fingerprint, parts])[:8]
     positions = {label: position for position, label in enumerate(plan.configs(base))}
-    return [Task(trial, RunFolder(out, run_id(trial.config, data, make_split(data, split), _code(trial.config))),
-                 Place(plan.name, group, positions[trial.label], trial.label, plan.ladder, scale))
-            for split in splits for trial in plan.trials(replace(base, split=split), seeds)]
+    return [
+        Task(
+            trial,
+            RunFolder(
+                out, run_id(trial.config, data, make_split(data, split), _code(trial.config))
+            ),
+            Place(plan.name, group, positions[trial.label], trial.label, plan.ladder, scale),
+        )
+        for split in splits
+        for trial in plan.trials(replace(base, split=split), seeds)
+    ]
 
 
 def _code(config: Config) -> str:
@@ -68,7 +90,9 @@ def _code(config: Config) -> str:
         return fingerprint([config.model, config.loss])
 
 
-def train_task(task: Task, data: BrainData, out: Path, watch: Callable[[Epoch], None] | None = None) -> None:
+def train_task(
+    task: Task, data: BrainData, out: Path, watch: Callable[[Epoch], None] | None = None
+) -> None:
     """Train one run, or note in its folder why that is not possible. What it says goes to ``log.txt`` there.
 
     Raises:

@@ -1,5 +1,6 @@
 """The slice browser of the notebooks: ``browse(prediction)``. What it does is written in ``browser.js``; here the
-kernel answers what it asks for."""
+kernel answers what it asks for.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from lib.viewer.page import SCRIPT, STYLE, write_page
 class Browser(anywidget.AnyWidget):
     """A gallery as a widget; where no kernel answers, as on GitHub or in a PDF, a still picture of its first patient.
 
-    Keys, once it was clicked: arrows for the slice, PageUp and PageDown for five, Home and End, space to play.
+    Keys, once it was clicked: arrows for the slice, PageUp and PageDown for five, Home and End,
+    space to play.
     """
 
     _esm = SCRIPT
@@ -33,14 +35,19 @@ class Browser(anywidget.AnyWidget):
     def _answer(self, _: Any, question: dict[str, Any], __: Any) -> None:
         """Send what the browser asked for, or why there is none: an exception here would reach nobody."""
         try:
-            header, buffers = self.answer(question["patient"], question["channel"], question["slices"])
+            header, buffers = self.answer(
+                question["patient"], question["channel"], question["slices"]
+            )
             self.send({"id": question["id"], "header": header}, buffers)
         except Exception as error:  # files may have gone or be damaged by now
             self.send({"id": question["id"], "error": str(error) or type(error).__name__})
 
-    def answer(self, patient: str, channel: int, slices: list[int] | None) -> tuple[dict[str, Any] | None, list[bytes]]:
+    def answer(
+        self, patient: str, channel: int, slices: list[int] | None
+    ) -> tuple[dict[str, Any] | None, list[bytes]]:
         """Some slices of a sequence, or with None what the first picture of a patient takes, in one message: its
-        header, and as buffers the slice to show first and the masks."""
+        header, and as buffers the slice to show first and the masks.
+        """
         if slices is not None:
             return None, [self.gallery.frame(patient, channel, number) for number in slices]
         header = self.gallery.header(patient)
@@ -60,20 +67,28 @@ class Browser(anywidget.AnyWidget):
         return write_page(self.gallery, path, patients)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        data, metadata = super()._repr_mimebundle_(**kwargs)  # metadata: how Colab finds the widget's script
-        # beside the widget, so that every other program that opens the notebook has something to show
+        data, metadata = super()._repr_mimebundle_(
+            **kwargs
+        )  # metadata: how Colab finds the widget's script
+        # beside the widget, so that every other program that opens the notebook has something to
+        # show
         picture = base64.b64encode(montage(self.gallery)).decode()
-        return data | {"text/plain": f"slice browser of {len(self.patients)} patients", "image/png": picture}, metadata
+        return data | {
+            "text/plain": f"slice browser of {len(self.patients)} patients",
+            "image/png": picture,
+        }, metadata
 
 
 def browse(shown: Shown) -> Browser:
     """Browse patients, the worst first: drag through the slices, compare up to four predictions.
 
     Args:
-        shown: a prediction; a list of them, or label -> prediction; or data from ``load_data``, without predictions.
+        shown: a prediction; a list of them, or label -> prediction; or data from ``load_data``,
+        without predictions.
 
     Returns:
-        The browser, which a cell shows when it ends with it; ``browse(...).to_html("file.html")`` writes it to a file.
+        The browser, which a cell shows when it ends with it; ``browse(...).to_html("file.html")``
+        writes it to a file.
 
     Raises:
         KitError: more than four predictions, or predictions of different data.

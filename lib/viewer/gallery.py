@@ -24,8 +24,8 @@ class Gallery:
     """Patients, the worst first, with the images, truth and predictions of each.
 
     Args:
-        shown: a prediction; up to four of the same data, as a list or as label -> prediction; or data alone, without
-            any prediction.
+        shown: a prediction; up to four of the same data, as a list or as label -> prediction; or
+            data alone, without any prediction.
 
     Raises:
         KitError: nothing to show, more than four predictions, or predictions of different data.
@@ -51,23 +51,35 @@ class Gallery:
         for name in run.cases["patient"]:
             theirs = run.data.record(name).geometry.shape
             if name in self.data.patients and self.data.record(name).geometry.shape != theirs:
-                raise KitError(f"{label}: its {name} has {theirs} pixels, that of the first prediction another number; "
-                               f"compare predictions of the same data")
+                raise KitError(
+                    f"{label}: its {name} has {theirs} pixels, that of the first prediction another number; "
+                    f"compare predictions of the same data"
+                )
 
     def _ranked(self) -> list[str]:
         """Patients of all runs that the data holds, by their mean DSC; those without one last, by name."""
         everyone = dict.fromkeys(name for run in self.runs.values() for name in run.ranked())
         here = [name for name in everyone if name in self.data.patients]
-        means = {name: np.mean([s[name] for s in self._scores.values() if name in s] or [np.inf]) for name in here}
+        means = {
+            name: np.mean([s[name] for s in self._scores.values() if name in s] or [np.inf])
+            for name in here
+        }
         return sorted(here, key=lambda name: (means[name], name))
 
     def _label(self, name: str) -> str:
         scores = [f"{s[name]:.3f}" if name in s else "none" for s in self._scores.values()]
-        text = f"{name}  DSC {' | '.join(scores)}" if any(name in s for s in self._scores.values()) else name
+        text = (
+            f"{name}  DSC {' | '.join(scores)}"
+            if any(name in s for s in self._scores.values())
+            else name
+        )
         return text + "  (trained on)" * any(name in run.seen for run in self.runs.values())
 
     def _volume(self, patient: str) -> np.ndarray:
-        """Images, ``(S, H, W, 3)`` uint8; cached, as ``volume``. The files of the masks need not be read for it."""
+        """Images, ``(S, H, W, 3)`` uint8; cached, as ``volume``.
+
+        The files of the masks need not be read for it.
+        """
         return read_patient(replace(self.data.patients[patient], masks=()))[0]
 
     def _masks(self, patient: str) -> tuple[np.ndarray | None, dict[str, np.ndarray | None]]:
@@ -75,28 +87,40 @@ class Gallery:
 
         Cached, as ``masks``.
         """
-        runs = {label: run.mask(patient) if patient in set(run.cases["patient"]) else None
-                for label, run in self.runs.items()}
+        runs = {
+            label: run.mask(patient) if patient in set(run.cases["patient"]) else None
+            for label, run in self.runs.items()
+        }
         return self.data.truth(patient), runs
 
     def _header(self, patient: str) -> dict[str, Any]:
         """All that the browser says of a patient, as JSON-like values; cached, as ``header``.
 
-        ``runs`` holds, for each run, its DSC, its ``[tp, fp, fn]`` per slice and whether it was trained on this
-        patient; without truth, what it found counts as fp. ``largest`` is the slice with the most tumour, ``worst`` the
-        one with the most wrong pixels of all runs.
+        ``runs`` holds, for each run, its DSC, its ``[tp, fp, fn]`` per slice and whether it was
+        trained on this patient; without truth, what it found counts as fp. ``largest`` is the slice
+        with the most tumour, ``worst`` the one with the most wrong pixels of all runs.
         """
         truth, predicted = self.masks(patient)
-        runs = [_run_header(label, mask, truth) | {"seen": patient in self.runs[label].seen}
-                for label, mask in predicted.items()]
+        runs = [
+            _run_header(label, mask, truth) | {"seen": patient in self.runs[label].seen}
+            for label, mask in predicted.items()
+        ]
         tumours = predicted.values() if truth is None else [truth]
         areas = sum((_voxels(mask) for mask in tumours if mask is not None), start=np.zeros(1))
         shape = self.data.record(patient).geometry.shape
-        wrong = sum((np.array(run["slices"])[:, 1:].sum(axis=1) for run in runs if run["slices"]), start=np.zeros(1))
+        wrong = sum(
+            (np.array(run["slices"])[:, 1:].sum(axis=1) for run in runs if run["slices"]),
+            start=np.zeros(1),
+        )
         return {
-            "patient": patient, "label": self.labels[patient], "shape": list(shape),
-            "numbers": list(self.data.patients[patient].numbers), "channels": self._channels(patient),
-            "truth": truth is not None, "tumour": bool(areas.any()), "runs": runs,
+            "patient": patient,
+            "label": self.labels[patient],
+            "shape": list(shape),
+            "numbers": list(self.data.patients[patient].numbers),
+            "channels": self._channels(patient),
+            "truth": truth is not None,
+            "tumour": bool(areas.any()),
+            "runs": runs,
             "largest": int(areas.argmax()) if areas.any() else shape[0] // 2,
             "worst": int(wrong.argmax()) if truth is not None and wrong.any() else None,
         }
@@ -109,14 +133,27 @@ class Gallery:
         for i, name in enumerate(CHANNELS):
             one = volume[..., i]
             # one slice mostly tells already, and all take time
-            same = i != FLAIR and np.array_equal(one[middle], flair[middle]) and np.array_equal(one, flair)
+            same = (
+                i != FLAIR
+                and np.array_equal(one[middle], flair[middle])
+                and np.array_equal(one, flair)
+            )
             empty = not one[middle].any() and not one.any()
-            channels.append({"name": name, "window": [0, brightest(one)], "empty": empty,
-                             "same_as": FLAIR if same else None})
+            channels.append(
+                {
+                    "name": name,
+                    "window": [0, brightest(one)],
+                    "empty": empty,
+                    "same_as": FLAIR if same else None,
+                }
+            )
         return channels
 
     def _frame(self, patient: str, channel: int, number: int) -> bytes:
-        """A slice of one sequence as a PNG, see ``lib.plot.pixels.grey_png``. Cached, as ``frame``."""
+        """A slice of one sequence as a PNG, see ``lib.plot.pixels.grey_png``.
+
+        Cached, as ``frame``.
+        """
         return grey_png(self.volume(patient)[number, ..., channel])
 
     def packed_masks(self, patient: str) -> list[bytes]:
@@ -142,9 +179,15 @@ def _labelled(shown: Shown) -> dict[str, Prediction]:
         return {}
     if isinstance(shown, Prediction):
         return {"prediction": shown}
-    runs = dict(shown) if isinstance(shown, Mapping) else {f"prediction {i}": run for i, run in enumerate(shown, 1)}
+    runs = (
+        dict(shown)
+        if isinstance(shown, Mapping)
+        else {f"prediction {i}": run for i, run in enumerate(shown, 1)}
+    )
     if not 1 <= len(runs) <= MOST:
-        raise KitError(f"browse: {len(runs)} predictions given, 1 to {MOST} can be shown side by side; choose some")
+        raise KitError(
+            f"browse: {len(runs)} predictions given, 1 to {MOST} can be shown side by side; choose some"
+        )
     return {str(label): run for label, run in runs.items()}
 
 

@@ -24,8 +24,12 @@ def montage(gallery: Gallery, patient: str | None = None) -> bytes:
     header, (truth, predicted) = gallery.header(patient), gallery.masks(patient)
     flair, window = gallery.volume(patient)[..., FLAIR], tuple(header["channels"][FLAIR]["window"])
     head = _head(flair)
-    chosen = _spread(truth if truth is not None else next((m for m in predicted.values() if m is not None), None),
-                     len(flair))
+    chosen = _spread(
+        truth
+        if truth is not None
+        else next((m for m in predicted.values() if m is not None), None),
+        len(flair),
+    )
     runs = header["runs"] or [{"label": "", "dsc": None, "slices": [], "seen": False}]
     width = len(chosen) * (_TILE + _GAP) - _GAP
     sheet = Image.new("RGB", (max(width, 420), _LINE + len(runs) * (_TILE + 2 * _LINE)), _PAPER)
@@ -41,35 +45,55 @@ def montage(gallery: Gallery, patient: str | None = None) -> bytes:
             planes = [None if volume is None else volume[number][head] for volume in (truth, mask)]
             left = column * (_TILE + _GAP)
             sheet.paste(_tile(flair[number][head], *planes, window), (left, top + _LINE))
-            draw.text((left, top + _LINE + _TILE), _caption(number, header, run), fill=_INK, font=font)
+            draw.text(
+                (left, top + _LINE + _TILE), _caption(number, header, run), fill=_INK, font=font
+            )
     stream = io.BytesIO()
     # few colours, so a palette holds them: a third of the size
-    sheet.quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(stream, "png", optimize=True)
+    sheet.quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
+        stream, "png", optimize=True
+    )
     return stream.getvalue()
 
 
 def _spread(mask: np.ndarray | None, count: int) -> list[int]:
     """At most five slices, evenly through where ``mask`` is, or else through all."""
-    inside = np.flatnonzero(mask.any(axis=(1, 2))) if mask is not None and mask.any() else np.arange(count)
+    inside = (
+        np.flatnonzero(mask.any(axis=(1, 2)))
+        if mask is not None and mask.any()
+        else np.arange(count)
+    )
     return sorted({int(inside[round(at)]) for at in np.linspace(0, len(inside) - 1, _COLUMNS)})
 
 
 def _head(volume: np.ndarray) -> tuple[slice, slice]:
     """Rows and columns of the smallest square around what is not background in any slice, as far as it fits."""
     bright = volume > 0.1 * volume.max()
-    bounds = [np.flatnonzero(bright.any(axis=axes))[[0, -1]] if bright.any() else np.array([0, size - 1])
-              for axes, size in (((0, 2), volume.shape[1]), ((0, 1), volume.shape[2]))]
+    bounds = [
+        np.flatnonzero(bright.any(axis=axes))[[0, -1]] if bright.any() else np.array([0, size - 1])
+        for axes, size in (((0, 2), volume.shape[1]), ((0, 1), volume.shape[2]))
+    ]
     edge = max(int(last - first) + 5 for first, last in bounds)
     starts = [max(0, int(first + last + 1 - edge) // 2) for first, last in bounds]
     return slice(starts[0], starts[0] + edge), slice(starts[1], starts[1] + edge)
 
 
-def _tile(image: np.ndarray, truth: np.ndarray | None, mask: np.ndarray | None,
-          window: tuple[float, float]) -> Image.Image:
-    scale = max(1, -(-2 * _TILE // max(image.shape)))  # lines are drawn large, then made smaller: no stairs
-    picture = Image.open(io.BytesIO(render(image, truth, mask, window=window, scale=scale))).convert("RGB")
+def _tile(
+    image: np.ndarray,
+    truth: np.ndarray | None,
+    mask: np.ndarray | None,
+    window: tuple[float, float],
+) -> Image.Image:
+    scale = max(
+        1, -(-2 * _TILE // max(image.shape))
+    )  # lines are drawn large, then made smaller: no stairs
+    picture = Image.open(
+        io.BytesIO(render(image, truth, mask, window=window, scale=scale))
+    ).convert("RGB")
     ratio = _TILE / max(picture.size)
-    return picture.resize([max(1, round(edge * ratio)) for edge in picture.size], Image.Resampling.BOX)
+    return picture.resize(
+        [max(1, round(edge * ratio)) for edge in picture.size], Image.Resampling.BOX
+    )
 
 
 def _caption(number: int, header: dict, run: dict) -> str:
@@ -80,7 +104,9 @@ def _caption(number: int, header: dict, run: dict) -> str:
     return text
 
 
-def _legend(draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont, truth: bool, predicted: bool) -> None:
+def _legend(
+    draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont, truth: bool, predicted: bool
+) -> None:
     left = 0
     for there, name, colour in ((truth, "truth", TRUTH), (predicted, "prediction", PREDICTION)):
         if there:

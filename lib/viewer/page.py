@@ -13,7 +13,10 @@ from lib.plot.pixels import grey_webp
 from lib.utils import KitError, write_atomic
 from lib.viewer.gallery import Gallery
 
-SCRIPT, STYLE = ((Path(__file__).with_name(f"browser.{kind}")).read_text(encoding="utf-8") for kind in ("js", "css"))
+SCRIPT, STYLE = (
+    (Path(__file__).with_name(f"browser.{kind}")).read_text(encoding="utf-8")
+    for kind in ("js", "css")
+)
 
 _PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -52,7 +55,8 @@ new Viewer(document.getElementById("slices"), {
 def write_page(gallery: Gallery, path: str | Path, patients: list[str] | None = None) -> Path:
     """Write some patients of ``gallery``, all by default, to one file; prints how large it is.
 
-    A slice is stored once, however many predictions are drawn over it; masks are stored as run lengths.
+    A slice is stored once, however many predictions are drawn over it; masks are stored as run
+    lengths.
 
     Raises:
         KitError: a patient that the gallery does not hold.
@@ -60,24 +64,39 @@ def write_page(gallery: Gallery, path: str | Path, patients: list[str] | None = 
     path, names = Path(path), list(gallery.labels) if patients is None else list(patients)
     unknown = [name for name in names if name not in gallery.labels]
     if unknown or not names:
-        raise KitError(f"{path}: {f'no patient {unknown[0]} to show' if unknown else 'no patient to show'}; there are "
-                       f"{', '.join(list(gallery.labels)[:3])} ...")
+        raise KitError(
+            f"{path}: {f'no patient {unknown[0]} to show' if unknown else 'no patient to show'}; there are "
+            f"{', '.join(list(gallery.labels)[:3])} ..."
+        )
     menu = [[name, gallery.labels[name]] for name in names]
     parts = [_json_element("patients", menu)]
-    parts += [_json_element(f"patient-{i}", _patient(gallery, name)) for i, name in enumerate(names)]
+    parts += [
+        _json_element(f"patient-{i}", _patient(gallery, name)) for i, name in enumerate(names)
+    ]
     title = names[0] if len(names) == 1 else f"{len(names)} patients"
-    write_atomic(path, _PAGE.substitute(title=html.escape(title), style=STYLE, script=SCRIPT,
-                                        patients="\n".join(parts)))
+    write_atomic(
+        path,
+        _PAGE.substitute(
+            title=html.escape(title), style=STYLE, script=SCRIPT, patients="\n".join(parts)
+        ),
+    )
     print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, {title}")
     return path
 
 
 def _patient(gallery: Gallery, name: str) -> dict[str, Any]:
     header = gallery.header(name)
-    frames = [[] if channel["same_as"] is not None else [_text(grey_webp(plane)) for plane in
-                                                         gallery.volume(name)[..., i]]
-              for i, channel in enumerate(header["channels"])]
-    return {"header": header, "masks": [_text(mask) for mask in gallery.packed_masks(name)], "frames": frames}
+    frames = [
+        []
+        if channel["same_as"] is not None
+        else [_text(grey_webp(plane)) for plane in gallery.volume(name)[..., i]]
+        for i, channel in enumerate(header["channels"])
+    ]
+    return {
+        "header": header,
+        "masks": [_text(mask) for mask in gallery.packed_masks(name)],
+        "frames": frames,
+    }
 
 
 def _text(data: bytes) -> str:

@@ -63,19 +63,33 @@ def failed(spec):
     return [result.name for result in check(f"tests.check.test_custom:{spec}") if not result.passed]
 
 
-@pytest.mark.parametrize("spec", ["tests.check.test_custom:Plain", "tests.check.test_custom:Mean",
-                                  "lib.unet:UNet", "lib.unet_2plus:UNet2Plus", "lib.unet_3plus:UNet3Plus",
-                                  *(f"lib.loss:{name}" for name in LOSSES)])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "tests.check.test_custom:Plain",
+        "tests.check.test_custom:Mean",
+        "lib.unet:UNet",
+        "lib.unet_2plus:UNet2Plus",
+        "lib.unet_3plus:UNet3Plus",
+        *(f"lib.loss:{name}" for name in LOSSES),
+    ],
+)
 def test_what_is_right_passes(spec):
     results = check(spec)
     assert results and all(result.passed for result in results), "\n".join(map(str, results))
 
 
-@pytest.mark.parametrize(("spec", "name"), [
-    ("Half", "keeps the shape of the slices"), ("Probabilities", "gives logits"),
-    ("Idle", "every parameter gets a gradient"), ("PerSlice", "is a scalar"),
-    ("Ratio", "is finite on slices without tumour"), ("Thresholded", "has a gradient"),
-])
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("Half", "keeps the shape of the slices"),
+        ("Probabilities", "gives logits"),
+        ("Idle", "every parameter gets a gradient"),
+        ("PerSlice", "is a scalar"),
+        ("Ratio", "is finite on slices without tumour"),
+        ("Thresholded", "has a gradient"),
+    ],
+)
 def test_each_mistake_is_named(spec, name):
     assert name in failed(spec)
 
@@ -88,12 +102,20 @@ def test_nothing_is_drawn_and_what_is_not_there_is_named():
         check("tests.check.test_custom:Nothing")
 
 
-@pytest.mark.parametrize(("spec", "status", "line"), [
-    ("Plain", 0, "[OK] gives logits"), ("Half", 1, "[FAIL] keeps the shape of the slices: expected logits of shape"),
-    ("Nothing", 2, "error: tests.check.test_custom:Nothing: cannot be loaded"),
-])
+@pytest.mark.parametrize(
+    ("spec", "status", "line"),
+    [
+        ("Plain", 0, "[OK] gives logits"),
+        ("Half", 1, "[FAIL] keeps the shape of the slices: expected logits of shape"),
+        ("Nothing", 2, "error: tests.check.test_custom:Nothing: cannot be loaded"),
+    ],
+)
 def test_command_line(spec, status, line):
-    done = subprocess.run([sys.executable, "-m", "lib.check", f"tests.check.test_custom:{spec}"], cwd=PROJECT,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "lib.check", f"tests.check.test_custom:{spec}"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == status
     assert line in done.stdout + done.stderr

@@ -80,7 +80,10 @@ def test_sizes_and_modes_lie_side_by_side(tiny_kaggle, builds):
 
 
 def test_two_datasets_of_the_same_folder_name(kaggle_folder):
-    one, other = load_data(kaggle_folder(NAMES[:2]), SIZE), load_data(kaggle_folder(NAMES[1:4]), SIZE)
+    one, other = (
+        load_data(kaggle_folder(NAMES[:2]), SIZE),
+        load_data(kaggle_folder(NAMES[1:4]), SIZE),
+    )
     assert len(built()) == 2
     assert (list(one.patients), list(other.patients)) == (list(NAMES[:2]), list(NAMES[1:4]))
     assert list(one.cache.records) == list(NAMES[:2])
@@ -105,7 +108,9 @@ def test_values_are_those_of_preprocess(tiny_kaggle, mode):
         volume, mask, _ = kaggle.read_patient(patient)
         images, geometry = preprocess(volume, 48, mode)
         start, stop = data.record(name).rows
-        np.testing.assert_allclose(data.cache.images[start:stop].astype(np.float32), images, rtol=2**-11, atol=1e-6)
+        np.testing.assert_allclose(
+            data.cache.images[start:stop].astype(np.float32), images, rtol=2**-11, atol=1e-6
+        )
         np.testing.assert_array_equal(data.cache.masks[start:stop], preprocess_mask(mask, geometry))
         assert data.record(name).geometry == geometry
         np.testing.assert_array_equal(data.truth(name), mask)
@@ -116,7 +121,9 @@ def test_values_are_those_of_preprocess(tiny_kaggle, mode):
 def test_native_masks_of_odd_sizes_are_exact(tmp_path):
     rng = np.random.default_rng(0)
     masks = {}
-    for i, shape in enumerate([(3, 31, 29), (4, 17, 17), (1, 33, 21), (2, 30, 32)]):  # none a multiple of 8 voxels
+    for i, shape in enumerate(
+        [(3, 31, 29), (4, 17, 17), (1, 33, 21), (2, 30, 32)]
+    ):  # none a multiple of 8 voxels
         volume, _ = brain(i, *shape)
         masks[f"P_{i}"] = (rng.random(shape) < 0.4).astype(np.uint8)
         write_patient(tmp_path / "data", f"P_{i}", volume, masks[f"P_{i}"])
@@ -187,11 +194,21 @@ def test_threads_build_it_once(tiny_kaggle, builds):
 
 
 def test_processes_build_it_once(tiny_kaggle):
-    code = ("import sys\nfrom lib.data import cache\nfrom lib.dataset import load_data\nbuild = cache._build\n"
-            "def counted(*a):\n    print('built')\n    build(*a)\ncache._build = counted\n"
-            f"print(load_data(sys.argv[1], {SIZE}).fingerprint)")
-    processes = [subprocess.Popen([sys.executable, "-c", code, str(tiny_kaggle)], cwd=ROOT, text=True,
-                                  stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(2)]
+    code = (
+        "import sys\nfrom lib.data import cache\nfrom lib.dataset import load_data\nbuild = cache._build\n"
+        "def counted(*a):\n    print('built')\n    build(*a)\ncache._build = counted\n"
+        f"print(load_data(sys.argv[1], {SIZE}).fingerprint)"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tiny_kaggle)],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        for _ in range(2)
+    ]
     lines = "".join(process.communicate()[0] for process in processes).split()
     assert all(process.returncode == 0 for process in processes)
     assert lines.count("built") == 1
@@ -226,7 +243,12 @@ def test_remarks_survive_in_the_cache_and_the_report(tiny_kaggle):
 
 
 def test_black_patient_is_named(tiny_kaggle):
-    write_patient(tiny_kaggle, "TCGA_ZZ_1_1", np.zeros((4, 32, 32, 3), np.uint8), np.zeros((4, 32, 32), np.uint8))
+    write_patient(
+        tiny_kaggle,
+        "TCGA_ZZ_1_1",
+        np.zeros((4, 32, 32, 3), np.uint8),
+        np.zeros((4, 32, 32), np.uint8),
+    )
     with pytest.raises(KitError, match="TCGA_ZZ_1_1: all slices are black") as caught:
         load_data(tiny_kaggle, SIZE)
     assert "\n" not in str(caught.value)
@@ -240,7 +262,13 @@ def test_facts_of_the_real_dataset():
     assert {patient.institution for patient in patients} <= {"DU", "HT", "CS", "FG", "EZ"}
     if len(patients) == 110:
         assert sum(lengths) == 3929
-        assert Counter(patient.institution for patient in patients) == {"DU": 45, "HT": 34, "CS": 16, "FG": 14, "EZ": 1}
+        assert Counter(patient.institution for patient in patients) == {
+            "DU": 45,
+            "HT": 34,
+            "CS": 16,
+            "FG": 14,
+            "EZ": 1,
+        }
 
 
 def test_index_of_the_cache_is_plain_json(tiny_kaggle):
@@ -251,5 +279,9 @@ def test_index_of_the_cache_is_plain_json(tiny_kaggle):
 
 def test_all_of_the_preprocessing_counts_and_nothing_of_the_augmentation():
     head, _ = Path(transform.__file__).read_text(encoding="utf-8").split("PREPROCESSING = ")
-    defined = {node.name for node in ast.parse(head).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    defined = {
+        node.name
+        for node in ast.parse(head).body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    }
     assert {thing.__name__ for thing in transform.PREPROCESSING} == defined

@@ -40,7 +40,7 @@ def only(folder: Path):
     return patient
 
 
-# --- finding ------------------------------------------------------------------------------------------------------
+# --- finding --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("above", [0, 1, 2, 3])
@@ -79,11 +79,15 @@ def test_home_folder_is_expanded(tiny_kaggle, monkeypatch):
     assert find_root("~/kaggle_3m") == tiny_kaggle
 
 
-# --- archives -----------------------------------------------------------------------------------------------------
+# --- archives -------------------------------------------------------------------------------------
 
 
-def write_zip(path: Path, folder: Path, prefixes=("kaggle_3m", "lgg-mri-segmentation/kaggle_3m"),
-              compression=zipfile.ZIP_DEFLATED) -> Path:
+def write_zip(
+    path: Path,
+    folder: Path,
+    prefixes=("kaggle_3m", "lgg-mri-segmentation/kaggle_3m"),
+    compression=zipfile.ZIP_DEFLATED,
+) -> Path:
     """Kaggle's archive: the patients twice, with what else lies there."""
     with zipfile.ZipFile(path, "w", compression) as bundle:
         for prefix in prefixes:
@@ -96,7 +100,9 @@ def write_zip(path: Path, folder: Path, prefixes=("kaggle_3m", "lgg-mri-segmenta
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*.tif")}
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*.tif")
+    }
 
 
 def test_archive_is_unpacked_once(tiny_kaggle, tmp_path):
@@ -125,8 +131,15 @@ def test_entries_cannot_lead_outside(tiny_kaggle, tmp_path):
     link = zipfile.ZipInfo("kaggle_3m/evil/evil_3.tif")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(archive, "w") as bundle:
-        for place in ("../../evil/evil_1.tif", "/tmp/evil/evil_2.tif", "..\\..\\evil\\evil_4.tif",
-                      "../..//..//.._1.tif", "C:/evil/evil_5.tif", "evil/../../evil_6.tif", "x/../.._7.tif"):
+        for place in (
+            "../../evil/evil_1.tif",
+            "/tmp/evil/evil_2.tif",
+            "..\\..\\evil\\evil_4.tif",
+            "../..//..//.._1.tif",
+            "C:/evil/evil_5.tif",
+            "evil/../../evil_6.tif",
+            "x/../.._7.tif",
+        ):
             bundle.writestr(place, slice_bytes)
         bundle.writestr(link, str(tiny_kaggle / NAME / f"{NAME}_1.tif"))
     root = unpack(archive)
@@ -153,39 +166,46 @@ def test_size_that_the_archive_lies_about(tmp_path):
     content = bytearray(archive.read_bytes())
     for signature, offset in ((b"PK\x01\x02", 24), (b"PK\x03\x04", 22)):
         at = content.index(signature) + offset
-        content[at:at + 4] = (1000).to_bytes(4, "little")
+        content[at : at + 4] = (1000).to_bytes(4, "little")
     archive.write_bytes(content)
     refused(archive, unpack, archive)
     assert [path.name for path in tmp_path.iterdir()] == ["archive.zip"]
 
 
 def damage_directory(content):
-    return content[:len(content) // 2]
+    return content[: len(content) // 2]
 
 
 def damage_entry(content):
     """Garbage in the compressed bytes of the first slice; the directory at the end stays whole."""
     at = content.index(b".tif") + 40
-    return content[:at] + b"\xff" * 200 + content[at + 200:]
+    return content[:at] + b"\xff" * 200 + content[at + 200 :]
 
 
 def damage_start(content):
     """Garbage where the first slice's compressed bytes begin: the decompressor itself stumbles, before any checksum."""
     at = content.index(b".tif") + 4
-    return content[:at] + b"\xff" * 20 + content[at + 20:]
+    return content[:at] + b"\xff" * 20 + content[at + 20 :]
 
 
 def flip_stored_byte(content):
     at = content.index(b".tif") + 400
-    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1:]
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
 
 
-@pytest.mark.parametrize(("compression", "damage"), [
-    (zipfile.ZIP_DEFLATED, damage_directory), (zipfile.ZIP_DEFLATED, damage_entry),
-    (zipfile.ZIP_DEFLATED, damage_start), (zipfile.ZIP_LZMA, damage_entry), (zipfile.ZIP_BZIP2, damage_entry),
-    (zipfile.ZIP_STORED, flip_stored_byte), (zipfile.ZIP_STORED, lambda content: b"no zip at all"),
-    (zipfile.ZIP_STORED, lambda content: b""),
-])
+@pytest.mark.parametrize(
+    ("compression", "damage"),
+    [
+        (zipfile.ZIP_DEFLATED, damage_directory),
+        (zipfile.ZIP_DEFLATED, damage_entry),
+        (zipfile.ZIP_DEFLATED, damage_start),
+        (zipfile.ZIP_LZMA, damage_entry),
+        (zipfile.ZIP_BZIP2, damage_entry),
+        (zipfile.ZIP_STORED, flip_stored_byte),
+        (zipfile.ZIP_STORED, lambda content: b"no zip at all"),
+        (zipfile.ZIP_STORED, lambda content: b""),
+    ],
+)
 def test_damaged_zip(tiny_kaggle, tmp_path, compression, damage):
     archive = write_zip(tmp_path / "archive.zip", tiny_kaggle, compression=compression)
     archive.write_bytes(damage(archive.read_bytes()))
@@ -258,13 +278,20 @@ def test_download_that_works(tiny_kaggle, monkeypatch):
     assert find_root("kaggle") == tiny_kaggle
 
 
-# --- listing ------------------------------------------------------------------------------------------------------
+# --- listing --------------------------------------------------------------------------------------
 
 
 def test_slices_are_in_the_order_of_their_numbers(tmp_path):
     volume, mask = brain(1, slices=12)
     folder = write_patient(tmp_path, NAME, volume, mask)
-    for junk in ("README.md", ".DS_Store", "Thumbs.db", f"._{NAME}_1.tif", f"{NAME}.tif.txt", f"{NAME}_1_mask.tif.bak"):
+    for junk in (
+        "README.md",
+        ".DS_Store",
+        "Thumbs.db",
+        f"._{NAME}_1.tif",
+        f"{NAME}.tif.txt",
+        f"{NAME}_1_mask.tif.bak",
+    ):
         (folder / junk).write_text("junk")
     (tmp_path / ".git").mkdir()
     (tmp_path / "empty").mkdir()
@@ -279,9 +306,15 @@ def test_slices_are_in_the_order_of_their_numbers(tmp_path):
     assert remarks == []
 
 
-@pytest.mark.parametrize(("name", "institution"), [
-    ("TCGA_CS_4941_19960909", "CS"), ("TCGA_DU_5851_19950428", "DU"), ("PHANTOM_0001", "PHANTOM"), ("anna", "anna"),
-])
+@pytest.mark.parametrize(
+    ("name", "institution"),
+    [
+        ("TCGA_CS_4941_19960909", "CS"),
+        ("TCGA_DU_5851_19950428", "DU"),
+        ("PHANTOM_0001", "PHANTOM"),
+        ("anna", "anna"),
+    ],
+)
 def test_institution(tmp_path, name, institution):
     assert only(write_patient(tmp_path, name, *brain(0))).institution == institution
 
@@ -323,7 +356,7 @@ def test_folder_without_patients(tmp_path):
     refused(tmp_path, list_patients, tmp_path)
 
 
-# --- reading ------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 def image_path(folder: Path, number: int = 3) -> Path:
@@ -334,18 +367,30 @@ def mask_path(folder: Path, number: int = 3) -> Path:
     return folder / f"{NAME}_{number}_mask.tif"
 
 
-@pytest.mark.parametrize("image", [
-    np.zeros((32, 40, 3), np.uint8), np.zeros((32, 32), np.uint8), np.zeros((32, 32, 4), np.uint8),
-    np.zeros((2, 32, 32, 3), np.uint8), np.zeros((32, 32, 3), np.uint16), np.zeros((32, 32, 3), np.float32),
-], ids=["size", "grey", "four channels", "two pages", "uint16", "float"])
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((32, 40, 3), np.uint8),
+        np.zeros((32, 32), np.uint8),
+        np.zeros((32, 32, 4), np.uint8),
+        np.zeros((2, 32, 32, 3), np.uint8),
+        np.zeros((32, 32, 3), np.uint16),
+        np.zeros((32, 32, 3), np.float32),
+    ],
+    ids=["size", "grey", "four channels", "two pages", "uint16", "float"],
+)
 def test_odd_image(patient_folder, image):
-    tifffile.imwrite(image_path(patient_folder), image, photometric="rgb" if image.ndim > 2 else "minisblack")
+    tifffile.imwrite(
+        image_path(patient_folder), image, photometric="rgb" if image.ndim > 2 else "minisblack"
+    )
     refused(image_path(patient_folder), read_patient, only(patient_folder))
 
 
-@pytest.mark.parametrize("mask", [
-    np.zeros((32, 40), np.uint8), np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.int32),
-], ids=["size", "colour", "int32"])
+@pytest.mark.parametrize(
+    "mask",
+    [np.zeros((32, 40), np.uint8), np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.int32)],
+    ids=["size", "colour", "int32"],
+)
 def test_odd_mask(patient_folder, mask):
     tifffile.imwrite(mask_path(patient_folder), mask)
     refused(mask_path(patient_folder), read_patient, only(patient_folder))
@@ -359,17 +404,27 @@ def test_masks_of_another_size_than_the_images(patient_folder):
 
 
 def truncated(content):
-    return content[:len(content) // 2]
+    return content[: len(content) // 2]
 
 
-@pytest.mark.parametrize("damage", [truncated, lambda content: b"", lambda content: b"II*\0" + b"\xff" * 50,
-                                    lambda content: b"this is no TIFF", lambda content: content[:20]])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        truncated,
+        lambda content: b"",
+        lambda content: b"II*\0" + b"\xff" * 50,
+        lambda content: b"this is no TIFF",
+        lambda content: content[:20],
+    ],
+)
 @pytest.mark.parametrize("path", [image_path, mask_path])
 def test_damaged_tiff(patient_folder, damage, path, capfd, recwarn):
     file = path(patient_folder)
     file.write_bytes(damage(file.read_bytes()))
     refused(file, read_patient, only(patient_folder))
-    assert capfd.readouterr().err == ""  # the readers' own complaints would stand beside our one line
+    assert (
+        capfd.readouterr().err == ""
+    )  # the readers' own complaints would stand beside our one line
     assert [str(warning.message) for warning in recwarn] == []
 
 
@@ -398,7 +453,9 @@ def test_mask_values(patient_folder, values):
 def test_boolean_masks(patient_folder):
     expected = read_patient(only(patient_folder))[1]
     for number in range(1, 7):
-        Image.fromarray(expected[number - 1] * np.uint8(255)).convert("1").save(mask_path(patient_folder, number))
+        Image.fromarray(expected[number - 1] * np.uint8(255)).convert("1").save(
+            mask_path(patient_folder, number)
+        )
     np.testing.assert_array_equal(read_patient(only(patient_folder))[1], expected)
 
 
@@ -417,7 +474,7 @@ def test_twins():
     assert remark.startswith("a = c = d")
 
 
-# --- writing ------------------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 
 
 def test_masks_are_read_back_as_written(tmp_path):

@@ -42,12 +42,14 @@ def exam(hand_ins, tmp_path_factory):
 @pytest.fixture
 def examine(exam, tmp_path):
     """A function that grades one hand-in, given as files, in this process."""
+
     def one(files: dict[str, bytes], name: str = "x.zip", tolerance: float = 1e-6) -> dict:
         write_zip(tmp_path / name, files)
         work = tmp_path / "work"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         return grade_one((str(tmp_path / name), name, "x", False, str(work)), exam, CPU, tolerance)
+
     return one
 
 

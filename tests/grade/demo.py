@@ -1,7 +1,7 @@
 """Eight cheats and two honest students, made of tiny phantom runs; graded, and the gradebook printed.
 
-``python -m tests.grade.demo FOLDER`` (``make grade-demo``). ``docs/instructors.md`` walks through it.
-"""
+``python -m tests.grade.demo FOLDER`` (``make grade-demo``). ``docs/instructors.md`` walks through
+it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,16 @@ from lib.phantom import write_phantom
 from lib.train import fit
 from lib.utils import progress
 
-RECIPE = Config(image_size=32, init_features=4, batch_size=8, epochs=5, lr=1e-2, sampling="fresh", device="cpu",
-                precision="fp32")
+RECIPE = Config(
+    image_size=32,
+    init_features=4,
+    batch_size=8,
+    epochs=5,
+    lr=1e-2,
+    sampling="fresh",
+    device="cpu",
+    precision="fp32",
+)
 RUBRIC = """
 [dsc]
 scale = [[0.30, 0], [0.70, 40]]
@@ -49,7 +57,7 @@ class Trace:
         self.file = file
 
     def __reduce__(self) -> tuple:
-        return os.system, (f'"{sys.executable}" -c "open(r\'{self.file}\', \'w\')"',)
+        return os.system, (f"\"{sys.executable}\" -c \"open(r'{self.file}', 'w')\"",)
 
 
 def build(folder: Path, trace: Path) -> Path:
@@ -60,7 +68,10 @@ def build(folder: Path, trace: Path) -> Path:
     """
     data_folder = write_phantom(folder / "data", patients=9, size=64)
     data = load_data(data_folder, RECIPE.image_size)
-    out = {name: folder / "results" / name for name in ("ada", "bela", "carl", "dora", "emil", "finn", "jon")}
+    out = {
+        name: folder / "results" / name
+        for name in ("ada", "bela", "carl", "dora", "emil", "finn", "jon")
+    }
     for seed, name in enumerate(progress(out, desc="training", unit="student")):
         config = replace(RECIPE, seed=seed, split="holdout:1" if name == "finn" else "auto")
         fit(config, data, out[name], plan="best")
@@ -73,11 +84,13 @@ def build(folder: Path, trace: Path) -> Path:
         files = cheat(rename(packed[source], student), packed, trace.resolve())
         write_zip(target / f"{student}.zip", files)
     corrupt = (target / "ada.zip").read_bytes()
-    (target / "gus.zip").write_bytes(corrupt[:len(corrupt) // 2])
+    (target / "gus.zip").write_bytes(corrupt[: len(corrupt) // 2])
     with zipfile.ZipFile(target / "hana.zip", "w") as bundle:
         bundle.writestr("result/uexec_result_best.csv", "run_id\n")
         bundle.writestr("../../escaped.txt", "I was here")
-    (folder / "roster.csv").write_text("student\n" + "\n".join([*CHEATS, "gus", "hana", "kim"]) + "\n")
+    (folder / "roster.csv").write_text(
+        "student\n" + "\n".join([*CHEATS, "gus", "hana", "kim"]) + "\n"
+    )
     (folder / "rubric.toml").write_text(RUBRIC)
     return target
 
@@ -119,12 +132,14 @@ def checkpoint(content: dict) -> bytes:
 def sign(files: Files) -> Files:
     """run.json with the hashes of the files as they are now."""
     run = run_of(files)
-    hashes = {name: hashlib.sha256(files[f"{run}/{name}"]).hexdigest()
-              for name in ("best.pt", "history.csv", "cases.csv")}
+    hashes = {
+        name: hashlib.sha256(files[f"{run}/{name}"]).hexdigest()
+        for name in ("best.pt", "history.csv", "cases.csv")
+    }
     return {**files, f"{run}/run.json": edit_json(files[f"{run}/run.json"], sha256=hashes)}
 
 
-# --- the cheats: files as packed, all packed hand-ins, where a trace is left -> files ------------------------------
+# --- the cheats: files as packed, all packed hand-ins, where a trace is left -> files -------------
 
 
 def honest(files: Files, packed: dict[str, Files], trace: Path) -> Files:
@@ -135,27 +150,45 @@ def honest(files: Files, packed: dict[str, Files], trace: Path) -> Files:
 def inflated_csv(files: Files, packed: dict[str, Files], trace: Path) -> Files:
     """The result CSV says 0.2 more than the run."""
     name = f"result/{BEST_CSV}"
-    return {**files, name: edit_table(files[name], lambda table: table.assign(val_dsc=table["val_dsc"] + 0.2))}
+    return {
+        **files,
+        name: edit_table(files[name], lambda table: table.assign(val_dsc=table["val_dsc"] + 0.2)),
+    }
 
 
 def edited_metric(files: Files, packed: dict[str, Files], trace: Path) -> Files:
     """``dsc`` returns its square root, and every table was written with it."""
     run, source = run_of(files), files["lib/metrics.py"].decode()
     info = json.loads(files[f"{run}/run.json"])
-    cases = edit_table(files[f"{run}/cases.csv"], lambda table: table.assign(dsc=table["dsc"] ** 0.5))
+    cases = edit_table(
+        files[f"{run}/cases.csv"], lambda table: table.assign(dsc=table["dsc"] ** 0.5)
+    )
     best = {**info["best"], "val_dsc": float(pd.read_csv(io.BytesIO(cases))["dsc"].mean())}
     scale = best["val_dsc"] / info["best"]["val_dsc"]
-    history = edit_table(files[f"{run}/history.csv"], lambda table: table.assign(val_dsc=table["val_dsc"] * scale))
-    results = edit_table(files[f"result/{BEST_CSV}"], lambda table: table.assign(val_dsc=table["val_dsc"] * scale))
-    return sign({**files, f"result/{BEST_CSV}": results, f"{run}/cases.csv": cases, f"{run}/history.csv": history,
-                 f"{run}/run.json": edit_json(files[f"{run}/run.json"], best=best),
-                 "lib/metrics.py": source.replace("true).dsc", "true).dsc ** 0.5").encode()})
+    history = edit_table(
+        files[f"{run}/history.csv"], lambda table: table.assign(val_dsc=table["val_dsc"] * scale)
+    )
+    results = edit_table(
+        files[f"result/{BEST_CSV}"], lambda table: table.assign(val_dsc=table["val_dsc"] * scale)
+    )
+    return sign(
+        {
+            **files,
+            f"result/{BEST_CSV}": results,
+            f"{run}/cases.csv": cases,
+            f"{run}/history.csv": history,
+            f"{run}/run.json": edit_json(files[f"{run}/run.json"], best=best),
+            "lib/metrics.py": source.replace("true).dsc", "true).dsc ** 0.5").encode(),
+        }
+    )
 
 
 def stolen_checkpoint(files: Files, packed: dict[str, Files], trace: Path) -> Files:
     """The weights of bela, hashes and all, under a recipe of one's own."""
     run, theirs = run_of(files), packed["bela"]
-    weights = torch.load(io.BytesIO(theirs[f"{run_of(theirs)}/best.pt"]), weights_only=True)["weights"]
+    weights = torch.load(io.BytesIO(theirs[f"{run_of(theirs)}/best.pt"]), weights_only=True)[
+        "weights"
+    ]
     mine = torch.load(io.BytesIO(files[f"{run}/best.pt"]), weights_only=True)
     return sign({**files, f"{run}/best.pt": checkpoint({**mine, "weights": weights})})
 
@@ -174,8 +207,13 @@ def pickled_code(files: Files, packed: dict[str, Files], trace: Path) -> Files:
 
 CHEATS: dict[str, tuple[str, Callable[[Files, dict[str, Files], Path], Files]]] = {
     # student -> whose run it is made of, and what is done to it
-    "ada": ("ada", honest), "bela": ("bela", honest), "carl": ("carl", inflated_csv), "dora": ("dora", edited_metric),
-    "emil": ("emil", stolen_checkpoint), "finn": ("finn", honest), "ines": ("ada", missing_files),
+    "ada": ("ada", honest),
+    "bela": ("bela", honest),
+    "carl": ("carl", inflated_csv),
+    "dora": ("dora", edited_metric),
+    "emil": ("emil", stolen_checkpoint),
+    "finn": ("finn", honest),
+    "ines": ("ada", missing_files),
     "jon": ("jon", pickled_code),
 }
 
@@ -190,7 +228,9 @@ def main() -> None:
     roster = (folder / "roster.csv").read_text().split()[1:]
     print(summary(grade(submissions, folder / "data", folder / "grades", rubric, roster)))
     print(f"\n{folder / 'grades' / 'gradebook.csv'}")
-    print("The code in the pickle ran!" if trace.exists() else "The code in the pickle did not run.")
+    print(
+        "The code in the pickle ran!" if trace.exists() else "The code in the pickle did not run."
+    )
 
 
 if __name__ == "__main__":

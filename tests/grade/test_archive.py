@@ -35,27 +35,69 @@ def refused(source: Path, target: Path, reason: str) -> None:
         unpack(source, target, SUFFIXES)
     assert "\n" not in str(caught.value)
     assert not list(target.rglob("*.csv"))
-    assert sorted(path for path in target.parent.parent.rglob("*") if target not in path.parents) == outside
+    assert (
+        sorted(path for path in target.parent.parent.rglob("*") if target not in path.parents)
+        == outside
+    )
 
 
 def test_what_is_wanted_comes_out_and_the_rest_stays_packed(tmp_path, target):
-    source = zip_of(tmp_path / "a.zip", ("x/a.csv", b"1"), ("x/b.exe", b"2"), ("__MACOSX/x/._a.csv", b"3"),
-                    ("x/./c.py", b"4"), ("empty/", b""), ("w\\d.csv", b"5"))
+    source = zip_of(
+        tmp_path / "a.zip",
+        ("x/a.csv", b"1"),
+        ("x/b.exe", b"2"),
+        ("__MACOSX/x/._a.csv", b"3"),
+        ("x/./c.py", b"4"),
+        ("empty/", b""),
+        ("w\\d.csv", b"5"),
+    )
     unpack(source, target, SUFFIXES)
-    assert sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()) == [
-        "w/d.csv", "x/a.csv", "x/c.py"]
+    assert sorted(
+        path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()
+    ) == ["w/d.csv", "x/a.csv", "x/c.py"]
 
 
-@pytest.mark.parametrize("name", ["../x.csv", "a/../../x.csv", "/etc/x.csv", "C:/x.csv", "c:x.csv", "..\\x.csv",
-                                  "\\\\host\\share\\x.csv", "a/..\\..\\x.csv"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x.csv",
+        "a/../../x.csv",
+        "/etc/x.csv",
+        "C:/x.csv",
+        "c:x.csv",
+        "..\\x.csv",
+        "\\\\host\\share\\x.csv",
+        "a/..\\..\\x.csv",
+    ],
+)
 def test_names_that_lead_out(tmp_path, target, name):
-    refused(zip_of(tmp_path / "a.zip", ("good.csv", b"1"), (name, b"2")), target, "leads out of its folder")
+    refused(
+        zip_of(tmp_path / "a.zip", ("good.csv", b"1"), (name, b"2")),
+        target,
+        "leads out of its folder",
+    )
 
 
-@pytest.mark.parametrize("name", ["a\x01.csv", "nul.csv", "a//x.csv", "x.csv ", "x.", "ab:c.csv", "n" * 250 + ".csv",
-                                  "/".join("a" * 30) + "/x.csv", "what?.csv"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a\x01.csv",
+        "nul.csv",
+        "a//x.csv",
+        "x.csv ",
+        "x.",
+        "ab:c.csv",
+        "n" * 250 + ".csv",
+        "/".join("a" * 30) + "/x.csv",
+        "what?.csv",
+    ],
+)
 def test_names_that_no_file_can_have(tmp_path, target, name):
-    refused(zip_of(tmp_path / "a.zip", ("good.csv", b"1"), (name, b"2")), target, "no file can be called")
+    refused(
+        zip_of(tmp_path / "a.zip", ("good.csv", b"1"), (name, b"2")),
+        target,
+        "no file can be called",
+    )
 
 
 def test_a_name_after_a_zero_byte(tmp_path, target):
@@ -64,15 +106,19 @@ def test_a_name_after_a_zero_byte(tmp_path, target):
     refused(tmp_path / "a.zip", target, "leads out|no file|damaged")
 
 
-@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK])
+@pytest.mark.parametrize(
+    "kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK]
+)
 def test_links_and_devices(tmp_path, target, kind):
     entry = zipfile.ZipInfo("x.csv")
     entry.create_system, entry.external_attr = 3, (kind | 0o777) << 16
     refused(zip_of(tmp_path / "a.zip", (entry, b"/etc/passwd")), target, "link or a device")
 
 
-@pytest.mark.parametrize("names", [("x.csv", "x.csv"), ("x.csv", "X.CSV"), ("é.csv", "e\u0301.csv"),
-                                   ("a/x.csv", "a\\x.csv")])
+@pytest.mark.parametrize(
+    "names",
+    [("x.csv", "x.csv"), ("x.csv", "X.CSV"), ("é.csv", "e\u0301.csv"), ("a/x.csv", "a\\x.csv")],
+)
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_names_that_stand_there_twice(tmp_path, target, names):
     refused(zip_of(tmp_path / "a.zip", *((name, b"1") for name in names)), target, "twice")
@@ -88,7 +134,9 @@ def test_bombs(tmp_path, target, monkeypatch):
     monkeypatch.setattr(archive, "MAX_FILES", 10)
     refused(zip_of(tmp_path / "b.zip", *((f"{i}.csv", b"") for i in range(11))), target, "11 files")
     monkeypatch.setattr(archive, "MAX_BYTES", 1000)
-    refused(zip_of(tmp_path / "c.zip", *((f"{i}.csv", bytes(200)) for i in range(6))), target, "6 files")
+    refused(
+        zip_of(tmp_path / "c.zip", *((f"{i}.csv", bytes(200)) for i in range(6))), target, "6 files"
+    )
     monkeypatch.setattr(archive, "MAX_ZIP", 100)
     refused(tmp_path / "c.zip", target, "larger than")
 
@@ -96,7 +144,7 @@ def test_bombs(tmp_path, target, monkeypatch):
 def test_a_size_that_is_a_lie(tmp_path, target):
     raw = bytearray(zip_of(tmp_path / "a.zip", ("x.csv", bytes(2**16))).read_bytes())
     place = raw.index(b"PK\x01\x02") + 24
-    raw[place:place + 4] = struct.pack("<I", 10)  # the directory says ten bytes
+    raw[place : place + 4] = struct.pack("<I", 10)  # the directory says ten bytes
     (tmp_path / "a.zip").write_bytes(raw)
     with pytest.raises(KitError):
         unpack(tmp_path / "a.zip", target, SUFFIXES)

@@ -17,29 +17,46 @@ def found(result: dict) -> list[str]:
 
 def test_an_honest_one_is_clean(examine, ada):
     result = examine(ada)
-    assert (result["status"], result["student"], found(result), result["diff"]) == ("computed", "ada", [], {})
+    assert (result["status"], result["student"], found(result), result["diff"]) == (
+        "computed",
+        "ada",
+        [],
+        {},
+    )
     assert [finding.name for finding in result["findings"]] == []
 
 
 def change(name, *path):
     """A hand-in with one table changed and signed anew: each edit is a lambda on the table."""
+
     def apply(files, edit):
         run = run_of(files)
         return sign({**files, f"{run}/{name}": edit_table(files[f"{run}/{name}"], edit)})
+
     return apply
 
 
-@pytest.mark.parametrize(("table", "edit", "expected"), [
-    ("cases.csv", lambda t: t.assign(dsc_native=t["dsc_native"] + 0.01), "impossible numbers"),
-    ("cases.csv", lambda t: t.assign(fn=t["fn"] + 100, dsc_native=2 * t["tp"] / (2 * t["tp"] + t["fp"] + t["fn"] + 100),
-                                     iou=t["tp"] / (t["tp"] + t["fp"] + t["fn"] + 100),
-                                     recall=t["tp"] / (t["tp"] + t["fn"] + 100)), "impossible numbers"),
-    ("cases.csv", lambda t: t.iloc[:-1], "tables disagree"),
-    ("cases.csv", lambda t: t.assign(dsc=t["dsc"] + 0.01), "tables disagree"),
-    ("history.csv", lambda t: t.iloc[:-1], "tables disagree"),
-    ("history.csv", lambda t: t.assign(epoch=t["epoch"] + 1), "history implausible"),
-    ("history.csv", lambda t: t.assign(lr=0.5), "history implausible"),
-])
+@pytest.mark.parametrize(
+    ("table", "edit", "expected"),
+    [
+        ("cases.csv", lambda t: t.assign(dsc_native=t["dsc_native"] + 0.01), "impossible numbers"),
+        (
+            "cases.csv",
+            lambda t: t.assign(
+                fn=t["fn"] + 100,
+                dsc_native=2 * t["tp"] / (2 * t["tp"] + t["fp"] + t["fn"] + 100),
+                iou=t["tp"] / (t["tp"] + t["fp"] + t["fn"] + 100),
+                recall=t["tp"] / (t["tp"] + t["fn"] + 100),
+            ),
+            "impossible numbers",
+        ),
+        ("cases.csv", lambda t: t.iloc[:-1], "tables disagree"),
+        ("cases.csv", lambda t: t.assign(dsc=t["dsc"] + 0.01), "tables disagree"),
+        ("history.csv", lambda t: t.iloc[:-1], "tables disagree"),
+        ("history.csv", lambda t: t.assign(epoch=t["epoch"] + 1), "history implausible"),
+        ("history.csv", lambda t: t.assign(lr=0.5), "history implausible"),
+    ],
+)
 def test_a_table_was_edited(examine, ada, table, edit, expected):
     assert expected in found(examine(change(table)(ada, edit)))
 
@@ -52,8 +69,9 @@ def test_files_that_are_not_as_the_run_left_them(examine, ada):
 def test_a_recipe_that_the_id_does_not_tell(examine, ada):
     name = f"{run_of(ada)}/run.json"
     config = {**json.loads(ada[name])["config"], "weight_decay": 0.1}
-    assert {"run id does not fit", "checkpoint of another run"} <= set(found(examine(
-        {**ada, name: edit_json(ada[name], config=config)})))
+    assert {"run id does not fit", "checkpoint of another run"} <= set(
+        found(examine({**ada, name: edit_json(ada[name], config=config)}))
+    )
 
 
 def test_another_version_of_the_kit(examine, ada):
@@ -74,9 +92,13 @@ def test_a_field_that_the_run_did_not_know_does_not_matter(examine, ada):
 
 def test_other_data_and_other_code(examine, ada):
     name = f"{run_of(ada)}/run.json"
-    result = examine({**ada, name: edit_json(ada[name], data={"sha256": "0"}, code={"sha256": "0"})})
+    result = examine(
+        {**ada, name: edit_json(ada[name], data={"sha256": "0"}, code={"sha256": "0"})}
+    )
     assert found(result) == ["other data"]
-    assert [finding.name for finding in result["findings"] if finding.level == "note"] == ["other code"]
+    assert [finding.name for finding in result["findings"] if finding.level == "note"] == [
+        "other code"
+    ]
 
 
 def test_the_lib_that_was_handed_in_is_compared_and_never_imported(ada, tmp_path):

@@ -23,14 +23,26 @@ RUBRIC = Rubric(((0.5, 0), (0.7, 10), (0.9, 40)), 0.005, {"report": 60})
 def result(student: str, scores=(0.7, 0.8, 0.9), **changes) -> Result:
     cases = {f"P{i}": [score, score, None] for i, score in enumerate(scores)}
     mean = float(np.mean(scores))
-    return Result(f"{student}.zip", student, run="run", claimed=mean, verified=mean, low=min(scores), high=max(scores),
-                  grid="network", cases=cases, **changes)
+    return Result(
+        f"{student}.zip",
+        student,
+        run="run",
+        claimed=mean,
+        verified=mean,
+        low=min(scores),
+        high=max(scores),
+        grid="network",
+        cases=cases,
+        **changes,
+    )
 
 
-# --- rubric -------------------------------------------------------------------------------------------------------
+# --- rubric ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("dsc", "points"), [(0.1, 0), (0.5, 0), (0.6, 5), (0.7, 10), (0.8, 25), (0.9, 40), (1, 40)])
+@pytest.mark.parametrize(
+    ("dsc", "points"), [(0.1, 0), (0.5, 0), (0.6, 5), (0.7, 10), (0.8, 25), (0.9, 40), (1, 40)]
+)
 def test_points_by_hand(dsc, points):
     assert RUBRIC.points(dsc) == points
 
@@ -40,14 +52,23 @@ def test_the_default_rubric_gives_the_number_at_most_two_fifths():
     assert rubric.dsc_points <= 0.4 * rubric.total
 
 
-@pytest.mark.parametrize(("text", "reason"), [
-    ("[dsc]\nscale = [[0.5, 0], [0.9, 50]]\n[columns]\nreport = 50", "50 of 100 points, more than 40%"),
-    ("[dsc]\nscale = [[0.9, 0], [0.5, 40]]\n[columns]\nreport = 60", "must rise"),
-    ("[dsc]\nscale = [[0.5, 0]]", "two or more"), ("[dsc]\nscale = 7", "two or more"),
-    ("[dsc]\nscale = [[0.5, nan], [0.9, 4]]", "two or more"), ("[dcs]\n", "dcs is unknown"),
-    ("[dsc]\nscale = [[0.5, 0], [0.9, 40]]\n[columns]\n'=x' = 60", "begin with a letter"),
-    ("[dsc]\nscale = [[0.5, 0], [0.9, 40]]\n[columns]\nreport = -60", "columns"), ("[dsc", "no TOML"),
-])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "[dsc]\nscale = [[0.5, 0], [0.9, 50]]\n[columns]\nreport = 50",
+            "50 of 100 points, more than 40%",
+        ),
+        ("[dsc]\nscale = [[0.9, 0], [0.5, 40]]\n[columns]\nreport = 60", "must rise"),
+        ("[dsc]\nscale = [[0.5, 0]]", "two or more"),
+        ("[dsc]\nscale = 7", "two or more"),
+        ("[dsc]\nscale = [[0.5, nan], [0.9, 4]]", "two or more"),
+        ("[dcs]\n", "dcs is unknown"),
+        ("[dsc]\nscale = [[0.5, 0], [0.9, 40]]\n[columns]\n'=x' = 60", "begin with a letter"),
+        ("[dsc]\nscale = [[0.5, 0], [0.9, 40]]\n[columns]\nreport = -60", "columns"),
+        ("[dsc", "no TOML"),
+    ],
+)
 def test_rubrics_that_are_none(tmp_path, text, reason):
     (tmp_path / "r.toml").write_text(text)
     with pytest.raises(KitError, match=reason) as caught:
@@ -55,12 +76,14 @@ def test_rubrics_that_are_none(tmp_path, text, reason):
     assert "\n" not in str(caught.value)
 
 
-# --- ties ---------------------------------------------------------------------------------------------------------
+# --- ties -----------------------------------------------------------------------------------------
 
 
 def test_those_who_cannot_be_told_apart_earn_the_same():
     best = result("a", (0.80, 0.82, 0.84, 0.86) * 2)
-    noisy = result("b", (0.74, 0.88, 0.79, 0.90) * 2)  # lower on average, but not patient by patient
+    noisy = result(
+        "b", (0.74, 0.88, 0.79, 0.90) * 2
+    )  # lower on average, but not patient by patient
     clear = result("c", (0.70, 0.72, 0.74, 0.76) * 2)  # 0.1 below the best in each patient
     standings = assess([clear, noisy, best], RUBRIC)
     points = {standing.result.student: (standing.rank, standing.points) for standing in standings}
@@ -76,8 +99,11 @@ def test_luck_rarely_splits_a_class_of_equals():
     def first_group(worse: float) -> list[int]:
         scores = rng.beta(6, 1.2, 10) + rng.normal(0, 0.05 / np.sqrt(2), (20, 10))
         scores[10:] -= worse
-        groups = tied(result(f"{number:02}", values) for number, values in enumerate(scores.clip(0, 1)))
+        groups = tied(
+            result(f"{number:02}", values) for number, values in enumerate(scores.clip(0, 1))
+        )
         return [int(member.student) for rank, _, member in groups if rank == 1]
+
     assert sum(len(first_group(0)) < 20 for _ in range(40)) <= 2
     groups = [first_group(0.05) for _ in range(20)]
     assert np.mean([sum(number < 10 for number in group) for group in groups]) > 9.5
@@ -94,20 +120,27 @@ def test_masks_on_the_files_grid_are_no_part_of_a_tie():
 def test_points_never_rise_as_the_dsc_falls(scores):
     results = [result(f"s{i}", tuple(values)) for i, values in enumerate(scores)]
     groups = list(tied(results))
-    assert [member.verified for _, _, member in groups] == sorted((r.verified for r in results), reverse=True)
+    assert [member.verified for _, _, member in groups] == sorted(
+        (r.verified for r in results), reverse=True
+    )
     leaders = [RUBRIC.points(leader.verified) for _, leader, _ in groups]
     assert leaders == sorted(leaders, reverse=True)
     assert all(leader.verified >= member.verified for _, leader, member in groups)
 
 
-# --- what a class shows -------------------------------------------------------------------------------------------
+# --- what a class shows ---------------------------------------------------------------------------
 
 
 def test_shared_weights_with_other_recipes_hold_both_unless_one_is_caught_otherwise():
-    a, b = result("a", prints={"weights": "1", "cases": "2"}), result("b", prints={"weights": "1", "cases": "2"})
+    a, b = (
+        result("a", prints={"weights": "1", "cases": "2"}),
+        result("b", prints={"weights": "1", "cases": "2"}),
+    )
     same = dict(shared([a, b, result("c", prints={"weights": "3"})]))
     assert {index: (finding.level, finding.name) for index, finding in same.items()} == {
-        0: ("review", "the same weights"), 1: ("review", "the same weights")}
+        0: ("review", "the same weights"),
+        1: ("review", "the same weights"),
+    }
     forged = replace(b, run="other")
     assert [finding.level for _, finding in shared([a, forged])] == ["fault", "fault"]
     caught = replace(forged, findings=[Finding("fault", "claim not reproduced", "")])
@@ -121,25 +154,43 @@ def test_weights_of_the_kit(tmp_path, hand_ins):
     (tmp_path / "deep" / "kit.pt").write_bytes(file.read_bytes())
     from lib.grade.rescore import weights_hash
     from lib.predict import read_checkpoint
+
     own = result("a", prints={"weights": weights_hash(read_checkpoint(file)["weights"])})
-    assert [(index, finding.level) for index, finding in shipped([result("b"), own], tmp_path)] == [(1, "fault")]
+    assert [(index, finding.level) for index, finding in shipped([result("b"), own], tmp_path)] == [
+        (1, "fault")
+    ]
 
 
 def test_twice_missing_and_not_on_the_roster():
-    standings = assess([result("a"), replace(result("a"), submission="b.zip"), result("x")], RUBRIC, ["a", "k"])
-    names = {(s.result.student, s.result.submission): [f.name for f in s.result.findings] for s in standings}
-    assert names == {("a", "a.zip"): ["handed in twice"], ("a", "b.zip"): ["handed in twice"], ("k", ""): [],
-                     ("x", "x.zip"): ["not on the roster"]}
+    standings = assess(
+        [result("a"), replace(result("a"), submission="b.zip"), result("x")], RUBRIC, ["a", "k"]
+    )
+    names = {
+        (s.result.student, s.result.submission): [f.name for f in s.result.findings]
+        for s in standings
+    }
+    assert names == {
+        ("a", "a.zip"): ["handed in twice"],
+        ("a", "b.zip"): ["handed in twice"],
+        ("k", ""): [],
+        ("x", "x.zip"): ["not on the roster"],
+    }
     assert [s.status for s in standings] == ["review", "review", "missing", "review"]
 
 
-# --- the gradebook ------------------------------------------------------------------------------------------------
+# --- the gradebook --------------------------------------------------------------------------------
 
 
 def write(folder, results, rubric=RUBRIC):
     book = read_book(folder / GRADEBOOK, rubric)
     standings = assess(results, rubric)
-    write_book(folder / GRADEBOOK, standings, book, rubric, dict.fromkeys(range(len(standings)), "page.html"))
+    write_book(
+        folder / GRADEBOOK,
+        standings,
+        book,
+        rubric,
+        dict.fromkeys(range(len(standings)), "page.html"),
+    )
     return table(folder)
 
 
@@ -162,16 +213,23 @@ def test_no_cell_is_a_formula(tmp_path, name):
     odd = replace(result("a"), submission=name, findings=[Finding("note", name, "")])
     row = write(tmp_path, [odd])[1]
     assert row["submission"] == row["flags"] == "'" + name.replace("\r", "\n")
-    assert write(tmp_path, [replace(result("a", (0.1, 0.1)), claimed=0.0)])[1]["claimed - verified"] == "-0.100000"
+    assert (
+        write(tmp_path, [replace(result("a", (0.1, 0.1)), claimed=0.0)])[1]["claimed - verified"]
+        == "-0.100000"
+    )
 
 
 def test_what_humans_wrote_survives(tmp_path):
     write(tmp_path, [result("a"), result("b")])
-    edit(tmp_path, report="31,5", comment="clear; but, \"short\"\nsecond line")
-    for results in ([result("a"), result("b")], [replace(result("a"), submission="new name.zip")], [result("b")],
-                    [result("a"), result("b")]):
+    edit(tmp_path, report="31,5", comment='clear; but, "short"\nsecond line')
+    for results in (
+        [result("a"), result("b")],
+        [replace(result("a"), submission="new name.zip")],
+        [result("b")],
+        [result("a"), result("b")],
+    ):
         row = next(row for row in write(tmp_path, results) if row["student"] == "a")
-        assert (row["report"], row["comment"]) == ("31,5", "clear; but, \"short\"\nsecond line")
+        assert (row["report"], row["comment"]) == ("31,5", 'clear; but, "short"\nsecond line')
     assert row["score"] == f"{25 + 31.5:g}"
 
 
@@ -193,14 +251,20 @@ def test_a_gradebook_that_is_none(tmp_path):
         read_book(tmp_path / GRADEBOOK, replace(RUBRIC, columns={"score": 1}))
 
 
-# --- pages --------------------------------------------------------------------------------------------------------
+# --- pages ----------------------------------------------------------------------------------------
 
 
 def test_everything_on_a_page_is_escaped(tmp_path):
     evil = "<script>alert(1)</script>"
-    odd = replace(result("a", recipe={evil: evil}), submission=evil, run=evil, diff={evil: [evil]},
-                  cases={evil: [0.5, 0.5, None]}, findings=[Finding("note", evil, evil)])
-    standing, = assess([odd], RUBRIC)
+    odd = replace(
+        result("a", recipe={evil: evil}),
+        submission=evil,
+        run=evil,
+        diff={evil: [evil]},
+        cases={evil: [0.5, 0.5, None]},
+        findings=[Finding("note", evil, evil)],
+    )
+    (standing,) = assess([odd], RUBRIC)
     write_page(tmp_path, standing, {"comment": evil, "report": evil}, 1.0, RUBRIC)
     write_leaderboard(tmp_path, [standing], RUBRIC)
     for page in tmp_path.rglob("*.html"):
@@ -214,7 +278,10 @@ def test_pseudonyms_are_stable_and_need_the_key():
 
 
 def test_a_page_for_whoever_handed_in_nothing_usable(tmp_path):
-    standing, = assess([Result("x.zip", "x", "refused", findings=[Finding("fault", "refused", "is no zip")])], RUBRIC)
+    (standing,) = assess(
+        [Result("x.zip", "x", "refused", findings=[Finding("fault", "refused", "is no zip")])],
+        RUBRIC,
+    )
     write_page(tmp_path, standing, {}, 0.0, RUBRIC)
     assert "is no zip" in next(tmp_path.rglob("*.html")).read_text(encoding="utf-8")
     assert Book().of(standing) == {}

@@ -23,7 +23,9 @@ from tests.runtime.test_cli import command
 @pytest.fixture
 def out(hand_ins, tmp_path):
     """Results of an honest student."""
-    shutil.copytree(hand_ins / "results" / "ada", tmp_path / "result", ignore=shutil.ignore_patterns("*.zip"))
+    shutil.copytree(
+        hand_ins / "results" / "ada", tmp_path / "result", ignore=shutil.ignore_patterns("*.zip")
+    )
     return tmp_path / "result"
 
 
@@ -32,15 +34,26 @@ def test_what_is_in_it(out, tmp_path):
     with zipfile.ZipFile(receipt.file) as bundle:
         names = set(bundle.namelist())
     run = f"result/runs/{receipt.run_id}"
-    assert {f"{run}/{name}" for name in ("run.json", "history.csv", "cases.csv", "best.pt")} <= names
-    assert {"submission.json", "result/uexec_result_best.csv", "lib/metrics.py", "train_best.ipynb"} <= names
-    assert not [name for name in names if name.endswith(("last.pt", ".tif")) or name.startswith("data")]
+    assert {
+        f"{run}/{name}" for name in ("run.json", "history.csv", "cases.csv", "best.pt")
+    } <= names
+    assert {
+        "submission.json",
+        "result/uexec_result_best.csv",
+        "lib/metrics.py",
+        "train_best.ipynb",
+    } <= names
+    assert not [
+        name for name in names if name.endswith(("last.pt", ".tif")) or name.startswith("data")
+    ]
     unpack(receipt.file, tmp_path / "unpacked", READ)
     read = read_submission(tmp_path / "unpacked")
     assert (read.student, read.run_id) == ("ada", receipt.run_id)
     assert read.claimed == pytest.approx(receipt.claimed)
     assert receipt.sha256[:12] in str(receipt) and f"{receipt.claimed:.4f}" in str(receipt)
-    assert receipt.recipe == changes(read.config) and f"its recipe     {receipt.recipe}\n" in str(receipt)
+    assert receipt.recipe == changes(read.config) and f"its recipe     {receipt.recipe}\n" in str(
+        receipt
+    )
 
 
 def test_the_placeholder_of_the_notebook_is_good_for_practice_only(out):
@@ -97,7 +110,9 @@ def test_a_fold_of_the_very_patients_of_the_split_counts(out):
         shutil.copytree(ada, out / "runs" / name)
         info["split"]["name"] = split
         (out / "runs" / name / "run.json").write_text(json.dumps(info))
-        pd.read_csv(ada / "cases.csv").assign(dsc=dsc).to_csv(out / "runs" / name / "cases.csv", index=False)
+        pd.read_csv(ada / "cases.csv").assign(dsc=dsc).to_csv(
+            out / "runs" / name / "cases.csv", index=False
+        )
     assert pack("ada", out, quick=True).run_id == find_run(out).id == "better"
     data = SimpleNamespace(fingerprint=info["data"]["sha256"])
     assert default_weights(out, data) == out / "runs" / "better" / "best.pt"
@@ -108,9 +123,13 @@ def test_the_same_files_give_the_same_receipt(out):
 
 
 def test_the_command(out, monkeypatch, capfd):
-    status, text, _ = command(main, monkeypatch, capfd, "pack", "--student", "ada", "--out", str(out), "--quick")
+    status, text, _ = command(
+        main, monkeypatch, capfd, "pack", "--student", "ada", "--out", str(out), "--quick"
+    )
     assert status == 0 and "handed in by   ada" in text
-    status, _, err = command(main, monkeypatch, capfd, "pack", "--student", "=ada", "--out", str(out), "--quick")
+    status, _, err = command(
+        main, monkeypatch, capfd, "pack", "--student", "=ada", "--out", str(out), "--quick"
+    )
     assert status == 2 and err.count("\n") == 1
 
 
@@ -128,7 +147,9 @@ def test_weights_that_cannot_be_read(out):
 
 
 def test_too_large(out, monkeypatch):
-    monkeypatch.setattr(sys.modules["lib.grade.pack"], "MAX_ZIP", 1000)  # its name is that of the function
+    monkeypatch.setattr(
+        sys.modules["lib.grade.pack"], "MAX_ZIP", 1000
+    )  # its name is that of the function
     with pytest.raises(KitError, match="largest file is"):
         pack("ada", out, quick=True)
     assert not list(out.glob("*.zip"))
@@ -137,6 +158,8 @@ def test_too_large(out, monkeypatch):
 def test_a_network_of_ones_own_brings_its_masks(out, hand_ins):
     file = next(out.glob("runs/*/run.json"))
     info = json.loads(file.read_text())
-    file.write_text(json.dumps({**info, "config": {**info["config"], "model": "tests.grade.test_pack:Own"}}))
+    file.write_text(
+        json.dumps({**info, "config": {**info["config"], "model": "tests.grade.test_pack:Own"}})
+    )
     with pytest.raises(KitError, match="name the data"):
         pack("ada", out, quick=True)

@@ -26,17 +26,32 @@ def shared_storage(weights):
     return {name: torch.zeros(()).expand(tensor.shape) for name, tensor in weights.items()}
 
 
-@pytest.mark.parametrize(("edit", "reason"), [
-    (lambda c: {**c, "config": {**c["config"], "init_features": 10**6}}, "weights are not those"),
-    (lambda c: {**c, "config": {**c["config"], "model": "os:system"}}, "no config and weights"),
-    (lambda c: {**c, "config": {**c["config"], "lr": float("nan")}}, "describes no network"),
-    (lambda c: {**c, "weights": shared_storage(c["weights"])}, "no plain tensor"),
-    (lambda c: {**c, "weights": {**c["weights"], "conv.bias": [1.0]}}, "no plain tensor"),
-    (lambda c: {**c, "weights": {**c["weights"], "conv.bias": torch.ones(1).to_sparse()}}, "no plain tensor"),
-    (lambda c: {**c, "weights": {name: t for name, t in c["weights"].items() if name != "conv.bias"}}, "not those"),
-    (lambda c: {**c, "trained_on": 7}, "which patients"),
-    (lambda c: c["weights"], "no config and weights"),
-])
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (
+            lambda c: {**c, "config": {**c["config"], "init_features": 10**6}},
+            "weights are not those",
+        ),
+        (lambda c: {**c, "config": {**c["config"], "model": "os:system"}}, "no config and weights"),
+        (lambda c: {**c, "config": {**c["config"], "lr": float("nan")}}, "describes no network"),
+        (lambda c: {**c, "weights": shared_storage(c["weights"])}, "no plain tensor"),
+        (lambda c: {**c, "weights": {**c["weights"], "conv.bias": [1.0]}}, "no plain tensor"),
+        (
+            lambda c: {**c, "weights": {**c["weights"], "conv.bias": torch.ones(1).to_sparse()}},
+            "no plain tensor",
+        ),
+        (
+            lambda c: {
+                **c,
+                "weights": {name: t for name, t in c["weights"].items() if name != "conv.bias"},
+            },
+            "not those",
+        ),
+        (lambda c: {**c, "trained_on": 7}, "which patients"),
+        (lambda c: c["weights"], "no config and weights"),
+    ],
+)
 def test_checkpoints_that_are_refused(ada, tmp_path, edit, reason):
     (tmp_path / "best.pt").write_bytes(checkpoint(edit(content_of(ada))))
     with pytest.raises(KitError, match=reason) as caught:
@@ -45,8 +60,10 @@ def test_checkpoints_that_are_refused(ada, tmp_path, edit, reason):
 
 
 def test_a_compressed_checkpoint_is_not_opened(ada, tmp_path):
-    with zipfile.ZipFile(io.BytesIO(ada[f"{run_of(ada)}/best.pt"])) as source, \
-            zipfile.ZipFile(tmp_path / "best.pt", "w", zipfile.ZIP_DEFLATED) as target:
+    with (
+        zipfile.ZipFile(io.BytesIO(ada[f"{run_of(ada)}/best.pt"])) as source,
+        zipfile.ZipFile(tmp_path / "best.pt", "w", zipfile.ZIP_DEFLATED) as target,
+    ):
         for name in source.namelist():
             target.writestr(name, source.read(name))
     with pytest.raises(KitError, match="compressed"):
@@ -69,8 +86,14 @@ def own_network(files, exam, masks) -> dict[str, bytes]:
     shutil.rmtree(folder, ignore_errors=True)
     for name, mask in masks.items():
         write_masks(folder, exam.data.patients[name], mask)
-    return {**files, f"{run}/run.json": edit_json(files[f"{run}/run.json"], config=config),
-            **{f"masks/{file.relative_to(folder).as_posix()}": file.read_bytes() for file in folder.rglob("*.tif")}}
+    return {
+        **files,
+        f"{run}/run.json": edit_json(files[f"{run}/run.json"], config=config),
+        **{
+            f"masks/{file.relative_to(folder).as_posix()}": file.read_bytes()
+            for file in folder.rglob("*.tif")
+        },
+    }
 
 
 def test_masks_are_scored_where_the_network_is_not_known(examine, exam, ada):

@@ -23,10 +23,7 @@ from lib.grade.worker import Worker, WorkerDied
 from lib.logger import BEST_CSV
 from lib.utils import PROJECT, KitError
 from tests.grade.conftest import CPU
-from tests.grade.demo import (
-    pickled_code,
-    run_of,
-)
+from tests.grade.demo import pickled_code, run_of
 from tests.grade.test_checks import found
 
 
@@ -35,7 +32,7 @@ def rows_of(folder: Path) -> dict[str, dict[str, str]]:
     return {row["student"]: row for row in csv.DictReader(io.StringIO(text))}
 
 
-# --- the demo -----------------------------------------------------------------------------------------------------
+# --- the demo -------------------------------------------------------------------------------------
 
 
 def test_the_gradebook_of_the_guide(graded):
@@ -43,7 +40,9 @@ def test_the_gradebook_of_the_guide(graded):
     table = re.search(r"```\n(student +status.*?)\n\n", guide, re.DOTALL)[1]
 
     def words(text):  # scores differ a little from machine to machine
-        return [re.sub(r" +", " ", re.sub(r"\b\d+(\.\d+)?\b", "#", line)) for line in text.splitlines()]
+        return [
+            re.sub(r" +", " ", re.sub(r"\b\d+(\.\d+)?\b", "#", line)) for line in text.splitlines()
+        ]
 
     assert words(summary(graded[1])) == words(table)
 
@@ -80,8 +79,15 @@ def test_first_row_pages_and_leaderboard(graded):
     out, _ = graded
     rows = rows_of(out)
     assert next(iter(rows)) == "POINTS POSSIBLE"
-    assert (rows["POINTS POSSIBLE"]["score"], rows["POINTS POSSIBLE"]["DSC points"]) == ("100", "40")
-    assert all((out / row["feedback"]).is_file() for student, row in rows.items() if student != "POINTS POSSIBLE")
+    assert (rows["POINTS POSSIBLE"]["score"], rows["POINTS POSSIBLE"]["DSC points"]) == (
+        "100",
+        "40",
+    )
+    assert all(
+        (out / row["feedback"]).is_file()
+        for student, row in rows.items()
+        if student != "POINTS POSSIBLE"
+    )
     board = (out / "leaderboard.html").read_text(encoding="utf-8")
     names = dict(csv.reader((out / "pseudonyms.csv").read_text().splitlines()))
     assert names["ada"] in board and "ada<" not in board
@@ -91,14 +97,16 @@ def test_first_row_pages_and_leaderboard(graded):
     assert "http" not in board + page  # self-contained
 
 
-# --- a batch that nothing stops -----------------------------------------------------------------------------------
+# --- a batch that nothing stops -------------------------------------------------------------------
 
 
 def forbidden(*_):
     raise AssertionError("computed again")
 
 
-def test_graded_again_nothing_is_computed_and_what_a_human_wrote_stays(hand_ins, graded, tmp_path, monkeypatch):
+def test_graded_again_nothing_is_computed_and_what_a_human_wrote_stays(
+    hand_ins, graded, tmp_path, monkeypatch
+):
     out = tmp_path / "grades"
     shutil.copytree(graded[0] / "results", out / "results")
     rubric, roster = load_rubric(hand_ins / "rubric.toml"), read_roster(hand_ins / "roster.csv")
@@ -112,7 +120,12 @@ def test_graded_again_nothing_is_computed_and_what_a_human_wrote_stays(hand_ins,
     assert again() == first
     table = pd.read_csv(out / GRADEBOOK, dtype=str, keep_default_na=False).set_index("student")
     table["private"] = ""
-    table.loc["ada", ["comparison", "failures", "comment", "private"]] = "27,5", "12", "=HYPERLINK(1) <b>", "seen"
+    table.loc["ada", ["comparison", "failures", "comment", "private"]] = (
+        "27,5",
+        "12",
+        "=HYPERLINK(1) <b>",
+        "seen",
+    )
     table.loc["emil", "DSC points by hand"] = "5"
     table.to_csv(out / GRADEBOOK, sep=";", encoding="cp1252")  # as a spreadsheet might
     again()
@@ -141,26 +154,38 @@ def test_killed_in_the_middle_it_goes_on(hand_ins, graded, tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         grade(*arguments)
     grade(*arguments)
-    assert sorted(calls) == sorted([path.name for path in (hand_ins / "submissions").iterdir()] + [calls[3]])
+    assert sorted(calls) == sorted(
+        [path.name for path in (hand_ins / "submissions").iterdir()] + [calls[3]]
+    )
     assert (tmp_path / GRADEBOOK).read_bytes() == (graded[0] / GRADEBOOK).read_bytes()
 
 
 def test_timed_out(hand_ins, tmp_path, monkeypatch):
     def late(*_):
         raise WorkerDied("not done after 1 s")
+
     monkeypatch.setattr(Worker, "call", late)
-    standings = grade(hand_ins / "submissions", hand_ins / "data", tmp_path, load_rubric(hand_ins / "rubric.toml"))
+    standings = grade(
+        hand_ins / "submissions", hand_ins / "data", tmp_path, load_rubric(hand_ins / "rubric.toml")
+    )
     assert {standing.status for standing in standings} == {"timed out"}
     assert not (tmp_path / "results").exists()  # the next grading tries again
 
 
-# --- around it ----------------------------------------------------------------------------------------------------
+# --- around it ------------------------------------------------------------------------------------
 
 
 def test_who_handed_in():
     roster = ["ada", "s-12"]
-    names = {"Lovelace_ada_4711_upload.zip": "ada", "adamant.zip": "adamant", "x s-12 (1).zip": "s-12",
-             "@=.zip": "nameless", "ada s-12.zip": "ada_s-12", "ada_17/upload.zip": "ada", "bob/up.zip": "bob_up"}
+    names = {
+        "Lovelace_ada_4711_upload.zip": "ada",
+        "adamant.zip": "adamant",
+        "x s-12 (1).zip": "s-12",
+        "@=.zip": "nameless",
+        "ada s-12.zip": "ada_s-12",
+        "ada_17/upload.zip": "ada",
+        "bob/up.zip": "bob_up",
+    }
     assert {name: student_of(name, roster) for name in names} == names
 
 

@@ -21,8 +21,9 @@ def f():
 
 
 def test_a_solution_is_replaced_by_a_line():
-    assert without_solutions(SAMPLE) == ("BEST = REFERENCE\n# YOUR TURN\ndef f():\n    x = 1\n    # YOUR TURN\n"
-                                         "    return x\n")
+    assert without_solutions(SAMPLE) == (
+        "BEST = REFERENCE\n# YOUR TURN\ndef f():\n    x = 1\n    # YOUR TURN\n    return x\n"
+    )
     assert solutions(SAMPLE) == ["BEST = replace(REFERENCE, secret=1)\n", "    x = 2\n"]
     assert without_solutions(f"a\n{BEGIN}\nb\n{END}") == "a\n# YOUR TURN"
     assert without_solutions(f"a\n<!-- {BEGIN} -->\nb\n<!-- {END} -->\nc\n", "") == "a\nc\n"

@@ -15,5 +15,8 @@ def test_perturbed_patients_are_the_same_each_time_and_keep_their_background():
     moved, truth = one
     assert (moved.shape, moved.dtype, truth.dtype) == (volume.shape, np.uint8, np.uint8)
     assert not np.array_equal(moved, volume)
-    assert moved[..., 1][truth > 0].mean() > moved[..., 1][(truth == 0) & (moved[..., 1] > 0)].mean() + 50
+    assert (
+        moved[..., 1][truth > 0].mean()
+        > moved[..., 1][(truth == 0) & (moved[..., 1] > 0)].mean() + 50
+    )
     assert abs(int((moved[..., 0] == 0).sum()) - int((volume[..., 0] == 0).sum())) < 0.1 * mask.size

@@ -1,7 +1,7 @@
 """How long a whole class takes: 100 hand-ins of the quick profile, made of one run by moving its weights a little.
 
-``python -m tests.grade.whole_class FOLDER [NUMBER]``: makes them, grades them, prints the time and the largest memory.
-"""
+``python -m tests.grade.whole_class FOLDER [NUMBER]``: makes them, grades them, prints the time and
+the largest memory."""
 
 from __future__ import annotations
 
@@ -32,19 +32,30 @@ def main() -> None:
     files = read_zip(pack("s0", folder / "result", quick=True).file)
     content = torch.load(io.BytesIO(files[f"{run_of(files)}/best.pt"]), weights_only=True)
     for student in (f"s{i}" for i in range(number)):
-        weights = {name: tensor + 1e-4 * torch.randn_like(tensor) if tensor.is_floating_point() else tensor
-                   for name, tensor in content["weights"].items()}
-        moved = {**rename(files, student), f"{run_of(files)}/best.pt": checkpoint({**content, "weights": weights})}
+        weights = {
+            name: tensor + 1e-4 * torch.randn_like(tensor) if tensor.is_floating_point() else tensor
+            for name, tensor in content["weights"].items()
+        }
+        moved = {
+            **rename(files, student),
+            f"{run_of(files)}/best.pt": checkpoint({**content, "weights": weights}),
+        }
         write_zip(folder / "submissions" / f"{student}.zip", sign(moved))
     started, own_time = time.perf_counter(), time.process_time()
     standings = grade(folder / "submissions", data, folder / "grades")
     seconds = time.perf_counter() - started
     child = resource.getrusage(resource.RUSAGE_CHILDREN)
     computed = time.process_time() - own_time + child.ru_utime + child.ru_stime
-    print(f"{len(standings)} hand-ins in {seconds:.0f} s, of which a core computed {computed:.0f} s; largest memory of "
-          f"the process that grades {child.ru_maxrss / 2**20:.2f} GiB")
-    print({status: sum(standing.status == status for standing in standings)
-           for status in {standing.status for standing in standings}})
+    print(
+        f"{len(standings)} hand-ins in {seconds:.0f} s, of which a core computed {computed:.0f} s; largest memory of "
+        f"the process that grades {child.ru_maxrss / 2**20:.2f} GiB"
+    )
+    print(
+        {
+            status: sum(standing.status == status for standing in standings)
+            for status in {standing.status for standing in standings}
+        }
+    )
 
 
 if __name__ == "__main__":

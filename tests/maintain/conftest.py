@@ -12,7 +12,10 @@ from lib.sweep.run import train_tasks
 from maintain.reference import BASELINE, CROSS_VALIDATION, PARTS, SCALES, WEIGHTS, Scale, part_tasks
 from tests.conftest import NAMES, brain, write_patient
 
-SMALL = Scale({"image_size": 32, "init_features": 2, "epochs": 2, "batch_size": 4, "device": "cpu"}, {"epochs": 3})
+SMALL = Scale(
+    {"image_size": 32, "init_features": 2, "epochs": 2, "batch_size": 4, "device": "cpu"},
+    {"epochs": 3},
+)
 
 
 @pytest.fixture(scope="session")
@@ -41,11 +44,16 @@ def reference(trained, monkeypatch):
 @pytest.fixture
 def copied(reference, tmp_path):
     """The tables of the reference, to be damaged."""
-    shutil.copytree(reference / "runs", tmp_path / "runs", ignore=shutil.ignore_patterns("*.pt", ".lock"))
+    shutil.copytree(
+        reference / "runs", tmp_path / "runs", ignore=shutil.ignore_patterns("*.pt", ".lock")
+    )
     return tmp_path
 
 
 def part_runs(folder, plan, label):
     """Its runs, whatever else is there."""
-    return [run for run in map(Run, (folder / "runs").iterdir())
-            if any((place["plan"], place["label"]) == (plan, label) for place in run.info["places"])]
+    return [
+        run
+        for run in map(Run, (folder / "runs").iterdir())
+        if any((place["plan"], place["label"]) == (plan, label) for place in run.info["places"])
+    ]

@@ -13,7 +13,11 @@ SMALL = {"init_features": 2, "image_size": 32}
 
 def test_unet_is_a_u():
     flow = trace(Config(**SMALL))
-    names = [f"encoder{i}" for i in range(1, 5)] + ["bottleneck"] + [f"decoder{i}" for i in range(4, 0, -1)]
+    names = (
+        [f"encoder{i}" for i in range(1, 5)]
+        + ["bottleneck"]
+        + [f"decoder{i}" for i in range(4, 0, -1)]
+    )
     assert list(flow.shapes) == names
     assert flow.shapes["bottleneck"] == (1, 32, 2, 2)
     skips = {(f"encoder{i}", f"decoder{i}") for i in range(1, 5)}
@@ -27,7 +31,9 @@ def test_unet_2plus_is_nested():
     expected = {(nodes[i - 1, 0], nodes[i, 0]) for i in range(1, 5)}
     for i, j in nodes:
         if j:
-            expected |= {(nodes[i, k], nodes[i, j]) for k in range(j)} | {(nodes[i + 1, j - 1], nodes[i, j])}
+            expected |= {(nodes[i, k], nodes[i, j]) for k in range(j)} | {
+                (nodes[i + 1, j - 1], nodes[i, j])
+            }
     assert set(flow.edges) == expected
 
 

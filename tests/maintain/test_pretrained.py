@@ -23,7 +23,9 @@ def test_weights_are_exported_with_their_card(reference, tmp_path):
         for name, tensor in exact.state_dict().items():
             torch.testing.assert_close(halved.state_dict()[name], tensor, rtol=2e-3, atol=1e-6)
         images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-        torch.testing.assert_close(halved(images).sigmoid(), exact(images).sigmoid(), rtol=0, atol=5e-3)
+        torch.testing.assert_close(
+            halved(images).sigmoid(), exact(images).sigmoid(), rtol=0, atol=5e-3
+        )
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         assert f"{digest}  {file.name}\n" in (tmp_path / "SHA256SUMS").read_text()
         assert digest in (tmp_path / "README.md").read_text(encoding="utf-8")
@@ -40,8 +42,11 @@ def test_weights_that_float16_cannot_hold_are_not_exported(reference, tmp_path, 
 
 
 def test_the_card_tells_of_the_weights_that_are_there():
-    files = {name: (file.stat().st_size, hashlib.sha256(file.read_bytes()).hexdigest())
-             for name in ("baseline.pt", "best.pt") for file in [PRETRAINED / name]}
+    files = {
+        name: (file.stat().st_size, hashlib.sha256(file.read_bytes()).hexdigest())
+        for name in ("baseline.pt", "best.pt")
+        for file in [PRETRAINED / name]
+    }
     assert (PRETRAINED / "README.md").read_text(encoding="utf-8") == pretrained.card(files)
 
 
@@ -49,7 +54,12 @@ def test_the_card_tells_of_the_weights_that_are_there():
 def test_the_kits_weights(name):
     file = PRETRAINED / f"{name}.pt"
     assert file.stat().st_size <= 20e6
-    assert f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" in (PRETRAINED / "SHA256SUMS").read_text()
+    assert (
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n"
+        in (PRETRAINED / "SHA256SUMS").read_text()
+    )
     network, run = load_weights(file), pretrained.weight_runs()[name]
     assert network.config == run.config and network.trained_on == tuple(run.info["split"]["train"])
-    assert not set(network.trained_on) & set(PUBLISHED_VALIDATION), "the published ten must stay unseen"
+    assert not set(network.trained_on) & set(PUBLISHED_VALIDATION), (
+        "the published ten must stay unseen"
+    )

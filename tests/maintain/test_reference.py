@@ -38,7 +38,10 @@ ROOT = Path(__file__).parent.parent.parent
 @pytest.mark.parametrize("scale", SCALES)
 def test_parts_are_the_published_recipe_and_the_best_at_that_scale(scale):
     for name, part in PARTS.items():
-        base, size = base_of(part, scale), SCALES[scale].changes | (SCALES[scale].weights if name == WEIGHTS else {})
+        base, size = (
+            base_of(part, scale),
+            SCALES[scale].changes | (SCALES[scale].weights if name == WEIGHTS else {}),
+        )
         assert base == dataclasses.replace(REFERENCE, **{**size, **part.changes})
     assert list(PARTS[WEIGHTS].plan.configs(base_of(PARTS[WEIGHTS], scale))) == ["baseline", "best"]
     configs = PARTS[CROSS_VALIDATION].plan.configs(base_of(PARTS[CROSS_VALIDATION], scale))
@@ -57,8 +60,17 @@ def test_every_row_says_its_scale(reference):
 def test_the_command_finds_what_is_trained(reference, monkeypatch, capfd):
     """Only the parts asked for, and nothing twice."""
     before = {file: file.stat().st_mtime_ns for file in reference.glob("runs/*/best.pt")}
-    status, out, err = command(reference_command, monkeypatch, capfd, "--only", CROSS_VALIDATION, "--data",
-                               str(reference / "kaggle_3m"), "--out", str(reference))
+    status, out, err = command(
+        reference_command,
+        monkeypatch,
+        capfd,
+        "--only",
+        CROSS_VALIDATION,
+        "--data",
+        str(reference / "kaggle_3m"),
+        "--out",
+        str(reference),
+    )
     assert status == 0, err
     assert CROSS_VALIDATION in out and WEIGHTS not in out
     assert {file: file.stat().st_mtime_ns for file in reference.glob("runs/*/best.pt")} == before
@@ -79,17 +91,27 @@ def test_runs_with_other_settings_do_not_count(reference, tmp_path):
     assert measured(WEIGHTS, "cpu", tmp_path) == {}
 
 
-@pytest.mark.parametrize(("main", "arguments"), [
-    (reference_command, ["--seeds", "1"]), (sweep_command, ["loss", "--at", "gpu"]),
-    (sweep_command, ["loss", "--only", "x"])])
+@pytest.mark.parametrize(
+    ("main", "arguments"),
+    [
+        (reference_command, ["--seeds", "1"]),
+        (sweep_command, ["loss", "--at", "gpu"]),
+        (sweep_command, ["loss", "--only", "x"]),
+    ],
+)
 def test_options_that_do_not_apply_are_named(main, arguments, monkeypatch, capfd):
     status, _, err = command(main, monkeypatch, capfd, *arguments, "--data", "nowhere")
     assert status == 2 and f"unrecognized arguments: {' '.join(arguments[-2:])}" in err
 
 
 def test_an_unknown_part_is_named(tiny_kaggle, monkeypatch, capfd):
-    status, _, err = command(reference_command, monkeypatch, capfd, "--only", "all", "--data", str(tiny_kaggle))
-    assert status == 2 and "part 'all' of the reference is unknown; use some of pretrained, baseline" in err
+    status, _, err = command(
+        reference_command, monkeypatch, capfd, "--only", "all", "--data", str(tiny_kaggle)
+    )
+    assert (
+        status == 2
+        and "part 'all' of the reference is unknown; use some of pretrained, baseline" in err
+    )
 
 
 def test_runs_of_a_recipe_that_has_changed_since_do_not_count(copied, monkeypatch):
@@ -107,14 +129,16 @@ def test_own_weights_come_before_those_of_the_kit(tiny_kaggle, tmp_path, monkeyp
     shutil.copytree(run.folder, tmp_path / "phantoms" / "runs" / "one")
     info = run.info | {"data": run.info["data"] | {"name": "phantom"}}
     (tmp_path / "phantoms" / "runs" / "one" / "run.json").write_text(json.dumps(info))
-    assert default_weights(tmp_path / "phantoms") == KIT_WEIGHTS, "patients are not segmented by what saw phantoms"
+    assert default_weights(tmp_path / "phantoms") == KIT_WEIGHTS, (
+        "patients are not segmented by what saw phantoms"
+    )
     monkeypatch.setattr(predict, "KIT_WEIGHTS", tmp_path / "best.pt")
     with pytest.raises(KitError, match="no finished run on patients; train one first"):
         default_weights(tmp_path / "phantoms")
     assert unseen(load_weights(run.weights), data) == run.unseen(data)
 
 
-# --- what is committed --------------------------------------------------------------------------------------------
+# --- what is committed ----------------------------------------------------------------------------
 
 
 def test_the_default_is_the_recipe_that_did_better():

@@ -28,7 +28,9 @@ def test_cross_validation_table_is_what_the_run_folders_say(reference):
     table = results.cross_validation_table(folds)
     best = part_runs(reference, CROSS_VALIDATION, "best")
     assert len(best) == 5
-    assert table.loc["best", "mean DSC"] == pytest.approx(pd.concat([run.cases["dsc"] for run in best]).mean())
+    assert table.loc["best", "mean DSC"] == pytest.approx(
+        pd.concat([run.cases["dsc"] for run in best]).mean()
+    )
     last = [run.history["val_dsc"].iloc[-1] for run in best for _ in range(len(run.cases))]
     assert table.loc["best", "last epoch"] == pytest.approx(sum(last) / len(last))
     means = table["mean DSC"]
@@ -52,7 +54,10 @@ def test_parts_that_are_not_complete_are_not_shown(copied):
 def test_runs_of_ones_own_and_older_ones_are_passed_over(copied):
     before = results.page(copied)
     alone, old = part_runs(copied, BASELINE, "fresh")[0], part_runs(copied, BASELINE, "frozen")[0]
-    for run, name, places in ((alone, "alone", None), (old, "old", [{"plan": "loss", "label": "Dice"}])):
+    for run, name, places in (
+        (alone, "alone", None),
+        (old, "old", [{"plan": "loss", "label": "Dice"}]),
+    ):
         shutil.copytree(run.folder, copied / "runs" / name)
         info = {key: value for key, value in run.info.items() if key != "places"}
         info |= {"places": places} if places else {}
@@ -73,7 +78,9 @@ def test_patients_that_trials_were_scored_on_are_counted(copied):
     run = part_runs(copied, BASELINE, "fresh")[0]
     shutil.copytree(run.folder, copied / "trials-32" / "one")
     text = results.choice(folds, copied)
-    assert f"scored on {len(run.info['split']['validation'])} of these {len(NAMES)} patients" in text
+    assert (
+        f"scored on {len(run.info['split']['validation'])} of these {len(NAMES)} patients" in text
+    )
     assert text in results.page(copied)
 
 
@@ -89,10 +96,21 @@ def test_folds_are_compared_one_by_one(reference):
 
 
 def test_what_can_be_had_without_training(reference):
-    table = pd.DataFrame([{"recipe": recipe, "fold": f"fold-{i % 2}", "patient": f"P{i}", "rule": rule,
-                           "threshold": 0.5, "dsc": value + (rule == "all") * 0.1}
-                          for recipe, value in (("baseline", 0.5), ("baseline, flips", 0.6))
-                          for i in range(8) for rule in ("size", "all")])
+    table = pd.DataFrame(
+        [
+            {
+                "recipe": recipe,
+                "fold": f"fold-{i % 2}",
+                "patient": f"P{i}",
+                "rule": rule,
+                "threshold": 0.5,
+                "dsc": value + (rule == "all") * 0.1,
+            }
+            for recipe, value in (("baseline", 0.5), ("baseline, flips", 0.6))
+            for i in range(8)
+            for rule in ("size", "all")
+        ]
+    )
     shown = results._without_training(table)
     assert shown.loc["baseline, flips", "difference"] == pytest.approx(0.1)
     assert shown.loc["baseline, flips", "verdict"] == "helps"
@@ -108,11 +126,18 @@ def test_pages_and_figures(reference, monkeypatch, capfd):
     assert status == 0, err
     assert (ROOT / "README.md").read_bytes() == readme, "which tells of the kit's own folder"
     page = (reference / "results.md").read_text(encoding="utf-8")
-    assert {file.name for file in reference.glob("*.png")} == set(re.findall(r"\]\((.*?\.png)\)", page))
+    assert {file.name for file in reference.glob("*.png")} == set(
+        re.findall(r"\]\((.*?\.png)\)", page)
+    )
     assert "| 6 |" in page and "Seeds: 3" in page
-    assert pd.read_csv(reference / "cross_validation.csv", index_col=0)["patients"].tolist() == [6, 6]
+    assert pd.read_csv(reference / "cross_validation.csv", index_col=0)["patients"].tolist() == [
+        6,
+        6,
+    ]
     worst = results.worst_patients(cross_validated(reference)[1], 2)
-    assert list(worst["best"]) == sorted(worst["best"]) and all(f"| {name} |" in page for name in worst.index)
+    assert list(worst["best"]) == sorted(worst["best"]) and all(
+        f"| {name} |" in page for name in worst.index
+    )
     text = results.with_block(f"before\n{results.BEGIN}\nold\n{results.END}\nafter", "new")
     assert text == f"before\n{results.BEGIN}\nnew\n{results.END}\nafter"
     with pytest.raises(KitError, match="no place for the results"):
@@ -127,23 +152,40 @@ def test_tables_of_the_notebook_are_those_of_the_runs(tmp_path):
 
 def test_readme_and_pages_tell_what_was_measured():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert results.with_block(readme, results.readme_table()) == readme, "run make reference-figures"
-    assert (FOLDER / "results.md").read_text(encoding="utf-8") == results.page(), "run make reference-figures"
+    assert results.with_block(readme, results.readme_table()) == readme, (
+        "run make reference-figures"
+    )
+    assert (FOLDER / "results.md").read_text(encoding="utf-8") == results.page(), (
+        "run make reference-figures"
+    )
     for name in re.findall(r"\]\((.*?\.png)\)", results.page()):
         assert (FOLDER / name).is_file()
 
 
 def test_readme_tells_what_networks_cost():
     rows = json.loads((FOLDER / "bench.json").read_text())["memory"]
-    lines = [line.split(" | ")[1:] for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-             if re.match(r"\| U-?Net.*\d to \d+", line)]
-    columns = ("GFLOPs a slice", "kept, plain", "kept, checkpointing", "peak, plain", "peak, checkpointing")
+    lines = [
+        line.split(" | ")[1:]
+        for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+        if re.match(r"\| U-?Net.*\d to \d+", line)
+    ]
+    columns = (
+        "GFLOPs a slice",
+        "kept, plain",
+        "kept, checkpointing",
+        "peak, plain",
+        "peak, checkpointing",
+    )
     assert [[float(cell.strip(" |").replace(",", "")) for cell in line] for line in lines] == [
-        [row["parameters"], *(row[name] for name in columns)] for row in rows]
+        [row["parameters"], *(row[name] for name in columns)] for row in rows
+    ]
 
 
 def test_readme_tells_how_long_notebooks_take():
-    pages = [(ROOT / name).read_text(encoding="utf-8").splitlines() for name in ("README.md", "README.zh-CN.md")]
+    pages = [
+        (ROOT / name).read_text(encoding="utf-8").splitlines()
+        for name in ("README.md", "README.zh-CN.md")
+    ]
     for name, seconds in json.loads((FOLDER / TIMES).read_text()).items():
         rows = [next(line for line in page if line.startswith(f"| [`{name}`]")) for page in pages]
         assert f"| {duration(seconds)} |" in rows[0]

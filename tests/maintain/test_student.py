@@ -20,14 +20,22 @@ from tests.grade.test_solutions import SAMPLE
 def source(tmp_path) -> Path:
     """A little kit with solutions in a module, a notebook and a Markdown file."""
     root = tmp_path / "kit"
-    for name, text in {"lib/config.py": SAMPLE, "lib/grade/solutions.py": "", "docs/instructors.md": "secret",
-                       "result/reference/numbers.csv": "secret", "README.md":
-                       f"# Kit\n<!-- {BEGIN} -->\nThe secret is out.\n<!-- {END} -->\nEnd\n"}.items():
+    for name, text in {
+        "lib/config.py": SAMPLE,
+        "lib/grade/solutions.py": "",
+        "docs/instructors.md": "secret",
+        "result/reference/numbers.csv": "secret",
+        "README.md": f"# Kit\n<!-- {BEGIN} -->\nThe secret is out.\n<!-- {END} -->\nEnd\n",
+    }.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
-    cells = [nbformat.v4.new_code_cell("1", outputs=[nbformat.v4.new_output("stream", text="the secret")]),
-             nbformat.v4.new_code_cell(f"a = 1\n{BEGIN}\nsecret()\n{END}"),
-             nbformat.v4.new_markdown_cell(f"Why?\n{BEGIN}\nThe secret.\n{END}")]
+    cells = [
+        nbformat.v4.new_code_cell(
+            "1", outputs=[nbformat.v4.new_output("stream", text="the secret")]
+        ),
+        nbformat.v4.new_code_cell(f"a = 1\n{BEGIN}\nsecret()\n{END}"),
+        nbformat.v4.new_markdown_cell(f"Why?\n{BEGIN}\nThe secret.\n{END}"),
+    ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), root / "x.ipynb")
     return root
 
@@ -35,16 +43,23 @@ def source(tmp_path) -> Path:
 def test_nothing_of_the_solution_is_in_it(source, tmp_path):
     before = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
     folder, archive = write_student_edition(tmp_path / "student", source)
-    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
-        "README.md", "lib/config.py", "lib/grade/solutions.py", "x.ipynb"]
+    assert sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    ) == ["README.md", "lib/config.py", "lib/grade/solutions.py", "x.ipynb"]
     assert not any(b"secret" in path.read_bytes() for path in folder.rglob("*") if path.is_file())
     first, second, third = nbformat.read(folder / "x.ipynb", as_version=4).cells
-    assert (first.outputs, second.source, third.source) == ([], "a = 1\n# YOUR TURN", "Why?\n*Your turn.*")
+    assert (first.outputs, second.source, third.source) == (
+        [],
+        "a = 1\n# YOUR TURN",
+        "Why?\n*Your turn.*",
+    )
     assert second.metadata["tags"] == third.metadata["tags"] == ["your-turn"]
     content = archive.read_bytes()
     with zipfile.ZipFile(archive) as bundle:
         assert not any(b"secret" in bundle.read(name) for name in bundle.namelist())
-    assert write_student_edition(tmp_path / "student", source)[1].read_bytes() == content  # made anew, the same
+    assert (
+        write_student_edition(tmp_path / "student", source)[1].read_bytes() == content
+    )  # made anew, the same
     assert {path: path.read_bytes() for path in source.rglob("*") if path.is_file()} == before
 
 
@@ -61,7 +76,10 @@ def source_texts() -> list[str]:
     for pattern in PARTS:
         for file in PROJECT.glob(pattern):
             if file.suffix == ".ipynb":
-                texts += ["".join(cell["source"]) for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]]
+                texts += [
+                    "".join(cell["source"])
+                    for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]
+                ]
             elif file.is_file() and file.suffix in (".py", ".md", ".toml", ".txt", ""):
                 texts.append(file.read_text(encoding="utf-8"))
     return texts
@@ -71,7 +89,9 @@ def test_the_kits_own_edition(tmp_path):
     folder, archive = write_student_edition(tmp_path / "student")
     texts = source_texts()
     harmless = {line.strip() for text in texts for line in without_solutions(text).splitlines()}
-    secret = {line.strip() for text in texts for part in solutions(text) for line in part.splitlines()} - harmless
+    secret = {
+        line.strip() for text in texts for part in solutions(text) for line in part.splitlines()
+    } - harmless
     files = [path for path in folder.rglob("*") if path.is_file()]
     shipped = "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
     assert [line for line in secret if len(line) > 12 and line in shipped] == []
@@ -85,6 +105,11 @@ def test_it_runs_top_to_bottom(tmp_path):
     folder, _ = write_student_edition(tmp_path / "student")
     environment = {**os.environ, "KIT_PROFILE": "smoke", "KIT_DATA": "phantom"}
     notebooks = [f"{name}.ipynb" for name in ("train_default", "train", "train_best", "inference")]
-    done = subprocess.run([sys.executable, "-m", "lib.notebook", *notebooks], cwd=folder, env=environment,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "lib.notebook", *notebooks],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-2000:]

@@ -27,7 +27,9 @@ def cohort():
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    return write_phantom(tmp_path_factory.mktemp("data") / "phantom", patients=3, seed=5, size=SMALL)
+    return write_phantom(
+        tmp_path_factory.mktemp("data") / "phantom", patients=3, seed=5, size=SMALL
+    )
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -53,7 +55,9 @@ def test_the_number_of_cores_does_not_matter(written, tmp_path, monkeypatch):
 
 
 def test_files_follow_the_kaggle_layout_and_hold_what_make_patient_returns(written):
-    assert sorted(p.name for p in written.iterdir() if p.is_dir()) == [f"PHANTOM_000{i}" for i in (1, 2, 3)]
+    assert sorted(p.name for p in written.iterdir() if p.is_dir()) == [
+        f"PHANTOM_000{i}" for i in (1, 2, 3)
+    ]
     volume, mask = make_patient(5, 1, SMALL)
     folder = written / "PHANTOM_0002"
     assert len(list(folder.iterdir())) == 2 * len(volume)
@@ -94,7 +98,9 @@ def test_most_slices_are_empty_and_tumours_are_small(cohort):
 def test_missing_sequence_is_a_copy_of_flair():
     drawn = [missing_sequences(0, index) for index in range(200)]
     assert np.mean([channels != () for channels in drawn]) == pytest.approx(0.15)
-    assert len({missing_sequences(seed, 2) for seed in range(20)}) == 3  # another seed, other patients
+    assert (
+        len({missing_sequences(seed, 2) for seed in range(20)}) == 3
+    )  # another seed, other patients
     volume, _ = make_patient(0, drawn.index((PRE, POST)), SMALL)
     assert all(np.array_equal(volume[..., channel], volume[..., FLAIR]) for channel in (PRE, POST))
     volume, _ = make_patient(0, drawn.index(()), SMALL)

@@ -27,22 +27,47 @@ def run(seed=0, loss="DiceLoss", epochs=5, patients=8):
     """A run folder without a folder."""
     rng = np.random.default_rng(seed)
     made = Run.__new__(Run)
-    history = pd.DataFrame({"epoch": range(1, epochs + 1), "lr": 1e-3, "train loss": rng.random(epochs),
-                            "val loss": rng.random(epochs), "val_dsc": rng.random(epochs)})
+    history = pd.DataFrame(
+        {
+            "epoch": range(1, epochs + 1),
+            "lr": 1e-3,
+            "train loss": rng.random(epochs),
+            "val loss": rng.random(epochs),
+            "val_dsc": rng.random(epochs),
+        }
+    )
     tp, fp, fn = rng.integers(1, 900, (3, patients))
-    cases = pd.DataFrame({"patient": [f"PHANTOM_{i:04}" for i in range(patients)], "slices": 18,
-                          "dsc": 2 * tp / (2 * tp + fp + fn), "dsc_native": 2 * tp / (2 * tp + fp + fn),
-                          "tp": tp, "fp": fp, "fn": fn})
-    made.__dict__.update(folder=SimpleNamespace(name="run"), history=history, cases=cases, config=Config(loss=loss),
-                         info={"config": {}})
+    cases = pd.DataFrame(
+        {
+            "patient": [f"PHANTOM_{i:04}" for i in range(patients)],
+            "slices": 18,
+            "dsc": 2 * tp / (2 * tp + fp + fn),
+            "dsc_native": 2 * tp / (2 * tp + fp + fn),
+            "tp": tp,
+            "fp": fp,
+            "fn": fn,
+        }
+    )
+    made.__dict__.update(
+        folder=SimpleNamespace(name="run"),
+        history=history,
+        cases=cases,
+        config=Config(loss=loss),
+        info={"config": {}},
+    )
     return made
 
 
 def some_calibration():
     rng = np.random.default_rng(0)
     sums = _by_bin(rng.random(10_000).astype(np.float32), rng.random(10_000) > 0.5)
-    return Calibration(sums[0].astype(int), sums[1] / sums[0], sums[2] / sums[0], THRESHOLDS,
-                       rng.random((6, len(THRESHOLDS))))
+    return Calibration(
+        sums[0].astype(int),
+        sums[1] / sums[0],
+        sums[2] / sums[0],
+        THRESHOLDS,
+        rng.random((6, len(THRESHOLDS))),
+    )
 
 
 def drawings(folder):
@@ -51,9 +76,12 @@ def drawings(folder):
     several = {"Dice": [run(0), run(1)], "IoU": run(2, "IOULoss")}
     return {
         "patient_slices": plot.patient_slices(data, next(iter(data.patients))),
-        "overlays": plot.overlays(prediction(data, 2)), "curves": plot.curves(run()),
-        "sweep_scores": plot.sweep_scores({"a": run(0), "b": [run(1), run(2)]}), "dsc_bars": plot.dsc_bars(run().cases),
-        "sweep_curves": plot.sweep_curves(several), "size_against_dsc": plot.size_against_dsc(run().cases),
+        "overlays": plot.overlays(prediction(data, 2)),
+        "curves": plot.curves(run()),
+        "sweep_scores": plot.sweep_scores({"a": run(0), "b": [run(1), run(2)]}),
+        "dsc_bars": plot.dsc_bars(run().cases),
+        "sweep_curves": plot.sweep_curves(several),
+        "size_against_dsc": plot.size_against_dsc(run().cases),
         "slopes": plot.slopes(run(0), run(1), ("Dice", "IoU")),
         "forest": plot.forest(compare(run(0), {"a": run(1), "b": run(2)})),
         "dsc_strips": plot.dsc_strips({"Dice": run(0).cases["dsc"], "IoU": run(1).cases["dsc"]}),
@@ -65,7 +93,9 @@ def test_every_figure_is_titled_closed_and_a_vector(tiny_kaggle):
     for name, figure in drawings(tiny_kaggle).items():
         assert not plt.get_fignums(), name
         assert any(axis.get_title() for axis in figure.axes), name
-        assert all(axis.get_xlabel() or not axis.axison or axis.get_ylabel() for axis in figure.axes), name
+        assert all(
+            axis.get_xlabel() or not axis.axison or axis.get_ylabel() for axis in figure.axes
+        ), name
         stream = io.StringIO()
         figure.savefig(stream, format="svg")
         assert "<svg" in stream.getvalue(), name
@@ -91,14 +121,25 @@ def test_what_cannot_be_drawn_is_said():
 
 
 def test_patients_without_masks_leave_a_sentence():
-    for cases in (pd.DataFrame({"patient": ["a"], "slices": [3], "seen": [False]}), run(patients=0).cases):
-        for figure in (plot.size_against_dsc(cases), plot.dsc_bars(cases), plot.dsc_bars(cases, "dsc_native")):
+    for cases in (
+        pd.DataFrame({"patient": ["a"], "slices": [3], "seen": [False]}),
+        run(patients=0).cases,
+    ):
+        for figure in (
+            plot.size_against_dsc(cases),
+            plot.dsc_bars(cases),
+            plot.dsc_bars(cases, "dsc_native"),
+        ):
             assert figure.texts[0].get_text() == "no patients with masks: nothing to show"
 
 
 def test_a_prediction_of_nobody_leaves_a_sentence(tiny_kaggle):
     nobody = predict(Bright(), tiny_kaggle, patients=[], device="cpu")
-    for figure in (plot.overlays(nobody), plot.dsc_bars(nobody.cases), plot.size_against_dsc(nobody.cases)):
+    for figure in (
+        plot.overlays(nobody),
+        plot.dsc_bars(nobody.cases),
+        plot.size_against_dsc(nobody.cases),
+    ):
         assert "nothing to show" in figure.texts[0].get_text()
 
 
@@ -106,19 +147,31 @@ def test_calibration_leaves_out_patients_trained_on(tiny_kaggle):
     network, data = Bright(), load_data(tiny_kaggle, 32)
     network.trained_on = NAMES[:4]
     result = calibrate(network, data, NAMES)
-    assert result.dsc.shape == (2, len(THRESHOLDS)) and result.voxels.sum() == len(data.slices(NAMES[4:])) * 32 * 32
+    assert (
+        result.dsc.shape == (2, len(THRESHOLDS))
+        and result.voxels.sum() == len(data.slices(NAMES[4:])) * 32 * 32
+    )
     for patients in (NAMES[:4], ()):
         empty = calibrate(network, data, patients)
         assert empty.dsc.shape == (0, len(THRESHOLDS)) and not empty.voxels.any()
         assert "not trained on: nothing to show" in plot.calibration(empty).texts[0].get_text()
 
 
-# --- patients that the network was trained on ---------------------------------------------------------------------
+# --- patients that the network was trained on -----------------------------------------------------
 
 
-HALF = pd.DataFrame({"patient": list("abcde"), "slices": 9, "seen": [True, False, True, False, False],
-                     "dsc": [0.99, 0.2, 0.97, 0.4, 0.6], "dsc_native": [0.99, 0.2, 0.97, 0.4, 0.6],
-                     "tp": 10, "fp": 3, "fn": [5, 6, 7, 8, 9]})
+HALF = pd.DataFrame(
+    {
+        "patient": list("abcde"),
+        "slices": 9,
+        "seen": [True, False, True, False, False],
+        "dsc": [0.99, 0.2, 0.97, 0.4, 0.6],
+        "dsc_native": [0.99, 0.2, 0.97, 0.4, 0.6],
+        "tp": 10,
+        "fp": 3,
+        "fn": [5, 6, 7, 8, 9],
+    }
+)
 ALL = HALF.assign(seen=True)
 GREY = to_rgba(TRAINED_ON)
 
@@ -136,43 +189,81 @@ def test_bars_count_the_patients_not_trained_on():
     [axis] = plot.dsc_bars(HALF).axes
     names = [label.get_text() for label in axis.get_yticklabels()]
     assert names == ["b", "d", "e", "c (trained on)", "a (trained on)"]
-    assert [bar.get_facecolor() == GREY for bar in axis.containers[0]] == [False, False, False, True, True]
+    assert [bar.get_facecolor() == GREY for bar in axis.containers[0]] == [
+        False,
+        False,
+        False,
+        True,
+        True,
+    ]
     assert axis.get_title() == "DSC, 3 patients and 2 trained on (not counted), worst first"
     assert {"mean 0.400", "median 0.400"} < set(legend_of(axis))
 
 
 def test_bars_of_patients_all_trained_on_say_what_they_show():
     [axis] = plot.dsc_bars(ALL).axes
-    assert axis.get_title() == "DSC, 5 patients trained on\n(what the network remembers), worst first"
-    assert "mean 0.632" in legend_of(axis) and all("(trained on)" in t.get_text() for t in axis.get_yticklabels())
+    assert (
+        axis.get_title() == "DSC, 5 patients trained on\n(what the network remembers), worst first"
+    )
+    assert "mean 0.632" in legend_of(axis) and all(
+        "(trained on)" in t.get_text() for t in axis.get_yticklabels()
+    )
 
 
 def test_sizes_of_patients_trained_on_are_grey_and_not_named():
     [axis] = plot.size_against_dsc(HALF).axes
     grey, others = axis.collections
-    assert grey.get_offsets()[:, 0].tolist() == [15, 17] and others.get_offsets()[:, 0].tolist() == [16, 18, 19]
-    assert legend_of(axis) == ["trained on", "others"] and "3 patients and 2 trained on" in axis.get_title()
+    assert grey.get_offsets()[:, 0].tolist() == [15, 17] and others.get_offsets()[
+        :, 0
+    ].tolist() == [16, 18, 19]
+    assert (
+        legend_of(axis) == ["trained on", "others"]
+        and "3 patients and 2 trained on" in axis.get_title()
+    )
     assert [text.get_text() for text in axis.texts] == ["b", "d", "e"]
     [axis] = plot.size_against_dsc(ALL).axes
-    assert [text.get_text() for text in axis.texts] == ["b", "d", "e"] and "remembers" in axis.get_title()
+    assert [text.get_text() for text in axis.texts] == [
+        "b",
+        "d",
+        "e",
+    ] and "remembers" in axis.get_title()
     assert legend_of(axis) == ["trained on"]
 
 
 def test_slopes_leave_those_out_that_either_was_trained_on():
-    later = HALF.assign(seen=[False, True, False, False, False], dsc=HALF["dsc"] + [0, 0.1, 0, 0.1, -0.2])
+    later = HALF.assign(
+        seen=[False, True, False, False, False], dsc=HALF["dsc"] + [0, 0.1, 0, 0.1, -0.2]
+    )
     [axis] = plot.slopes(scored(HALF), scored(later)).axes
-    assert [to_rgba(line.get_color()) == GREY for line in axis.lines] == [True, True, True, False, False, False]
-    assert legend_of(axis) == ["better (1)", "not better (1)", "mean 0.500 to 0.450", "trained on (3)"]
+    assert [to_rgba(line.get_color()) == GREY for line in axis.lines] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert legend_of(axis) == [
+        "better (1)",
+        "not better (1)",
+        "mean 0.500 to 0.450",
+        "trained on (3)",
+    ]
     assert axis.get_title() == "the same 2 patients and 3 trained on (not counted)"
     [axis] = plot.slopes(scored(ALL), scored(later)).axes
-    assert legend_of(axis) == ["mean 0.632 to 0.632", "trained on (5)"] and "remembers" in axis.get_title()
+    assert (
+        legend_of(axis) == ["mean 0.632 to 0.632", "trained on (5)"]
+        and "remembers" in axis.get_title()
+    )
 
 
 def test_overlays_show_patients_not_trained_on_while_there_are_any(tiny_kaggle):
     data = load_data(tiny_kaggle, 32)
     ranked = prediction(data, 2).ranked()
     figure = plot.overlays(prediction(data, 2, seen=(ranked[0], ranked[5])))
-    assert len(figure.axes) == 6  # above the worst, the median and the best of ranked[1:5]; below their errors
+    assert (
+        len(figure.axes) == 6
+    )  # above the worst, the median and the best of ranked[1:5]; below their errors
     for axis, name in zip(figure.axes[:3], (ranked[1], ranked[3], ranked[4]), strict=True):
         assert name in axis.get_title() and "trained on" not in axis.get_title()
     assert figure.get_suptitle() == "4 patients and 2 trained on (not counted)"
@@ -186,7 +277,9 @@ def test_cases_of_a_run_are_drawn_without_a_word_about_training():
     for figure in (plot.dsc_bars(cases), plot.size_against_dsc(cases), plot.slopes(run(0), run(1))):
         [axis] = figure.axes
         assert "8 patients" in axis.get_title() and "trained on" not in axis.get_title()
-        assert all("trained on" not in text for text in (legend_of(axis) if axis.get_legend() else []))
+        assert all(
+            "trained on" not in text for text in (legend_of(axis) if axis.get_legend() else [])
+        )
 
 
 def test_bins_count_every_voxel():

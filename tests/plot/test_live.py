@@ -11,7 +11,15 @@ from lib.dataset import load_data
 from lib.plot import live
 from lib.train import fit
 
-TINY = Config(image_size=32, init_features=2, batch_size=4, epochs=3, split="holdout:2", precision="fp32", ema=0.9)
+TINY = Config(
+    image_size=32,
+    init_features=2,
+    batch_size=4,
+    epochs=3,
+    split="holdout:2",
+    precision="fp32",
+    ema=0.9,
+)
 
 
 class Screen:
@@ -58,7 +66,9 @@ def test_text_mode_shows_the_last_picture_only(tiny_kaggle, tmp_path, screen):
 
 
 def test_where_nobody_is_left_to_validate_on_nothing_is_shown(tiny_kaggle, tmp_path, screen):
-    run = fit(replace(TINY, split="all"), load_data(tiny_kaggle, 32), tmp_path, watch=live.LiveView())
+    run = fit(
+        replace(TINY, split="all"), load_data(tiny_kaggle, 32), tmp_path, watch=live.LiveView()
+    )
     assert run.info["status"] == "finished" and not screen.first
 
 
@@ -70,5 +80,12 @@ def test_short_epochs_are_not_slowed_down(tiny_kaggle, tmp_path, screen, monkeyp
 
 
 def test_outside_a_notebook_nothing_happens(tiny_kaggle, tmp_path, monkeypatch):
-    monkeypatch.setattr("IPython.display.display", lambda *_, **__: pytest.fail("nobody can see this"))
-    fit(Config(**TINY.to_dict() | {"epochs": 1}), load_data(tiny_kaggle, 32), tmp_path, watch=live.LiveView())
+    monkeypatch.setattr(
+        "IPython.display.display", lambda *_, **__: pytest.fail("nobody can see this")
+    )
+    fit(
+        Config(**TINY.to_dict() | {"epochs": 1}),
+        load_data(tiny_kaggle, 32),
+        tmp_path,
+        watch=live.LiveView(),
+    )

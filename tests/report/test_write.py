@@ -32,30 +32,58 @@ PATIENTS = [f"P{i:02}" for i in range(8)]
 EVIL = '<script>alert("x")</script>'
 
 
-def write_run(out, name, plans=("loss",), places=(), status="finished", dsc=0.7, error=None, epochs_done=3,
-              patients=PATIENTS, spread=0.05, **config):
+def write_run(
+    out,
+    name,
+    plans=("loss",),
+    places=(),
+    status="finished",
+    dsc=0.7,
+    error=None,
+    epochs_done=3,
+    patients=PATIENTS,
+    spread=0.05,
+    **config,
+):
     """A run folder as ``fit`` leaves it, without weights."""
     folder = Path(out) / "runs" / name
     folder.mkdir(parents=True)
     rng = np.random.default_rng(len(name))
     info = {
-        "schema": 1, "status": status, "config": Config(**{"epochs": 3} | config).to_dict(), "plans": list(plans),
-        "data": {"name": "phantom", "patients": 12, "sha256": "d"}, "code": {"sha256": "c"},
+        "schema": 1,
+        "status": status,
+        "config": Config(**{"epochs": 3} | config).to_dict(),
+        "plans": list(plans),
+        "data": {"name": "phantom", "patients": 12, "sha256": "d"},
+        "code": {"sha256": "c"},
         "split": {"name": "holdout:8", "train": ["T1"], "validation": list(patients)},
         "versions": {"python": "3.12.1", "torch": "2.9.0", "numpy": "2.1", "platform": "Linux"},
-        "device": "cpu (x86_64, 2 threads)", "precision": "fp32", "parameters": 10, "accumulate": 1, "seconds": 75.0,
+        "device": "cpu (x86_64, 2 threads)",
+        "precision": "fp32",
+        "parameters": 10,
+        "accumulate": 1,
+        "seconds": 75.0,
         "places": [place._asdict() for place in places],
     }
     if error:
         info["error"] = error
     if epochs_done:
         epochs = np.arange(1, epochs_done + 1)
-        pd.DataFrame({"epoch": epochs, "lr": 1e-3, "train loss": 1 / epochs, "val loss": 1 / epochs,
-                      "val_dsc": np.linspace(0.1, dsc, epochs_done)}).to_csv(folder / "history.csv", index=False)
+        pd.DataFrame(
+            {
+                "epoch": epochs,
+                "lr": 1e-3,
+                "train loss": 1 / epochs,
+                "val loss": 1 / epochs,
+                "val_dsc": np.linspace(0.1, dsc, epochs_done),
+            }
+        ).to_csv(folder / "history.csv", index=False)
     if status == "finished":
         info["best"] = {"epoch": 2, "val_dsc": dsc}
         scores = np.clip(dsc + rng.normal(0, spread, len(patients)), 0, 1)
-        cases = pd.DataFrame({"patient": patients, "slices": 9, "dsc": scores, "dsc_native": scores})
+        cases = pd.DataFrame(
+            {"patient": patients, "slices": 9, "dsc": scores, "dsc_native": scores}
+        )
         (folder / "cases.csv").write_text(to_csv(cases))
     (folder / "run.json").write_text(json.dumps(info))
     return folder
@@ -73,21 +101,47 @@ def drawn():
 @pytest.fixture(autouse=True)
 def undrawn(request, monkeypatch):
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr("lib.report.write.picture",
-                            lambda file, alt, caption, _: Picture(file, alt, caption, 1, 1, b"png"))
+        monkeypatch.setattr(
+            "lib.report.write.picture",
+            lambda file, alt, caption, _: Picture(file, alt, caption, 1, 1, b"png"),
+        )
 
 
 @pytest.fixture
 def out(tmp_path):
     """A sweep of losses with a failed and an unfinished run, and a ladder."""
     write_run(tmp_path, "dice", places=place(0, "Dice"), dsc=0.7)
-    write_run(tmp_path, "tversky-long-name", places=place(1, "Tversky"), dsc=0.5, loss="TverskyLoss")
-    write_run(tmp_path, "failed", places=place(2, "Focal"), status="failed", error=f"not a number {EVIL}",
-              epochs_done=0, loss="FocalLoss")
-    write_run(tmp_path, "unfinished", places=place(3, EVIL), status="running", epochs_done=2, loss="BCELoss")
+    write_run(
+        tmp_path, "tversky-long-name", places=place(1, "Tversky"), dsc=0.5, loss="TverskyLoss"
+    )
+    write_run(
+        tmp_path,
+        "failed",
+        places=place(2, "Focal"),
+        status="failed",
+        error=f"not a number {EVIL}",
+        epochs_done=0,
+        loss="FocalLoss",
+    )
+    write_run(
+        tmp_path,
+        "unfinished",
+        places=place(3, EVIL),
+        status="running",
+        epochs_done=2,
+        loss="BCELoss",
+    )
     for i, (label, dsc) in enumerate((("as shipped", 0.6), ("fresh", 0.75), ("EMA", 0.76))):
-        write_run(tmp_path, f"rung{i}", ["best"], place(i, label, "best", "b", ladder=True), dsc=dsc,
-                  spread=0.01 * (i + 1), **{"sampling": "fresh"} if i else {}, **{"ema": 0.9} if i == 2 else {})
+        write_run(
+            tmp_path,
+            f"rung{i}",
+            ["best"],
+            place(i, label, "best", "b", ladder=True),
+            dsc=dsc,
+            spread=0.01 * (i + 1),
+            **{"sampling": "fresh"} if i else {},
+            **{"ema": 0.9} if i == 2 else {},
+        )
     return tmp_path
 
 
@@ -113,16 +167,28 @@ class Page(HTMLParser):
         self.words += "" if self._style else data
 
 
-# --- what is in it ------------------------------------------------------------------------------------------------
+# --- what is in it --------------------------------------------------------------------------------
 
 
 def test_every_attempt_is_there_with_what_became_of_it(out):
     for text in pages(out):
         words = Page(text).words if text.startswith("<!DOCTYPE html>") else text
-        for name in ("dice", "tversky-long-name", "failed", "unfinished", "rung0", "rung1", "rung2"):
+        for name in (
+            "dice",
+            "tversky-long-name",
+            "failed",
+            "unfinished",
+            "rung0",
+            "rung1",
+            "rung2",
+        ):
             assert name in words
         assert "failed: not a number" in words and "unfinished, epoch 2 of 3" in words
-        assert re.search(r"1 min 15 s", words) and "2.9.0" in words and "cpu (x86_64, 2 threads)" in words
+        assert (
+            re.search(r"1 min 15 s", words)
+            and "2.9.0" in words
+            and "cpu (x86_64, 2 threads)" in words
+        )
         assert all(patient in words for patient in PATIENTS)
 
 
@@ -133,7 +199,9 @@ def test_numbers_are_those_of_the_statistics(out):
     assert row["verdict"] == "hurts"
     _, text = pages(out)
     line = next(line for line in text.splitlines() if line.startswith("| Tversky"))
-    assert "**hurts**" in line and f"| {row['p (Holm)']:.3f} |" in line and "loss=TverskyLoss" in line
+    assert (
+        "**hurts**" in line and f"| {row['p (Holm)']:.3f} |" in line and "loss=TverskyLoss" in line
+    )
     low, high = (f"{row[f'CI {end}']:+.3f}".replace("-", "\u2212") for end in ("low", "high"))
     assert f"\u2212{-row['difference']:.3f} ({low} to {high})" in line
 
@@ -141,7 +209,11 @@ def test_numbers_are_those_of_the_statistics(out):
 def test_a_rung_is_compared_with_the_one_before(out):
     (ladder,) = experiments(read_attempts(out)[0])["best"]
     assert list(ladder.verdicts["against"]) == ["as shipped", "fresh"]
-    assert [recipe.changed for recipe in ladder.recipes] == [{}, {"sampling": "fresh"}, {"ema": 0.9}]
+    assert [recipe.changed for recipe in ladder.recipes] == [
+        {},
+        {"sampling": "fresh"},
+        {"ema": 0.9},
+    ]
     runs = [recipe.runs for recipe in ladder.recipes]
     alone = compare(runs[1], {"EMA": runs[2]}).iloc[0]
     assert ladder.verdicts.iloc[1]["difference"] == alone["difference"]
@@ -151,7 +223,10 @@ def test_a_rung_is_compared_with_the_one_before(out):
 def test_of_a_run_whose_code_was_changed_the_latest_counts(tmp_path):
     write_run(tmp_path, "reference", places=place(0, "a"))
     fixed = write_run(tmp_path, "b-fixed", places=place(1, "b"), lr=3e-3, dsc=0.9)
-    os.utime(write_run(tmp_path, "b-with-a-bug", places=place(1, "b"), lr=3e-3, dsc=0.2) / "run.json", (1, 1))
+    os.utime(
+        write_run(tmp_path, "b-with-a-bug", places=place(1, "b"), lr=3e-3, dsc=0.2) / "run.json",
+        (1, 1),
+    )
     [found] = experiments(read_attempts(tmp_path)[0])["loss"]
     assert [run.folder for run in found.recipes[1].runs] == [fixed]
     assert "not counted: 1 earlier run" in " ".join(pages(tmp_path)[1].split())
@@ -168,10 +243,14 @@ def test_a_folder_that_was_never_begun_is_no_attempt(out):
 def test_seeds_are_averaged_and_not_compared(tmp_path):
     for seed in (1, 2):
         write_run(tmp_path, f"a{seed}", places=place(0, "a"), seed=seed)
-        write_run(tmp_path, f"b{seed}", places=place(1, "b"), seed=seed, lr=3e-3, dsc=0.6 + seed / 10)
+        write_run(
+            tmp_path, f"b{seed}", places=place(1, "b"), seed=seed, lr=3e-3, dsc=0.6 + seed / 10
+        )
     (found,) = experiments(read_attempts(tmp_path)[0])["loss"]
     assert [len(recipe.runs) for recipe in found.recipes] == [2, 2]
-    assert found.recipes[1].summary.mean == pytest.approx(np.mean([run.dsc.mean for run in found.recipes[1].runs]))
+    assert found.recipes[1].summary.mean == pytest.approx(
+        np.mean([run.dsc.mean for run in found.recipes[1].runs])
+    )
     assert found.recipes[1].changed == {"lr": 3e-3}
     write_report(tmp_path)
 
@@ -179,7 +258,13 @@ def test_seeds_are_averaged_and_not_compared(tmp_path):
 def test_folds_are_not_called_seeds(tmp_path):
     for fold, patients in enumerate((PATIENTS[:4], PATIENTS[4:])):
         for position, label in enumerate("ab"):
-            write_run(tmp_path, f"{label}{fold}", places=place(position, label), patients=patients, lr=1e-3 + position)
+            write_run(
+                tmp_path,
+                f"{label}{fold}",
+                places=place(position, label),
+                patients=patients,
+                lr=1e-3 + position,
+            )
     for text in pages(tmp_path):
         assert "2 folds" in text and "seeds" not in text
 
@@ -196,18 +281,33 @@ def test_a_report_for_others_leaves_ones_own_as_it_is(out, tmp_path_factory):
 
 
 def test_runs_without_a_place_are_labelled_by_what_differs(tmp_path):
-    for name, values in {"x": {"lr": 1e-3}, "y": {"lr": 3e-3}, "z": {"lr": 3e-3, "seed": 7}}.items():
+    for name, values in {
+        "x": {"lr": 1e-3},
+        "y": {"lr": 3e-3},
+        "z": {"lr": 3e-3, "seed": 7},
+    }.items():
         write_run(tmp_path, name, ["mine"], **values)
     write_run(tmp_path, "elsewhere", ["mine"], patients=[f"Q{i}" for i in range(5)])
-    found = sorted(experiments(read_attempts(tmp_path)[0])["mine"], key=lambda one: len(one.recipes))
-    assert [[recipe.label for recipe in one.recipes] for one in found] == [["unet, DiceLoss"], ["lr=0.001", "lr=0.003"]]
+    found = sorted(
+        experiments(read_attempts(tmp_path)[0])["mine"], key=lambda one: len(one.recipes)
+    )
+    assert [[recipe.label for recipe in one.recipes] for one in found] == [
+        ["unet, DiceLoss"],
+        ["lr=0.001", "lr=0.003"],
+    ]
     assert len(found[1].recipes[1].runs) == 2
     write_report(tmp_path)
 
 
 def test_a_crowd_of_curves_is_thinned_and_says_so(tmp_path):
     for i in range(14):
-        write_run(tmp_path, f"run{i:02}", places=place(i, f"recipe {i}"), dsc=0.4 + i / 50, lr=1e-3 * (i + 1))
+        write_run(
+            tmp_path,
+            f"run{i:02}",
+            places=place(i, f"recipe {i}"),
+            dsc=0.4 + i / 50,
+            lr=1e-3 * (i + 1),
+        )
     for text in pages(tmp_path):
         assert "the 11 others with the highest DSC, of 14" in text
         assert "per epoch of recipe 0; recipe 3; recipe 4;" in text
@@ -236,21 +336,34 @@ def test_without_a_finished_reference_there_is_no_verdict(tmp_path, status):
 
 
 def test_one_run_in_several_plans_is_in_each(tmp_path):
-    write_run(tmp_path, "a", ["loss", "lr", "train"], [*place(0, "Dice"), *place(0, "1e-4", "lr", "g2")])
+    write_run(
+        tmp_path, "a", ["loss", "lr", "train"], [*place(0, "Dice"), *place(0, "1e-4", "lr", "g2")]
+    )
     assert list(experiments(read_attempts(tmp_path)[0])) == ["loss", "lr", "train"]
     write_report(tmp_path)
 
 
-@pytest.mark.parametrize("damage", [
-    lambda f: (f / "run.json").write_text("{"), lambda f: (f / "run.json").write_text("[]"),
-    lambda f: (f / "run.json").unlink(), lambda f: (f / "cases.csv").unlink(), lambda f: (f / "history.csv").unlink(),
-    lambda f: (f / "cases.csv").write_text("patient,dsc,dsc_native\nP1,a,b\n"),
-    lambda f: (f / "cases.csv").write_text("patient,dsc,dsc_native\nP1,7,7\n"),
-    lambda f: (f / "history.csv").write_bytes(b"\xff\xfe\x00"),
-    lambda f: edit(f, plans="loss"), lambda f: edit(f, places=[{"plan": "x"}]), lambda f: edit(f, config={"new": 1}),
-    lambda f: edit(f, best=None), lambda f: edit(f, versions=None), lambda f: edit(f, split=[]),
-    lambda f: edit(f, seconds="long"), lambda f: edit(f, data="phantom"),
-])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda f: (f / "run.json").write_text("{"),
+        lambda f: (f / "run.json").write_text("[]"),
+        lambda f: (f / "run.json").unlink(),
+        lambda f: (f / "cases.csv").unlink(),
+        lambda f: (f / "history.csv").unlink(),
+        lambda f: (f / "cases.csv").write_text("patient,dsc,dsc_native\nP1,a,b\n"),
+        lambda f: (f / "cases.csv").write_text("patient,dsc,dsc_native\nP1,7,7\n"),
+        lambda f: (f / "history.csv").write_bytes(b"\xff\xfe\x00"),
+        lambda f: edit(f, plans="loss"),
+        lambda f: edit(f, places=[{"plan": "x"}]),
+        lambda f: edit(f, config={"new": 1}),
+        lambda f: edit(f, best=None),
+        lambda f: edit(f, versions=None),
+        lambda f: edit(f, split=[]),
+        lambda f: edit(f, seconds="long"),
+        lambda f: edit(f, data="phantom"),
+    ],
+)
 def test_a_damaged_folder_is_listed_and_stops_nothing(out, damage):
     damage(write_run(out, "damaged"))
     for text in pages(out):
@@ -269,12 +382,22 @@ def test_nothing_to_report_on_says_what_to_do(tmp_path):
 
 
 def test_a_run_that_failed_before_it_was_begun(out):
-    folder = write_run(out, "early", places=place(4, "early"), status="failed", error="no such module", epochs_done=0)
+    folder = write_run(
+        out,
+        "early",
+        places=place(4, "early"),
+        status="failed",
+        error="no such module",
+        epochs_done=0,
+    )
     info = json.loads((folder / "run.json").read_text())
     kept = {name: info[name] for name in ("status", "error", "plans", "places", "config")}
     (folder / "run.json").write_text(json.dumps(kept))
     for text in pages(out):
-        assert "failed: no such module" in text and "unreadable" not in Page(text).words.split("Summary")[0]
+        assert (
+            "failed: no such module" in text
+            and "unreadable" not in Page(text).words.split("Summary")[0]
+        )
 
 
 def test_patients_without_scores_get_no_verdict_and_stop_nothing(tmp_path):
@@ -284,18 +407,25 @@ def test_patients_without_scores_get_no_verdict_and_stop_nothing(tmp_path):
     assert "no verdict" in pages(tmp_path)[0]
 
 
-# --- what it may not do -------------------------------------------------------------------------------------------
+# --- what it may not do ---------------------------------------------------------------------------
 
 
 def test_nothing_runs_and_nothing_is_fetched(out):
-    (out / "analysis.md").write_text(f"## loss\n\n{EVIL} ![x](https://example.org/x.png) [y](javascript:alert(1))\n\n"
-                                     "<img src=x onerror=alert(1)>\n\n## best\n\n<iframe src='//x.org'></iframe>")
+    (out / "analysis.md").write_text(
+        f"## loss\n\n{EVIL} ![x](https://example.org/x.png) [y](javascript:alert(1))\n\n"
+        "<img src=x onerror=alert(1)>\n\n## best\n\n<iframe src='//x.org'></iframe>"
+    )
     html, markdown = pages(out)
     page = Page(html)
-    assert not {"script", "iframe", "link", "object", "base", "form"} & {tag for tag, _ in page.elements}
+    assert not {"script", "iframe", "link", "object", "base", "form"} & {
+        tag for tag, _ in page.elements
+    }
     for tag, attributes in page.elements:
         assert not any(name.startswith("on") for name in attributes)
-        assert attributes.get("src", "data:").startswith("data:image/png;base64,") or "src" not in attributes
+        assert (
+            attributes.get("src", "data:").startswith("data:image/png;base64,")
+            or "src" not in attributes
+        )
         assert "javascript:" not in attributes.get("href", "")
         assert attributes.get("alt") or tag != "img"
     assert "@import" not in html and "url(" not in html
@@ -307,6 +437,7 @@ def test_the_same_bytes_twice(out, drawn):
     def content():
         write_report(out)
         return {file.name: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+
     first = content()
     shutil.rmtree(out / "report")
     assert content() == first
@@ -322,14 +453,33 @@ def test_pictures_of_the_markdown_are_there_and_old_ones_go(out):
 
 def test_a_report_of_many_runs_is_small(tmp_path, drawn):
     for i in range(10):  # of 25 at most 3 MB
-        write_run(tmp_path, f"run{i:02}", [f"plan{i // 5}"], place(i % 5, f"lr {i}", f"plan{i // 5}", "g"),
-                  lr=1e-3 * (i + 1), epochs=100, epochs_done=100)
+        write_run(
+            tmp_path,
+            f"run{i:02}",
+            [f"plan{i // 5}"],
+            place(i % 5, f"lr {i}", f"plan{i // 5}", "g"),
+            lr=1e-3 * (i + 1),
+            epochs=100,
+            epochs_done=100,
+        )
     assert write_report(tmp_path)["report.html"].stat().st_size < 0.5e6
 
 
 def test_strange_names_are_shown_as_they_are(tmp_path, drawn):
-    write_run(tmp_path, "a", ["../x | $y$ **z**"], place(0, r"$\frac{", "../x | $y$ **z**"), patients=["a|b", "<p>"])
-    write_run(tmp_path, "b", ["../x | $y$ **z**"], place(1, "`|`", "../x | $y$ **z**"), patients=["a|b", "<p>"])
+    write_run(
+        tmp_path,
+        "a",
+        ["../x | $y$ **z**"],
+        place(0, r"$\frac{", "../x | $y$ **z**"),
+        patients=["a|b", "<p>"],
+    )
+    write_run(
+        tmp_path,
+        "b",
+        ["../x | $y$ **z**"],
+        place(1, "`|`", "../x | $y$ **z**"),
+        patients=["a|b", "<p>"],
+    )
     html, markdown = pages(tmp_path)
     assert "../x | $y$ **z**" in Page(html).words and r"$\frac{" in Page(html).words
     rows = [line for line in markdown.splitlines() if line.startswith("| ../x")]
@@ -337,13 +487,15 @@ def test_strange_names_are_shown_as_they_are(tmp_path, drawn):
     assert all(file.parent == tmp_path / "report" for file in tmp_path.rglob("*.png"))
 
 
-# --- examples -----------------------------------------------------------------------------------------------------
+# --- examples -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def trained(tiny_kaggle, tmp_path):
     """A run with weights, and the folder of its data."""
-    config = Config(image_size=32, init_features=2, epochs=1, batch_size=4, device="cpu", precision="fp32")
+    config = Config(
+        image_size=32, init_features=2, epochs=1, batch_size=4, device="cpu", precision="fp32"
+    )
     fit(config, load_data(tiny_kaggle, 32), tmp_path / "out")
     return tmp_path / "out", tiny_kaggle
 
@@ -354,7 +506,10 @@ def test_examples_of_patients_are_announced_and_can_be_left_out(trained, drawn):
     for data in (folder, load_data(folder, 64)):
         html, markdown = pages(out, data=data)
         assert examples.is_file() and examples.name in markdown
-        assert html.index("images of real patients") < html.index("Summary") and "real patients" in markdown
+        assert (
+            html.index("images of real patients") < html.index("Summary")
+            and "real patients" in markdown
+        )
     for options in ({"data": folder, "images": False}, {}):
         html, markdown = pages(out, **options)
         assert not examples.exists() and "real patients" not in html + markdown
@@ -369,13 +524,17 @@ def test_other_images_are_no_examples(trained, kaggle_folder):
         write_report(out, data="nowhere")
 
 
-# --- the student's words ------------------------------------------------------------------------------------------
+# --- the student's words --------------------------------------------------------------------------
 
 
 def test_template_is_made_once_and_never_changed(out):
     write_report(out)
     file = out / "analysis.md"
-    assert re.findall("^## (.*)", file.read_text(encoding="utf-8"), re.MULTILINE) == [GENERAL, "loss", "best"]
+    assert re.findall("^## (.*)", file.read_text(encoding="utf-8"), re.MULTILINE) == [
+        GENERAL,
+        "loss",
+        "best",
+    ]
     assert read_analysis(file, ["loss", "best"]) == {}
     written = "## LOSS ##\r\n\r\nDice is best: 损失函数.\r\n".encode()
     file.write_bytes(written)
@@ -387,15 +546,40 @@ def test_template_is_made_once_and_never_changed(out):
 
 def test_words_go_where_they_belong(tmp_path):
     file = tmp_path / "analysis.md"
-    file.write_text("first\n# Loss\none\n### detail\ntwo\n```\n# best\n```\n## best\nthree\n## Ideas\nfour\n"
-                    "### more\nfive\n# loss\nsix\n", encoding="utf-8-sig")
+    file.write_text(
+        "first\n# Loss\none\n### detail\ntwo\n```\n# best\n```\n## best\nthree\n## Ideas\nfour\n"
+        "### more\nfive\n# loss\nsix\n",
+        encoding="utf-8-sig",
+    )
     assert read_analysis(file, ["loss", "best"]) == {
-        GENERAL: "first\n## Ideas\nfour\n### more\nfive", "best": "three",
-        "loss": "one\n### detail\ntwo\n```\n# best\n```\n\nsix"}
+        GENERAL: "first\n## Ideas\nfour\n### more\nfive",
+        "best": "three",
+        "loss": "one\n### detail\ntwo\n```\n# best\n```\n\nsix",
+    }
 
 
-@given(st.lists(st.sampled_from(["# loss", "## best", "### x", "## General", "#", "text", "```", "~~~~", "", "    # y",
-                                 "<b>", "# Analysis", "| a | b |"]) | st.text(alphabet="ab#` ~<", max_size=8)))
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "# loss",
+                "## best",
+                "### x",
+                "## General",
+                "#",
+                "text",
+                "```",
+                "~~~~",
+                "",
+                "    # y",
+                "<b>",
+                "# Analysis",
+                "| a | b |",
+            ]
+        )
+        | st.text(alphabet="ab#` ~<", max_size=8)
+    )
+)
 @settings(max_examples=60, deadline=None)
 def test_no_word_is_lost(lines):
     file = Path(tempfile.mkdtemp()) / "analysis.md"
@@ -419,12 +603,39 @@ def test_a_file_that_is_no_text_is_named(out):
 @settings(max_examples=150, deadline=None)
 def test_markdown_never_becomes_an_element_that_runs(text):
     html = Page(to_html(text))
-    allowed = {"p", "em", "strong", "code", "pre", "a", "ul", "ol", "li", "blockquote", "h4", "h5", "h6", "br", "hr",
-               "table", "thead", "tbody", "tr", "th", "td", "del"}
+    allowed = {
+        "p",
+        "em",
+        "strong",
+        "code",
+        "pre",
+        "a",
+        "ul",
+        "ol",
+        "li",
+        "blockquote",
+        "h4",
+        "h5",
+        "h6",
+        "br",
+        "hr",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "del",
+    }
     assert {tag for tag, _ in html.elements} <= allowed
     for _, attributes in html.elements:
         assert set(attributes) <= {"href", "title", "class", "start", "style"}
-        assert not attributes.get("href", "").lower().strip().startswith(("javascript", "data", "vbscript"))
+        assert (
+            not attributes.get("href", "")
+            .lower()
+            .strip()
+            .startswith(("javascript", "data", "vbscript"))
+        )
 
 
 def test_open_code_does_not_swallow_the_rest():
@@ -438,7 +649,7 @@ def test_template_is_not_written_over_a_file(tmp_path):
     assert "## a" in file.read_text() and "## b" not in file.read_text()
 
 
-# --- command line -------------------------------------------------------------------------------------------------
+# --- command line ---------------------------------------------------------------------------------
 
 
 def test_command_line(out, tmp_path_factory, monkeypatch, capsys):
@@ -449,6 +660,7 @@ def test_command_line(out, tmp_path_factory, monkeypatch, capsys):
         except SystemExit as end:
             return end.code
         return 0
+
     assert call("--out", out, "--no-images") == 0
     assert "report.html" in capsys.readouterr().out and (out / "report.html").is_file()
     assert call("--out", tmp_path_factory.mktemp("empty")) == 2

@@ -22,16 +22,52 @@ def parse(*arguments: str) -> Config:
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("spelling", ["-", "_"])
 def test_every_field_is_an_option(field, spelling):
-    other = {"image_size": 64, "preprocessing": "native", "split": "holdout:3", "model": "unet", "init_features": 8,
-             "activation": "ELU", "loss": "IOULoss", "optimizer": "SGD", "lr": 0.5, "momentum": 0.5,
-             "weight_decay": 0.5, "lr_scheduler": "linear", "batch_size": 3, "epochs": 5, "sampling": "fresh",
-             "scale": 0.25, "rotation": 5.5, "flip": 0.25, "padding": "background", "seed": 7, "device": "cpu",
-             "precision": "fp32", "normalisation": "group", "initialiser": "kaiming", "checkpointing": True,
-             "deep_supervision": True, "guided": True, "nesterov": True, "clip": 2.5, "warmup": 3, "lr_step": 4,
-             "lr_factor": 0.25, "ema": 0.75, "accumulate": 2, "neighbours": 2, "background_weight": 0.5,
-             "intensity": 0.25, "sequence_dropout": 0.25, "tta": True}
-    needs = {"deep_supervision": {"model": "unet_2plus"}, "guided": {"model": "unet_3plus"},
-             "nesterov": {"optimizer": "SGD"}}.get(field, {})
+    other = {
+        "image_size": 64,
+        "preprocessing": "native",
+        "split": "holdout:3",
+        "model": "unet",
+        "init_features": 8,
+        "activation": "ELU",
+        "loss": "IOULoss",
+        "optimizer": "SGD",
+        "lr": 0.5,
+        "momentum": 0.5,
+        "weight_decay": 0.5,
+        "lr_scheduler": "linear",
+        "batch_size": 3,
+        "epochs": 5,
+        "sampling": "fresh",
+        "scale": 0.25,
+        "rotation": 5.5,
+        "flip": 0.25,
+        "padding": "background",
+        "seed": 7,
+        "device": "cpu",
+        "precision": "fp32",
+        "normalisation": "group",
+        "initialiser": "kaiming",
+        "checkpointing": True,
+        "deep_supervision": True,
+        "guided": True,
+        "nesterov": True,
+        "clip": 2.5,
+        "warmup": 3,
+        "lr_step": 4,
+        "lr_factor": 0.25,
+        "ema": 0.75,
+        "accumulate": 2,
+        "neighbours": 2,
+        "background_weight": 0.5,
+        "intensity": 0.25,
+        "sequence_dropout": 0.25,
+        "tta": True,
+    }
+    needs = {
+        "deep_supervision": {"model": "unet_2plus"},
+        "guided": {"model": "unet_3plus"},
+        "nesterov": {"optimizer": "SGD"},
+    }.get(field, {})
     required = [part for name, value in needs.items() for part in (f"--{name}", value)]
     config = parse(f"--{field.replace('_', spelling)}", str(other[field]), *required)
     assert config == dataclasses.replace(REFERENCE, **needs, **{field: other[field]})
@@ -41,7 +77,9 @@ def test_no_option_no_change_and_the_base_is_kept():
     assert parse() == REFERENCE
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    assert from_arguments(parser.parse_args(["--epochs", "3"]), BEST) == dataclasses.replace(BEST, epochs=3)
+    assert from_arguments(parser.parse_args(["--epochs", "3"]), BEST) == dataclasses.replace(
+        BEST, epochs=3
+    )
 
 
 def test_help_tells_every_field_and_its_default():
@@ -61,18 +99,42 @@ def command(main, monkeypatch, capfd, *arguments: str) -> tuple[int, str, str]:
     except SystemExit as stop:
         status = stop.code
     streams = capfd.readouterr()
-    return status, streams.out, "\n".join(line.rpartition("\r")[2] for line in streams.err.split("\n"))
+    return (
+        status,
+        streams.out,
+        "\n".join(line.rpartition("\r")[2] for line in streams.err.split("\n")),
+    )
 
 
-@pytest.mark.parametrize("arguments", [
-    ["--epochs", "many"], ["--epochs", "0"], ["--lr", "nan"], ["--optimizer", "Lion"], ["--colour", "red"],
-    ["--loss", "Hinge"], ["--model", "vnet"], ["--device", "abacus"], ["--split", "halves"],
-    ["--image-size", "40"], ["--image-size", "16", "--batch-size", "1"],
-])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--epochs", "many"],
+        ["--epochs", "0"],
+        ["--lr", "nan"],
+        ["--optimizer", "Lion"],
+        ["--colour", "red"],
+        ["--loss", "Hinge"],
+        ["--model", "vnet"],
+        ["--device", "abacus"],
+        ["--split", "halves"],
+        ["--image-size", "40"],
+        ["--image-size", "16", "--batch-size", "1"],
+    ],
+)
 def test_wrong_options_exit_2_with_one_line(arguments, tiny_kaggle, tmp_path, monkeypatch, capfd):
     tiny = ["--image-size", "32", "--init-features", "2", "--epochs", "1", "--split", "holdout:2"]
-    status, _, err = command(train.main, monkeypatch, capfd, "--data", str(tiny_kaggle), "--out", str(tmp_path / "out"),
-                             *tiny, *arguments)
+    status, _, err = command(
+        train.main,
+        monkeypatch,
+        capfd,
+        "--data",
+        str(tiny_kaggle),
+        "--out",
+        str(tmp_path / "out"),
+        *tiny,
+        *arguments,
+    )
     assert status == 2
     assert err.startswith("error: ")
     assert err.count("\n") == 1
@@ -96,13 +158,19 @@ def test_an_interruption_exits_130_in_words(monkeypatch, capfd):
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path, monkeypatch, capfd):
-    status, _, err = command(lambda: (tmp_path / "file" / "below").write_text(""), monkeypatch, capfd)
+    status, _, err = command(
+        lambda: (tmp_path / "file" / "below").write_text(""), monkeypatch, capfd
+    )
     assert status == 2
-    assert err.startswith(f"error: {tmp_path / 'file' / 'below'}: No such file") and err.count("\n") == 1
+    assert (
+        err.startswith(f"error: {tmp_path / 'file' / 'below'}: No such file")
+        and err.count("\n") == 1
+    )
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
     """Only bad input is put into one line: a bug must not look like the user's fault."""
+
     def broken():
         raise ZeroDivisionError
 

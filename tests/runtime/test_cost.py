@@ -12,13 +12,18 @@ from lib.utils import KitError
 
 GIB = 2**30
 FULL = [
-    (Config(), 24.1), (Config(model="unet_2plus"), 69.0), (Config(model="unet_2plus", init_features=64), 275.6),
+    (Config(), 24.1),
+    (Config(model="unet_2plus"), 69.0),
+    (Config(model="unet_2plus", init_features=64), 275.6),
     (Config(model="unet_3plus", init_features=64), 395.3),
 ]
 SMALL = [
-    Config(init_features=4), Config(init_features=4, normalisation="instance", activation="GELU"),
+    Config(init_features=4),
+    Config(init_features=4, normalisation="instance", activation="GELU"),
     Config(model="unet_2plus", init_features=4, deep_supervision=True, normalisation="group"),
-    Config(model="unet_3plus", init_features=4, deep_supervision=True, guided=True, activation="SiLU"),
+    Config(
+        model="unet_3plus", init_features=4, deep_supervision=True, guided=True, activation="SiLU"
+    ),
 ]
 
 
@@ -30,17 +35,27 @@ def test_arithmetic_at_full_size(config, gflops):
 def test_arithmetic_by_hand():
     """U-Net of one feature at 16x16; a 3x3 convolution from a to b channels costs 2 * 9 * a * b a pixel."""
     pixels = [256, 64, 16, 4, 1]
-    encoder = sum(18 * p * (a * b + b * b) for p, a, b in zip(pixels, (3, 1, 2, 4, 8), (1, 2, 4, 8, 16), strict=True))
+    encoder = sum(
+        18 * p * (a * b + b * b)
+        for p, a, b in zip(pixels, (3, 1, 2, 4, 8), (1, 2, 4, 8, 16), strict=True)
+    )
     decoder = sum(18 * p * (2 * f * f + f * f) for p, f in zip(pixels, (1, 2, 4, 8), strict=False))
     transposed = sum(2 * p * (2 * f) * f for p, f in zip(pixels, (1, 2, 4, 8), strict=False))
     head = 2 * 256
-    assert summary(Config(init_features=1), 2, 16, "fp32").gflops * 1e9 == encoder + decoder + transposed + head
+    assert (
+        summary(Config(init_features=1), 2, 16, "fp32").gflops * 1e9
+        == encoder + decoder + transposed + head
+    )
 
 
-@pytest.mark.parametrize(("config", "checkpointing", "precision"), [
-    *((config, checkpointing, "bf16") for config in SMALL for checkpointing in (False, True)),
-    (SMALL[0], False, "fp32"), (SMALL[3], True, "fp32"),
-])
+@pytest.mark.parametrize(
+    ("config", "checkpointing", "precision"),
+    [
+        *((config, checkpointing, "bf16") for config in SMALL for checkpointing in (False, True)),
+        (SMALL[0], False, "fp32"),
+        (SMALL[3], True, "fp32"),
+    ],
+)
 def test_memory_is_that_of_a_real_step(config, checkpointing, precision):
     config = dataclasses.replace(config, checkpointing=checkpointing)
     found = summary(config, 3, 32, precision)
@@ -55,7 +70,9 @@ def test_memory_is_that_of_a_real_step(config, checkpointing, precision):
 
 def kept_by_hooks(model, images, precision):
     """Bytes that autograd saves, told apart by where they lie, the network's own left out."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
+    own = {
+        tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]
+    }
     kept = {}
 
     def keep(tensor):
@@ -63,17 +80,28 @@ def kept_by_hooks(model, images, precision):
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with (torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-          torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")):
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
+    ):
         output = model(images)
     assert output is not None  # alive until here, and with it all that was kept
     return sum(size for place, size in kept.items() if place not in own)
 
 
-@pytest.mark.parametrize("config", [
-    Config(model="unet_2plus", init_features=64, deep_supervision=True, checkpointing=True),
-    Config(model="unet_3plus", init_features=64, deep_supervision=True, guided=True, checkpointing=True),
-])
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(model="unet_2plus", init_features=64, deep_supervision=True, checkpointing=True),
+        Config(
+            model="unet_3plus",
+            init_features=64,
+            deep_supervision=True,
+            guided=True,
+            checkpointing=True,
+        ),
+    ],
+)
 def test_full_width_on_8_gb(config):
     found = summary(config, 16, 256, "bf16")
     assert found.saved_bytes < 3.5 * GIB
@@ -95,13 +123,22 @@ def test_the_largest_batch_fits_and_a_larger_one_does_not():
 def test_sizes_come_from_config_and_nothing_is_drawn():
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    found = summary(Config(init_features=2, batch_size=3, image_size=32, device="cpu", precision="bf16"))
-    assert (found.batch_size, found.image_size, found.precision, found.model) == (3, 32, "bf16", "unet")
+    found = summary(
+        Config(init_features=2, batch_size=3, image_size=32, device="cpu", precision="bf16")
+    )
+    assert (found.batch_size, found.image_size, found.precision, found.model) == (
+        3,
+        32,
+        "bf16",
+        "unet",
+    )
     assert torch.equal(torch.get_rng_state(), state)
     with pytest.raises(KitError, match=r"40x40.*48x48"):
         summary(Config(), 2, 40)
 
 
 def test_sgd_keeps_one_number_a_weight():
-    adam, sgd = (summary(Config(init_features=2, optimizer=name), 1, 32, "fp32") for name in ("Adam", "SGD"))
+    adam, sgd = (
+        summary(Config(init_features=2, optimizer=name), 1, 32, "fp32") for name in ("Adam", "SGD")
+    )
     assert adam.peak_bytes - sgd.peak_bytes == 4 * adam.parameters

@@ -35,7 +35,9 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
             pick_device(name)
 
 
-@pytest.mark.parametrize(("capability", "expected"), [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16")])
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16")]
+)
 def test_precision_of_a_gpu(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert pick_precision(torch.device("cuda")).name == expected
@@ -57,7 +59,9 @@ def test_autocast_computes_in_the_format(name, dtype):
     assert not Precision(name, "").grad_scaler(cpu).is_enabled()
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are"
+)
 def test_features_on_a_cpu_take_the_memory_of_those_before_them():
     """Pages that the system has to hand out and fill are counted as faults."""
     code = """
@@ -77,15 +81,20 @@ usual = [faults(), faults()][1]
 pick_device("cpu")
 print(usual, [faults(), faults()][1])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT
+    )
     usual, kept = map(int, done.stdout.split())
     assert kept < usual / 10
 
 
 def test_deterministic_puts_everything_back():
     def settings():
-        return (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark,
-                torch.utils.deterministic.fill_uninitialized_memory)
+        return (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.backends.cudnn.benchmark,
+            torch.utils.deterministic.fill_uninitialized_memory,
+        )
 
     before = settings()
     with pytest.raises(ZeroDivisionError), deterministic():

@@ -59,40 +59,48 @@ def test_the_fingerprint_of_a_sample_is_the_same_on_every_python():
     assert fingerprint(code_tokens(SAMPLE)) == KNOWN
 
 
-@pytest.mark.parametrize("same", [
-    SAMPLE.replace("A module.", "Another\ntext."),
-    SAMPLE.replace('"""A module."""\n', "# a comment\n"),
-    SAMPLE.replace("import os\n", "", 1),
-    SAMPLE.replace("    Path,\n", "    Path, PurePath as P,\n"),
-    SAMPLE.replace("A docstring\n    of two lines.", "One line."),
-    SAMPLE.replace("# with a comment", ""),
-    SAMPLE.replace("Nothing but this.", "Another text."),
-    SAMPLE.replace(", \\\n            a:", ", a:"),
-    SAMPLE.replace("import sys; ", ""),
-    SAMPLE.replace('    "a lone string"\n', ""),
-    SAMPLE.replace("\n", "\r\n"),
-    SAMPLE.replace("    async with", "\n    # a comment\n    async with"),
-    SAMPLE.replace("**rest)", "**rest\n                )"),
-    SAMPLE.replace("    ", "        "),
-    SAMPLE.rstrip("\n"),
-], ids=range(15))
+@pytest.mark.parametrize(
+    "same",
+    [
+        SAMPLE.replace("A module.", "Another\ntext."),
+        SAMPLE.replace('"""A module."""\n', "# a comment\n"),
+        SAMPLE.replace("import os\n", "", 1),
+        SAMPLE.replace("    Path,\n", "    Path, PurePath as P,\n"),
+        SAMPLE.replace("A docstring\n    of two lines.", "One line."),
+        SAMPLE.replace("# with a comment", ""),
+        SAMPLE.replace("Nothing but this.", "Another text."),
+        SAMPLE.replace(", \\\n            a:", ", a:"),
+        SAMPLE.replace("import sys; ", ""),
+        SAMPLE.replace('    "a lone string"\n', ""),
+        SAMPLE.replace("\n", "\r\n"),
+        SAMPLE.replace("    async with", "\n    # a comment\n    async with"),
+        SAMPLE.replace("**rest)", "**rest\n                )"),
+        SAMPLE.replace("    ", "        "),
+        SAMPLE.rstrip("\n"),
+    ],
+    ids=range(15),
+)
 def test_what_changes_no_fingerprint(same):
     assert same != SAMPLE
     assert code_tokens(same.replace("nested        ", "nested ")) == code_tokens(SAMPLE)
 
 
-@pytest.mark.parametrize("other", [
-    SAMPLE.replace("1_000", "1_001"),
-    SAMPLE.replace("nested", "Nested"),
-    SAMPLE.replace("{b + 1", "{b + 2"),
-    SAMPLE.replace("é {{}}", "e {{}}"),
-    SAMPLE.replace("not a docstring", "no docstring"),
-    SAMPLE.replace("return lambda", "yield lambda"),
-    SAMPLE.replace("async def", "def"),
-    SAMPLE.replace("x: int = 1j", "x: int\n1j"),
-    SAMPLE.replace("; x @= ~x", "\nx @= ~x"),
-    f"{SAMPLE}a\n(b)\n",
-], ids=range(10))
+@pytest.mark.parametrize(
+    "other",
+    [
+        SAMPLE.replace("1_000", "1_001"),
+        SAMPLE.replace("nested", "Nested"),
+        SAMPLE.replace("{b + 1", "{b + 2"),
+        SAMPLE.replace("é {{}}", "e {{}}"),
+        SAMPLE.replace("not a docstring", "no docstring"),
+        SAMPLE.replace("return lambda", "yield lambda"),
+        SAMPLE.replace("async def", "def"),
+        SAMPLE.replace("x: int = 1j", "x: int\n1j"),
+        SAMPLE.replace("; x @= ~x", "\nx @= ~x"),
+        f"{SAMPLE}a\n(b)\n",
+    ],
+    ids=range(10),
+)
 def test_what_changes_a_fingerprint(other):
     assert code_tokens(other) != code_tokens(SAMPLE)
     assert code_tokens("a\n(b)") != code_tokens("a(b)")
@@ -119,8 +127,14 @@ def module_of(file: Path, source: bytes) -> types.ModuleType:
 
 def test_source_is_the_same_with_windows_line_ends(tmp_path):
     source = b"def f():\n    return 1\n"
-    unix, windows, other = (module_of(tmp_path / f"{name}_lines.py", text) for name, text in (
-        ("unix", source), ("windows", source.replace(b"\n", b"\r\n")), ("other", source.replace(b"1", b"2"))))
+    unix, windows, other = (
+        module_of(tmp_path / f"{name}_lines.py", text)
+        for name, text in (
+            ("unix", source),
+            ("windows", source.replace(b"\n", b"\r\n")),
+            ("other", source.replace(b"1", b"2")),
+        )
+    )
     assert source_fingerprint(unix) == source_fingerprint(windows)
     assert source_fingerprint(unix) != source_fingerprint(other)
 
@@ -134,7 +148,7 @@ def test_a_file_that_was_edited_after_it_was_loaded_is_refused(tmp_path):
         source_fingerprint(module)
 
 
-# --- of a run ------------------------------------------------------------------------------------------------------
+# --- of a run -------------------------------------------------------------------------------------
 
 
 def test_all_of_the_kits_own_sources_can_be_read():
@@ -145,7 +159,10 @@ def test_all_of_the_kits_own_sources_can_be_read():
 @pytest.fixture
 def id_after(monkeypatch):
     """A function that gives the id of a run of ``config`` after an edit of the kit's sources."""
-    data, split = types.SimpleNamespace(fingerprint="data"), types.SimpleNamespace(train=("a",), validation=("b",))
+    data, split = (
+        types.SimpleNamespace(fingerprint="data"),
+        types.SimpleNamespace(train=("a",), validation=("b",)),
+    )
     getsource = inspect.getsource
 
     def run_id_after(old: str = "", new: str = "", config: Config = TINY) -> str:
@@ -161,36 +178,57 @@ def id_after(monkeypatch):
             code = code_fingerprint(*build(config), train.SOURCES)
         assert any(edited) or config.loss != "DiceLoss", "there is no such line"
         return run_id(config, data, split, code)
+
     return run_id_after
 
 
-@pytest.mark.parametrize(("old", "new"), [
-    ("Train one network:", "Teach one network:"),
-    ("# the last, incomplete batch", "# an incomplete last batch"),
-    ("import torch\n", "import torch\nimport pandas as pd\n"),
-    ("\n\n\nclass Training", "\n\n\n\n\nclass Training"),
-])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("Train one network:", "Teach one network:"),
+        ("# the last, incomplete batch", "# an incomplete last batch"),
+        ("import torch\n", "import torch\nimport pandas as pd\n"),
+        ("\n\n\nclass Training", "\n\n\n\n\nclass Training"),
+    ],
+)
 def test_prose_and_imports_of_train_change_no_run(id_after, old, new):
     assert id_after(old, new) == id_after()
 
 
 def test_a_default_of_the_loss_in_use_is_another_run(id_after):
     tversky = dataclasses.replace(TINY, loss="TverskyLoss")
-    edit = "alpha: float = 0.7, beta: float = 0.3, smooth", "alpha: float = 0.8, beta: float = 0.3, smooth"
+    edit = (
+        "alpha: float = 0.7, beta: float = 0.3, smooth",
+        "alpha: float = 0.8, beta: float = 0.3, smooth",
+    )
     assert id_after(*edit, config=tversky) != id_after(config=tversky)
     bce = dataclasses.replace(TINY, loss="BCELoss")
     assert id_after(*edit, config=bce) == id_after(config=bce), "which does not use it"
 
 
-@pytest.mark.parametrize("module", ["train", "transform", "dataset", "optim", "evaluate", "metrics",
-                                    "unet_init_weights", "unet", "unet_layers"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "train",
+        "transform",
+        "dataset",
+        "optim",
+        "evaluate",
+        "metrics",
+        "unet_init_weights",
+        "unet",
+        "unet_layers",
+    ],
+)
 def test_the_code_of_every_run_counts(id_after, module):
     text = (Path(train.__file__).parent / f"{module}.py").read_text(encoding="utf-8")
     assert id_after(text, f"{text}\nedited = True\n") != id_after()
 
 
 def test_defaults_that_count_are_those_of_config():
-    assert Config().to_dict() == {name: value for name, value in PUBLISHED.items() if name in Config().to_dict()}
+    assert Config().to_dict() == {
+        name: value for name, value in PUBLISHED.items() if name in Config().to_dict()
+    }
     assert Config().identity() == {}
     assert dataclasses.replace(TINY, loss="IOULoss").identity()["loss"] == "IOULoss"
 
@@ -200,8 +238,10 @@ def test_a_new_field_renames_no_run(id_after):
     class Later(Config):
         """Of a later version."""
 
-        colour: str = dataclasses.field(default="grey", metadata={"help": "", "choices": ("grey", "red"),
-                                                                  "minimum": None, "pattern": None})
+        colour: str = dataclasses.field(
+            default="grey",
+            metadata={"help": "", "choices": ("grey", "red"), "minimum": None, "pattern": None},
+        )
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PUBLISHED, "colour", "grey")
@@ -214,28 +254,67 @@ def test_an_edited_default_is_another_run(id_after):
     class Edited(Config):
         """As a student may change config.py."""
 
-        rotation: float = dataclasses.field(default=20.0, metadata=Config.__dataclass_fields__["rotation"].metadata)
+        rotation: float = dataclasses.field(
+            default=20.0, metadata=Config.__dataclass_fields__["rotation"].metadata
+        )
 
-    changed = Edited(**{name: value for name, value in TINY.to_dict().items() if name != "rotation"})
+    changed = Edited(
+        **{name: value for name, value in TINY.to_dict().items() if name != "rotation"}
+    )
     assert id_after(config=changed) != id_after()
 
 
 FIRST = {
-    "image_size": 128, "preprocessing": "reference", "split": "all", "neighbours": 0, "model": "unet",
-    "init_features": 16, "activation": "ReLU", "normalisation": "batch", "initialiser": "default",
-    "deep_supervision": False, "guided": False, "checkpointing": False, "loss": "DiceLoss", "optimizer": "Adam",
-    "lr": 0.001, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0, "clip": 0.0, "lr_scheduler": "poly",
-    "warmup": 0, "lr_step": 10, "lr_factor": 0.1, "ema": 0.99, "batch_size": 16, "accumulate": 1, "epochs": 48,
-    "sampling": "fresh", "background_weight": 0.1, "scale": 0.1, "rotation": 20.0, "flip": 0.5,
-    "padding": "background", "intensity": 0.15, "sequence_dropout": 0.3, "seed": 42, "tta": True, "device": "auto",
-    "precision": "auto"}
+    "image_size": 128,
+    "preprocessing": "reference",
+    "split": "all",
+    "neighbours": 0,
+    "model": "unet",
+    "init_features": 16,
+    "activation": "ReLU",
+    "normalisation": "batch",
+    "initialiser": "default",
+    "deep_supervision": False,
+    "guided": False,
+    "checkpointing": False,
+    "loss": "DiceLoss",
+    "optimizer": "Adam",
+    "lr": 0.001,
+    "momentum": 0.9,
+    "nesterov": False,
+    "weight_decay": 0.0,
+    "clip": 0.0,
+    "lr_scheduler": "poly",
+    "warmup": 0,
+    "lr_step": 10,
+    "lr_factor": 0.1,
+    "ema": 0.99,
+    "batch_size": 16,
+    "accumulate": 1,
+    "epochs": 48,
+    "sampling": "fresh",
+    "background_weight": 0.1,
+    "scale": 0.1,
+    "rotation": 20.0,
+    "flip": 0.5,
+    "padding": "background",
+    "intensity": 0.15,
+    "sequence_dropout": 0.3,
+    "seed": 42,
+    "tta": True,
+    "device": "auto",
+    "precision": "auto",
+}
 """A config as the first version wrote it, with all of its 39 fields."""
 
 
 def test_a_config_of_the_first_version_loads():
     config = Config.from_dict(FIRST)
     assert len(FIRST) == 39 and FIRST.keys() <= PUBLISHED.keys()
-    assert config.to_dict().items() >= {name: FIRST[name] for name in config.to_dict() if name in FIRST}.items()
+    assert (
+        config.to_dict().items()
+        >= {name: FIRST[name] for name in config.to_dict() if name in FIRST}.items()
+    )
 
 
 def test_a_dropped_field_at_its_default_is_ignored_and_any_other_named(monkeypatch):

@@ -14,19 +14,32 @@ from lib.unet_3plus import Branch, UNet3Plus
 from lib.unet_layers import DoubleConv, UpConv, Upsample
 
 CASES = [
-    (UNet, {}), (UNet2Plus, {}), (UNet2Plus, {"deep_supervision": True}),
+    (UNet, {}),
+    (UNet2Plus, {}),
+    (UNet2Plus, {"deep_supervision": True}),
     (UNet2Plus, {"upsampling": "transposed", "activation": "SiLU"}),
-    (UNet3Plus, {}), (UNet3Plus, {"deep_supervision": True}), (UNet3Plus, {"deep_supervision": True, "guided": True}),
-    *((network, {"normalisation": norm, "activation": "LeakyReLU"})
-      for network in (UNet, UNet2Plus, UNet3Plus) for norm in ("instance", "group", "none")),
+    (UNet3Plus, {}),
+    (UNet3Plus, {"deep_supervision": True}),
+    (UNet3Plus, {"deep_supervision": True, "guided": True}),
+    *(
+        (network, {"normalisation": norm, "activation": "LeakyReLU"})
+        for network in (UNet, UNet2Plus, UNet3Plus)
+        for norm in ("instance", "group", "none")
+    ),
 ]
 
 
 def tensors(output):
-    return [output] if isinstance(output, torch.Tensor) else [tensor for part in output for tensor in tensors(part)]
+    return (
+        [output]
+        if isinstance(output, torch.Tensor)
+        else [tensor for part in output for tensor in tensors(part)]
+    )
 
 
-def step(network: nn.Module, images: torch.Tensor, precision: torch.dtype | None = None) -> list[torch.Tensor]:
+def step(
+    network: nn.Module, images: torch.Tensor, precision: torch.dtype | None = None
+) -> list[torch.Tensor]:
     """Outputs of a training step with its gradients left in the network; dropout is the same each time."""
     torch.manual_seed(1)
     with torch.autocast("cpu", precision or torch.bfloat16, enabled=precision is not None):
@@ -48,31 +61,43 @@ def twins(network, options, size=32, dtype=torch.float32):
 def assert_equal(plain, frugal, outputs, tolerance):
     """Outputs, gradients and buffers, each relative to its own largest number.
 
-    What cancels (the gradient of a bias before batch normalisation) is rounding and nothing else: a thousandth of the
-    network's largest number of that kind is the least to compare with.
-    """
-    kinds = [outputs, [[parameter.grad for parameter in network.parameters()] for network in (plain, frugal)],
-             [list(network.buffers()) for network in (plain, frugal)]]
+    What cancels (the gradient of a bias before batch normalisation) is rounding and nothing else: a
+    thousandth of the network's largest number of that kind is the least to compare with."""
+    kinds = [
+        outputs,
+        [[parameter.grad for parameter in network.parameters()] for network in (plain, frugal)],
+        [list(network.buffers()) for network in (plain, frugal)],
+    ]
     for ours, others in kinds:
         largest = max((one.abs().max().item() for one in ours), default=0)
         for one, other in zip(ours, others, strict=True):
             if one.is_floating_point():
-                assert (one - other).abs().max() <= tolerance * max(one.abs().max().item(), 1e-3 * largest)
+                assert (one - other).abs().max() <= tolerance * max(
+                    one.abs().max().item(), 1e-3 * largest
+                )
             else:
                 assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize(("network", "options", "layout"), [
-    *((*case, torch.channels_last) for case in CASES),
-    (UNet, {}, torch.contiguous_format), (UNet3Plus, {}, torch.contiguous_format),
-])
+@pytest.mark.parametrize(
+    ("network", "options", "layout"),
+    [
+        *((*case, torch.channels_last) for case in CASES),
+        (UNet, {}, torch.contiguous_format),
+        (UNet3Plus, {}, torch.contiguous_format),
+    ],
+)
 def test_same_outputs_gradients_and_statistics(network, options, layout):
     plain, frugal, images = twins(network, options)
     plain, frugal, images = (thing.to(memory_format=layout) for thing in (plain, frugal, images))
     for _ in range(2):
         outputs = step(plain, images), step(frugal, images)
     assert_equal(plain, frugal, outputs, 1e-6)
-    counted = [module.num_batches_tracked.item() for module in frugal.modules() if isinstance(module, nn.BatchNorm2d)]
+    counted = [
+        module.num_batches_tracked.item()
+        for module in frugal.modules()
+        if isinstance(module, nn.BatchNorm2d)
+    ]
     assert set(counted) <= {2}
     assert bool(counted) == (options.get("normalisation", "batch") == "batch")
 
@@ -95,15 +120,23 @@ def test_a_branch_in_parts_in_float32(monkeypatch):
     outputs = plain(inputs[0]), frugal(inputs[1])
     for output in outputs:
         output.square().sum().backward()
-    for one, other in ((outputs[0], outputs[1]), (inputs[0].grad, inputs[1].grad),
-                       (plain.conv.weight.grad, frugal.conv.weight.grad)):
+    for one, other in (
+        (outputs[0], outputs[1]),
+        (inputs[0].grad, inputs[1].grad),
+        (plain.conv.weight.grad, frugal.conv.weight.grad),
+    ):
         assert (one - other).abs().max() <= 1e-6 * one.abs().max()
 
 
 @pytest.mark.parametrize(("network", "options"), [CASES[i] for i in (0, 2, 6)])
 def test_same_in_bfloat16(network, options):
     plain, frugal, images = twins(network, options)
-    assert_equal(plain, frugal, (step(plain, images, torch.bfloat16), step(frugal, images, torch.bfloat16)), 1e-6)
+    assert_equal(
+        plain,
+        frugal,
+        (step(plain, images, torch.bfloat16), step(frugal, images, torch.bfloat16)),
+        1e-6,
+    )
 
 
 class Convolutions(TorchDispatchMode):
@@ -112,7 +145,10 @@ class Convolutions(TorchDispatchMode):
     count = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func in (torch.ops.aten.convolution.default, torch.ops.aten.mkldnn_convolution.default)
+        self.count += func in (
+            torch.ops.aten.convolution.default,
+            torch.ops.aten.mkldnn_convolution.default,
+        )
         return func(*args, **(kwargs or {}))
 
 
@@ -151,14 +187,18 @@ def test_enlarging_is_torchs_bilinear(factor, layout):
     x = torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(0)).to(memory_format=layout)
     x = [x.clone().requires_grad_() for _ in range(2)]
     ours = Upsample(factor)(x[0])
-    torchs = nn.functional.interpolate(x[1], scale_factor=factor, mode="bilinear", align_corners=False)
+    torchs = nn.functional.interpolate(
+        x[1], scale_factor=factor, mode="bilinear", align_corners=False
+    )
     torch.testing.assert_close(ours, torchs, atol=2e-6, rtol=1e-6)
     weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
     (ours * weights).sum().backward()
     (torchs * weights).sum().backward()
     torch.testing.assert_close(x[0].grad, x[1].grad, atol=1e-4, rtol=1e-5)
-    assert torch.equal(Upsample(factor)(torch.ones(1, 1, 3, 3, dtype=torch.bfloat16)),
-                       torch.ones(1, 1, 3 * factor, 3 * factor, dtype=torch.bfloat16))
+    assert torch.equal(
+        Upsample(factor)(torch.ones(1, 1, 3, 3, dtype=torch.bfloat16)),
+        torch.ones(1, 1, 3 * factor, 3 * factor, dtype=torch.bfloat16),
+    )
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -168,7 +208,9 @@ def test_transposed_convolution_is_torchs(layout, bf16):
     theirs.load_state_dict(ours.state_dict())
     out = []
     for module in (ours, theirs):
-        x = torch.randn(2, 8, 6, 10, generator=torch.Generator().manual_seed(0)).to(memory_format=layout)
+        x = torch.randn(2, 8, 6, 10, generator=torch.Generator().manual_seed(0)).to(
+            memory_format=layout
+        )
         x.requires_grad_()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             y = module.to(memory_format=layout)(x)
@@ -177,7 +219,9 @@ def test_transposed_convolution_is_torchs(layout, bf16):
     assert out[0][0].is_contiguous(memory_format=layout)
     for mine, other in zip(*out, strict=True):
         assert mine.dtype == other.dtype
-        torch.testing.assert_close(mine, other, rtol=1e-2 if bf16 else 1e-5, atol=1e-2 if bf16 else 1e-5)
+        torch.testing.assert_close(
+            mine, other, rtol=1e-2 if bf16 else 1e-5, atol=1e-2 if bf16 else 1e-5
+        )
     assert torch.equal(out[0][0], out[1][0])
 
 
@@ -190,12 +234,20 @@ def test_frozen_transposed_convolution():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize(("network", "switches"), [
-    (UNet2Plus, {"deep_supervision": True}), (UNet3Plus, {"deep_supervision": True, "guided": True}),
-])
+@pytest.mark.parametrize(
+    ("network", "switches"),
+    [
+        (UNet2Plus, {"deep_supervision": True}),
+        (UNet3Plus, {"deep_supervision": True, "guided": True}),
+    ],
+)
 def test_full_width_needs_at_most_7_gib(network, switches):
     """A whole training step at batch 16, 256x256, bfloat16."""
-    model = network(init_features=64, checkpointing=True, **switches).cuda().to(memory_format=torch.channels_last)
+    model = (
+        network(init_features=64, checkpointing=True, **switches)
+        .cuda()
+        .to(memory_format=torch.channels_last)
+    )
     optimizer = torch.optim.Adam(model.parameters())
     images = torch.randn(16, 3, 256, 256, device="cuda").to(memory_format=torch.channels_last)
     torch.cuda.reset_peak_memory_stats()

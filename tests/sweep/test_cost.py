@@ -19,14 +19,20 @@ def data(tiny_kaggle):
 
 
 def test_cost(data):
-    small, large = Config(image_size=32, init_features=2, epochs=4), Config(image_size=32, init_features=8, epochs=4)
+    small, large = (
+        Config(image_size=32, init_features=2, epochs=4),
+        Config(image_size=32, init_features=8, epochs=4),
+    )
     cost = sweep_cost(3, [small, large], data)
     assert (cost.runs, cost.missing) == (3, 2)
     alone = sweep_cost(1, [large], data)
     assert cost.disk_bytes > alone.disk_bytes == 16 * 486_553
     assert cost.memory_bytes == alone.memory_bytes
-    assert re.fullmatch(r"3 runs, 1 of them finished before; one after the other about \S+ (s|min|h) on this device, "
-                        r"\S+ GB of checkpoints, up to \S+ GB of memory", str(cost))
+    assert re.fullmatch(
+        r"3 runs, 1 of them finished before; one after the other about \S+ (s|min|h) on this device, "
+        r"\S+ GB of checkpoints, up to \S+ GB of memory",
+        str(cost),
+    )
     assert str(sweep_cost(3, [], data)) == "3 runs, all finished before"
     assert "is not known beforehand" in str(sweep_cost(1, [BASE], data))
 

@@ -38,7 +38,9 @@ def folds_of_3(data, tmp_path):
 
 def test_every_patient_is_scored_once_by_a_network_that_has_not_seen_it(folds_of_3, data):
     assert list(folds_of_3.cases["patient"]) == sorted(NAMES)
-    assert [run.info["split"]["name"] for run in folds_of_3.runs] == [f"fold-{i}-of-3" for i in (1, 2, 3)]
+    assert [run.info["split"]["name"] for run in folds_of_3.runs] == [
+        f"fold-{i}-of-3" for i in (1, 2, 3)
+    ]
     for row in folds_of_3.cases.itertuples():
         run = folds_of_3.runs[int(row.fold.split("-")[1]) - 1]
         assert row.patient not in load_weights(run.weights).trained_on
@@ -47,7 +49,9 @@ def test_every_patient_is_scored_once_by_a_network_that_has_not_seen_it(folds_of
     assert "3 folds, DSC mean" in str(folds_of_3) and "6 patients" in str(folds_of_3)
 
 
-def test_finished_folds_are_loaded_and_an_interrupted_one_goes_on(folds_of_3, data, tmp_path, monkeypatch):
+def test_finished_folds_are_loaded_and_an_interrupted_one_goes_on(
+    folds_of_3, data, tmp_path, monkeypatch
+):
     training, begun = train.Training, []
     monkeypatch.setattr(train, "Training", lambda *args: begun.append(1) or training(*args))
     (folds_of_3.runs[1].folder / "run.json").unlink()
@@ -72,8 +76,14 @@ def test_a_variant_that_fails_on_a_fold_is_named(data, tmp_path):
 def test_the_report_compares_them_over_all_patients(data, tmp_path):
     crossed = cross_validate(PLAN, ONE, data, tmp_path, k=3)
     [experiment] = experiments(read_attempts(tmp_path)[0])["folds"]
-    assert [(recipe.label, len(recipe.runs)) for recipe in experiment.recipes] == [("base", 3), ("smaller rate", 3)]
-    ours, theirs = compare(crossed["base"], {"smaller rate": crossed["smaller rate"]}), experiment.verdicts
+    assert [(recipe.label, len(recipe.runs)) for recipe in experiment.recipes] == [
+        ("base", 3),
+        ("smaller rate", 3),
+    ]
+    ours, theirs = (
+        compare(crossed["base"], {"smaller rate": crossed["smaller rate"]}),
+        experiment.verdicts,
+    )
     assert theirs["patients"].tolist() == [6]
     assert theirs[ours.columns].equals(ours)
 
@@ -100,7 +110,9 @@ def test_only_those_vote_who_have_not_learnt_from_the_patient(folds_of_3, data, 
         assert len(allowed) == 2, "one of each cross-validation"
         volumes = [next(predict_volumes(network, data, (name,), CPU, 16))[1] for network in allowed]
         seen[name] = np.mean(volumes, axis=0)
-    voters = {name: [network for network in networks if name not in network.trained_on] for name in NAMES}
+    voters = {
+        name: [network for network in networks if name not in network.trained_on] for name in NAMES
+    }
     for name, probabilities in crossval._average(voters, data, CPU, 16):
         np.testing.assert_allclose(probabilities, seen[name], atol=1e-6)
     assert list(ensemble(pairs, data, NAMES[:2], device="cpu").cases["patient"]) == list(NAMES[:2])
@@ -113,7 +125,9 @@ def test_a_patient_whom_all_were_trained_on_is_named(folds_of_3, data, tmp_path)
         ensemble([first, second], data, out=tmp_path / "masks")
     assert not (tmp_path / "masks").exists()
     fine = [name for name in data.patients if name not in spoilt]
-    assert len(ensemble([first, second], data, fine, tmp_path / "masks", device="cpu").cases) == len(fine)
+    assert len(
+        ensemble([first, second], data, fine, tmp_path / "masks", device="cpu").cases
+    ) == len(fine)
     assert (tmp_path / "masks" / "cases.csv").is_file()
 
 
@@ -130,19 +144,29 @@ def test_members_that_cannot_vote(folds_of_3, data, tiny_kaggle):
         ensemble(folds_of_3.runs, data, ["nobody"])
 
 
-# --- the ladder of train_best.ipynb -------------------------------------------------------------------------------
+# --- the ladder of train_best.ipynb ---------------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_every_rung_trains_and_the_last_needs_no_training(data, tmp_path, capsys):
-    small = {"image_size": 32, "init_features": 2, "epochs": 1, "batch_size": 4, "split": "holdout:2", "device": "cpu"}
+    small = {
+        "image_size": 32,
+        "init_features": 2,
+        "epochs": 1,
+        "batch_size": 4,
+        "split": "holdout:2",
+        "device": "cpu",
+    }
     *below, (top, changes) = LADDER.items()
-    rungs = {label: train.fit(dataclasses.replace(REFERENCE, **(changes | small)), data, tmp_path)
-             for label, changes in below}
+    rungs = {
+        label: train.fit(dataclasses.replace(REFERENCE, **(changes | small)), data, tmp_path)
+        for label, changes in below
+    }
     assert changes.items() - below[-1][1].items() == {("tta", True)}
     last = rungs[below[-1][0]]
     rungs[top] = predict(last.weights, data, patients=last.unseen(data), tta=True, device="cpu")
     table = ladder(rungs)
     assert list(table.index) == list(LADDER)[1:]
     assert table["to the first"].iloc[-1] == pytest.approx(
-        rungs[top].cases["dsc"].mean() - rungs["as shipped"].cases["dsc"].mean(), abs=1e-3)
+        rungs[top].cases["dsc"].mean() - rungs["as shipped"].cases["dsc"].mean(), abs=1e-3
+    )

@@ -40,8 +40,15 @@ def cluster(tmp_path, monkeypatch):
 
 def test_raising_dying_and_succeeding(data, tmp_path, cluster):
     (tmp_path / "lives").write_text("1\n2\n")
-    plan = Plan("mixed", "?", {"good": {}, "raising": {"model": "tests.own:Raising"},
-                               "dying": {"model": "tests.own:Dying"}})
+    plan = Plan(
+        "mixed",
+        "?",
+        {
+            "good": {},
+            "raising": {"model": "tests.own:Raising"},
+            "dying": {"model": "tests.own:Dying"},
+        },
+    )
     started = time.perf_counter()
     done = sweep(plan, BASE, data, tmp_path / "out", executor="ray", cpus=0.5)
     print(f"Ray, from nothing to the results of three runs: {time.perf_counter() - started:.0f} s")
@@ -50,8 +57,15 @@ def test_raising_dying_and_succeeding(data, tmp_path, cluster):
     assert (tmp_path / "lives").read_text() == ""
 
     (tmp_path / "lives").write_text("1\n" * 10)
-    again = sweep(plan, BASE.__class__(**BASE.to_dict() | {"seed": 1}), data, tmp_path / "out", executor="ray",
-                  cpus=0.5, retries=1)
+    again = sweep(
+        plan,
+        BASE.__class__(**BASE.to_dict() | {"seed": 1}),
+        data,
+        tmp_path / "out",
+        executor="ray",
+        cpus=0.5,
+        retries=1,
+    )
     assert "good" in again.runs and "dying" in again.failures
     assert len((tmp_path / "lives").read_text().splitlines()) == 8  # begun twice, no more
     assert "died" in again.failures["dying"]
@@ -90,7 +104,9 @@ class Killer(Thread):
             enough = count(self.steps) + moment.randint(1, 20)
             while count(self.steps) < enough:
                 time.sleep(0.002)
-            workers = [child for child in psutil.Process().children(recursive=True) if is_training(child)]
+            workers = [
+                child for child in psutil.Process().children(recursive=True) if is_training(child)
+            ]
             if workers:
                 moment.choice(workers).send_signal(signal.SIGKILL)
                 self.killed += 1
@@ -129,5 +145,7 @@ def test_no_cluster_there(data, tmp_path, cluster, monkeypatch):
 
 
 def test_asking_for_more_than_there_is(data, tmp_path, cluster):
-    with pytest.raises(KitError, match="a run asks for 1000 CPU, no machine of the cluster has more than"):
+    with pytest.raises(
+        KitError, match="a run asks for 1000 CPU, no machine of the cluster has more than"
+    ):
         sweep(PLAN, BASE, data, tmp_path / "out", executor="ray", cpus=1000)

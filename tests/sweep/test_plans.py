@@ -21,19 +21,33 @@ def test_every_shipped_plan_makes_configs_that_differ(name, base):
     assert len(set(configs)) == len(configs)
 
 
-@pytest.mark.parametrize("name", [name for name in PLANS if name not in ("network_wide", "coursework", "everything")])
+@pytest.mark.parametrize(
+    "name", [name for name in PLANS if name not in ("network_wide", "coursework", "everything")]
+)
 def test_one_factor_at_a_time_against_the_base(name):
     reference, *others = PLANS[name].configs(REFERENCE).values()
     assert reference == REFERENCE or name == "batch_size"  # 16 is in it
     for config in others:
-        changed = {field for field, value in config.to_dict().items() if value != getattr(REFERENCE, field)}
-        assert changed <= {name, "optimizer", "momentum", "lr", "lr_scheduler", "lr_factor", "model"}
+        changed = {
+            field for field, value in config.to_dict().items() if value != getattr(REFERENCE, field)
+        }
+        assert changed <= {
+            name,
+            "optimizer",
+            "momentum",
+            "lr",
+            "lr_scheduler",
+            "lr_factor",
+            "model",
+        }
 
 
 def test_the_reference_comes_first_whatever_the_base():
     assert next(iter(PLANS["lr"].configs(REFERENCE))) == "0.0001"
     assert next(iter(PLANS["lr"].configs(QUICK))) == "0.001"
-    assert next(iter(PLANS["lr"].configs(replace(REFERENCE, lr=0.5)))) == "3e-05"  # none is the base: the first
+    assert (
+        next(iter(PLANS["lr"].configs(replace(REFERENCE, lr=0.5)))) == "3e-05"
+    )  # none is the base: the first
 
 
 def test_what_the_coursework_crossed():
@@ -43,29 +57,46 @@ def test_what_the_coursework_crossed():
 
 
 def test_everything_is_the_union_without_repeats():
-    single = [config for name in list(PLANS)[:9] for config in PLANS[name].configs(REFERENCE).values()]
+    single = [
+        config for name in list(PLANS)[:9] for config in PLANS[name].configs(REFERENCE).values()
+    ]
     assert set(PLANS["everything"].configs(REFERENCE).values()) == set(single)
 
 
 def test_seeds():
     trials = PLANS["sampling"].trials(REFERENCE, seeds=(1, 2))
-    assert [(a.label, a.config.seed) for a in trials] == [("frozen", 1), ("fresh", 1), ("frozen", 2), ("fresh", 2)]
+    assert [(a.label, a.config.seed) for a in trials] == [
+        ("frozen", 1),
+        ("fresh", 1),
+        ("frozen", 2),
+        ("fresh", 2),
+    ]
     assert [a.config.seed for a in PLANS["sampling"].trials(replace(REFERENCE, seed=7))] == [7, 7]
 
 
 def test_grid_and_random():
     plan = grid("mine", "?", loss=["DiceLoss", "IOULoss"], lr=[1e-4, 3e-4])
-    assert list(plan.variants) == ["loss=DiceLoss, lr=0.0001", "loss=DiceLoss, lr=0.0003",
-                                   "loss=IOULoss, lr=0.0001", "loss=IOULoss, lr=0.0003"]
+    assert list(plan.variants) == [
+        "loss=DiceLoss, lr=0.0001",
+        "loss=DiceLoss, lr=0.0003",
+        "loss=IOULoss, lr=0.0001",
+        "loss=IOULoss, lr=0.0003",
+    ]
     axes = {"lr": loguniform(1e-5, 1e-2), "loss": ["DiceLoss", "IOULoss"]}
     drawn = random_plan("luck", "?", 20, **axes)
-    assert drawn == random_plan("luck", "?", 20, **axes) != random_plan("luck", "?", 20, seed=1, **axes)
+    assert (
+        drawn
+        == random_plan("luck", "?", 20, **axes)
+        != random_plan("luck", "?", 20, seed=1, **axes)
+    )
     rates = [changes["lr"] for changes in drawn.variants.values()]
     assert len(rates) == 20 and min(rates) < 1e-4 < 1e-3 < max(rates)
     assert {changes["loss"] for changes in drawn.variants.values()} == {"DiceLoss", "IOULoss"}
 
 
-@pytest.mark.parametrize(("changes", "reason"), [({"rate": 1}, "rate"), ({"loss": "Dice"}, "'Dice' is not one of")])
+@pytest.mark.parametrize(
+    ("changes", "reason"), [({"rate": 1}, "rate"), ({"loss": "Dice"}, "'Dice' is not one of")]
+)
 def test_a_variant_that_no_config_allows_is_named(changes, reason):
     with pytest.raises(KitError, match=f"plan mine, variant odd: .*{reason}"):
         Plan("mine", "?", {"odd": changes}).configs(Config())

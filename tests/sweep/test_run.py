@@ -58,8 +58,9 @@ def test_all_variants_are_trained_once(data, tmp_path, steps):
     trained = count(steps)
     again = sweep(PLAN, BASE, data, tmp_path / "out")
     assert count(steps) == trained  # loaded, not trained
-    assert [run.id for runs in again.runs.values() for run in runs] == \
-        [run.id for runs in done.runs.values() for run in runs]
+    assert [run.id for runs in again.runs.values() for run in runs] == [
+        run.id for runs in done.runs.values() for run in runs
+    ]
     assert len(stats.verdicts(done.runs)) == 2
 
 
@@ -69,32 +70,61 @@ def test_places_in_run_json(data, tmp_path, steps):
     assert [run.config.seed for run in runs["IoU"]] == [1, 2]
     places = [run.info["places"] for label in PLAN.variants for run in runs[label]]
     assert [(p["plan"], p["position"], p["label"]) for [p] in places] == [
-        ("tiny", 0, "Dice"), ("tiny", 0, "Dice"), ("tiny", 1, "IoU"), ("tiny", 1, "IoU"), ("tiny", 2, "slow"),
-        ("tiny", 2, "slow")]
+        ("tiny", 0, "Dice"),
+        ("tiny", 0, "Dice"),
+        ("tiny", 1, "IoU"),
+        ("tiny", 1, "IoU"),
+        ("tiny", 2, "slow"),
+        ("tiny", 2, "slow"),
+    ]
     assert len({place["group"] for [place] in places}) == 1
-    shared = sweep(Plan("other", "?", {"wide": {"init_features": 2}, "Dice": {}}), replace(BASE, seed=1), data, out)
+    shared = sweep(
+        Plan("other", "?", {"wide": {"init_features": 2}, "Dice": {}}),
+        replace(BASE, seed=1),
+        data,
+        out,
+    )
     assert list(shared.runs) == ["Dice", "wide"]
     assert [place["plan"] for place in shared.runs["Dice"][0].info["places"]] == ["other", "tiny"]
-    longer = Plan("tiny", "?", {"Dice": {}, "between": {"lr": 1e-3}, **dict(list(PLAN.variants.items())[1:])})
+    longer = Plan(
+        "tiny", "?", {"Dice": {}, "between": {"lr": 1e-3}, **dict(list(PLAN.variants.items())[1:])}
+    )
     moved = sweep(longer, replace(BASE, seed=1), data, out).runs["slow"][0]
-    assert [(place["plan"], place["position"]) for place in moved.info["places"]] == [("tiny", 3)]  # it has one place
+    assert [(place["plan"], place["position"]) for place in moved.info["places"]] == [
+        ("tiny", 3)
+    ]  # it has one place
     assert shared.runs["Dice"][0].info["plans"] == ["other", "tiny"]
 
 
 def test_a_variant_that_fails_is_recorded_and_stops_nothing(data, tmp_path, steps):
-    plan = Plan("broken", "?", {"good": {}, "raising": {"model": "tests.own:Raising"},
-                                "absent": {"model": "tests.own:Absent"}, "also good": {"lr": 1e-5}})
+    plan = Plan(
+        "broken",
+        "?",
+        {
+            "good": {},
+            "raising": {"model": "tests.own:Raising"},
+            "absent": {"model": "tests.own:Absent"},
+            "also good": {"lr": 1e-5},
+        },
+    )
     done = sweep(plan, BASE, data, tmp_path / "out")
     assert list(done.runs) == ["good", "also good"]
     assert done.failures["raising"] == "IndexError: a student's mistake"
     assert "cannot be loaded" in done.failures["absent"]
-    [failed] = [info for folder in (tmp_path / "out" / "runs").iterdir()
-                if (info := RunFolder(tmp_path / "out", folder.name).read())["config"]["model"].endswith("Raising")]
+    [failed] = [
+        info
+        for folder in (tmp_path / "out" / "runs").iterdir()
+        if (info := RunFolder(tmp_path / "out", folder.name).read())["config"]["model"].endswith(
+            "Raising"
+        )
+    ]
     assert (failed["status"], failed["error"]) == ("failed", "IndexError: a student's mistake")
     assert [(place["label"], place["position"]) for place in failed["places"]] == [("raising", 1)]
     log = next((tmp_path / "out" / "runs").glob("Raising*/log.txt")).read_text()
     assert "Traceback" in log and "forward" in log
-    assert set(pd.read_csv(tmp_path / "out" / "uexec_result_train.csv")["model"]) == {"tests.own:Counting"}
+    assert set(pd.read_csv(tmp_path / "out" / "uexec_result_train.csv")["model"]) == {
+        "tests.own:Counting"
+    }
 
 
 def test_an_interrupted_run_has_its_place(data, tmp_path, steps, monkeypatch):
@@ -102,7 +132,9 @@ def test_an_interrupted_run_has_its_place(data, tmp_path, steps, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         sweep(PLAN, BASE, data, tmp_path / "out")
     attempts, unreadable = read_attempts(tmp_path / "out")
-    assert not unreadable and [attempt.words for attempt in attempts] == ["unfinished, epoch 1 of 2"]
+    assert not unreadable and [attempt.words for attempt in attempts] == [
+        "unfinished, epoch 1 of 2"
+    ]
     [experiment] = experiments(attempts)["tiny"]
     assert experiment.reference.label == "Dice"
 
@@ -134,7 +166,10 @@ def test_results_in_a_relative_folder(data, tmp_path, steps, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sweep(ONE, BASE, data, "out")
     assert (tmp_path / "out" / "uexec_result_train.csv").is_file()
-    assert all(task.folder.path.is_absolute() for task in make_tasks(ONE, BASE, data, Path("out").absolute()))
+    assert all(
+        task.folder.path.is_absolute()
+        for task in make_tasks(ONE, BASE, data, Path("out").absolute())
+    )
 
 
 def test_a_damaged_run_is_named(data, tmp_path, steps):
@@ -146,16 +181,22 @@ def test_a_damaged_run_is_named(data, tmp_path, steps):
 
 def test_what_failed_is_tried_again(data, tmp_path, steps, monkeypatch):
     monkeypatch.delenv("KIT_STEPS")
-    with pytest.raises(KitError, match="plan tiny: Dice, which the others are compared with, failed"):
+    with pytest.raises(
+        KitError, match="plan tiny: Dice, which the others are compared with, failed"
+    ):
         sweep(PLAN, BASE, data, tmp_path / "out")
     monkeypatch.setenv("KIT_STEPS", str(steps))
     done = sweep(PLAN, BASE, data, tmp_path / "out")
     assert len(done.runs) == 3
-    assert {(run.info["status"], run.info["error"]) for [run] in done.runs.values()} == {("finished", None)}
+    assert {(run.info["status"], run.info["error"]) for [run] in done.runs.values()} == {
+        ("finished", None)
+    }
 
 
 def test_variants_may_want_other_images(data, tmp_path, steps):
-    done = sweep(Plan("size", "?", {"32": {}, "48": {"image_size": 48}}), BASE, data, tmp_path / "out")
+    done = sweep(
+        Plan("size", "?", {"32": {}, "48": {"image_size": 48}}), BASE, data, tmp_path / "out"
+    )
     assert [run.config.image_size for [run] in done.runs.values()] == [32, 48]
 
 
@@ -173,8 +214,10 @@ def test_csvs_are_rebuilt_byte_for_byte(data, tmp_path, steps):
 
 
 def test_bad_input_is_refused_before_anything_is_trained(data, tmp_path, steps):
-    for arguments, reason in (({"executor": "cloud"}, "executor 'cloud' is unknown; use one of local, ray"),
-                              ({"gpus": 1}, "gpus: for executor ray only")):
+    for arguments, reason in (
+        ({"executor": "cloud"}, "executor 'cloud' is unknown; use one of local, ray"),
+        ({"gpus": 1}, "gpus: for executor ray only"),
+    ):
         with pytest.raises(KitError, match=reason):
             sweep(PLAN, BASE, data, tmp_path / "out", **arguments)
     with pytest.raises(KitError, match="variant odd"):
@@ -182,7 +225,7 @@ def test_bad_input_is_refused_before_anything_is_trained(data, tmp_path, steps):
     assert not list(tmp_path.glob("out/runs/*/history.csv"))
 
 
-# --- several processes, and none that survives --------------------------------------------------------------------
+# --- several processes, and none that survives ----------------------------------------------------
 
 DRIVER = f"""
 import sys
@@ -200,8 +243,13 @@ sweep(Plan("killed", "?", variants), base, load_data(sys.argv[1], 32), sys.argv[
 
 
 def start_driver(*arguments: object) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", DRIVER, *map(str, arguments)], cwd=PROJECT,
-                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, *map(str, arguments)],
+        cwd=PROJECT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.mark.slow
@@ -238,19 +286,34 @@ def test_killed_at_random_moments(data, tmp_path, steps):
     assert whole < trained <= whole + kills * (whole // (4 * epochs))
 
 
-# --- what it costs, and where it stands ---------------------------------------------------------------------------
+# --- what it costs, and where it stands -----------------------------------------------------------
 
 
-# --- command line -------------------------------------------------------------------------------------------------
+# --- command line ---------------------------------------------------------------------------------
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "lib.sweep", *map(str, arguments)], cwd=PROJECT, text=True,
-                          capture_output=True)
+    return subprocess.run(
+        [sys.executable, "-m", "lib.sweep", *map(str, arguments)],
+        cwd=PROJECT,
+        text=True,
+        capture_output=True,
+    )
 
 
 def test_command_line(data, tmp_path):
-    options = ("--data", data.root, "--out", tmp_path / "out", "--image-size", 32, "--init-features", 1, "--epochs", 1)
+    options = (
+        "--data",
+        data.root,
+        "--out",
+        tmp_path / "out",
+        "--image-size",
+        32,
+        "--init-features",
+        1,
+        "--epochs",
+        1,
+    )
     dry = command("sampling", *options, "--dry-run")
     assert dry.returncode == 0 and "2 runs; one after the other about" in dry.stdout
     assert not finished_runs(tmp_path / "out")
@@ -258,4 +321,7 @@ def test_command_line(data, tmp_path):
     assert wet.returncode == 0, wet.stderr
     assert "cannot tell" in wet.stdout and len(finished_runs(tmp_path / "out")) == 2
     wrong = command("los", *options)
-    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1) and "use one of sampling" in wrong.stderr
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (
+        2,
+        1,
+    ) and "use one of sampling" in wrong.stderr

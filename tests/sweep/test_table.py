@@ -27,8 +27,14 @@ def steps(tmp_path, monkeypatch):
 
 
 def test_durations():
-    assert [duration(seconds) for seconds in (3.4, 99, 100, 5999, 6000, 90_000)] == \
-        ["3 s", "99 s", "2 min", "100 min", "1.7 h", "25.0 h"]
+    assert [duration(seconds) for seconds in (3.4, 99, 100, 5999, 6000, 90_000)] == [
+        "3 s",
+        "99 s",
+        "2 min",
+        "100 min",
+        "1.7 h",
+        "25.0 h",
+    ]
 
 
 def test_table_in_a_notebook(tmp_path, monkeypatch):
@@ -39,9 +45,13 @@ def test_table_in_a_notebook(tmp_path, monkeypatch):
             shown.append(table)
 
     monkeypatch.setattr(sweep_table, "in_notebook", lambda: True)
-    monkeypatch.setattr("IPython.display.display", lambda table, display_id: shown.append(table) or Handle())
+    monkeypatch.setattr(
+        "IPython.display.display", lambda table, display_id: shown.append(table) or Handle()
+    )
     folders = [RunFolder(tmp_path, name) for name in ("a", "b", "c")]
-    table = SweepTable([Row(name, 42, 4, folder) for name, folder in zip("ABC", folders, strict=True)])
+    table = SweepTable(
+        [Row(name, 42, 4, folder) for name, folder in zip("ABC", folders, strict=True)]
+    )
     table.refresh()
     assert shown[0]["status"].tolist() == ["waiting"] * 3
     folders[0].update(status="running", seconds=30.0)
@@ -57,9 +67,13 @@ def test_table_in_a_notebook(tmp_path, monkeypatch):
 def test_table_in_a_terminal(data, tmp_path, steps, capsys):
     sweep(PLAN, BASE, data, tmp_path / "out")
     lines = [line for line in capsys.readouterr().out.splitlines() if "seed 42" in line]
-    assert len(lines) == 3 and lines[0].startswith("Dice, seed 42: finished, epoch 2 of 2, best DSC 0.")
+    assert len(lines) == 3 and lines[0].startswith(
+        "Dice, seed 42: finished, epoch 2 of 2, best DSC 0."
+    )
 
 
-@pytest.mark.parametrize(("scores", "shown"), [([], "-"), ([0.5, 0.25], "0.500"), ([float("nan")] * 2, "-")])
+@pytest.mark.parametrize(
+    ("scores", "shown"), [([], "-"), ([0.5, 0.25], "0.500"), ([float("nan")] * 2, "-")]
+)
 def test_a_run_that_scores_nobody_shows_no_dsc(scores, shown):
     assert sweep_table._shown(scores) == shown

@@ -1,7 +1,7 @@
 """The picture of the slice browser in the README, phantoms only: ``python -m tests.viewer.picture img/viewer.png``
 
-Trains two small networks on the phantom for a minute, exports both to a file, and photographs it in Chromium.
-"""
+Trains two small networks on the phantom for a minute, exports both to a file, and photographs it in
+Chromium."""
 
 import dataclasses
 import sys
@@ -16,8 +16,15 @@ from lib.train import fit
 from lib.viewer import browse
 from tests.viewer.test_in_jupyterlab import CHROMIUM
 
-BASE = dataclasses.replace(REFERENCE, sampling="fresh", padding="background", image_size=96, init_features=8,
-                           batch_size=8, lr=1e-3)
+BASE = dataclasses.replace(
+    REFERENCE,
+    sampling="fresh",
+    padding="background",
+    image_size=96,
+    init_features=8,
+    batch_size=8,
+    lr=1e-3,
+)
 
 
 def export(folder: Path) -> Path:
@@ -32,8 +39,11 @@ def export(folder: Path) -> Path:
 def photograph(file: Path, picture: Path) -> None:
     """A picture of the page as it opens."""
     from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
         page = browser.new_page(viewport={"width": 1080, "height": 800})
         page.goto(file.as_uri())
         page.locator(".slices[data-shown]").wait_for()

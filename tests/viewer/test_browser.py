@@ -35,7 +35,11 @@ def prediction(data, shift=1, patients=None, seen=()):
         truth = data.truth(name)
         shape = data.record(name).geometry.shape
         mask = np.zeros(shape, np.uint8) if truth is None else np.roll(truth, shift, axis=2)
-        scores = {} if truth is None else {"dsc": counts(mask, truth).dsc, "dsc_native": counts(mask, truth).dsc}
+        scores = (
+            {}
+            if truth is None
+            else {"dsc": counts(mask, truth).dsc, "dsc_native": counts(mask, truth).dsc}
+        )
         rows.append({"patient": name, "slices": shape[0], "seen": name in seen, **scores})
         packed[name] = np.packbits(mask)
     return Prediction(data, REFERENCE, pd.DataFrame(rows), packed)
@@ -56,7 +60,7 @@ def unpacked(lengths, shape):
     return np.bitwise_xor.accumulate(flat)[:-1].reshape(shape)
 
 
-# --- frames -------------------------------------------------------------------------------------------------------
+# --- frames ---------------------------------------------------------------------------------------
 
 
 def test_frame_of_a_slice_gives_back_its_intensities():
@@ -113,8 +117,10 @@ def test_a_frame_takes_little_time():
     image[40:220, 60:200] = rng.normal(120, 15, (180, 140)).clip(0, 255)
     truth = np.zeros_like(image)
     truth[100:150, 90:140] = 1
-    for name, draw in {"as sent to the browser": lambda: grey_png(image),
-                       "with outlines": lambda: render(image, truth, truth)}.items():
+    for name, draw in {
+        "as sent to the browser": lambda: grey_png(image),
+        "with outlines": lambda: render(image, truth, truth),
+    }.items():
         seconds = []
         for _ in range(30):
             start = time.perf_counter()
@@ -129,7 +135,7 @@ def test_run_lengths_hold_the_mask(mask):
     assert (unpacked(run_lengths(mask.astype(np.uint8)), mask.shape) == mask).all()
 
 
-# --- the gallery --------------------------------------------------------------------------------------------------
+# --- the gallery ----------------------------------------------------------------------------------
 
 
 def test_worst_patient_first_with_its_score(data):
@@ -155,11 +161,22 @@ def test_header_counts_every_slice(data):
 
 def test_several_runs_share_frames_and_order(data):
     some = list(data.patients)[:2]
-    gallery = Gallery({"good": prediction(data, 1), "bad": prediction(data, 4), "part": prediction(data, 0, some),
-                       "perfect": prediction(data, 0)})
+    gallery = Gallery(
+        {
+            "good": prediction(data, 1),
+            "bad": prediction(data, 4),
+            "part": prediction(data, 0, some),
+            "perfect": prediction(data, 0),
+        }
+    )
     name = next(name for name in gallery.labels if name not in some)
     assert " | none | 1.000" in gallery.labels[name]
-    assert [run["dsc"] is None for run in gallery.header(name)["runs"]] == [False, False, True, False]
+    assert [run["dsc"] is None for run in gallery.header(name)["runs"]] == [
+        False,
+        False,
+        True,
+        False,
+    ]
     assert [len(mask) > 0 for mask in gallery.packed_masks(name)] == [True, True, True, False, True]
     assert gallery.frame(name, FLAIR, 2) is gallery.frame(name, FLAIR, 2)
 
@@ -167,7 +184,9 @@ def test_several_runs_share_frames_and_order(data):
 def test_a_patient_that_was_learnt_from_is_marked(data):
     name, other = NAMES[2:4]
     gallery = Gallery([prediction(data, seen=(name,)), prediction(data)])
-    assert [patient for patient, label in gallery.labels.items() if "(trained on)" in label] == [name]
+    assert [patient for patient, label in gallery.labels.items() if "(trained on)" in label] == [
+        name
+    ]
     assert [run["seen"] for run in gallery.header(name)["runs"]] == [True, False]
     assert [run["seen"] for run in gallery.header(other)["runs"]] == [False, False]
     assert montage(gallery, name) != montage(Gallery([prediction(data)] * 2), name)
@@ -196,14 +215,31 @@ def edge_case(folder, case):
     volume, mask = brain(0, slices=1 if case == "one slice" else 6, tumour=case != "no tumour")
     if case == "missing sequence":
         volume[..., 0], volume[..., 2] = volume[..., FLAIR], 0
-    write_patient(folder, LONG_NAME if case == "long name" else NAMES[0], volume, None if case == "no truth" else mask)
+    write_patient(
+        folder,
+        LONG_NAME if case == "long name" else NAMES[0],
+        volume,
+        None if case == "no truth" else mask,
+    )
     data = load_data(folder, 32)
     if case == "no prediction":
         return data
-    return {f"run {i}": prediction(data, i) for i in range(4)} if case == "four runs" else prediction(data)
+    return (
+        {f"run {i}": prediction(data, i) for i in range(4)}
+        if case == "four runs"
+        else prediction(data)
+    )
 
 
-EDGE_CASES = ("one slice", "no tumour", "no prediction", "no truth", "missing sequence", "four runs", "long name")
+EDGE_CASES = (
+    "one slice",
+    "no tumour",
+    "no prediction",
+    "no truth",
+    "missing sequence",
+    "four runs",
+    "long name",
+)
 
 
 @pytest.mark.parametrize("case", EDGE_CASES)
@@ -227,18 +263,24 @@ def test_edge_cases(case, tmp_path, capsys):
     assert "MB" in capsys.readouterr().out
 
 
-# --- the widget, the file, the notebook ---------------------------------------------------------------------------
+# --- the widget, the file, the notebook -----------------------------------------------------------
 
 
 def test_kernel_answers_questions_and_says_what_is_wrong(data, monkeypatch):
     browser, sent = browse(prediction(data)), []
-    monkeypatch.setattr(browser, "send", lambda content, buffers=None: sent.append((content, buffers)))
+    monkeypatch.setattr(
+        browser, "send", lambda content, buffers=None: sent.append((content, buffers))
+    )
     name = browser.patients[0][0]
     for number, (patient, slices) in enumerate([(name, [4, 2]), (name, None), ("nobody", None)]):
-        browser._answer(None, {"id": str(number), "patient": patient, "channel": FLAIR, "slices": slices}, [])
+        browser._answer(
+            None, {"id": str(number), "patient": patient, "channel": FLAIR, "slices": slices}, []
+        )
     (slices, pngs), (opened, (first, truth, _)), (wrong, _) = sent
     volume, largest = data.volume(name)[..., FLAIR], opened["header"]["largest"]
-    assert slices["id"] == "0" and all((decoded(pngs[i])[..., 0] == volume[n]).all() for i, n in enumerate([4, 2]))
+    assert slices["id"] == "0" and all(
+        (decoded(pngs[i])[..., 0] == volume[n]).all() for i, n in enumerate([4, 2])
+    )
     assert opened["id"] == "1" and (decoded(first)[..., 0] == volume[largest]).all()
     assert (unpacked(truth, (6, 32, 32)) == data.truth(name)).all()
     assert wrong["id"] == "2" and "nobody" in wrong["error"]
@@ -251,9 +293,13 @@ def test_exported_file_needs_nothing_else(data, tmp_path):
     assert page.count("</script>") == 4  # menu, two patients, the program
     patients = [json.loads(text) for text in re.findall(r'id="patient-\d">(.*?)</script>', page)]
     assert [len(patient["masks"]) for patient in patients] == [3, 3]
-    assert [[len(channel) for channel in patient["frames"]] for patient in patients] == [[6, 6, 6]] * 2
+    assert [[len(channel) for channel in patient["frames"]] for patient in patients] == [
+        [6, 6, 6]
+    ] * 2
     frame = base64.b64decode(patients[0]["frames"][FLAIR][0])
-    assert (decoded(frame)[..., 0] == data.volume(patients[0]["header"]["patient"])[0, ..., FLAIR]).all()
+    assert (
+        decoded(frame)[..., 0] == data.volume(patients[0]["header"]["patient"])[0, ..., FLAIR]
+    ).all()
 
 
 def test_exporting_somebody_unknown_is_refused(data, tmp_path):
@@ -265,7 +311,9 @@ def test_still_picture_survives_in_a_committed_notebook(data):
     bundle, _ = browse(prediction(data))._repr_mimebundle_()
     assert base64.b64decode(bundle["image/png"])[1:4] == b"PNG" and WIDGET_MIME in bundle
     bar = nbformat.v4.new_output("display_data", {WIDGET_MIME: {}, "text/plain": "a bar"})
-    cell = nbformat.v4.new_code_cell("", outputs=[bar, nbformat.v4.new_output("display_data", bundle)])
+    cell = nbformat.v4.new_code_cell(
+        "", outputs=[bar, nbformat.v4.new_output("display_data", bundle)]
+    )
     notebook = nbformat.v4.new_notebook(cells=[cell])
     _tidy(notebook)
     assert [sorted(output["data"]) for output in cell.outputs] == [["image/png", "text/plain"]]
@@ -280,6 +328,8 @@ def test_a_patient_of_88_slices_opens_fast(tmp_path):
         start = time.perf_counter()
         browser.answer(NAMES[0], FLAIR, slices)
         seconds.append(time.perf_counter() - start)
-    print(f"\nkernel's part of opening 88 slices of 256x256: {1000 * seconds[0]:.0f} ms to the first picture, "
-          f"{1000 * seconds[1]:.0f} ms for all slices of a sequence")
+    print(
+        f"\nkernel's part of opening 88 slices of 256x256: {1000 * seconds[0]:.0f} ms to the first picture, "
+        f"{1000 * seconds[1]:.0f} ms for all slices of a sequence"
+    )
     assert sum(seconds) < 5

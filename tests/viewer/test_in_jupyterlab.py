@@ -26,11 +26,16 @@ from tests.conftest import NAMES, brain, write_patient
 from tests.viewer.test_browser import EDGE_CASES, edge_case, prediction
 
 ROOT = Path(__file__).parent.parent.parent
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 SHOTS = ROOT / "result" / "screenshots"  # ignored by git
 PRESSES = 40
 
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+]
 
 # what a student would write without the kit, to compare with
 INTERACT = """
@@ -72,7 +77,8 @@ data = load_data("{folder}", 64)
 browse([prediction(data, 1), prediction(data, 4)])
 """
 
-# from the choice of a patient to the end of the frame in which it is on the screen, and until all slices are there
+# from the choice of a patient to the end of the frame in which it is on the screen, and until all
+# slices are there
 OPENING = """async (name) => {
   const [root, menu] = ['.slices', '.slices select'].map((where) => document.querySelector(where));
   const start = performance.now();
@@ -86,7 +92,8 @@ OPENING = """async (name) => {
   return [await until(() => root.dataset.shown), await until(() => root.dataset.loaded)];
 }"""
 
-# in every frame of the screen: how often the picture changed, and in how many frames there was none or of other size
+# in every frame of the screen: how often the picture changed, and in how many frames there was none
+# or of other size
 FLICKER = """() => {
   window.frames_seen = { changes: 0, without: 0, heights: [] };
   let last = null;
@@ -147,16 +154,24 @@ def median_wait(page, picture, focus):
     return float(np.median(page.evaluate("() => window.waits")))
 
 
-# --- machinery ----------------------------------------------------------------------------------------------------
+# --- machinery ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def chromium():
     from playwright.sync_api import sync_playwright
+
     SHOTS.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[
-            "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"])
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                "--disable-background-networking",
+            ],
+        )
         yield browser
         browser.close()
 
@@ -166,8 +181,13 @@ def environment(tmp_path_factory):
     """A results folder in which the baseline was trained, in the smoke profile."""
     out = tmp_path_factory.mktemp("result")
     with pytest.MonkeyPatch.context() as patch:
-        values = {"PROFILE": "smoke", "DATA": "phantom", "OUT": str(out), "PROGRESS": "text",
-                  "CACHE": str(out / "cache")}
+        values = {
+            "PROFILE": "smoke",
+            "DATA": "phantom",
+            "OUT": str(out),
+            "PROGRESS": "text",
+            "CACHE": str(out / "cache"),
+        }
         for name, value in values.items():
             patch.setenv(f"KIT_{name}", value)
         execute(ROOT / "train_default.ipynb", out / "train_default.ipynb")
@@ -180,22 +200,39 @@ def server(environment):
     folder = environment / "lab"
     folder.mkdir()
     shutil.copy(ROOT / "inference.ipynb", folder)
-    for name, code in {"interact": INTERACT, "live": LIVE, **{f"large_{kind}": LARGE.format(folder=f"large_{kind}")
-                                                       for kind in LARGE_KINDS}}.items():
+    for name, code in {
+        "interact": INTERACT,
+        "live": LIVE,
+        **{f"large_{kind}": LARGE.format(folder=f"large_{kind}") for kind in LARGE_KINDS},
+    }.items():
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
         notebook.metadata = nbformat.read(ROOT / "inference.ipynb", as_version=4).metadata
         nbformat.write(notebook, folder / f"{name}.ipynb")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
-               f"--port={port}", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}",
-               "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None",
-               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    paths = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-                          "JUPYTER_CONFIG_DIR": str(folder / ".jupyter")}
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ServerApp.ip=127.0.0.1",
+        f"--port={port}",
+        "--IdentityProvider.token=",
+        f"--ServerApp.root_dir={folder}",
+        "--LabApp.expose_app_in_browser=True",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
+    paths = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "JUPYTER_CONFIG_DIR": str(folder / ".jupyter"),
+    }
     paths.pop("KIT_PROGRESS")
-    process = subprocess.Popen(command, cwd=folder, env=paths, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=folder, env=paths, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(240):
@@ -214,7 +251,10 @@ def watched(context):
     """A new page, and the list of what goes wrong on it."""
     page, problems = context.new_page(), []
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: problems.append(message.text) if message.type == "error" else None,
+    )
     return page, problems
 
 
@@ -222,7 +262,9 @@ def run_all(context, address, name):
     """Open a notebook in JupyterLab and run its cells."""
     page, problems = watched(context)
     # JupyterLab asks for a kernel when another page has the folder open
-    page.add_locator_handler(page.locator(".jp-Dialog .jp-mod-accept"), lambda button: button.click())
+    page.add_locator_handler(
+        page.locator(".jp-Dialog .jp-mod-accept"), lambda button: button.click()
+    )
     page.goto(f"{address}/lab/tree/{name}?reset")
     page.get_by_text("Python 3 (ipykernel) | Idle").first.wait_for(timeout=90_000)
     problems.clear()  # those of JupyterLab's own start are not ours
@@ -244,12 +286,14 @@ def lab(chromium, server):
     context.close()
 
 
-# --- what should be on the screen ---------------------------------------------------------------------------------
+# --- what should be on the screen -----------------------------------------------------------------
 
 
 def picture(page, panel=0):
     """The image of a panel as the browser holds it, ``(H, W, 3)`` uint8."""
-    address = page.evaluate("(i) => document.querySelectorAll('.slices canvas.image')[i].toDataURL()", panel)
+    address = page.evaluate(
+        "(i) => document.querySelectorAll('.slices canvas.image')[i].toDataURL()", panel
+    )
     raw = urllib.request.urlopen(address).read()
     return np.asarray(Image.open(io.BytesIO(raw)).convert("RGB"))
 
@@ -281,12 +325,14 @@ def choose(page, label, value):
 
 OVERLAY_MENU, PATIENT_MENU = "what is drawn over the image", "patient, worst first"
 
-# --- JupyterLab ---------------------------------------------------------------------------------------------------
+# --- JupyterLab -----------------------------------------------------------------------------------
 
 
 def test_lab_runs_all_cells_and_shows_the_right_slice(lab, environment):
     page, problems = lab
-    errors = page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").all_inner_texts()
+    errors = page.locator(
+        ".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']"
+    ).all_inner_texts()
     assert not errors and not problems
     data = load_data(PHANTOM_FOLDER, 64)
     patient, channel, start = shown(page)
@@ -294,8 +340,15 @@ def test_lab_runs_all_cells_and_shows_the_right_slice(lab, environment):
     last = len(data.volume(patient)) - 1
 
     page.locator(".slices").focus()
-    for key, number in (("ArrowRight", start + 1), ("ArrowLeft", start), ("End", last), ("ArrowUp", last),
-                        ("Home", 0), ("ArrowDown", 0), ("PageUp", 5)):
+    for key, number in (
+        ("ArrowRight", start + 1),
+        ("ArrowLeft", start),
+        ("End", last),
+        ("ArrowUp", last),
+        ("Home", 0),
+        ("ArrowDown", 0),
+        ("PageUp", 5),
+    ):
         page.keyboard.press(key)
         assert shown(page) == (patient, FLAIR, number), key
         assert (picture(page) == expected(data, shown(page), None)).all(), key
@@ -326,7 +379,9 @@ def test_lab_menus_and_toggles(lab, environment):
 
     choose(page, PATIENT_MENU, names.nth(3).get_attribute("value"))
     patient = names.nth(3).get_attribute("value")
-    page.wait_for_function("(name) => document.querySelector('.slices').dataset.shown.startsWith(name)", arg=patient)
+    page.wait_for_function(
+        "(name) => document.querySelector('.slices').dataset.shown.startsWith(name)", arg=patient
+    )
     mask = predicted_mask(environment, data, patient)
     page.get_by_role("button", name="worst slice").click()
     wrong = (mask != data.truth(patient)).sum(axis=(1, 2))
@@ -346,8 +401,10 @@ def test_lab_menus_and_toggles(lab, environment):
     choose(page, OVERLAY_MENU, "contour")
     for channel in (0, 2, FLAIR):
         page.get_by_role("button", name=CHANNELS[channel]).click()
-        page.wait_for_function("(c) => document.querySelector('.slices').dataset.shown.split('/')[1] === c",
-                               arg=str(channel))
+        page.wait_for_function(
+            "(c) => document.querySelector('.slices').dataset.shown.split('/')[1] === c",
+            arg=str(channel),
+        )
         assert (picture(page) == expected(data, shown(page), None)).all()
     before = picture(page)
     page.locator("input[aria-label=window]").fill("60")
@@ -358,14 +415,18 @@ def test_lab_menus_and_toggles(lab, environment):
     page.get_by_role("button", name="largest lesion").click()
     number = shown(page)[2]
     page.get_by_role("button", name="play").click()
-    page.wait_for_function("(n) => !document.querySelector('.slices').dataset.shown.endsWith('/' + n)", arg=number)
+    page.wait_for_function(
+        "(n) => !document.querySelector('.slices').dataset.shown.endsWith('/' + n)", arg=number
+    )
     page.get_by_role("button", name="play").click()
     assert not problems
 
 
 def test_lab_in_the_dark(lab):
     page, _ = lab
-    page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
+    page.evaluate(
+        "() => window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })"
+    )
     page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")
     page.wait_for_timeout(500)
     page.locator(".slices").screenshot(path=SHOTS / "lab_dark.png")
@@ -383,8 +444,10 @@ def test_lab_is_faster_than_interact(lab, chromium, server, capsys):
     theirs = median_wait(by_hand, FIGURE, by_hand.locator(".noUi-handle"))
     context.close()
     with capsys.disabled():
-        print(f"\nkey press to new picture in JupyterLab, median of {PRESSES}: slice browser {ours:.0f} ms, "
-              f"interact + matplotlib {theirs:.0f} ms")
+        print(
+            f"\nkey press to new picture in JupyterLab, median of {PRESSES}: slice browser {ours:.0f} ms, "
+            f"interact + matplotlib {theirs:.0f} ms"
+        )
     assert ours < theirs
 
 
@@ -400,9 +463,11 @@ def test_lab_opens_a_large_patient(kind, lab, environment, chromium, server, cap
     again = page.evaluate(OPENING, first)
     context.close()
     with capsys.disabled():
-        print(f"\nopening 88 slices of 256x256 ({kind}) with truth, two predictions in JupyterLab, ms to the picture, "
-              f"to all slices: {' and '.join(f'{one:.0f}, {all_:.0f}' for one, all_ in waits)}; one seen before "
-              f"{again[0]:.0f}, {again[1]:.0f}")
+        print(
+            f"\nopening 88 slices of 256x256 ({kind}) with truth, two predictions in JupyterLab, ms to the picture, "
+            f"to all slices: {' and '.join(f'{one:.0f}, {all_:.0f}' for one, all_ in waits)}; one seen before "
+            f"{again[0]:.0f}, {again[1]:.0f}"
+        )
     assert not problems
 
 
@@ -417,12 +482,14 @@ def test_lab_draws_a_training_in_place(lab, chromium, server, capsys):
     assert page.locator(".jp-RenderedImage img").count() == 1
     context.close()
     with capsys.disabled():
-        print(f"\nlive view: {seen['changes']} pictures, {seen['without']} frames of the screen without one, "
-              f"heights {seen['heights']}")
+        print(
+            f"\nlive view: {seen['changes']} pictures, {seen['without']} frames of the screen without one, "
+            f"heights {seen['heights']}"
+        )
     assert seen["changes"] > 2 and len(seen["heights"]) == 1 and not problems
 
 
-# --- the exported file --------------------------------------------------------------------------------------------
+# --- the exported file ----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -451,9 +518,13 @@ def test_file_shows_what_is_odd(case, tmp_path, offline):
     assert page.locator("canvas.image").count() == (4 if case == "four runs" else 1)
     words = page.locator(".slices").inner_text()
     for expected_words in {
-        "one slice": ("1 of 1",), "no tumour": ("no tumour here, none predicted",), "no prediction": ("no prediction",),
-        "no truth": ("no truth to compare with", "nothing predicted"), "missing sequence": ("pre-contrast *",),
-        "four runs": ("run 0", "run 3"), "long name": ("DSC",),
+        "one slice": ("1 of 1",),
+        "no tumour": ("no tumour here, none predicted",),
+        "no prediction": ("no prediction",),
+        "no truth": ("no truth to compare with", "nothing predicted"),
+        "missing sequence": ("pre-contrast *",),
+        "four runs": ("run 0", "run 3"),
+        "long name": ("DSC",),
     }[case]:
         assert expected_words in words
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
@@ -474,7 +545,9 @@ def test_file_is_fast_without_a_network(theme, tmp_path, offline, capsys):
     patient = page.locator("select").first.input_value()
     choose(page, OVERLAY_MENU, "error")
     for panel, run in enumerate(runs.values()):
-        assert (picture(page, panel) == expected(data, shown(page), run.mask(patient), "error")).all()
+        assert (
+            picture(page, panel) == expected(data, shown(page), run.mask(patient), "error")
+        ).all()
     choose(page, OVERLAY_MENU, "contour")
     page.screenshot(path=SHOTS / f"file_{theme}.png")
     before, number = picture(page), shown(page)[2]
@@ -489,9 +562,13 @@ def test_file_is_fast_without_a_network(theme, tmp_path, offline, capsys):
     page.mouse.dblclick(canvas["x"] + 100, canvas["y"] + 100)
     assert (picture(page) == before).all()
     page.mouse.wheel(0, 100)
-    page.wait_for_function("(n) => document.querySelector('.slices').dataset.shown.endsWith('/' + n)", arg=number + 1)
+    page.wait_for_function(
+        "(n) => document.querySelector('.slices').dataset.shown.endsWith('/' + n)", arg=number + 1
+    )
     wait = median_wait(page, SHOWN, page.locator(".slices"))
     with capsys.disabled():
-        print(f"\nkey press to new picture in the exported file ({theme}), two runs, median of {PRESSES}: "
-              f"{wait:.0f} ms")
+        print(
+            f"\nkey press to new picture in the exported file ({theme}), two runs, median of {PRESSES}: "
+            f"{wait:.0f} ms"
+        )
     assert not problems
