@@ -1,4 +1,4 @@
-"""The run folder, the only source of truth, and the result CSVs derived from it."""
+"""Keep runs: the run folder, the only source of truth, and the result CSVs made from it."""
 
 from __future__ import annotations
 
@@ -39,58 +39,65 @@ BEST_PLAN = "best"  # runs of plans whose names start so go to BEST_CSV, all oth
 
 
 def run_id(config: Config, data: BrainData, split: Split, code: str) -> str:
-    """Readable slug and a hash of all that decides the outcome: config, data, split and ``code_fingerprint``.
+    """Return a readable slug with a hash of all that decides the outcome.
 
-    Of the config those fields count that differ from the published recipe, so that a new field
-    renames no run. The device is not part of it, nor the name of the split, as its patients are.
+    These are config, data, the patients of the split, and the code. Only fields of the config that
+    differ from the published recipe count, so that a new field renames no run. The device is no
+    part of it.
+
+    Args:
+        code: from ``code_fingerprint``.
     """
     settings = {
         name: value for name, value in config.identity().items() if name not in ("device", "split")
     }
     digest = fingerprint([settings, data.fingerprint, split.train, split.validation, code])
-    network, loss_name = (
-        name.rpartition(":")[2] for name in (config.model, config.loss)
-    )  # Windows: no : in a name
+    # a custom class is named module:Class, and Windows allows no : in the name of a folder
+    network, loss_name = (name.rpartition(":")[2] for name in (config.model, config.loss))
     return (
-        f"{network}{config.init_features}-{loss_name}-{config.optimizer}-{config.sampling}-{config.image_size}px-"
-        f"seed{config.seed}-{digest[:10]}"
+        f"{network}{config.init_features}-{loss_name}-{config.optimizer}-{config.sampling}-"
+        f"{config.image_size}px-seed{config.seed}-{digest[:10]}"
     )
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, read: ``run.info`` (run.json), ``run.history`` and ``run.cases`` as tables, ``run.weights``."""
+    """Read a run folder.
+
+    Attributes:
+        folder: holds run.json, history.csv, cases.csv, best.pt and last.pt.
+    """
 
     folder: Path
 
     @property
     def id(self) -> str:
-        """Name of the folder."""
+        """Return the name of the folder."""
         return self.folder.name
 
     @property
     def weights(self) -> Path:
-        """Weights of the epoch with the best validation DSC; with ``split="all"`` those of the last."""
+        """Return the file of the best epoch's weights; with ``split="all"``, the last epoch's."""
         return self.folder / "best.pt"
 
     @cached_property
     def info(self) -> dict[str, Any]:
-        """The content of run.json."""
+        """Return the content of run.json."""
         return json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
 
     @cached_property
     def config(self) -> Config:
-        """The run's hyper-parameters."""
+        """Return the run's hyper-parameters."""
         return Config.from_dict(self.info["config"])
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        """A row per epoch: ``epoch, lr, train loss, val loss, val_dsc``."""
+        """Return a row per epoch: ``epoch, lr, train loss, val loss, val_dsc``."""
         return pd.read_csv(self.folder / "history.csv")
 
     @cached_property
     def cases(self) -> pd.DataFrame:
-        """A row per validation patient; see ``lib.evaluate.case_row``."""
+        """Return a row per validation patient; see ``lib.evaluate.case_row``."""
         # names of patients are text, 001 and NA too
         return pd.read_csv(
             self.folder / "cases.csv", dtype={"patient": str}, keep_default_na=False, na_values=[""]
@@ -98,22 +105,27 @@ class Run:
 
     @cached_property
     def dsc(self) -> Summary:
-        """Mean DSC over validation patients at the best epoch, with its spread."""
+        """Return the mean DSC of the validation patients at the best epoch, with its spread."""
         return summarise(self.cases["dsc"])
 
     def unseen(self, data: BrainData) -> tuple[str, ...]:
-        """The patients of ``data`` that this run was not trained on; its best epoch may have been chosen on them."""
+        """Return the patients of ``data`` that this run was not trained on.
+
+        The validation patients are among them, on whom the best epoch was chosen.
+        """
         return tuple(sorted(set(data.patients).difference(self.info["split"]["train"])))
 
     def __str__(self) -> str:
         best = self.info["best"]
         if not len(self.cases):
-            return f"{self.id}: epoch {best['epoch']} of {self.config.epochs}, trained on all patients, scored on none"
-        return f"{self.id}: best epoch {best['epoch']} of {self.config.epochs}, validation DSC {self.dsc}"
+            epoch = f"epoch {best['epoch']} of {self.config.epochs}"
+            return f"{self.id}: {epoch}, trained on all patients, scored on none"
+        epoch = f"best epoch {best['epoch']} of {self.config.epochs}"
+        return f"{self.id}: {epoch}, validation DSC {self.dsc}"
 
 
 class Epoch(NamedTuple):
-    """What a watcher sees after an epoch; it must not change any of it.
+    """Show an epoch to a watcher, which must not change any of it.
 
     Attributes:
         history: a row per epoch so far, as in history.csv.
@@ -129,14 +141,13 @@ class Epoch(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a run stands in a sweep.
+    """Name the place of a run in a sweep.
 
     Attributes:
-        group: the same for all that is compared in one sweep: base recipe, data and split.
-        position: of the variant in the plan; the reference stands at 0.
+        group: the same for all runs that a sweep compares: base recipe, data and split.
+        position: of the variant in the plan; the reference has 0.
         ladder: each variant is compared with the one before it, not with the reference.
-        scale: how large an experiment it is, where that has a name, see
-        ``maintain.reference.SCALES``.
+        scale: the name of the experiment's size, if it has one.
     """
 
     plan: str
@@ -148,10 +159,10 @@ class Place(NamedTuple):
 
 
 class RunFolder:
-    """Writes one run. ``with folder.lock(): ...`` keeps a second process from training the same run.
+    """Write the files of one run.
 
-    While it is locked, a thread writes checkpoints in the order of their ``save``, so that training
-    need not wait.
+    ``with folder.lock(): ...`` keeps a second process from training the same run. Meanwhile a
+    thread writes the checkpoints, in the order of their ``save``, so that training need not wait.
     """
 
     def __init__(self, out: Path, run_id: str) -> None:
@@ -160,9 +171,10 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Held while the run trains; a second process says that it waits, and then finds the run finished.
+        """Hold the run while it trains.
 
-        Afterwards all that was saved is on the disk.
+        A second process says that it waits, and then finds the run finished. At the end all that
+        was saved is on the disk.
 
         Raises:
             KitError: the folder cannot be made.
@@ -186,7 +198,11 @@ class RunFolder:
             yield
 
     def read(self) -> dict[str, Any]:
-        """run.json so far, or an empty dict. Raises KitError when it is damaged."""
+        """Return run.json as it is so far, or an empty dict.
+
+        Raises:
+            KitError: the file is damaged.
+        """
         file = self.path / "run.json"
         try:
             return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -223,7 +239,7 @@ class RunFolder:
         reset_peak_memory(machine.device)
 
     def busy(self) -> bool:
-        """Does another process train this run at the moment?"""
+        """Return whether another process trains this run at the moment."""
         if not self.path.is_dir():
             return False
         try:
@@ -233,16 +249,19 @@ class RunFolder:
             return True
 
     def read_scores(self) -> list[float]:
-        """Validation DSC of each epoch that is done."""
+        """Return the validation DSC of each epoch that is done."""
         file = self.path / "history.csv"
         return pd.read_csv(file)["val_dsc"].tolist() if file.is_file() else []
 
     def add_plan(self, plan: str) -> None:
-        """Note that the run belongs to ``plan`` too; the file's date says when it was asked for last."""
+        """Note that the run belongs to ``plan`` too.
+
+        The date of run.json says when the run was asked for last.
+        """
         self.update(plans=sorted({*self.read().get("plans", []), plan}))
 
     def add_place(self, place: Place) -> None:
-        """Note which variant of a plan the run is; of one sweep it has one place, the latest."""
+        """Note which variant of a plan the run is; a sweep keeps the latest place only."""
 
         def sweep(other: dict[str, Any]) -> tuple[str, str, str]:
             return other["plan"], other["group"], other.get("scale", "")
@@ -264,14 +283,13 @@ class RunFolder:
         )
 
     def save(self, name: str, content: dict[str, Any]) -> None:
-        """``torch.save`` into the folder, atomically and with the same bytes for the same content.
+        """Write ``content`` by ``torch.save``: atomically, and equal content as equal bytes.
 
-        It returns when the content is copied; ``settle`` raises what prevents it from being
+        It returns once the content is copied; ``settle`` raises what prevents it from being
         written.
         """
-        buffer = (
-            io.BytesIO()
-        )  # saving to a path would put the temporary file's name into the archive
+        # saving to a path would put the name of the temporary file into the archive
+        buffer = io.BytesIO()
         torch.save(_interned(content), buffer)
         self._writes.append(self._disk.submit(write_atomic, self.path / name, buffer.getbuffer()))
 
@@ -281,7 +299,7 @@ class RunFolder:
             self._writes.pop(0).result()
 
     def load(self, name: str) -> dict[str, Any] | None:
-        """What ``save`` wrote, on the CPU; None when it is not there."""
+        """Return what ``save`` wrote, in host memory; None if it is not there."""
         self.settle()
         file = self.path / name
         return torch.load(file, map_location="cpu", weights_only=True) if file.is_file() else None
@@ -298,8 +316,10 @@ class RunFolder:
 
 
 def _interned(value: Any) -> Any:
-    """The same value with equal strings made identical: pickle writes a string it has met before as a reference, so a
-    state that was loaded would otherwise give other bytes than one that was computed.
+    """Return the value with equal strings made identical.
+
+    Pickle writes a string that it has met before as a reference. Without this, a state that was
+    loaded would be written as other bytes than one that was computed.
     """
     if isinstance(value, str):
         return sys.intern(value)
@@ -309,7 +329,7 @@ def _interned(value: Any) -> Any:
 
 
 class Stateful(Protocol):
-    """What can be resumed: a network, an optimiser, a loss scale."""
+    """Describe what can be resumed: a network, an optimiser, a loss scale."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state."""
@@ -319,9 +339,12 @@ class Stateful(Protocol):
 
 
 class Record:
-    """The history of a run while it trains, and the checkpoints that belong to it.
+    """Record a run while it trains: its history, and the checkpoints that belong to it.
 
     A run that was interrupted goes on after its last finished epoch.
+
+    Args:
+        parts: all whose state a resumed run needs; ``average`` has the weights that are kept.
 
     Attributes:
         history: a row per epoch that is done, as in history.csv.
@@ -334,27 +357,28 @@ class Record:
         state = folder.load("last.pt") or {"history": []}
         self.history: list[dict[str, Any]] = state["history"]
         for name, part in parts.items():
-            if state.get(name):  # nothing where it was begun in another precision
+            if state.get(name):  # the loss scale has none if the run began in another precision
                 part.load_state_dict(state[name])
         if self.history and self.best is self.history[-1]:
             kept = folder.load("best.pt")
-            if (
-                kept is None or kept["epoch"] != self.best["epoch"]
-            ):  # interrupted between the two files
+            # the run may have been interrupted between the two files
+            if kept is None or kept["epoch"] != self.best["epoch"]:
                 folder.save("best.pt", self._checkpoint())
 
     @property
     def best(self) -> dict[str, Any]:
-        """The row of the best epoch; of equal ones the first.
+        """Return the row of the best epoch, the first of equals.
 
-        Where no patient is scored, the last.
+        If no patient is scored, it is the last epoch.
         """
         if not self.split.validation:
             return self.history[-1]
         return max(self.history, key=lambda row: row["val_dsc"])
 
     def keep(self, row: dict[str, Any], seconds: float) -> None:
-        """Write an epoch's outcome. With ``last.pt`` the epoch counts as done; the rest follows from it.
+        """Write an epoch's outcome.
+
+        The epoch counts as done once ``last.pt`` is written; the rest follows from it.
 
         Args:
             row: of history.csv.
@@ -365,8 +389,8 @@ class Record:
         """
         if not np.isfinite(row["train loss"]):
             raise KitError(
-                f"{self.folder.path.name}: the loss is not a number after epoch {row['epoch']}; lower lr, "
-                f"or use precision=fp32"
+                f"{self.folder.path.name}: the loss is not a number after epoch {row['epoch']}; "
+                f"lower lr, or use precision=fp32"
             )
         self.folder.settle()  # no epoch counts before all of the last one is on the disk
         self.history.append(row)
@@ -380,7 +404,7 @@ class Record:
         self.folder.update(seconds=round(self.folder.read()["seconds"] + seconds, 2))
 
     def _checkpoint(self) -> dict[str, Any]:
-        """The content of best.pt: weights, and what one must know to use them."""
+        """Return the content of best.pt: weights, and what one must know to use them."""
         return {
             "config": self.config.to_dict(),
             "epoch": self.best["epoch"],
@@ -424,7 +448,11 @@ class Record:
 
 
 def description(config: Config, data: BrainData, split: Split, code: str) -> dict[str, Any]:
-    """What run.json says of a run before it starts; ``code`` is its ``code_fingerprint``."""
+    """Return what run.json says of a run before it starts.
+
+    Args:
+        code: from ``code_fingerprint``.
+    """
     return {
         "schema": SCHEMA,
         "status": "running",
@@ -447,7 +475,7 @@ def description(config: Config, data: BrainData, split: Split, code: str) -> dic
 
 
 def checkpoint_hashes(path: Path) -> dict[str, str]:
-    """SHA-256 of the weights and tables of a finished run."""
+    """Return the SHA-256 of the weights and tables of a finished run."""
     return {name: sha256(path / name) for name in ("best.pt", "history.csv", "cases.csv")}
 
 
@@ -455,7 +483,10 @@ def checkpoint_hashes(path: Path) -> dict[str, str]:
 
 
 def to_csv(table: pd.DataFrame) -> str:
-    """UTF-8 text with LF and ``.``, eight significant digits; TRUE and FALSE, as the coursework and spreadsheets do."""
+    """Return a table as CSV: UTF-8, LF, ``.`` as decimal sign, eight significant digits.
+
+    Booleans are TRUE and FALSE, as in the coursework and in spreadsheets.
+    """
     flags = {
         name: column.map({True: "TRUE", False: "FALSE"})
         for name, column in table.items()
@@ -465,14 +496,13 @@ def to_csv(table: pd.DataFrame) -> str:
 
 
 def finished_runs(out: str | Path) -> list[Run]:
-    """All finished runs below ``out`` that scored somebody, in the order of the CSVs: plan, config, run.
+    """Return the finished runs below ``out`` that scored patients, in the order of the CSVs.
 
-    One that cannot be read, damaged or of another version of the kit, is named and left out.
+    They are ordered by plan, config and run. A run that cannot be read, because it is damaged or of
+    another version of the kit, is named and left out.
     """
     runs = [Run(file.parent) for file in sorted(Path(out).glob("runs/*/run.json"))]
-    done = [
-        run for run in runs if _is_finished(run) and len(run.cases)
-    ]  # split="all" has no score to show
+    done = [run for run in runs if _is_finished(run) and len(run.cases)]  # split="all" has none
     return sorted(
         done,
         key=lambda run: (run.info["plans"], json.dumps(run.info["config"], sort_keys=True), run.id),
@@ -480,7 +510,7 @@ def finished_runs(out: str | Path) -> list[Run]:
 
 
 def _is_finished(run: Run) -> bool:
-    """Is the run finished, and can all of it be read?"""
+    """Return whether the run is finished and all of it can be read."""
     try:
         return run.info["status"] == "finished" and all(
             part is not None
@@ -492,14 +522,16 @@ def _is_finished(run: Run) -> bool:
             )
         )
     except (OSError, ValueError, TypeError, KeyError) as error:
-        say(
-            f"{run.id}: left out of the results, it cannot be read ({' '.join(str(error).split())[:100]})"
-        )
+        reason = " ".join(str(error).split())[:100]
+        say(f"{run.id}: left out of the results, it cannot be read ({reason})")
         return False
 
 
 def write_result_csvs(out: str | Path) -> dict[str, Path]:
-    """Rebuild both result CSVs from the run folders; file name -> path of those that have rows.
+    """Rebuild both result CSVs from the run folders.
+
+    Returns:
+        File name -> path, of the CSVs that have rows.
 
     Raises:
         KitError: a CSV cannot be replaced, e.g. because a spreadsheet has it open.
@@ -518,14 +550,18 @@ def write_result_csvs(out: str | Path) -> dict[str, Path]:
                     write_atomic(out / name, to_csv(pd.concat(parts)))
                 except PermissionError:
                     raise KitError(
-                        f"{out / name}: cannot be replaced; close it in other programs and run this again, "
-                        f"the runs themselves are safe"
+                        f"{out / name}: cannot be replaced; close it in other programs and run "
+                        f"this again, the runs themselves are safe"
                     ) from None
     return {name: out / name for name, parts in tables.items() if parts}
 
 
 def _result_rows(run: Run) -> pd.DataFrame:
-    """A run's rows in the coursework's columns and spelling, then the rest of its settings by their names in Config."""
+    """Return a run's rows of the result CSVs.
+
+    The coursework's columns come first, in its spelling; then the other settings, by their names in
+    ``Config``.
+    """
     c, history = run.config, run.history
     columns = pd.DataFrame(
         {
@@ -557,15 +593,16 @@ def _result_rows(run: Run) -> pd.DataFrame:
         }
     )
     known = {name.replace(" ", "_") for name in columns} | {"loss", "optimizer", "device"}
-    settings = c.to_dict() | {
-        name: run.info[name] for name in ("precision", "accumulate")
-    }  # what it came to
+    # precision and chunks as they were in the end
+    settings = c.to_dict() | {name: run.info[name] for name in ("precision", "accumulate")}
     return columns.assign(**{name: value for name, value in settings.items() if name not in known})
 
 
 def outside_folds(runs: Sequence[Run]) -> list[Run]:
-    """The runs but those that scored a fold of a cross-validation, as some folds are easier than others; all of them
-    where there are no others. A fold of the very patients that another run is scored on stays.
+    """Return the runs without those that scored a fold of a cross-validation.
+
+    Some folds are easier than others. A fold stays if another run is scored on the same patients.
+    If there are only folds, all of them are returned.
     """
     wanted = [
         run.info["split"]["validation"]
@@ -576,8 +613,13 @@ def outside_folds(runs: Sequence[Run]) -> list[Run]:
 
 
 def find_run(out: str | Path, data: BrainData | None = None, run_id: str | None = None) -> Run:
-    """The finished run with the best mean validation DSC, among those on ``data`` or of that id where these are given;
-    folds of a cross-validation are left out where there are others.
+    """Return the finished run with the best mean validation DSC.
+
+    Folds of a cross-validation are left out if there are other runs.
+
+    Args:
+        data: only runs on these patients count.
+        run_id: only this run counts.
 
     Raises:
         KitError: there is none.

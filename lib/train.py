@@ -137,7 +137,7 @@ def train_epoch(training: Training, epoch: int, lr: float, bar: tqdm) -> float:
 
 
 def step(training: Training, images: Tensor, masks: Tensor, drawn: Drawn) -> Tensor:
-    """Take one optimiser step; return its loss, on the device: the next step need not wait for it."""
+    """Take one optimiser step; return its loss, on the device, so that nothing waits for it."""
     loss = training.memory(lambda: training.gradients(images, masks, *drawn))
     if training.config.clip:
         training.scaler.unscale_(training.optimizer)
@@ -149,7 +149,7 @@ def step(training: Training, images: Tensor, masks: Tensor, drawn: Drawn) -> Ten
 
 
 def compute_gradients(training: Training, images: Tensor, masks: Tensor, *drawn: Tensor) -> Tensor:
-    """Augment a batch and compute its gradients, chunk by chunk; return the mean loss of its slices."""
+    """Augment a batch and compute its gradients, chunk by chunk; return the mean loss."""
     device, chunk = training.machine.device, training.memory.training_chunk
     images, masks = training.augment(images.to(device), masks.to(device), Drawn(*drawn))
     training.optimizer.zero_grad(set_to_none=True)  # backward adds to the gradients that are there
