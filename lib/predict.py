@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from lib.config import MODELS, REFERENCE, Config
 from lib.data import write_masks
 from lib.dataset import BrainData, load_data
 from lib.evaluate import BATCH_SIZE, case_row, native_mask, predict_volumes
-from lib.logger import finished_runs, outside_folds, to_csv
+from lib.logger import Run, finished_runs, outside_folds, to_csv
 from lib.metrics import summarise
 from lib.networks import build_model
 from lib.runtime import CommandParser, deterministic, run_command
@@ -236,6 +236,35 @@ def predict(
     return segment(
         volumes, data, config, names, tuple(name for name in names if name in model.trained_on), out
     )
+
+
+def most_different(
+    runs: Mapping[str, Run | Sequence[Run]], data: BrainData
+) -> dict[str, Prediction]:
+    """Predict the patient on whom a sweep's runs differ most.
+
+    Args:
+        runs: label -> run, or its runs with several seeds, of which the first counts; the reference
+            first.
+        data: as these runs saw it.
+
+    Returns:
+        The reference and the run whose mean DSC differs most from it, by label: their predictions
+        of the patient whose DSC differs most between the two.
+
+    Raises:
+        KitError: fewer than two runs.
+    """
+    if len(runs) < 2:
+        raise KitError("two runs at least are needed to compare; train some more first")
+    firsts = {label: given if isinstance(given, Run) else given[0] for label, given in runs.items()}
+    scores = pd.DataFrame(
+        {label: run.cases.set_index("patient")["dsc_native"] for label, run in firsts.items()}
+    )
+    differences = scores.iloc[:, 1:].sub(scores.iloc[:, 0], axis=0)
+    labels = [scores.columns[0], differences.mean().abs().idxmax()]
+    patient = differences[labels[1]].abs().idxmax()
+    return {label: predict(firsts[label].weights, data, patients=[patient]) for label in labels}
 
 
 def check_patients(

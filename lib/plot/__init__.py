@@ -6,12 +6,14 @@ start to read at ``style.py``.
 
 from lib.plot.images import disagreement, overlays, patient_slices
 from lib.plot.live import LiveView
-from lib.plot.scores import calibration, dsc_bars, dsc_strips, forest, size_against_dsc, slopes
+from lib.plot.scores import calibration, dsc_bars, dsc_strips, forest, size_against_dsc
 from lib.plot.style import styled
+from lib.plot.teaching import augmented_slices, sliding_mask
 from lib.plot.training import curves, sweep_curves, sweep_scores
 
 __all__ = [
     "LiveView",
+    "augmented_slices",
     "calibration",
     "curves",
     "disagreement",
@@ -21,7 +23,7 @@ __all__ = [
     "overlays",
     "patient_slices",
     "size_against_dsc",
-    "slopes",
+    "sliding_mask",
     "styled",
     "sweep_curves",
     "sweep_scores",

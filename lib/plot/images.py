@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from lib.dataset import BrainData
-from lib.logger import Run
 from lib.metrics import counts
 from lib.plot.pixels import (
     CHANNELS,
@@ -28,8 +26,7 @@ from lib.plot.pixels import (
     kinds,
 )
 from lib.plot.style import nothing_to_score, styled, were_trained_on, who_counts, with_score
-from lib.predict import Prediction, predict
-from lib.utils import KitError
+from lib.predict import Prediction
 
 
 @styled
@@ -85,44 +82,29 @@ def overlays(prediction: Prediction) -> Figure:
 
 
 @styled
-def disagreement(runs: Mapping[str, Run | Sequence[Run]], data: BrainData) -> Figure:
-    """The first run of a sweep and the one whose DSC differs most from it, on the patient and slice where they differ
-    most: both masks on FLAIR, truth outlined, and what each found, missed and falsely found.
+def disagreement(predictions: Mapping[str, Prediction]) -> Figure:
+    """Draw two predictions of a patient on the slice where they differ most.
+
+    Both masks are outlined on FLAIR; beside it is what each found, missed and falsely found.
 
     Args:
-        runs: label -> run, or its runs with several seeds, of which the first is shown; the
-        reference first.
-        data: as these runs saw it.
-
-    Raises:
-        KitError: fewer than two runs.
+        predictions: label -> prediction of the same patient, see ``lib.predict.most_different``.
     """
-    if len(runs) < 2:
-        raise KitError(
-            "disagreement: two runs at least are needed to compare; train some more first"
-        )
-    firsts = {label: given if isinstance(given, Run) else given[0] for label, given in runs.items()}
-    scores = pd.DataFrame(
-        {label: run.cases.set_index("patient")["dsc_native"] for label, run in firsts.items()}
-    )
-    differences = scores.iloc[:, 1:].sub(scores.iloc[:, 0], axis=0)
-    labels = [scores.columns[0], differences.mean().abs().idxmax()]
-    patient = differences[labels[1]].abs().idxmax()
-    masks = [
-        predict(firsts[label].weights, data, patients=[patient]).mask(patient) for label in labels
-    ]
-    truth = data.truth(patient)
+    first = next(iter(predictions.values()))
+    [patient] = first.cases["patient"]
+    masks = [prediction.mask(patient) for prediction in predictions.values()]
+    truth, flair = first.data.truth(patient), first.data.volume(patient)[..., FLAIR]
     number = int((masks[0] != masks[1]).sum(axis=(1, 2)).argmax())
-    flair = data.volume(patient)[..., FLAIR]
     figure, axes = plt.subplots(1, 4, figsize=(10, 3.1))
     colours = colour_table("error", 0.6, (0, brightest(flair)))
-    for outlined, coloured, mask, label in zip(axes[::2], axes[1::2], masks, labels, strict=True):
+    for outlined, coloured, mask, label in zip(
+        axes[::2], axes[1::2], masks, predictions, strict=True
+    ):
         _show(outlined, flair, number, f"{label}: DSC {counts(mask, truth).dsc:.3f}")
         _outline(outlined, truth[number], TRUTH, 2.5)
         _outline(outlined, mask[number], PREDICTION)
-        coloured.imshow(
-            colours[kinds(truth[number], mask[number], flair[number].shape), flair[number]]
-        )
+        errors = kinds(truth[number], mask[number], flair[number].shape)
+        coloured.imshow(colours[errors, flair[number]])
         coloured.axis("off")
     figure.suptitle(
         f"{patient}, slice {number + 1} of {len(flair)}: where the two differ most "

@@ -21,7 +21,6 @@ TRUTH, PREDICTION, AGREED = YELLOW, VERMILION, ORANGE
 HIT, FALSE_ALARM, MISSED = GREEN, VERMILION, SKY  # true positive, false positive, false negative
 CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
 FLAIR = 1
-OVERLAYS = ("contour", "fill", "both", "error", "off")
 OPACITY = 0.4
 
 _GREYS = 62  # a palette has 256 places: so many greys in four kinds of pixel, and the two lines
@@ -61,7 +60,7 @@ def colour_table(
     """Colour of a pixel by its kind and intensity, ``(4, 256, 3)`` uint8. ``browser.js`` computes the same one.
 
     Args:
-        overlay: one of ``OVERLAYS``; ``contour`` and ``off`` colour no pixel.
+        overlay: ``fill``, ``both`` or ``error``; any other colours no pixel.
         opacity: of the colour, in [0, 1].
         window: intensities shown as black and as white.
     """
@@ -106,33 +105,26 @@ def render(
     image: np.ndarray,
     truth: np.ndarray | None,
     mask: np.ndarray | None,
-    overlay: str = "contour",
-    opacity: float = OPACITY,
     window: tuple[float, float] = (0, 255),
     scale: int = 1,
 ) -> bytes:
-    """One slice as an indexed PNG of 62 greys.
+    """Return one slice as an indexed PNG of 62 greys, the masks outlined.
 
     Args:
         image: ``(H, W)`` uint8.
         truth, mask: ``(H, W)`` {0, 1} uint8, or None.
-        overlay, opacity, window: see ``colour_table``.
+        window: intensities shown as black and as white.
         scale: pixels of the picture along an edge of one of ``image``; lines are drawn after
-        enlarging.
+            enlarging.
     """
     found = kinds(truth, mask, image.shape)
     index = _enlarged(np.take(_TO_GREY, image) + found * np.uint8(_GREYS), scale)
-    if overlay in ("contour", "both"):
-        # the truth is the wider line: where both run together it still shows inside the other
-        for line, (bit, width) in enumerate(((1, scale), (2, (scale + 1) // 2))):
-            index[outline(_enlarged(found & bit, scale), width)] = _LINES + line
+    # the ground truth has the wider line: where both run together it still shows
+    for line, (bit, width) in enumerate(((1, scale), (2, (scale + 1) // 2))):
+        index[outline(_enlarged(found & bit, scale), width)] = _LINES + line
     greys = np.arange(_GREYS) * 255 // (_GREYS - 1)
-    palette = np.concatenate(
-        [
-            colour_table(overlay, opacity, window)[:, greys].reshape(-1, 3),
-            [ImageColor.getrgb(TRUTH), ImageColor.getrgb(PREDICTION)],
-        ]
-    )
+    lines = [ImageColor.getrgb(TRUTH), ImageColor.getrgb(PREDICTION)]
+    palette = np.concatenate([colour_table("off", window=window)[:, greys].reshape(-1, 3), lines])
     return _indexed_png(index, palette.astype(np.uint8))
 
 

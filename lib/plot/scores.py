@@ -10,7 +10,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
 from lib.evaluate import Calibration
@@ -24,8 +23,7 @@ from lib.plot.style import (
     who_counts,
     with_score,
 )
-from lib.stats import METRICS, Scored, p_in_words
-from lib.utils import KitError
+from lib.stats import p_in_words
 
 
 @styled
@@ -108,58 +106,6 @@ def size_against_dsc(cases: pd.DataFrame) -> Figure:
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.xaxis.set_minor_locator(NullLocator())
-    return figure
-
-
-@styled
-def slopes(
-    before: Scored,
-    after: Scored,
-    labels: tuple[str, str] = ("before", "after"),
-    metric: str = "dsc",
-) -> Figure:
-    """The same patients in two runs or predictions: a line each, and the mean.
-
-    Args:
-        before, after: patients that either network was trained on are grey, and counted only if all
-        are.
-        metric: column of ``cases``.
-
-    Raises:
-        KitError: the runs scored different patients.
-    """
-    tables = [run.cases.set_index("patient").sort_index() for run in (before, after)]
-    scores = [table[metric] for table in tables]
-    if list(scores[0].index) != list(scores[1].index):
-        raise KitError("slopes: the runs scored different patients; use the same split")
-    seen = were_trained_on(tables[0]) | were_trained_on(tables[1])
-    counted, who = who_counts(seen)
-    up, means = scores[1] > scores[0], [score[counted].mean() for score in scores]
-    colours = np.where(seen, TRAINED_ON, np.where(up, BLUE, VERMILION))
-    figure, axis = plt.subplots(figsize=(6, 4.4))
-    for colour, first, second in zip(colours, *scores, strict=True):
-        axis.plot([0, 1], [first, second], marker="o", markersize=4, linewidth=1.2, color=colour)
-    axis.plot([0, 1], means, marker="D", color="black", linewidth=3)
-    legend = {f"mean {means[0]:.3f} to {means[1]:.3f}": "black"}
-    if not seen.all():
-        legend = {
-            f"better ({up[~seen].sum()})": BLUE,
-            f"not better ({(~up[~seen]).sum()})": VERMILION,
-            **legend,
-        }
-    if seen.any():
-        legend[f"trained on ({seen.sum()})"] = TRAINED_ON
-    axis.legend(
-        handles=[
-            Line2D([], [], color=colour, label=label, marker="o", markersize=4)
-            for label, colour in legend.items()
-        ],
-        loc="upper left",
-        bbox_to_anchor=(1, 1),
-    )
-    axis.set(title=f"the same {who}", ylabel=METRICS.get(metric, metric), xlim=(-0.2, 1.2))
-    axis.set_xticks([0, 1], labels)
-    axis.grid(axis="x", visible=False)
     return figure
 
 

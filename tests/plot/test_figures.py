@@ -10,13 +10,15 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from lib import plot
-from lib.config import Config
+from lib.config import BEST, Config
 from lib.dataset import load_data
 from lib.evaluate import BINS, THRESHOLDS, Calibration, _by_bin, calibrate
 from lib.logger import Run
+from lib.loss import DiceLoss, IOULoss
 from lib.plot.style import TRAINED_ON
 from lib.predict import predict
 from lib.stats import compare
+from lib.transform import Augmentation
 from lib.utils import KitError
 from tests.conftest import NAMES
 from tests.test_predict import Bright
@@ -82,10 +84,14 @@ def drawings(folder):
         "dsc_bars": plot.dsc_bars(run().cases),
         "sweep_curves": plot.sweep_curves(several),
         "size_against_dsc": plot.size_against_dsc(run().cases),
-        "slopes": plot.slopes(run(0), run(1), ("Dice", "IoU")),
         "forest": plot.forest(compare(run(0), {"a": run(1), "b": run(2)})),
         "dsc_strips": plot.dsc_strips({"Dice": run(0).cases["dsc"], "IoU": run(1).cases["dsc"]}),
         "calibration": plot.calibration(some_calibration()),
+        "augmented_slices": plot.augmented_slices(data, NAMES[0], Augmentation(BEST)),
+        "sliding_mask": plot.sliding_mask({"Dice": DiceLoss(), "IoU": IOULoss()}),
+        "disagreement": plot.disagreement(
+            {f"shift {n}": prediction(data, n, NAMES[:1]) for n in (2, 3)}
+        ),
     }
 
 
@@ -108,7 +114,6 @@ def test_one_epoch_and_one_patient_can_be_drawn():
     plot.curves(nobody)
     plot.dsc_bars(run(patients=1).cases)
     plot.dsc_strips({"only": run(patients=1).cases["dsc"]})
-    plot.slopes(run(0, patients=1), run(1, patients=1))
     plot.sweep_curves({"only": run(epochs=1)})
     plot.size_against_dsc(run(patients=1).cases)
 
@@ -116,8 +121,6 @@ def test_one_epoch_and_one_patient_can_be_drawn():
 def test_what_cannot_be_drawn_is_said():
     with pytest.raises(KitError, match="no runs"):
         plot.sweep_curves({})
-    with pytest.raises(KitError, match="different patients"):
-        plot.slopes(run(patients=3), run(patients=4))
 
 
 def test_patients_without_masks_leave_a_sentence():
@@ -230,33 +233,6 @@ def test_sizes_of_patients_trained_on_are_grey_and_not_named():
     assert legend_of(axis) == ["trained on"]
 
 
-def test_slopes_leave_those_out_that_either_was_trained_on():
-    later = HALF.assign(
-        seen=[False, True, False, False, False], dsc=HALF["dsc"] + [0, 0.1, 0, 0.1, -0.2]
-    )
-    [axis] = plot.slopes(scored(HALF), scored(later)).axes
-    assert [to_rgba(line.get_color()) == GREY for line in axis.lines] == [
-        True,
-        True,
-        True,
-        False,
-        False,
-        False,
-    ]
-    assert legend_of(axis) == [
-        "better (1)",
-        "not better (1)",
-        "mean 0.500 to 0.450",
-        "trained on (3)",
-    ]
-    assert axis.get_title() == "the same 2 patients and 3 trained on (not counted)"
-    [axis] = plot.slopes(scored(ALL), scored(later)).axes
-    assert (
-        legend_of(axis) == ["mean 0.632 to 0.632", "trained on (5)"]
-        and "remembers" in axis.get_title()
-    )
-
-
 def test_overlays_show_patients_not_trained_on_while_there_are_any(tiny_kaggle):
     data = load_data(tiny_kaggle, 32)
     ranked = prediction(data, 2).ranked()
@@ -274,7 +250,7 @@ def test_overlays_show_patients_not_trained_on_while_there_are_any(tiny_kaggle):
 
 def test_cases_of_a_run_are_drawn_without_a_word_about_training():
     cases = run().cases
-    for figure in (plot.dsc_bars(cases), plot.size_against_dsc(cases), plot.slopes(run(0), run(1))):
+    for figure in (plot.dsc_bars(cases), plot.size_against_dsc(cases)):
         [axis] = figure.axes
         assert "8 patients" in axis.get_title() and "trained on" not in axis.get_title()
         assert all(
