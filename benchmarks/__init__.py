@@ -1,1 +1,4 @@
-"""What `make bench` runs: pairs of things measured in turns on this machine, and how cost grows with the data."""
+"""Measure what `make bench` reports.
+
+Pairs of things are measured in turns on this machine, and how cost grows with the data.
+"""

@@ -1,4 +1,4 @@
-"""What only a GPU can show, in pieces of under ten minutes: ``python -m benchmarks.gpu``
+"""Measure what only a GPU can show: ``python -m benchmarks.gpu``.
 
 Does it run there at all, do the large networks fit a card of 8 GB, how fast is it, how does cost
 grow? Each piece runs in a process of its own and leaves a JSON file; a piece whose file is there is
@@ -224,7 +224,10 @@ Piece = Callable[[torch.device, Size], Row]
 
 
 def pieces(size: Size, device: torch.device) -> dict[str, Piece]:
-    """Name -> piece, most valuable first; the part of a name before the first ``-`` is the table it goes into."""
+    """Return name -> piece, the most valuable first.
+
+    The part of a name before the first ``-`` is the table that it goes into.
+    """
     found: dict[str, Piece] = {"tests-all": tests}
     for network in FULL_WIDTH:
         for on in (False, True):

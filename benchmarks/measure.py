@@ -37,7 +37,10 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def in_turns(*ways: Callable[[], object], rounds: int = 5, warm_up: int = 1) -> list[float]:
-    """Median seconds of each way; they run in turns, so that whatever else the machine does meets all of them."""
+    """Return the median seconds of each way.
+
+    They run in turns, so that whatever else the machine does meets all of them.
+    """
     times = [[seconds(way) for way in ways] for _ in range(warm_up + rounds)][warm_up:]
     return [statistics.median(column) for column in zip(*times, strict=True)]
 
@@ -49,11 +52,12 @@ _way: Callable[[], object] | None = None  # of the process that ``apart`` starts
 def apart(
     prepare: Callable[..., Callable[[], object]], *arguments: Any
 ) -> Iterator[Callable[[], object]]:
-    """A way that runs in a process of its own: in this one the kit has changed what becomes of freed memory, which is
-    to its credit alone.
+    """Run a way in a process of its own.
+
+    In this process the kit has tuned the allocator, which is to its credit alone.
 
     Args:
-        prepare: called there; what it returns is the way. Importable by name.
+        prepared: called there; what it returns is the way. Importable by name.
         arguments: of ``prepare``.
     """
     context = multiprocessing.get_context("spawn")  # a fork would inherit the change
@@ -142,7 +146,10 @@ def markdown(rows: list[Row]) -> str:
 
 
 class Report:
-    """Tables that are printed and written as they come; what was measured survives an interruption."""
+    """Print tables and write them as they come.
+
+    What was measured survives an interruption.
+    """
 
     def __init__(self, folder: Path, name: str, about: dict[str, Any]) -> None:
         self._file, self._about = folder / name, about

@@ -1,4 +1,4 @@
-"""How like patients are the phantoms? ``python -m benchmarks.phantom data/kaggle_3m``
+"""Compare phantoms with patients: ``python -m benchmarks.phantom data/kaggle_3m``.
 
 Prints a Markdown table: for each property the 10th, 50th and 90th percentile over patients,
 phantoms beside real ones.

@@ -67,11 +67,11 @@ def augment(
 
 
 class Slices(Dataset):
-    """Prepared volumes in memory, ``[(S, size, size, 3)]`` and ``[(S, size, size)]``; an item is a slice.
+    """Hold prepared volumes in memory; an item is a slice.
 
     Args:
         drawn: an item is a random slice of a random patient, tumour preferred, and augmented; else
-        the next in order.
+            the next in order.
     """
 
     def __init__(self, volumes: list[np.ndarray], masks: list[np.ndarray], drawn: bool) -> None:
@@ -124,7 +124,10 @@ def epoch(
     validation: DataLoader,
     device: torch.device,
 ) -> tuple[list[float], list[float]]:
-    """A pass over the training slices and one over those of validation; losses of its batches, DSC of its volumes."""
+    """Train on all training slices, then validate.
+
+    Returns the losses of its batches and the DSC of its volumes.
+    """
     model.train()
     for images, masks in train:
         train_step(model, loss, optimizer, images.to(device), masks.to(device))
@@ -147,7 +150,10 @@ def epoch(
 def predict(
     model: nn.Module, images: np.ndarray, device: torch.device, batch_size: int
 ) -> np.ndarray:
-    """``(S, 3, size, size)`` -> the largest component of the mask ``(S, size, size)``, found in the whole volume."""
+    """Segment a patient, ``(S, 3, size, size)``.
+
+    Returns the largest component of the mask, ``(S, size, size)``, found in the whole volume.
+    """
     model.eval()
     with torch.no_grad():
         parts = [

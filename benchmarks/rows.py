@@ -118,7 +118,10 @@ def _monai_way(images: torch.Tensor, masks: torch.Tensor) -> Callable[[], object
 def training(
     image_size: int = 128, patients: int = 6, rounds: int = 2, precision: str = "auto"
 ) -> list[Row]:
-    """A whole epoch of the published recipe, validation and checkpoint included, against a plain loop."""
+    """Compare a whole epoch of the published recipe with a plain loop.
+
+    Validation and checkpoint are included.
+    """
     config = Config(image_size=image_size, sampling="fresh", epochs=rounds + 1, precision=precision)
     device = pick_device()
     with (
@@ -142,7 +145,10 @@ def training(
 
         fit(config, load_data(folder / "data", image_size), folder / "out", watch=between)
     chosen = pick_precision(device, precision).name
-    name = f"an epoch, U-Net 32, {image_size}x{image_size}, {chosen}, batch {config.batch_size}, {patients} phantoms"
+    name = (
+        f"an epoch, U-Net 32, {image_size}x{image_size}, {chosen}, "
+        f"batch {config.batch_size}, {patients} phantoms"
+    )
     return [
         row(
             name,
@@ -172,9 +178,11 @@ def _plain_epochs(root: Path, config: Config, device: torch.device) -> Callable[
 
 
 def inference(image_size: int = 128, rounds: int = 3, precision: str = "auto") -> list[Row]:
-    """A patient, from prepared slices to the largest component; the kit also brings it to the file's own grid. Against
-    a plain network that takes slices in batches of the published size, and as few at once as it
-    computes fastest.
+    """Compare the segmentation of a patient, from prepared slices to the largest component.
+
+    The kit also brings it to the file's own grid. It is compared with a plain network that takes
+    slices
+    in batches of the published size, and with one that takes as few at once as is fastest.
     """
     with temporary() as folder:
         data = load_data(many_patients(folder / "data", 1, image_size), image_size)
@@ -210,7 +218,10 @@ def _plain_prediction(
 
 
 def pooled_hd95(pred: np.ndarray, true: np.ndarray) -> float:
-    """Medpy's variant of HD95, from the kit's distances: the 95th percentile of both directions together."""
+    """Return medpy's variant of HD95, from the kit's distances.
+
+    It is the 95th percentile of both directions together.
+    """
     both = surface_distances(pred.astype(bool), true.astype(bool))
     return float(np.percentile(np.concatenate(both), 95))
 
@@ -300,8 +311,10 @@ def start_up(rounds: int = 2) -> list[Row]:
 
 
 def memory() -> list[Row]:
-    """A row per network in full width: GiB of activations that hooks on saved tensors count in a training step of 16
-    slices of 256x256, bf16; nothing is computed, so it is the same on every machine.
+    """Count the activations that a training step keeps, in GiB, for each network in full width.
+
+    Hooks on saved tensors count them, for 16 slices of 256x256 in bf16. Nothing is computed, so the
+    figures are the same on every machine.
     """
     rows = []
     for config in FULL_WIDTH.values():

@@ -1,8 +1,8 @@
-"""``make bench``: ratios of this kit to the plain published algorithm, measured in turns on this machine.
+"""Measure ratios of this kit to the plain published algorithm: ``make bench``.
 
-``make bench FULL=1`` adds larger images, curves of time and memory, number formats and
-``torch.compile``. Prints Markdown tables and writes them, with JSON, to ``result/bench``.
-Everything is measured on the phantom.
+They are measured in turns on this machine. ``make bench FULL=1`` adds larger images, curves of time
+and memory, number formats and ``torch.compile``. Prints Markdown tables and writes them, with JSON,
+to ``result/bench``. Everything is measured on the phantom.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from lib.config import BEST, REFERENCE, Config
 from lib.dataset import load_data
 from lib.phantom import PHANTOM_FOLDER, write_phantom
 
-RATIOS = """Medians of several runs in turns. A row of fp32 is what a CPU without bf16 units would choose; here it still
-has AVX-512 where the machine has it."""
+RATIOS = """Medians of several runs in turns. A row of fp32 is what a CPU without bf16 units would
+choose; here it still has AVX-512 where the machine has it."""
 
 
 def ratios() -> list[Row]:
@@ -49,7 +49,10 @@ def larger_ratios() -> list[Row]:
 
 
 def step_shares(full: bool) -> list[Row]:
-    """Shares of a step of the baseline and of the best recipe, at 128 and, with ``full``, at 256 pixels."""
+    """Return the shares of a step of the baseline and of the best recipe.
+
+    At 128 and, with ``full``, at 256 pixels.
+    """
     root, sizes = write_phantom(PHANTOM_FOLDER), (128, 256) if full else (128,)
     return [
         shares(replace(recipe, image_size=size), load_data(root, size), steps=4)

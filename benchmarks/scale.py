@@ -73,7 +73,11 @@ def prepared(root: Path, size: int) -> tuple[Row, BrainData]:
 
 
 def point(root: Path, config: Config) -> Row:
-    """The same, and median seconds of an epoch with its validation, but for the first; and the peak of memory."""
+    """Measure preparation and training, of the epochs the median without the first.
+
+    Returns the row of ``prepared``, the seconds of an epoch with its validation, and the peak of
+    memory.
+    """
     with temporary() as folder:
         found, data = prepared(root, config.image_size)
         ends = []
@@ -92,7 +96,10 @@ def point(root: Path, config: Config) -> Row:
 
 @contextmanager
 def _own_memory() -> Iterator[list[int]]:
-    """Samples, in bytes, of the memory that belongs to this process alone, without files that are mapped into it."""
+    """Sample the memory that belongs to this process alone, in bytes.
+
+    Files that are mapped into it do not count.
+    """
     samples, done = [], threading.Event()
 
     def watch() -> None:
@@ -132,7 +139,10 @@ def _replicated(cache: Cache, times: int, folder: Path) -> Cache:
 
 
 def large_cache(times: int, size: int = 128, steps: int = 10) -> Row:
-    """The phantom ``times`` times over, mapped into memory: peak of the process's own memory over some steps."""
+    """Train on the phantom ``times`` times over, mapped into memory.
+
+    Returns the peak of the process's own memory over some steps.
+    """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         cache = _replicated(
             load_data(write_phantom(PHANTOM_FOLDER), size).cache, times, Path(folder)
@@ -169,9 +179,11 @@ def _in_its_own_process(*arguments: object) -> Row:
 
 
 def large_set(patients: int = 100, measured: int = 4) -> list[Row]:
-    """A set as large as the real one at 256x256. The published code would take a quarter of an hour: four patients are
-    measured on one core, and multiplied; the kit uses all cores. Files are in the page cache. The
-    targets: 30 times, 2.5 GB (2.33 GiB), 1 s.
+    """Prepare a set as large as the real one at 256x256.
+
+    The published code would take a quarter of an hour: four patients are measured on one core, and
+    multiplied; the kit uses all cores. Files are in the page cache. The targets: 30 times, 2.5 GB
+    (2.33 GiB), 1 s.
     """
     with temporary() as folder:
         root = many_patients(folder / "data", patients)
@@ -185,8 +197,10 @@ def large_set(patients: int = 100, measured: int = 4) -> list[Row]:
 
 
 def bounded() -> list[Row]:
-    """Memory while training on a set that is mapped into memory: the phantom once, and 20 times. What is mapped comes
-    and goes as the system has room; what the process owns must not grow with the set.
+    """Measure memory while training on a set that is mapped into memory.
+
+    The set is the phantom once, and 20 times. What is mapped comes and goes as the system has room;
+    what the process owns must not grow with the set.
     """
     if not _STATUS.exists():
         return [{"left out": "only Linux tells what memory consists of"}]
@@ -194,12 +208,19 @@ def bounded() -> list[Row]:
 
 
 def curves(picture: Path) -> list[Row]:
-    """Time and memory against the number of patients and the size of slices: 36 slices a patient, U-Net of 8 features,
-    batch 8, an epoch with its validation, the first left out. Exponents of the last half of the
-    points are in the last two rows. See scale.png. An exponent of 1 is linear. What is not, and
-    why: a warm start reads an index and maps files, whatever their size; preparing small slices is
-    reading files, which have 256x256 pixels in the right half; memory begins with Python and torch,
-    grows with the pixels of a batch, and takes in mapped files as long as there is room.
+    """Measure time and memory against the number of patients and the size of slices.
+
+    36 slices a patient, U-Net of 8 features, batch 8, an epoch with its validation, the first left
+    out.
+    Exponents of the last half of the points are in the last two rows; see scale.png. An exponent of
+    1
+    is linear. What is not, and why: a warm start reads an index and maps files, whatever their
+    size;
+    preparing small slices is reading files, which have 256x256 pixels in the right half; memory
+    begins
+    with Python and torch, grows with the pixels of a batch, and takes in mapped files as long as
+    there
+    is room.
     """
     with temporary() as folder:
         by_patients = [

@@ -20,7 +20,10 @@ DIFFERENT = 4
 
 @contextmanager
 def temporary() -> Iterator[Path]:
-    """A folder that goes away, with a cache of its own: nothing that was prepared before is found."""
+    """Make a folder that goes away, with a cache of its own.
+
+    Nothing that was prepared before is found.
+    """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         before = os.environ.get("KIT_CACHE")
         os.environ["KIT_CACHE"] = str(Path(name) / "cache")

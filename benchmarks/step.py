@@ -30,7 +30,10 @@ FULL_WIDTH = {
 
 
 class Step:
-    """Network, loss and optimiser of ``config``; called with a batch, it learns from it as ``lib.train`` does."""
+    """Hold network, loss and optimiser of ``config``.
+
+    Called with a batch, it learns from it as ``lib.train`` does.
+    """
 
     def __init__(
         self,
@@ -120,8 +123,10 @@ def shares(
     device: torch.device | None = None,
     precision: str = "auto",
 ) -> Row:
-    """Where a training step's time goes, medians; and how near its arithmetic (three forward passes) comes to a large
-    matrix product in the same number format.
+    """Measure where a training step's time goes, as medians.
+
+    And how near its arithmetic (three forward passes) comes to a large matrix product in the same
+    number format.
     """
     step, slices = Step(config, device, precision), data.slices(tuple(data.patients))
     sampler = Sampler(slices, replace(config, sampling="fresh"))
@@ -169,8 +174,9 @@ def _timed(
 
 
 def compiled(config: Config, rounds: int, device: torch.device | None = None) -> Row:
-    """Does ``torch.compile`` pay for itself? Its time without a cache, what it saves a step, and after how many steps
-    it is even.
+    """Measure whether ``torch.compile`` pays for itself.
+
+    Its time without a cache, what it saves a step, and after how many steps it is even.
     """
     plain, fast = Step(config, device), Step(config, device, compiled=True)
     batch = random_batch(config.batch_size, config.image_size, plain.device)
@@ -185,7 +191,8 @@ def compiled(config: Config, rounds: int, device: torch.device | None = None) ->
     saved = slow_step - fast_step
     even = round((start_up - fast_step) / saved) if saved > 0 else "never"
     return {
-        "step": f"{config.model} {config.init_features}, {config.batch_size} slices of {config.image_size}",
+        "step": f"{config.model} {config.init_features}, {config.batch_size} slices of "
+        f"{config.image_size}",
         "precision": plain.machine.precision.name,
         "compiling, s": round(start_up - fast_step, 1),
         "step, ms": round(1e3 * slow_step, 1),

@@ -18,9 +18,11 @@ SEEDS = (42, 43, 44)
 
 
 def number_formats(out: Path, epochs: int | None = None) -> list[Row]:
-    """Validation DSC of the best recipe in the quick profile on the phantom, in float32 and in this device's own
-    format, three seeds: at the best epoch, and at the last. The formats should differ by no more
-    than seeds do (SD).
+    """Compare the validation DSC of the best recipe in two number formats.
+
+    Quick profile on the phantom, in float32 and in this device's own format, three seeds: at the
+    best
+    epoch, and at the last. The formats should differ by no more than seeds do (SD).
     """
     chosen = pick_precision(pick_device()).name
     if chosen == "fp32":

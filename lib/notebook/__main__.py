@@ -1,4 +1,4 @@
-"""Run notebooks headless: ``python -m lib.notebook train_default.ipynb inference.ipynb``"""
+"""Run notebooks headless: ``python -m lib.notebook train_default.ipynb inference.ipynb``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lib.utils import PROJECT, KitError
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = CommandParser(prog="python -m lib.notebook", description="Run notebooks headless.")
     parser.add_argument("notebooks", nargs="+", type=Path)
     parser.add_argument(

@@ -1,9 +1,8 @@
-"""Run notebooks headless: ``python -m lib.notebook train_default.ipynb inference.ipynb``
+"""Run notebooks headless: ``python -m lib.notebook train_default.ipynb inference.ipynb``.
 
-Each runs top to bottom in a fresh kernel; what its cells print, progress bars included, appears as
+Each runs top to bottom in a fresh kernel. What its cells print, progress bars included, appears as
 it comes. The executed copies go to ``<out>/notebooks``, their pictures to ``<out>/figures``; with
-``--in-place`` they go back into place instead. How many seconds each took stands in
-``<out>/notebooks.json``.
+``--in-place`` they replace the notebooks. ``<out>/notebooks.json`` says how many seconds each took.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _BAR = re.compile(
 
 
 class _Client(NotebookClient):
-    """Passes on to the terminal what a cell prints, while it prints."""
+    """Show in the terminal what a cell prints, while it prints."""
 
     def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
         if msg["msg_type"] == "stream":
@@ -73,13 +72,13 @@ def execute(notebook: Path, target: Path) -> None:
         client.execute()
     except CellExecutionError as error:
         raise KitError(
-            f"{notebook.name}: a cell failed with {error.ename}: {error.evalue}; the notebook up to there "
-            f"is {target}"
+            f"{notebook.name}: a cell failed with {error.ename}: {error.evalue}; the notebook up "
+            f"to there is {target}"
         ) from None
     except DeadKernelError:
         raise KitError(
-            f"{notebook.name}: its kernel died, most likely for want of memory; close other programs, or "
-            f"take a smaller batch_size; the notebook up to there is {target}"
+            f"{notebook.name}: its kernel died, most likely for want of memory; close other "
+            f"programs, or take a smaller batch_size; the notebook up to there is {target}"
         ) from None
     finally:
         _tidy(content)
@@ -87,7 +86,7 @@ def execute(notebook: Path, target: Path) -> None:
 
 
 def _tidy(content: nbformat.NotebookNode) -> None:
-    """Drop what means nothing in a file: finished progress bars, widgets without their kernel, times of execution."""
+    """Drop what means nothing in a file: finished bars, dead widgets, times of execution."""
     for cell in content.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
@@ -102,13 +101,16 @@ def _tidy(content: nbformat.NotebookNode) -> None:
 
 
 def _only_a_widget(output: nbformat.NotebookNode) -> bool:
-    """Whether an output is a widget without a still picture of it; the slice browser has one."""
+    """Return whether an output is a widget without a still picture of it.
+
+    The slice browser has one.
+    """
     data = output.get("data", {})
     return WIDGET_MIME in data and "image/png" not in data
 
 
 def save_figures(notebook: Path, folder: Path) -> None:
-    """The pictures of an executed notebook as ``<notebook>_<number>.png``."""
+    """Write the pictures of an executed notebook as ``<notebook>_<number>.png``."""
     content = nbformat.read(notebook, as_version=4)
     pictures = [
         output.data["image/png"]
@@ -122,13 +124,13 @@ def save_figures(notebook: Path, folder: Path) -> None:
 
 
 def note_time(file: Path, notebook: Path, seconds: float) -> None:
-    """Keep in a file how long each notebook took."""
+    """Write down how long each notebook took."""
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     write_json(file, before | {notebook.stem: round(seconds)})
 
 
 def tell_results(out: Path, copies: list[Path]) -> None:
-    """Say how good the last run is and where everything lies."""
+    """Say how good the last run is and where everything is."""
     runs = sorted(
         outside_folds(finished_runs(out)), key=lambda run: (run.folder / "run.json").stat().st_mtime
     )

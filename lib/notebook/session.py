@@ -1,4 +1,4 @@
-"""The first cell of a notebook: is everything there, where is the data, and how large an experiment fits here?"""
+"""Start a notebook: check the installation, find the data, choose the size of experiment."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ INSTALL = "pip install -r requirements.txt -c constraints.txt"
 
 @dataclass(frozen=True)
 class Session:
-    """Data, results folder and profile of a notebook."""
+    """Hold data, results folder and profile of a notebook."""
 
     source: Path
     out: Path
     profile: Profile
 
     def config(self, recipe: Config) -> Config:
-        """``recipe`` at the size of this session's profile."""
+        """Return ``recipe`` at the size of this session's profile."""
         return self.profile.apply(recipe)
 
     def load(self, config: Config) -> BrainData:
-        """The session's data, prepared as ``config`` wants it; says what was found."""
+        """Return the session's data, prepared as ``config`` wants it; say what was found."""
         data = load_data(self.source, config.image_size, config.preprocessing)
         print(data.report())
         return data
@@ -57,21 +57,21 @@ class Session:
 def start(
     profile: str | None = None, data: str | Path | None = None, out: str | Path | None = None
 ) -> Session:
-    """Check the installation, find the data, choose the profile, and say so in ``[OK]`` / ``[FAIL]`` lines.
+    """Check the installation, find the data and choose the profile, in ``[OK]`` / ``[FAIL]`` lines.
+
+    The environment variables ``KIT_PROFILE``, ``KIT_DATA`` and ``KIT_OUT`` are the defaults of
+    these arguments: so a notebook is run elsewhere without changing it.
 
     Args:
         profile: ``smoke``, ``quick`` or ``full``; by default what data and device suggest.
         data: Kaggle folder, ``archive.zip``, ``kaggle`` or ``phantom``; by default the Kaggle data
-        if it is there.
+            if it is there.
         out: folder of results; by default ``result``.
-
-    The environment variables ``KIT_PROFILE``, ``KIT_DATA`` and ``KIT_OUT`` come before all of them:
-    that is how a notebook is run elsewhere without changing it.
 
     Raises:
         KitError: a line said ``[FAIL]``.
     """
-    out = Path(os.environ.get("KIT_OUT") or out or PROJECT / "result")
+    out = Path(out or os.environ.get("KIT_OUT") or PROJECT / "result")
     device = pick_device()
     precision = pick_precision(device)
     _say(
@@ -85,21 +85,21 @@ def start(
     _say(not missing, f"packages{' missing: ' if missing else ''}{', '.join(missing)}", INSTALL)
     _say(True, f"device {device}, {precision.name}: {precision.reason}")
     with _failing("data"):
-        source, real = _find_data(os.environ.get("KIT_DATA") or data)
+        source, real = _find_data(data or os.environ.get("KIT_DATA"))
     _say(
         True,
         f"data {short_path(source)}"
         + ("" if real else ": the embedded phantom, generated, nobody's brain"),
     )
     with _failing("profile"):
-        chosen = choose_profile(real, device.type, os.environ.get("KIT_PROFILE") or profile)
+        chosen = choose_profile(real, device.type, profile or os.environ.get("KIT_PROFILE"))
     _say(True, f"profile {chosen.name}: {chosen.reason}")
     _say(True, f"results go to {short_path(out)}")
     return Session(source, out, chosen)
 
 
 def _find_data(asked: str | Path | None) -> tuple[Path, bool]:
-    """(folder of the patients, whether they are real); makes the phantom when it is needed."""
+    """Return the folder of the patients, and whether they are real; make the phantom if needed."""
     if str(asked) == "phantom" or not (asked or any(place.exists() for place in KAGGLE_FOLDERS)):
         return write_phantom(PHANTOM_FOLDER), False
     return find_root(asked or next(place for place in KAGGLE_FOLDERS if place.exists())), True

@@ -1,4 +1,4 @@
-"""Slices of patients: the sequences, masks outlined, errors coloured."""
+"""Draw slices of patients: the sequences, masks outlined, errors coloured."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from lib.predict import Prediction
 
 @styled
 def patient_slices(data: BrainData, patient: str) -> Figure:
-    """The three sequences of the slice with the most tumour, and FLAIR with the tumour outlined."""
+    """Draw the three sequences of the slice with the most tumour, and its outline on FLAIR."""
     volume, truth = data.volume(patient), data.truth(patient)
     number = _largest_slice(truth)
     figure, axes = plt.subplots(1, 4, figsize=(10, 2.9))
@@ -47,9 +47,10 @@ def patient_slices(data: BrainData, patient: str) -> Figure:
 
 @styled
 def overlays(prediction: Prediction) -> Figure:
-    """Worst, median and best patient at the slice with the most tumour: truth and prediction outlined, errors below.
+    """Draw the worst, the median and the best patient at the slice with the most tumour.
 
-    Of the patients that the network was not trained on, if there are any.
+    Ground truth and prediction are outlined; below, the errors are coloured. Only patients that the
+    network was not trained on are drawn, if there are any.
     """
     scored = with_score(prediction.cases, "dsc_native").sort_values(["dsc_native", "patient"])
     if scored.empty:
@@ -138,7 +139,7 @@ def _legend_of_masks(figure: Figure) -> None:
 
 
 def _largest_slice(mask: np.ndarray) -> int:
-    """Index of the slice with the most tumour; the middle one when there is none."""
+    """Return the index of the slice with the most tumour; the middle one if there is none."""
     areas = mask.sum(axis=(1, 2))
     return int(areas.argmax()) if areas.any() else len(mask) // 2
 

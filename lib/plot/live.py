@@ -1,4 +1,7 @@
-"""Watch a training: ``fit(config, data, watch=LiveView())`` draws curves and the same few slices anew, in one place."""
+"""Watch a training: ``fit(config, data, watch=LiveView())``.
+
+The curves and the same few slices are drawn anew after an epoch, in one place.
+"""
 
 from __future__ import annotations
 
@@ -31,18 +34,19 @@ _DPI = 100
 
 
 class LiveView:
-    """Curves so far, and FLAIR slices of validation patients with truth and prediction outlined.
+    """Draw the curves so far, and FLAIR slices of validation patients with both masks outlined.
 
-    In a notebook the picture is replaced in place, and the last one stays as an ordinary output of
-    the cell. With ``KIT_PROGRESS=text`` only the last one is shown; outside a notebook none, nor
-    where no patient is left to validate on (``split="all"``). One object may watch several runs.
+    In a notebook the picture is replaced in place, and the last one stays as an output of the cell.
+    With ``KIT_PROGRESS=text`` only the last one is shown. There is none outside a notebook, nor
+    with
+    ``split="all"``, which leaves no patient to validate on. One object may watch several runs.
     """
 
     def __init__(self) -> None:
         self._config = None
 
     def __call__(self, epoch: Epoch) -> None:
-        """Draw, unless drawing would slow the training down; the last epoch is always drawn."""
+        """Draw, unless drawing would slow the training down; always after the last epoch."""
         if not in_notebook() or not len(epoch.slices):
             return
         if epoch.config is not self._config:
@@ -86,7 +90,7 @@ class LiveView:
 
 
 class _Canvas:
-    """One figure, laid out once; afterwards only its lines and pictures change."""
+    """Keep one figure, laid out once; afterwards only its lines and pictures change."""
 
     def __init__(self, epoch: Epoch, count: int) -> None:
         self._figure = _empty_figure(epoch, count)
@@ -98,7 +102,7 @@ class _Canvas:
         self.width, self.height = (int(inches * _DPI) for inches in self._figure.get_size_inches())
 
     def draw(self, epoch: Epoch, pictures: list[np.ndarray]) -> bytes:
-        """PNG of the state after an epoch."""
+        """Return the state after an epoch as a PNG."""
         numbers = [row["epoch"] for row in epoch.history]
         best = max(epoch.history, key=lambda row: row["val_dsc"])
         for line, name in zip(self._lines, ("train loss", "val loss", "val_dsc"), strict=False):
@@ -157,7 +161,10 @@ def _empty_figure(epoch: Epoch, count: int) -> Figure:
 
 
 def _telling_slices(epoch: Epoch) -> np.ndarray:
-    """The slice with the most tumour of a few patients, evenly from the one with the smallest to the largest."""
+    """Return the slices to watch: of a few patients, the slice with the most tumour.
+
+    The patients are spread evenly from the smallest tumour to the largest.
+    """
     starts = np.cumsum([0, *epoch.slices.lengths[:-1]])
     largest = np.array(
         [
@@ -170,13 +177,13 @@ def _telling_slices(epoch: Epoch) -> np.ndarray:
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
-    """``(H, W)`` float -> uint8, the darkest black and the 99.5th percentile white."""
+    """Return ``(H, W)`` float as uint8: the darkest black, the 99.5th percentile white."""
     low, high = image.min(), np.percentile(image, 99.5)
     return (np.clip((image - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
 
 
 def _outlined(grey: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """``(H * scale, W * scale, 3)`` uint8."""
+    """Return an enlarged slice with both masks outlined, ``(H * scale, W * scale, 3)`` uint8."""
     grey, truth, mask = (
         plane.repeat(_SCALE, axis=0).repeat(_SCALE, axis=1) for plane in (grey, truth, mask)
     )

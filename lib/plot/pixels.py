@@ -1,4 +1,7 @@
-"""Slices as small PNGs: numpy looks every pixel up in a table of colours, whoever shows the picture enlarges it."""
+"""Turn slices into small PNGs, by a table of colours in which numpy looks up each pixel.
+
+Whoever shows the picture enlarges it.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +32,11 @@ _TO_GREY = ((np.arange(256) * (_GREYS - 1) + 127) // 255).astype(np.uint8)
 
 
 def brightest(volume: np.ndarray) -> int:
-    """Intensity to show as white: the 99.5th percentile of what is not background.
+    """Return the intensity to show as white: the 99.5th percentile of the foreground.
 
     Args:
-        volume: ``(S, H, W)`` uint8; every fourth row and column are counted, which is quick and
-        makes no difference.
+        volume: ``(S, H, W)`` uint8; every fourth row and column are counted, which is fast and
+            makes no difference.
     """
     some = volume[:, ::4, ::4].ravel()
     histogram = np.bincount(some, minlength=256)
@@ -42,9 +45,11 @@ def brightest(volume: np.ndarray) -> int:
 
 
 def kinds(truth: np.ndarray | None, mask: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
-    """What each pixel is: 0 neither, 1 truth only, 2 prediction only, 3 both.
+    """Return the kind of each pixel: 0 neither, 1 ground truth only, 2 prediction only, 3 both.
 
-    uint8; what is None is nowhere.
+    Args:
+        truth, mask: {0, 1} uint8; one that is None is empty.
+        shape: of the result, uint8.
     """
     found = np.zeros(shape, np.uint8)
     if truth is not None:
@@ -57,7 +62,9 @@ def kinds(truth: np.ndarray | None, mask: np.ndarray | None, shape: tuple[int, .
 def colour_table(
     overlay: str, opacity: float = OPACITY, window: tuple[float, float] = (0, 255)
 ) -> np.ndarray:
-    """Colour of a pixel by its kind and intensity, ``(4, 256, 3)`` uint8. ``browser.js`` computes the same one.
+    """Return the colour of a pixel by its kind and intensity, ``(4, 256, 3)`` uint8.
+
+    ``browser.js`` computes the same table.
 
     Args:
         overlay: ``fill``, ``both`` or ``error``; any other colours no pixel.
@@ -76,16 +83,15 @@ def colour_table(
 
 
 def outline(mask: np.ndarray, width: int = 1) -> np.ndarray:
-    """The pixels of ``(H, W)`` within ``width`` of its edge, bool.
+    """Return the pixels of a mask ``(H, W)`` within ``width`` of its edge, bool.
 
     The frame of the image counts as an edge.
     """
     edge = np.zeros(mask.shape, bool)
     if not mask.any():
         return edge
-    box = tuple(
-        slice(*(np.flatnonzero(mask.any(axis=axis))[[0, -1]] + (0, 1))) for axis in (1, 0)
-    )  # often small
+    # the box around the mask, which is often small
+    box = tuple(slice(*(np.flatnonzero(mask.any(axis=axis))[[0, -1]] + (0, 1))) for axis in (1, 0))
     inside = np.pad(mask[box].astype(bool), 1)
     for _ in range(width):
         shrunk = np.zeros_like(inside)
@@ -133,12 +139,12 @@ def _enlarged(plane: np.ndarray, scale: int) -> np.ndarray:
 
 
 def grey_png(image: np.ndarray) -> bytes:
-    """``(H, W)`` uint8 as an indexed PNG that gives back exactly these intensities; made in an instant."""
+    """Return ``(H, W)`` uint8 as an indexed PNG with exactly these intensities; fast to make."""
     return _indexed_png(image, np.arange(256, dtype=np.uint8).repeat(3))
 
 
 def grey_webp(image: np.ndarray) -> bytes:
-    """The same as a lossless WebP: a third smaller, thirty times as long to make; for files."""
+    """Return the same as a lossless WebP: a third smaller, 30 times as slow; for files."""
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(
         stream, format="webp", lossless=True, quality=50

@@ -1,6 +1,4 @@
-"""Static figures for notebooks and README. Each function returns a closed matplotlib figure: a cell that ends with it
-shows it once, ``figure.savefig("name.svg")`` keeps it.
-"""
+"""Draw scores: patient by patient, differences with intervals, calibration."""
 
 from __future__ import annotations
 
@@ -28,11 +26,11 @@ from lib.stats import p_in_words
 
 @styled
 def dsc_bars(cases: pd.DataFrame, column: str = "dsc") -> Figure:
-    """DSC of each patient as sorted bars, with mean, its 95 % confidence interval, and median.
+    """Draw the DSC of each patient as sorted bars, with mean, its 95 % CI, and median.
 
     Args:
-        cases: ``run.cases`` or ``prediction.cases``; patients trained on are grey, and counted only
-        if all are.
+        cases: ``run.cases`` or ``prediction.cases``. Patients trained on are grey, and counted
+            only if all are.
         column: ``dsc`` (published protocol) or ``dsc_native`` (file's own grid).
     """
     scored = with_score(cases, column).sort_values(column)
@@ -65,7 +63,9 @@ def dsc_bars(cases: pd.DataFrame, column: str = "dsc") -> Figure:
 
 @styled
 def size_against_dsc(cases: pd.DataFrame) -> Figure:
-    """Tumour size of each patient against its DSC on the file's own grid; the three worst by name.
+    """Draw the tumour size of each patient against the DSC on the file's own grid.
+
+    The three worst are named.
 
     Args:
         cases: ``run.cases`` or ``prediction.cases``; patients without tumour have no size and are
@@ -111,11 +111,11 @@ def size_against_dsc(cases: pd.DataFrame) -> Figure:
 
 @styled
 def forest(table: pd.DataFrame, ladder: bool = False) -> Figure:
-    """Differences with their 95 % intervals, a row each, and what they allow to say.
+    """Draw differences with their 95 % intervals, a row each, and their verdicts.
 
     Args:
-        table: from ``lib.stats.compare``.
-        ladder: it is from ``compare_rungs``: each row is compared with the rung before it.
+        table: of differences, from ``lib.stats``.
+        ladder: each row is compared with the step of the ladder before it.
     """
     other = "the rung before" if ladder else "the baseline"
     colours = {"helps": BLUE, "hurts": VERMILION, "cannot tell": "grey"}
@@ -133,7 +133,8 @@ def forest(table: pd.DataFrame, ladder: bool = False) -> Figure:
     axis.set(
         ylim=(len(table) - 0.5, -0.5),
         xlabel=f"mean difference to {other}, over patients",
-        title=f"differences with 95 % CI, {table['patients'].iloc[0]} patients (p: sign flips, Holm)",
+        title=f"differences with 95 % CI, {table['patients'].iloc[0]} patients "
+        f"(p: sign flips, Holm)",
     )
     axis.grid(axis="y", visible=False)
     return figure
@@ -141,7 +142,7 @@ def forest(table: pd.DataFrame, ladder: bool = False) -> Figure:
 
 @styled
 def dsc_strips(scores: Mapping[str, pd.Series]) -> Figure:
-    """DSC of each patient, a row of dots for each recipe, with its mean and the mean's 95 % CI.
+    """Draw the DSC of each patient, a row of dots per recipe, with its mean and 95 % CI.
 
     Args:
         scores: label -> patient -> DSC, without missing ones.
@@ -172,7 +173,7 @@ def dsc_strips(scores: Mapping[str, pd.Series]) -> Figure:
 
 @styled
 def calibration(result: Calibration) -> Figure:
-    """Are probabilities right (left), and what does another threshold than one half give (right)?"""
+    """Draw observed against predicted probability, and the DSC by threshold."""
     if not len(result.dsc):
         return nothing_to_score("patients with masks that the network was not trained on")
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
@@ -224,7 +225,7 @@ def calibration(result: Calibration) -> Figure:
 
 
 def _short(count: int) -> str:
-    """A count in at most four characters."""
+    """Return a count in at most four characters."""
     return (
         str(count)
         if count < 1000

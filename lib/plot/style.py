@@ -1,7 +1,7 @@
-"""The look of the static figures, and what their titles say of patients trained on.
+"""Set the look of the figures, and what their titles say of patients trained on.
 
-Each function with ``styled`` returns a closed matplotlib figure: a cell that ends with it shows it
-once, ``figure.savefig("name.svg")`` keeps it.
+Each function with ``styled`` returns a closed matplotlib figure. A cell that ends with it shows it
+once; ``figure.savefig("name.svg")`` keeps it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ _STYLE = {
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Draw in the kit's style, and close the figure: Jupyter would show an open one a second time."""
+    """Draw in the kit's style, and close the figure.
+
+    Jupyter would show an open figure a second time.
+    """
 
     @wraps(draw)
     def wrapper(*args: object, **kwargs: object) -> Figure:
@@ -54,7 +57,7 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def line_styles(count: int) -> list[dict[str, str]]:
-    """A colour for each line, and another kind of line for each round of the colours."""
+    """Return a colour for each line, and another kind of line for each round of colours."""
     lines = ("-", "--", ":", "-.")
     return [
         {"color": CYCLE[i % len(CYCLE)], "linestyle": lines[i // len(CYCLE) % len(lines)]}
@@ -63,25 +66,25 @@ def line_styles(count: int) -> list[dict[str, str]]:
 
 
 def with_score(cases: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The patients that have a score: none where there are no masks."""
+    """Return the patients that have a score: none if there are no masks."""
     return (
         cases.dropna(subset=[column]) if column in cases else cases.iloc[:0].assign(**{column: []})
     )
 
 
 def were_trained_on(cases: pd.DataFrame) -> pd.Series:
-    """Was the network trained on the patient?
+    """Return, for each row, whether the network was trained on the patient.
 
-    By row; nowhere in the table of a run, which scores no such patients.
+    The table of a run scores no such patients.
     """
     return cases["seen"] if "seen" in cases else pd.Series(False, cases.index)
 
 
 def who_counts(seen: pd.Series) -> tuple[pd.Series, str]:
-    """Which patients count, by row, and what a title says of them.
+    """Return which patients count, for each row, and what a title says of them.
 
-    Those that the network was not trained on; where there are no others, all, and they tell what it
-    remembers.
+    Patients that the network was not trained on count. If there are no others, all count, and
+    their scores tell what the network remembers.
     """
     if seen.all():
         return seen, f"{len(seen)} patients trained on\n(what the network remembers)"
@@ -91,7 +94,7 @@ def who_counts(seen: pd.Series) -> tuple[pd.Series, str]:
 
 
 def nothing_to_score(who: str = "patients with masks") -> Figure:
-    """What stands in a figure's place where there is nobody to score: a notebook runs on."""
+    """Return a sentence as a figure, for when there is nobody to score."""
     figure = plt.figure(figsize=(10, 0.6))
     figure.text(0.5, 0.5, f"no {who}: nothing to show", ha="center", va="center")
     return figure

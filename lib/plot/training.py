@@ -1,4 +1,4 @@
-"""Loss and DSC over the epochs of a run, or of the runs of a sweep."""
+"""Draw loss and DSC over the epochs of a run, or of the runs of a sweep."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lib.utils import KitError
 
 @styled
 def curves(run: Run) -> Figure:
-    """Training and validation loss, and validation DSC with the best epoch marked."""
+    """Draw training and validation loss, and validation DSC with the best epoch marked."""
     history = run.history
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
     for name, style in (("train loss", "-"), ("val loss", "--")):
@@ -50,7 +50,7 @@ def curves(run: Run) -> Figure:
 
 @styled
 def sweep_scores(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
-    """Validation DSC per epoch of the runs of a sweep, and the DSC of each patient at their best epochs.
+    """Draw the validation DSC of a sweep's runs by epoch, and by patient at the best epoch.
 
     Args:
         runs: label -> run, or its runs with several seeds, of which the mean is drawn.
@@ -86,11 +86,13 @@ def sweep_scores(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
 
 @styled
 def sweep_curves(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
-    """Loss and validation DSC per epoch of a sweep; of several seeds their mean, and a band to the extremes.
+    """Draw loss and validation DSC of a sweep's runs by epoch.
+
+    With several seeds a line is their mean, and a band reaches to the extremes.
 
     Args:
         runs: label -> run, or its runs with several seeds. Losses of different loss functions
-        cannot be compared.
+            cannot be compared.
 
     Raises:
         KitError: nothing to draw.

@@ -1,5 +1,6 @@
-"""The slice browser of the notebooks: ``browse(prediction)``. What it does is written in ``browser.js``; here the
-kernel answers what it asks for.
+"""Browse slices in a notebook: ``browse(prediction)``.
+
+The browser itself is ``browser.js``; here the kernel answers what it asks for.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from lib.viewer.page import SCRIPT, STYLE, write_page
 
 
 class Browser(anywidget.AnyWidget):
-    """A gallery as a widget; where no kernel answers, as on GitHub or in a PDF, a still picture of its first patient.
+    """Show a gallery as a widget.
 
-    Keys, once it was clicked: arrows for the slice, PageUp and PageDown for five, Home and End,
-    space to play.
+    Where no kernel answers, as on GitHub or in a PDF, a still picture of the first patient is
+    shown.
+    Keys, after a click: arrows for the slice, PageUp and PageDown for five, Home and End, space to
+    play.
     """
 
     _esm = SCRIPT
@@ -33,7 +36,10 @@ class Browser(anywidget.AnyWidget):
         self.on_msg(self._answer)
 
     def _answer(self, _: Any, question: dict[str, Any], __: Any) -> None:
-        """Send what the browser asked for, or why there is none: an exception here would reach nobody."""
+        """Send what the browser asked for, or the reason why there is none.
+
+        An exception here would reach nobody.
+        """
         try:
             header, buffers = self.answer(
                 question["patient"], question["channel"], question["slices"]
@@ -45,8 +51,11 @@ class Browser(anywidget.AnyWidget):
     def answer(
         self, patient: str, channel: int, slices: list[int] | None
     ) -> tuple[dict[str, Any] | None, list[bytes]]:
-        """Some slices of a sequence, or with None what the first picture of a patient takes, in one message: its
-        header, and as buffers the slice to show first and the masks.
+        """Return slices of a sequence in one message: its header, and its buffers.
+
+        With None instead of slices, return what the first picture of a patient needs: the buffers
+        are then
+        the slice to show first and the masks.
         """
         if slices is not None:
             return None, [self.gallery.frame(patient, channel, number) for number in slices]
@@ -55,7 +64,7 @@ class Browser(anywidget.AnyWidget):
         return header, [first, *self.gallery.packed_masks(patient)]
 
     def to_html(self, path: str | Path, patients: list[str] | None = None) -> Path:
-        """Write the browser as one file that needs neither kernel nor network; prints how large it is.
+        """Write the browser as one file that needs neither kernel nor network; print its size.
 
         Args:
             path: the file; replaced if it is there.
@@ -80,14 +89,14 @@ class Browser(anywidget.AnyWidget):
 
 
 def browse(shown: Shown) -> Browser:
-    """Browse patients, the worst first: drag through the slices, compare up to four predictions.
+    """Browse patients, the worst first: go through the slices, compare up to four predictions.
 
     Args:
         shown: a prediction; a list of them, or label -> prediction; or data from ``load_data``,
-        without predictions.
+            without predictions.
 
     Returns:
-        The browser, which a cell shows when it ends with it; ``browse(...).to_html("file.html")``
+        The browser, which a cell shows when it ends with it. ``browse(...).to_html("file.html")``
         writes it to a file.
 
     Raises:

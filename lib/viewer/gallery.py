@@ -1,4 +1,4 @@
-"""What a slice browser shows of patients and of up to four predictions: which comes first, pixels, masks, counts."""
+"""Collect what the slice browser shows: patients in order, pixels, masks, counts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Shown = Prediction | BrainData | Sequence[Prediction] | Mapping[str, Prediction]
 
 
 class Gallery:
-    """Patients, the worst first, with the images, truth and predictions of each.
+    """Hold patients, the worst first, with the images, ground truth and predictions of each.
 
     Args:
         shown: a prediction; up to four of the same data, as a list or as label -> prediction; or
@@ -52,12 +52,15 @@ class Gallery:
             theirs = run.data.record(name).geometry.shape
             if name in self.data.patients and self.data.record(name).geometry.shape != theirs:
                 raise KitError(
-                    f"{label}: its {name} has {theirs} pixels, that of the first prediction another number; "
-                    f"compare predictions of the same data"
+                    f"{label}: its {name} has {theirs} pixels, that of the first prediction "
+                    f"another number; compare predictions of the same data"
                 )
 
     def _ranked(self) -> list[str]:
-        """Patients of all runs that the data holds, by their mean DSC; those without one last, by name."""
+        """Return the patients of all runs that the data holds, by their mean DSC.
+
+        Those without a score come last, by name.
+        """
         everyone = dict.fromkeys(name for run in self.runs.values() for name in run.ranked())
         here = [name for name in everyone if name in self.data.patients]
         means = {
@@ -76,16 +79,16 @@ class Gallery:
         return text + "  (trained on)" * any(name in run.seen for run in self.runs.values())
 
     def _volume(self, patient: str) -> np.ndarray:
-        """Images, ``(S, H, W, 3)`` uint8; cached, as ``volume``.
+        """Return the images, ``(S, H, W, 3)`` uint8; cached, as ``volume``.
 
         The files of the masks need not be read for it.
         """
         return read_patient(replace(self.data.patients[patient], masks=()))[0]
 
     def _masks(self, patient: str) -> tuple[np.ndarray | None, dict[str, np.ndarray | None]]:
-        """Truth, and label -> prediction, each ``(S, H, W)`` {0, 1} uint8; None where there is none.
+        """Return the ground truth and label -> prediction, each ``(S, H, W)`` {0, 1} uint8.
 
-        Cached, as ``masks``.
+        The ground truth is None if there is none. Cached, as ``masks``.
         """
         runs = {
             label: run.mask(patient) if patient in set(run.cases["patient"]) else None
@@ -94,11 +97,14 @@ class Gallery:
         return self.data.truth(patient), runs
 
     def _header(self, patient: str) -> dict[str, Any]:
-        """All that the browser says of a patient, as JSON-like values; cached, as ``header``.
+        """Return all that the browser says of a patient, as JSON-like values.
 
         ``runs`` holds, for each run, its DSC, its ``[tp, fp, fn]`` per slice and whether it was
-        trained on this patient; without truth, what it found counts as fp. ``largest`` is the slice
-        with the most tumour, ``worst`` the one with the most wrong pixels of all runs.
+        trained on
+        this patient. Without ground truth, what a run found counts as fp. ``largest`` is the slice
+        with the
+        most tumour, ``worst`` the one with the most wrong pixels of all runs. Cached, as
+        ``header``.
         """
         truth, predicted = self.masks(patient)
         runs = [
@@ -126,7 +132,7 @@ class Gallery:
         }
 
     def _channels(self, patient: str) -> list[dict[str, Any]]:
-        """Each sequence's name, window and, when it is missing and another stands in for it, which one."""
+        """Return each sequence's name and window, and the substitute of one that is missing."""
         volume = self.volume(patient)
         middle, flair = len(volume) // 2, volume[..., FLAIR]
         channels = []
@@ -150,25 +156,31 @@ class Gallery:
         return channels
 
     def _frame(self, patient: str, channel: int, number: int) -> bytes:
-        """A slice of one sequence as a PNG, see ``lib.plot.pixels.grey_png``.
+        """Return a slice of one sequence as a PNG, see ``lib.plot.pixels.grey_png``.
 
         Cached, as ``frame``.
         """
         return grey_png(self.volume(patient)[number, ..., channel])
 
     def packed_masks(self, patient: str) -> list[bytes]:
-        """Truth and predictions as ``run_lengths``, in this order; nothing for one that there is not."""
+        """Return ground truth and predictions, in this order, as ``run_lengths``; b"" for none."""
         truth, predicted = self.masks(patient)
         return [b"" if mask is None else run_lengths(mask) for mask in (truth, *predicted.values())]
 
 
 def _voxels(mask: np.ndarray) -> np.ndarray:
-    """How many voxels of a {0, 1} uint8 volume lie in each slice, ``(S,)``; counting bools is quicker than adding."""
+    """Return how many voxels of a {0, 1} uint8 volume each slice has, ``(S,)``.
+
+    Counting bools is faster than adding.
+    """
     return np.array([np.count_nonzero(plane) for plane in mask.view(bool)])
 
 
 def run_lengths(mask: np.ndarray) -> bytes:
-    """The places, in reading order, at which a {0, 1} array changes, as little-endian uint32; it starts with 0."""
+    """Return the places, in reading order, at which a {0, 1} array changes.
+
+    They are little-endian uint32. The array is taken to start with 0.
+    """
     flat = mask.ravel()
     places = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     return np.concatenate([[0] * int(flat[0]), places]).astype("<u4").tobytes()
@@ -186,13 +198,14 @@ def _labelled(shown: Shown) -> dict[str, Prediction]:
     )
     if not 1 <= len(runs) <= MOST:
         raise KitError(
-            f"browse: {len(runs)} predictions given, 1 to {MOST} can be shown side by side; choose some"
+            f"browse: {len(runs)} predictions given, 1 to {MOST} can be shown side by side; "
+            f"choose some"
         )
     return {str(label): run for label, run in runs.items()}
 
 
 def _scores(run: Prediction) -> dict[str, float]:
-    """Patient -> DSC on the file's own grid, of those that have one."""
+    """Return patient -> DSC on the file's own grid, of those that have one."""
     if "dsc_native" not in run.cases:
         return {}
     return run.cases.dropna(subset=["dsc_native"]).set_index("patient")["dsc_native"].to_dict()

@@ -1,4 +1,4 @@
-"""A still picture of what a slice browser shows first: one patient, a row of slices for each prediction."""
+"""Draw a still picture of what a slice browser shows first: a patient, a row per prediction."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ _INK, _PAPER = "black", "white"
 
 
 def montage(gallery: Gallery, patient: str | None = None) -> bytes:
-    """Slices through the tumour of one patient, the first by default, outlined on FLAIR; PNG.
+    """Draw slices through the tumour of one patient, the first by default, outlined on FLAIR.
 
-    Without truth the slices run through what was predicted, without either through the head.
+    Without ground truth the slices go through the prediction; without either, through the head.
+
+    Returns:
+        A PNG.
     """
     patient = patient or next(iter(gallery.labels))
     header, (truth, predicted) = gallery.header(patient), gallery.masks(patient)
@@ -57,7 +60,7 @@ def montage(gallery: Gallery, patient: str | None = None) -> bytes:
 
 
 def _spread(mask: np.ndarray | None, count: int) -> list[int]:
-    """At most five slices, evenly through where ``mask`` is, or else through all."""
+    """Return at most five slices, spread evenly over the slices of ``mask``, or over all."""
     inside = (
         np.flatnonzero(mask.any(axis=(1, 2)))
         if mask is not None and mask.any()
@@ -67,7 +70,7 @@ def _spread(mask: np.ndarray | None, count: int) -> list[int]:
 
 
 def _head(volume: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns of the smallest square around what is not background in any slice, as far as it fits."""
+    """Return rows and columns of the smallest square around the foreground, if it fits."""
     bright = volume > 0.1 * volume.max()
     bounds = [
         np.flatnonzero(bright.any(axis=axes))[[0, -1]] if bright.any() else np.array([0, size - 1])

@@ -1,4 +1,4 @@
-"""The slice browser as one HTML file: opened with a double click, without kernel or network."""
+"""Write the slice browser as one HTML file, which needs neither kernel nor network."""
 
 from __future__ import annotations
 
@@ -42,10 +42,13 @@ new Viewer(document.getElementById("slices"), {
   patients: menuOfPage,
   open: async (name, channel) => {
     const { header, masks, frames } = read("patient-" + names.indexOf(name));
-    opened = { name, frames: frames.map((slices, i) => slices.length ? slices : frames[header.channels[i].same_as]) };
-    return { header, first: bytes(opened.frames[channel][header.largest]), masks: masks.map(bytes) };
+    const own = (slices, i) => slices.length ? slices : frames[header.channels[i].same_as];
+    opened = { name, frames: frames.map(own) };
+    const first = bytes(opened.frames[channel][header.largest]);
+    return { header, first, masks: masks.map(bytes) };
   },
-  slices: async (name, channel, numbers) => numbers.map((number) => bytes(opened.frames[channel][number])),
+  slices: async (name, channel, numbers) =>
+    numbers.map((number) => bytes(opened.frames[channel][number])),
 });
 </script>
 </html>
@@ -53,9 +56,9 @@ new Viewer(document.getElementById("slices"), {
 
 
 def write_page(gallery: Gallery, path: str | Path, patients: list[str] | None = None) -> Path:
-    """Write some patients of ``gallery``, all by default, to one file; prints how large it is.
+    """Write some patients of ``gallery``, all by default, to one file; print its size.
 
-    A slice is stored once, however many predictions are drawn over it; masks are stored as run
+    A slice is stored once, however many predictions are drawn over it. Masks are stored as run
     lengths.
 
     Raises:
@@ -64,10 +67,9 @@ def write_page(gallery: Gallery, path: str | Path, patients: list[str] | None = 
     path, names = Path(path), list(gallery.labels) if patients is None else list(patients)
     unknown = [name for name in names if name not in gallery.labels]
     if unknown or not names:
-        raise KitError(
-            f"{path}: {f'no patient {unknown[0]} to show' if unknown else 'no patient to show'}; there are "
-            f"{', '.join(list(gallery.labels)[:3])} ..."
-        )
+        wanted = f"no patient {unknown[0]}" if unknown else "no patient"
+        some = ", ".join(list(gallery.labels)[:3])
+        raise KitError(f"{path}: {wanted} to show; there are {some} ...")
     menu = [[name, gallery.labels[name]] for name in names]
     parts = [_json_element("patients", menu)]
     parts += [
