@@ -5,7 +5,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 NOTEBOOKS := train_default.ipynb train.ipynb train_best.ipynb inference.ipynb
 
-.PHONY: help run lab report test test-all bench figures reference-figures notebooks grade-demo student
+.PHONY: help run lab report test test-all lint types test-unit test-notebooks test-browser test-slow bench figures reference-figures notebooks grade-demo student
 
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,14 +21,29 @@ report: .venv/run ## result/report.html and .md: every attempt so far
 
 # what stands between these delimiters is not in the student edition
 ### BEGIN SOLUTION
-test: .venv/dev  ## lint, order of imports, unit tests, the four notebooks (smoke profile), the browser test where chromium is installed
+test: lint types test-unit test-notebooks test-browser ## all checks but the slow tests
+
+test-all: test test-slow ## the same and the slow tests
+
+lint: .venv/dev  ## ruff, format, spelling, the order of imports
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check -q .
+	.venv/bin/codespell
 	.venv/bin/lint-imports
-	$(PY) -m pytest -q -n 2
+
+types: .venv/dev ## mypy
+	$(PY) -m mypy
+
+test-unit: .venv/dev ## unit tests, and how much of lib they reach: at least 90 %
+	$(PY) -m pytest -q -n 2 --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+test-notebooks: .venv/dev ## the four notebooks (smoke profile)
 	$(PY) -m tests.notebooks $(NOTEBOOKS)
+
+test-browser: .venv/dev ## the slice browser in Chromium, where it is installed
 	$(PY) -m pytest -q -m browser
 
-test-all: test   ## the same and the slow tests
+test-slow: .venv/dev ## tests of more than a few seconds
 	$(PY) -m pytest -q -m slow
 
 bench: .venv/dev ## speed and memory, measured side by side on this machine, 4 minutes; all with FULL=1, half an hour

@@ -6,3 +6,5 @@ Understand them: ``config``, ``train``, ``evaluate``, ``predict``, ``logger``, `
 Each package says in its ``__init__.py`` what it does: ``runtime``, ``data``, ``phantom``,
 ``sweep``, ``plot``, ``viewer``, ``report``, ``notebook``, ``check``, ``grade``.
 """
+
+__version__ = "1.0.0"

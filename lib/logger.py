@@ -21,10 +21,12 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
+from lib import __version__
 from lib.config import Config
 from lib.dataset import BrainData, SliceDataset, Split
 from lib.evaluate import CASE_COLUMNS
 from lib.metrics import Summary, summarise
+from lib.optim import MovingAverage
 from lib.runtime import Machine, peak_memory
 from lib.runtime.cost import count_parameters
 from lib.runtime.device import device_name, on_cpu, reset_peak_memory
@@ -83,7 +85,8 @@ class Run:
     @cached_property
     def info(self) -> dict[str, Any]:
         """Return the content of run.json."""
-        return json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+        info: dict[str, Any] = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+        return info
 
     @cached_property
     def config(self) -> Config:
@@ -167,7 +170,7 @@ class RunFolder:
 
     def __init__(self, out: Path, run_id: str) -> None:
         self.path = out / "runs" / run_id
-        self._writes: list[Future] = []
+        self._writes: list[Future[None]] = []
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -344,19 +347,26 @@ class Record:
     A run that was interrupted goes on after its last finished epoch.
 
     Args:
-        parts: all whose state a resumed run needs; ``average`` has the weights that are kept.
+        average: has the weights that are kept.
+        parts: all else whose state a resumed run needs.
 
     Attributes:
         history: a row per epoch that is done, as in history.csv.
     """
 
     def __init__(
-        self, folder: RunFolder, config: Config, split: Split, parts: Mapping[str, Stateful]
+        self,
+        folder: RunFolder,
+        config: Config,
+        split: Split,
+        average: MovingAverage,
+        parts: Mapping[str, Stateful],
     ) -> None:
-        self.folder, self.config, self.split, self.parts = folder, config, split, parts
+        self.folder, self.config, self.split, self.average = folder, config, split, average
+        self.parts = {**parts, "average": average}
         state = folder.load("last.pt") or {"history": []}
         self.history: list[dict[str, Any]] = state["history"]
-        for name, part in parts.items():
+        for name, part in self.parts.items():
             if state.get(name):  # the loss scale has none if the run began in another precision
                 part.load_state_dict(state[name])
         if self.history and self.best is self.history[-1]:
@@ -410,12 +420,20 @@ class Record:
             "epoch": self.best["epoch"],
             "val_dsc": self.best["val_dsc"],
             "trained_on": list(self.split.train),
-            "weights": on_cpu(self.parts["average"].weights),
+            "weights": on_cpu(self.average.weights),
         }
 
     def best_weights(self) -> dict[str, Tensor]:
-        """Return the weights of the best epoch, in host memory."""
-        return self.folder.load("best.pt")["weights"]
+        """Return the weights of the best epoch, in host memory.
+
+        Raises:
+            KitError: the file is gone.
+        """
+        best = self.folder.load("best.pt")
+        if best is None:
+            raise KitError(f"{self.folder.path / 'best.pt'}: is gone; run this again")
+        weights: dict[str, Tensor] = best["weights"]
+        return weights
 
     def in_words(self) -> str:
         """Return the last epoch in a few words."""
@@ -466,6 +484,7 @@ def description(config: Config, data: BrainData, split: Split, code: str) -> dic
             "validation": list(split.validation),
         },
         "versions": {
+            "kit": __version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
@@ -492,7 +511,7 @@ def to_csv(table: pd.DataFrame) -> str:
         for name, column in table.items()
         if column.dtype == bool
     }
-    return table.assign(**flags).to_csv(index=False, lineterminator="\n", float_format="%.8g")
+    return str(table.assign(**flags).to_csv(index=False, lineterminator="\n", float_format="%.8g"))
 
 
 def finished_runs(out: str | Path) -> list[Run]:

@@ -29,6 +29,7 @@ from lib.logger import (
     Record,
     Run,
     RunFolder,
+    Stateful,
     description,
     run_id,
     write_result_csvs,
@@ -197,13 +198,9 @@ class Training:
         self.gradients = Recorded(partial(compute_gradients, self), record)
         datasets = (self.train_slices, self.validation_slices)
         self.memory = DeviceMemory(device, datasets, config, self.gradients.stop)
-        parts = {
-            "weights": model,
-            "optimizer": self.optimizer,
-            "scaler": self.scaler,
-            "average": self.average,
-        }
-        self.record = Record(folder, config, split, parts | {"memory": self.memory})
+        parts: dict[str, Stateful] = {"weights": model, "optimizer": self.optimizer}
+        parts |= {"scaler": self.scaler, "memory": self.memory}
+        self.record = Record(folder, config, split, self.average, parts)
 
     def validate(self) -> tuple[float, float]:
         """Return loss and mean DSC of the validation patients."""

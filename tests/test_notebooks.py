@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -9,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("train_default", "train", "train_best", "inference")
+SHELF = ("unet", "unet_2plus", "unet_3plus", "loss", "dataset", "transform", "utils", "logger")
 
 
 @pytest.fixture(params=NAMES)
@@ -32,6 +34,21 @@ def test_cells_are_thin_and_explained(notebook):
         assert not re.search(r"^\s*(def|class|async def|for|while) ", cell.source, re.MULTILINE), (
             cell.source
         )
+
+
+def test_prose_precedes_code(notebook):
+    kinds = [cell.cell_type for cell in notebook.cells]
+    assert all(before == "markdown" for before, kind in pairwise(kinds) if kind == "code")
+
+
+def test_the_modules_of_the_assignment_are_imported_where_they_are_taught():
+    sources = "\n".join(
+        cell.source
+        for name in NAMES
+        for cell in code_cells(nbformat.read(ROOT / f"{name}.ipynb", as_version=4))
+    )
+    for module in SHELF:
+        assert re.search(rf"^from lib\.{module} import ", sources, re.MULTILINE), module
 
 
 def test_has_assertions(notebook):

@@ -27,12 +27,13 @@ from lib.plot.pixels import (
 )
 from lib.plot.style import nothing_to_score, styled, were_trained_on, who_counts, with_score
 from lib.predict import Prediction
+from lib.utils import KitError
 
 
 @styled
 def patient_slices(data: BrainData, patient: str) -> Figure:
     """Draw the three sequences of the slice with the most tumour, and its outline on FLAIR."""
-    volume, truth = data.volume(patient), data.truth(patient)
+    volume, truth = data.volume(patient), _ground_truth(data, patient)
     number = _largest_slice(truth)
     figure, axes = plt.subplots(1, 4, figsize=(10, 2.9))
     for channel, axis in enumerate(axes[:3]):
@@ -61,7 +62,8 @@ def overlays(prediction: Prediction) -> Figure:
     chosen = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}
     figure, axes = plt.subplots(2, 3, figsize=(10, 7.3))
     for (above, below), (word, patient) in zip(axes.T, chosen.items(), strict=True):
-        truth, mask = prediction.data.truth(patient), prediction.mask(patient)
+        truth = _ground_truth(prediction.data, patient)
+        mask = prediction.mask(patient)
         flair, number = prediction.data.volume(patient)[..., FLAIR], _largest_slice(truth)
         whole = f"whole volume: DSC {counts(mask, truth).dsc:.3f} (file's grid)"
         _show(
@@ -94,7 +96,8 @@ def disagreement(predictions: Mapping[str, Prediction]) -> Figure:
     first = next(iter(predictions.values()))
     [patient] = first.cases["patient"]
     masks = [prediction.mask(patient) for prediction in predictions.values()]
-    truth, flair = first.data.truth(patient), first.data.volume(patient)[..., FLAIR]
+    truth = _ground_truth(first.data, patient)
+    flair = first.data.volume(patient)[..., FLAIR]
     number = int((masks[0] != masks[1]).sum(axis=(1, 2)).argmax())
     figure, axes = plt.subplots(1, 4, figsize=(10, 3.1))
     colours = colour_table("error", 0.6, (0, brightest(flair)))
@@ -114,6 +117,14 @@ def disagreement(predictions: Mapping[str, Prediction]) -> Figure:
     )
     _legend_of_masks(figure)
     return figure
+
+
+def _ground_truth(data: BrainData, patient: str) -> np.ndarray:
+    """Return the mask of a patient, ``(S, H, W)`` {0, 1} uint8; raise ``KitError`` without one."""
+    truth = data.truth(patient)
+    if truth is None:
+        raise KitError(f"{patient}: has no masks to draw; choose a patient that has")
+    return truth
 
 
 def _legend_of_masks(figure: Figure) -> None:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from lib.config import Config
 from lib.evaluate import THRESHOLD
 from lib.logger import Epoch
 from lib.plot.pixels import BLUE, FLAIR, GREEN, PREDICTION, TRUTH, VERMILION, outline
@@ -43,7 +45,8 @@ class LiveView:
     """
 
     def __init__(self) -> None:
-        self._config = None
+        self._config: Config | None = None
+        self._drawn = self._cost = 0.0
 
     def __call__(self, epoch: Epoch) -> None:
         """Draw, unless drawing would slow the training down; always after the last epoch."""
@@ -126,7 +129,7 @@ class _Canvas:
 @styled
 def _empty_figure(epoch: Epoch, count: int) -> Figure:
     figure = plt.figure(figsize=(10, 5.2))
-    above, below = figure.subfigures(2, 1, height_ratios=(3, 2.3))
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(3, 2.3))[:, 0]
     loss, score = above.subplots(1, 2)
     loss.plot([], [], marker=".", color=BLUE, label="train loss")
     loss.plot([], [], "--", marker=".", color=VERMILION, label="validation loss")
@@ -189,5 +192,5 @@ def _outlined(grey: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.ndarr
     )
     picture = np.repeat(grey[..., None], 3, axis=2)
     for plane, colour, width in ((truth, TRUTH, 2), (mask, PREDICTION, 1)):
-        picture[outline(plane, width)] = np.array(plt.matplotlib.colors.to_rgb(colour)) * 255
+        picture[outline(plane, width)] = np.array(to_rgb(colour)) * 255
     return picture

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lib.plot.pixels import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 
@@ -20,7 +23,7 @@ CYCLE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
 
 TRAINED_ON = "darkgrey"  # patients whose scores tell what the network remembers
 
-_STYLE = {
+_STYLE: Any = {  # matplotlib lists all its keys in a type
     "figure.dpi": 100,
     "savefig.dpi": 100,
     "savefig.bbox": "tight",
@@ -33,7 +36,7 @@ _STYLE = {
     "grid.alpha": 0.3,
     "axes.axisbelow": True,
     "legend.frameon": False,
-    "axes.prop_cycle": plt.cycler(color=CYCLE),
+    "axes.prop_cycle": cycler(color=CYCLE),
     "figure.constrained_layout.use": True,
     "image.cmap": "gray",
     "image.interpolation": "nearest",
@@ -47,7 +50,7 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     """
 
     @wraps(draw)
-    def wrapper(*args: object, **kwargs: object) -> Figure:
+    def wrapper(*args: Any, **kwargs: Any) -> Figure:
         with plt.rc_context(_STYLE):
             figure = draw(*args, **kwargs)
         plt.close(figure)
@@ -56,7 +59,7 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return wrapper
 
 
-def line_styles(count: int) -> list[dict[str, str]]:
+def line_styles(count: int) -> list[dict[str, Any]]:
     """Return a colour for each line, and another kind of line for each round of colours."""
     lines = ("-", "--", ":", "-.")
     return [
@@ -103,4 +106,4 @@ def nothing_to_score(who: str = "patients with masks") -> Figure:
 def dsc_axis(axis: Axes, title: str) -> None:
     """Label an axis of DSC per epoch."""
     axis.set(title=title, xlabel="epoch", ylabel="mean DSC over patients", ylim=(0, 1))
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))

@@ -51,7 +51,7 @@ def sliding_mask(losses: Mapping[str, nn.Module]) -> Figure:
         losses: label -> loss, called with logits and {0, 1} masks, ``(1, 1, H, W)``.
     """
     truth = _disc(0)
-    shifts = np.arange(0, 2 * RADIUS + 9)
+    shifts = range(2 * RADIUS + 9)
     figure, (picture, curve) = plt.subplots(1, 2, figsize=(8, 2.6), width_ratios=(1, 2.4))
     overlap = truth + _disc(RADIUS)  # 2 where both are
     picture.imshow(overlap[0, 0].numpy(), cmap="cividis")

@@ -21,7 +21,9 @@ OUT_OF_MEMORY = "out of memory|ALLOC_FAILED|can't allocate memory|not enough mem
 class Movable(Protocol):
     """A dataset that can be copied to a device."""
 
-    nbytes: int
+    @property
+    def nbytes(self) -> int:
+        """The memory that it takes."""
 
     def move_to(self, device: torch.device) -> None:
         """Copy the data to ``device``."""

@@ -28,7 +28,7 @@ class Browser(anywidget.AnyWidget):
 
     _esm = SCRIPT
     _css = STYLE
-    patients = traitlets.List().tag(sync=True)
+    patients: Any = traitlets.List().tag(sync=True)
 
     def __init__(self, gallery: Gallery) -> None:
         super().__init__(patients=[[name, label] for name, label in gallery.labels.items()])
@@ -76,9 +76,8 @@ class Browser(anywidget.AnyWidget):
         return write_page(self.gallery, path, patients)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        data, metadata = super()._repr_mimebundle_(
-            **kwargs
-        )  # metadata: how Colab finds the widget's script
+        # the metadata tell Colab where the widget's script is
+        data, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
         # beside the widget, so that every other program that opens the notebook has something to
         # show
         picture = base64.b64encode(montage(self.gallery)).decode()

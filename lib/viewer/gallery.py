@@ -208,7 +208,8 @@ def _scores(run: Prediction) -> dict[str, float]:
     """Return patient -> DSC on the file's own grid, of those that have one."""
     if "dsc_native" not in run.cases:
         return {}
-    return run.cases.dropna(subset=["dsc_native"]).set_index("patient")["dsc_native"].to_dict()
+    scored = run.cases.dropna(subset=["dsc_native"])
+    return dict(zip(scored["patient"], scored["dsc_native"], strict=True))
 
 
 def _run_header(label: str, mask: np.ndarray | None, truth: np.ndarray | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -45,9 +46,12 @@ def montage(gallery: Gallery, patient: str | None = None) -> bytes:
         draw.text((0, top), words[:150], fill=_INK, font=font)
         mask = predicted.get(run["label"])
         for column, number in enumerate(chosen):
-            planes = [None if volume is None else volume[number][head] for volume in (truth, mask)]
+            outlined, filled = (
+                None if volume is None else volume[number][head] for volume in (truth, mask)
+            )
             left = column * (_TILE + _GAP)
-            sheet.paste(_tile(flair[number][head], *planes, window), (left, top + _LINE))
+            tile = _tile(flair[number][head], outlined, filled, window)
+            sheet.paste(tile, (left, top + _LINE))
             draw.text(
                 (left, top + _LINE + _TILE), _caption(number, header, run), fill=_INK, font=font
             )
@@ -99,7 +103,7 @@ def _tile(
     )
 
 
-def _caption(number: int, header: dict, run: dict) -> str:
+def _caption(number: int, header: dict[str, Any], run: dict[str, Any]) -> str:
     text = f"slice {number + 1} of {header['shape'][0]}"
     if header["truth"] and run["slices"]:
         tp, fp, fn = run["slices"][number]
@@ -108,7 +112,10 @@ def _caption(number: int, header: dict, run: dict) -> str:
 
 
 def _legend(
-    draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont, truth: bool, predicted: bool
+    draw: ImageDraw.ImageDraw,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    truth: bool,
+    predicted: bool,
 ) -> None:
     left = 0
     for there, name, colour in ((truth, "truth", TRUTH), (predicted, "prediction", PREDICTION)):
