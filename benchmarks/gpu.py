@@ -10,28 +10,38 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+from torch.profiler import ProfilerActivity, profile
+from tqdm import tqdm
 
 from benchmarks.measure import Row, machine, markdown, seconds
 from benchmarks.scale import point
 from benchmarks.sets import many_patients, temporary
 from benchmarks.step import FULL_WIDTH, Step, peak_gflops, random_batch, shares
-from lib.config import BEST, Config
-from lib.dataset import load_data
-from lib.networks import summary
+from lib.config import BEST, REFERENCE, Config
+from lib.dataset import load_data, make_split
+from lib.logger import RunFolder
+from lib.networks import build, summary
 from lib.runtime import deterministic, pick_device
+from lib.runtime.device import on_cpu
+from lib.train import Training, train_epoch
 from lib.utils import PROJECT, progress, write_atomic, write_json
 
-LIMIT = 590  # seconds a piece may take
+LIMIT = 120  # seconds a piece may take
+MINUTES = 14  # in all; what is left is measured by the next call
 CARD = 7.5  # GiB that a card of 8 GB leaves to a process
 GIB = 2**30
 
@@ -220,7 +230,89 @@ def by_patients(device: torch.device, size: Size, patients: int) -> Row:
     return _epochs(device, size, patients, size.image, 2)
 
 
+def assembled(device: torch.device, size: Size, recipe: str, recorded: bool, compiled: bool) -> Row:
+    """Measure the training of ``lib.train``, with and without its recording and compiling."""
+    with _training(device, size, RECIPES[recipe], recorded, compiled) as training:
+        steps = [_epoch_seconds(training, epoch) for epoch in range(3)]
+        count = training.steps_per_epoch
+    step = min(steps[1:]) / count
+    return {
+        "recipe": recipe,
+        "recorded": recorded,
+        "compiled": compiled,
+        "first epoch, s": round(steps[0], 1),
+        "ms a step": round(1e3 * step, 2),
+        "slices/s": round(training.config.batch_size / step, 1),
+        **_peaks(device),
+    }
+
+
+def profiled(device: torch.device, size: Size) -> Row:
+    """Return milliseconds a step of the best recipe by what the device computes."""
+    activity = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
+    with _training(device, size, BEST, device.type == "cuda", False) as training:
+        _epoch_seconds(training, 0)
+        with profile(activities=[activity]) as found:
+            _epoch_seconds(training, 1)
+    key = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    largest = sorted(found.key_averages(), key=lambda event: -getattr(event, key))[:25]
+    each = 1e3 * training.steps_per_epoch
+    return {event.key[:80]: round(getattr(event, key) / each, 3) for event in largest}
+
+
+def same_bits(device: torch.device, size: Size, compiled: bool) -> Row:
+    """Train the best recipe twice for an epoch: are the weights the same to the last bit?"""
+    found = []
+    for _ in range(2):
+        with _training(device, size, BEST, device.type == "cuda", compiled) as training:
+            _epoch_seconds(training, 0)
+            found.append(on_cpu(training.model.state_dict()))
+    equal = all(
+        torch.equal(one, other) for one, other in zip(*map(dict.values, found), strict=True)
+    )
+    return {"compiled": compiled, "same bits twice": equal}
+
+
+@contextmanager
+def _training(
+    device: torch.device, size: Size, recipe: Config, recorded: bool, compiled: bool
+) -> Iterator[Training]:
+    """Build a training on phantoms as ``lib.train.fit`` does."""
+    config = replace(
+        recipe,
+        image_size=size.image,
+        batch_size=size.batches[0],
+        init_features=size.features or recipe.init_features,
+        device=str(device),
+    )
+    with (
+        temporary() as folder,
+        deterministic(),
+        mock.patch("lib.train.can_record", lambda *_: recorded),
+        mock.patch("lib.runtime.cuda_graph.CALLS_THAT_PAY", 0 if compiled else math.inf),
+    ):
+        slices = 6 if size is TINY else 36
+        data = load_data(
+            many_patients(folder / "data", 12, min(size.image, 256), slices), size.image
+        )
+        run = RunFolder(folder / "out", "run")
+        with run.lock():
+            yield Training(config, data, make_split(data, "all"), run, *build(config))
+
+
+def _epoch_seconds(training: Training, epoch: int) -> float:
+    device = training.machine.device
+
+    def train() -> None:
+        train_epoch(training, epoch, training.config.lr, tqdm(disable=True))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return seconds(train)
+
+
 Piece = Callable[[torch.device, Size], Row]
+RECIPES = {"baseline": REFERENCE, "best": BEST}
 
 
 def pieces(size: Size, device: torch.device) -> dict[str, Piece]:
@@ -229,6 +321,17 @@ def pieces(size: Size, device: torch.device) -> dict[str, Piece]:
     The part of a name before the first ``-`` is the table that it goes into.
     """
     found: dict[str, Piece] = {"tests-all": tests}
+    on_gpu = (False, True) if device.type == "cuda" else (False,)
+    for recipe in RECIPES:
+        for recorded in on_gpu:
+            for compiled in on_gpu:
+                name = f"training-{recipe}{'-recorded' * recorded}{'-compiled' * compiled}"
+                found[name] = partial(
+                    assembled, recipe=recipe, recorded=recorded, compiled=compiled
+                )
+    found["profile-best"] = profiled
+    for compiled in on_gpu:
+        found[f"bits-best{'-compiled' * compiled}"] = partial(same_bits, compiled=compiled)
     for network in FULL_WIDTH:
         for on in (False, True):
             found[f"memory-{network}-{'checkpointing' if on else 'plain'}"] = partial(
@@ -303,15 +406,21 @@ def main() -> None:
     )
     parser.add_argument("--only", default="", help="pieces whose name begins so, e.g. memory")
     parser.add_argument("--piece", help="measure this one here and now")
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, help=f"begin no piece later (default: {MINUTES})"
+    )
     options = parser.parse_args()
     size, device = TINY if options.tiny else Size(), pick_device(options.device)
     if options.piece:
         run_piece(options.piece, size, device, options.out)
         return
     names, failed = [name for name in pieces(size, device) if name.startswith(options.only)], []
-    for name in progress(
-        [name for name in names if not (options.out / f"{name}.json").is_file()], unit="piece"
-    ):
+    missing = [name for name in names if not (options.out / f"{name}.json").is_file()]
+    end = time.monotonic() + 60 * options.minutes
+    for name in progress(missing, unit="piece"):
+        if time.monotonic() > end:
+            print(f"{options.minutes:g} minutes are over; the same command goes on", flush=True)
+            break
         command = [
             sys.executable,
             "-m",
