@@ -26,11 +26,13 @@ import torch
 from scipy import ndimage
 
 from benchmarks.sets import many_patients
+from lib import train
 from lib.config import BEST, Config
 from lib.dataset import BrainData, folds, load_data
 from lib.evaluate import THRESHOLD, predict_volumes
 from lib.logger import Run
 from lib.networks import build_model
+from lib.runtime import cuda_graph
 from lib.runtime.device import prepare
 from lib.sweep.task import Task, make_tasks, train_task
 from lib.train import fit
@@ -41,6 +43,13 @@ CREW = 3
 CHOICES = ((40, 100), (30, 100), (30, 60), (24, 60), (24, 40), (20, 40), (12, 40), (8, 8))
 """Epochs of the cross-validation and of the weights; the first pair that fits into the time."""
 BASELINE_EPOCHS = 40
+MODES = {
+    "compiled": "training-best-recorded-compiled",
+    "recorded": "training-best-recorded",
+    "plain": "",
+}
+"""How a step is computed -> the piece of ``benchmarks.gpu`` that tries it; the fastest first."""
+PATIENCE, CAUTIOUS_RATE = 75, 1200.0  # seconds; slices per second
 RESERVE = 30  # seconds for starting the processes, and for the last evaluation
 KEPT = ("run.json", "history.csv", "cases.csv", "components.json")
 
@@ -57,15 +66,34 @@ class Choice(NamedTuple):
     rate: float
 
 
-def warm_up(work: Path, tiny: bool) -> float:
-    """Train on phantoms in three processes; return slices per second of all of them together."""
+def warm_up(work: Path, tiny: bool) -> None:
+    """Find out what works here, compile it, and measure how fast three processes train together.
+
+    Writes ``rate.json``: slices per second of all of them, validation included, and the mode.
+    """
     many_patients(work / "phantom", 6 if tiny else 40, 32 if tiny else 256, 8 if tiny else 36)
-    subprocess.run(_self("warm", work, tiny, "0"), check=True)  # compiles, for all that follow
+    mode = next(mode for mode, piece in MODES.items() if not piece or _measured(piece, work, tiny))
+    write_json(work / "rate.json", {"mode": mode, "rate": None})
     crew = [
         subprocess.Popen(_self("warm", work, tiny, str(i)), stdout=subprocess.PIPE, text=True)
         for i in range(1, CREW + 1)
     ]
-    return sum(float(process.communicate()[0].split()[-1]) for process in crew)
+    rate = sum(float(process.communicate()[0].split()[-1]) for process in crew)
+    write_json(work / "rate.json", {"mode": mode, "rate": rate})
+
+
+def _measured(piece: str, work: Path, tiny: bool) -> bool:
+    """Measure a piece of ``benchmarks.gpu``; return whether it succeeded."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "--only", piece, "--out", str(work / "gpu")]
+    command += ["--tiny", "--device", "cpu"] if tiny else []
+    return subprocess.run(command).returncode == 0 and (work / "gpu" / f"{piece}.json").is_file()
+
+
+def use(mode: str) -> None:
+    """Compile and record in this process as ``mode`` of ``MODES`` says, however short a run is."""
+    cuda_graph.CALLS_THAT_PAY = 0 if mode == "compiled" else sys.maxsize
+    if mode == "plain":
+        train.can_record = lambda *_: False
 
 
 def warm(work: Path, tiny: bool, number: int) -> float:
@@ -160,6 +188,17 @@ def pack(work: Path, out: Path) -> None:
     shutil.copy(work / "choice.json", out)
 
 
+def _rate(work: Path, end: float) -> float:
+    """Return the measured rate, or a cautious one if the warm-up is not done by then."""
+    while time.monotonic() < end:
+        if (work / "rate.json").is_file():
+            found = json.loads((work / "rate.json").read_text(encoding="utf-8"))["rate"]
+            if found is not None:
+                return float(found)
+        time.sleep(0.5)
+    return CAUTIOUS_RATE
+
+
 def _sized(config: Config, tiny: bool) -> Config:
     return Config(**config.to_dict() | ({"image_size": 32, "init_features": 2} if tiny else {}))
 
@@ -184,20 +223,23 @@ def main() -> None:
     options = parser.parse_args()
     work, tiny, begun = options.work, options.tiny, time.monotonic()
     os.environ |= {"KIT_CACHE": str(work / "cache"), "KIT_PROGRESS": "off"}
+    if (work / "rate.json").is_file():
+        use(json.loads((work / "rate.json").read_text(encoding="utf-8"))["mode"])
     if options.verb == "warm":
         print(warm(work, tiny, options.number))
     elif options.verb == "warm-up":
         work.mkdir(parents=True, exist_ok=True)
-        write_json(work / "rate.json", warm_up(work, tiny))
+        warm_up(work, tiny)
     elif options.verb == "crew":
         about = json.loads((work / "choice.json").read_text(encoding="utf-8"))
         data = load_data(about["data"], 32 if tiny else 256)
         work_through(work, data, Choice(**about["choice"]), tiny)
     else:
         data = load_data(options.data, 32 if tiny else 256)
-        rate = json.loads((work / "rate.json").read_text(encoding="utf-8"))
+        rate = _rate(work, begun + PATIENCE)
         if not (work / "choice.json").is_file():
-            choice = choose(data, rate, options.seconds)
+            left = options.seconds - (time.monotonic() - begun)
+            choice = choose(data, rate, left)
             device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
             about = {"data": str(options.data), "choice": choice._asdict(), "device": device}
             write_json(work / "choice.json", about)
