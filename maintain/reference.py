@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -104,6 +103,7 @@ PARTS: Mapping[str, Part] = {
                 "What is each step of the best recipe worth?",
                 {rung: changes for rung, changes in LADDER.items() if "tta" not in changes},
                 ladder=True,
+                table="best",
             )
         ),
         Part(
@@ -111,6 +111,7 @@ PARTS: Mapping[str, Part] = {
                 CROSS_VALIDATION,
                 "Is the best recipe better, on all patients?",
                 {"baseline": {}, "best": _BEST},
+                table="best",
             ),
             folds=FOLDS,
         ),
@@ -204,10 +205,10 @@ def _recipe(config: Config) -> Config:
 def _by_label(plan: str, scale: str, folder: Path) -> Measured:
     found: Measured = defaultdict(list)
     for file in sorted(folder.glob("runs/*/run.json")):
-        info = json.loads(file.read_text(encoding="utf-8"))
-        for place in info.get("places", []):
-            if (place["plan"], place.get("scale"), info["status"]) == (plan, scale, "finished"):
-                found[place["label"]].append(Run(file.parent))
+        run = Run(file.parent)
+        for place in run.info.get("places", []):
+            if (place["plan"], place.get("scale"), run.info["status"]) == (plan, scale, "finished"):
+                found[place["label"]].append(run)
     for runs in found.values():
         runs.sort(key=lambda run: (run.info["split"]["name"], run.config.seed))
     return found

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lib.config import MODELS, PROFILES, changes
+from lib.config import MODELS, changes
 from lib.dataset import BrainData
 from lib.grade.archive import unpack, write_zip
 from lib.grade.submission import MANIFEST, READ, STUDENT, read_submission
 from lib.logger import (
     BEST_CSV,
-    BEST_PLAN,
     TRAIN_CSV,
     Run,
     find_run,
@@ -109,20 +108,17 @@ def pack(
 def _choose(out: Path, run_id: str | None) -> Run:
     """The run to be graded, see ``pack``."""
     runs = outside_folds(finished_runs(out))
-    best = [run for run in runs if any(plan.startswith(BEST_PLAN) for plan in run.info["plans"])]
+    best = [run for run in runs if "best" in run.tables]
     if best and run_id is None:
         return max(best, key=lambda run: run.dsc.mean)
     return find_run(out, run_id=run_id)
 
 
 def _too_small(run: Run) -> str | None:
-    """Why a run is of no use for grading; a run does not know its profile, but its size and patients tell."""
-    quick = PROFILES["quick"]
-    if all(run.config.to_dict()[name] <= quick[name] for name in ("image_size", "init_features")):
-        return "as narrow and as small as the profile quick"
-    if all(name.startswith("PHANTOM_") for name in run.info["split"]["validation"]):
-        return "scored on phantoms"
-    return None
+    """Return why a run is of no use for grading, or None."""
+    if run.info["profile"] != "full":
+        return f"as small as the profile {run.info['profile']}"
+    return "scored on phantoms" if run.info["data"]["name"] == "phantom" else None
 
 
 def _files(out: Path, chosen: Run) -> Iterator[tuple[str, Path]]:

@@ -206,9 +206,8 @@ def _cases(model: nn.Module, data: BrainData, machine: Machine, batch_size: int)
 
 def _precision(device: torch.device, info: dict[str, Any]) -> Precision:
     """That of the run, where this device computes in it as well: the score then comes out the same."""
-    recorded = info["precision"].split("; then ")[-1]
-    kind = info["device"].split("; then ")[-1]
-    same = (device.type == "cuda") == ("CUDA" in kind)
+    recorded = info["precision"]
+    same = (device.type == "cuda") == ("CUDA" in info["device"])
     if same and recorded in ("fp32", "bf16", *["fp16"] * (device.type == "cuda")):
         return Precision(recorded, "as the run")
     return pick_precision(device)

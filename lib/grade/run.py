@@ -141,10 +141,8 @@ def _result(
             result = Result.from_dict(worker.call(job, seconds))
         except WorkerDied as error:
             say(f"{name}: {error}")
-            late = "not done" in str(error)
-            return failed(
-                name, student, "timed out" if late else "failed", f"Grading was given up: {error}."
-            )
+            status = "timed out" if error.timed_out else "failed"
+            return failed(name, student, status, f"Grading was given up: {error}.")
     if result.status != "failed":  # memory may have run out: the next grading tries again
         write_json(file, asdict(result))
     return result

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from lib.config import Config
-from lib.logger import BEST_CSV, FOLD, TRAIN_CSV
+from lib.logger import BEST_CSV, FOLD, TRAIN_CSV, updated
 from lib.utils import KitError
 
 READ = (
@@ -235,7 +235,7 @@ def _checked_info(info: dict[str, Any]) -> dict[str, Any]:
             raise KitError(f"run.json: split.{name} is no list of patients")
     if not 1 <= info["accumulate"] <= 10_000:
         raise KitError("run.json: accumulate is no number of parts")
-    return info
+    return updated(info)
 
 
 def _read_table(file: Path, columns: dict[str, tuple[type, float]]) -> pd.DataFrame:

@@ -17,7 +17,15 @@ from lib.utils import KitError
 
 
 class WorkerDied(RuntimeError):
-    """The work ended its process, or had to be ended; the text says which."""
+    """Say that the work ended its process, or was stopped.
+
+    Attributes:
+        timed_out: it was stopped because it took too long.
+    """
+
+    def __init__(self, reason: str, timed_out: bool = False) -> None:
+        super().__init__(reason)
+        self.timed_out = timed_out
 
 
 class Worker:
@@ -54,12 +62,12 @@ class Worker:
             self._pipe.send(argument)
             if self._pipe.poll(seconds):
                 return self._pipe.recv()
-            reason = f"not done after {seconds:.0f} s"
+            died = WorkerDied(f"not done after {seconds:.0f} s", timed_out=True)
         except (EOFError, OSError):
             self._process.join(5)
-            reason = f"its process ended (status {self._process.exitcode})"
+            died = WorkerDied(f"its process ended (status {self._process.exitcode})")
         self._stop()
-        raise WorkerDied(reason)
+        raise died
 
     def _start(self) -> None:
         context = multiprocessing.get_context(

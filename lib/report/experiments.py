@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from lib.logger import BEST_PLAN, Place, Run
+from lib.logger import TABLES, Place, Run
 from lib.metrics import Summary, summarise
 from lib.stats import Scored, compare, holm, verdict
 from lib.sweep import CrossValidation
@@ -88,10 +88,8 @@ def read_attempts(out: str | Path) -> tuple[list[Attempt], dict[str, str]]:
 def _read(run: Run) -> Attempt:
     """Everything that a report needs of a run is read and checked here; a damaged folder raises almost anything."""
     info = run.info
-    if not isinstance(info["plans"], list) or not all(
-        isinstance(plan, str) for plan in info["plans"]
-    ):
-        raise ValueError("its plans are no list of names")
+    if not isinstance(info["plans"], list) or not run.tables <= TABLES.keys():
+        raise ValueError("its plans are no list of names, or have no table")
     status = info["status"] if info["status"] in ("finished", "failed") else "unfinished"
     for place in info.get("places", []):
         _place(place)
@@ -276,8 +274,10 @@ def experiments(attempts: Iterable[Attempt]) -> dict[str, list[Experiment]]:
         lambda: defaultdict(list)
     )
     alone: dict[tuple[str, str], dict[str, list[Attempt]]] = defaultdict(lambda: defaultdict(list))
+    best: set[str] = set()
     for attempt in attempts:
         info = attempt.run.info
+        best |= {plan for plan, table in info["tables"].items() if table == "best"}
         places = [_place(place) for place in info.get("places", [])]
         for place in places:
             groups[place.plan, place.group][place].append(attempt)
@@ -290,7 +290,7 @@ def experiments(attempts: Iterable[Attempt]) -> dict[str, list[Experiment]]:
             Place(*key, position, ""): same for position, same in enumerate(recipes.values())
         }
     found: dict[str, list[Experiment]] = defaultdict(list)
-    for plan, group in sorted(groups, key=lambda key: (key[0].startswith(BEST_PLAN), key)):
+    for plan, group in sorted(groups, key=lambda key: (key[0] in best, key)):
         found[plan].append(_experiment(plan, groups[plan, group]))
     return dict(found)
 

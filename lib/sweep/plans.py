@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lib.config import Config
+from lib.logger import Table
 from lib.utils import KitError
 
 Overrides = Mapping[str, Any]
@@ -32,15 +33,16 @@ class Plan:
     """A question, and what is tried to answer it.
 
     Attributes:
-        name: one that starts with "best" puts its runs into the best CSV.
         variants: label -> the fields of ``Config`` that change.
         ladder: each variant is compared with the one before it, not with the reference.
+        table: the result CSV of its runs, ``train`` or ``best``.
     """
 
     name: str
     question: str
     variants: Mapping[str, Overrides]
     ladder: bool = False
+    table: Table = "train"
 
     def configs(self, base: Config) -> dict[str, Config]:
         """Label -> config. The reference comes first: the variant that leaves ``base`` as it is, or else the first.

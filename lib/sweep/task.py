@@ -12,7 +12,7 @@ from typing import Any
 from lib import train
 from lib.config import Config
 from lib.dataset import BrainData, load_data, make_split
-from lib.logger import Epoch, Place, RunFolder, description, run_id
+from lib.logger import Epoch, Place, RunFolder, Table, description, run_id
 from lib.runtime import code_fingerprint
 from lib.sweep.plans import Plan, Trial
 from lib.train import fit
@@ -28,6 +28,7 @@ class Task:
     trial: Trial
     folder: RunFolder
     place: Place
+    table: Table = "train"
 
     @property
     def status(self) -> str | None:
@@ -74,6 +75,7 @@ def make_tasks(
                 out, run_id(trial.config, data, make_split(data, split), _code(trial.config))
             ),
             Place(plan.name, group, positions[trial.label], trial.label, plan.ladder, scale),
+            plan.table,
         )
         for split in splits
         for trial in plan.trials(replace(base, split=split), seeds)
@@ -103,7 +105,7 @@ def train_task(
     with open(task.folder.path / LOG, "a", encoding="utf-8") as log:
         try:
             with redirect_stdout(log):
-                fit(config, _prepared(data, config), out, task.place.plan, watch)
+                fit(config, _prepared(data, config), out, task.place.plan, watch, task.table)
         except EditedError:
             raise
         except Exception as error:  # a network or loss of one's own may raise anything
@@ -116,7 +118,7 @@ def note_place(task: Task, data: BrainData) -> None:
     with task.folder.lock():
         if not task.folder.read():
             task.folder.update(**_about(task, data))
-        task.folder.add_place(task.place)
+        task.folder.add_place(task.place, task.table)
 
 
 def record_failure(task: Task, data: BrainData, error: Exception) -> None:

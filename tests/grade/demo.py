@@ -74,7 +74,7 @@ def build(folder: Path, trace: Path) -> Path:
     }
     for seed, name in enumerate(progress(out, desc="training", unit="student")):
         config = replace(RECIPE, seed=seed, split="holdout:1" if name == "finn" else "auto")
-        fit(config, data, out[name], plan="best")
+        fit(config, data, out[name], plan="best", table="best")
         pack(name, out[name], quick=True)
     target = folder / "submissions"
     shutil.rmtree(target, ignore_errors=True)

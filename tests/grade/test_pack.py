@@ -134,7 +134,13 @@ def test_the_command(out, monkeypatch, capfd):
 
 
 def test_small_runs_only_when_asked_for(out):
-    with pytest.raises(KitError, match="profile quick"):
+    with pytest.raises(KitError, match="as small as the profile smoke"):
+        pack("ada", out)
+    file = next(out.glob("runs/*/run.json"))
+    info = json.loads(file.read_text())
+    assert info["profile"] == "smoke"
+    file.write_text(json.dumps(info | {"profile": "full", "data": info["data"]}))
+    with pytest.raises(KitError, match="scored on phantoms"):
         pack("ada", out)
     assert not list(out.glob("*.zip"))
 

@@ -28,7 +28,7 @@ def main() -> None:
     folder, number = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 100
     config = replace(Config(sampling="fresh"), **PROFILES["quick"] | {"epochs": 2})
     data = write_phantom(folder / "data")
-    fit(config, load_data(data, config.image_size), folder / "result", plan="best")
+    fit(config, load_data(data, config.image_size), folder / "result", plan="best", table="best")
     files = read_zip(pack("s0", folder / "result", quick=True).file)
     content = torch.load(io.BytesIO(files[f"{run_of(files)}/best.pt"]), weights_only=True)
     for student in (f"s{i}" for i in range(number)):
