@@ -470,7 +470,12 @@ def description(config: Config, data: BrainData, split: Split, code: str) -> dic
         "error": None,
         "config": config.to_dict(),
         "profile": profile_of(config.to_dict()),
-        "data": {"name": data.name, "patients": len(data.patients), "sha256": data.fingerprint},
+        "data": {
+            "name": data.name,
+            "patients": len(data.patients),
+            "sha256": data.fingerprint,
+            "phantom": _are_phantoms([*split.train, *split.validation]),
+        },
         "code": {"sha256": code},
         "split": {
             "name": split.name,
@@ -505,17 +510,26 @@ def profile_of(settings: Mapping[str, Any]) -> str:
     )
 
 
+def _are_phantoms(patients: Sequence[str]) -> bool:
+    """Return whether all patients are phantoms, by their names."""
+    return all(name.startswith("PHANTOM_") for name in patients)
+
+
 def updated(info: dict[str, Any]) -> dict[str, Any]:
     """Return the content of a run.json as this version writes it.
 
-    Older versions recorded neither ``profile`` nor ``tables``: a plan whose name started with "best"
-    belonged to the best CSV. In schema 1, ``device`` and ``precision`` of a run that went on
-    elsewhere were joined by "; then ". A damaged field is left as it is.
+    Older versions recorded no ``profile``, no ``data.phantom`` and no ``tables``: a plan whose name
+    started with "best" belonged to the best CSV. In schema 1, ``device`` and ``precision`` of a run
+    that went on elsewhere were joined by "; then ". A damaged field is left as it is.
     """
     info = dict(info)
     if "profile" not in info and isinstance(info.get("config"), dict):
         with suppress(KeyError, TypeError):
             info["profile"] = profile_of(info["config"])
+    if isinstance(info.get("data"), dict) and "phantom" not in info["data"]:
+        with suppress(KeyError, TypeError, AttributeError):
+            patients = [*info["split"]["train"], *info["split"]["validation"]]
+            info["data"] = info["data"] | {"phantom": _are_phantoms(patients)}
     plans = info.get("plans")
     if "tables" not in info and isinstance(plans, list):
         info["tables"] = {
@@ -559,13 +573,21 @@ def to_csv(table: pd.DataFrame) -> str:
     return table.assign(**flags).to_csv(index=False, lineterminator="\n", float_format="%.8g")
 
 
-def finished_runs(out: str | Path) -> list[Run]:
+def all_runs(out: str | Path) -> list[Run]:
+    """Return the runs below ``out``, finished or not; each file is read when it is asked for."""
+    return [Run(file.parent) for file in sorted(Path(out).glob("runs/*/run.json"))]
+
+
+def finished_runs(out: str | Path, runs: Sequence[Run] | None = None) -> list[Run]:
     """Return the finished runs below ``out`` that scored patients, in the order of the CSVs.
 
     They are ordered by plan, config and run. A run that cannot be read, because it is damaged or of
     another version of the kit, is named and left out.
+
+    Args:
+        runs: what ``all_runs(out)`` gave, if it was called before.
     """
-    runs = [Run(file.parent) for file in sorted(Path(out).glob("runs/*/run.json"))]
+    runs = all_runs(out) if runs is None else runs
     done = [run for run in runs if _is_finished(run) and len(run.cases)]  # split="all" has none
     return sorted(
         done,

@@ -82,8 +82,11 @@ def test_a_run_of_an_older_version_is_read_as_a_new_one():
         "device": "cpu (1 thread); then CUDA",
         "precision": "fp32",
         "config": config,
+        "data": {"name": "p"},
+        "split": {"train": ["PHANTOM_0001"], "validation": ["PHANTOM_0002"]},
     }
     new = updated(old)
+    assert new["data"] == {"name": "p", "phantom": True}
     assert new["tables"] == {"best ladder": "best", "loss": "train"}
     assert (new["device"], new["precision"]) == ("CUDA", "fp32")
     assert new["earlier"] == [{"device": "cpu (1 thread)", "precision": "fp32"}]
@@ -109,7 +112,7 @@ def test_a_run_of_an_older_version_is_read_as_a_new_one():
 def test_the_profile_of_a_run_is_recorded(data, settings, expected):
     config = Config(**settings)
     about = description(config, data, make_split(data, TINY.split), "code")
-    assert about["profile"] == expected
+    assert about["profile"] == expected and about["data"]["phantom"] is False
 
 
 def test_a_changed_default_is_another_run(data, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from lib.logger import (
     BEST_CSV,
     TRAIN_CSV,
     Run,
+    all_runs,
     find_run,
     finished_runs,
     outside_folds,
@@ -83,13 +84,15 @@ def pack(
     out = Path(out)
     if not out.is_dir():
         raise KitError(f"{out}: no such folder; name the folder of results")
-    write_result_csvs(out)
-    run = _choose(out, run_id)
+    runs = all_runs(out)
+    finished = finished_runs(out, runs)
+    write_result_csvs(out, finished)
+    run = _choose(out, finished, run_id)
     if not quick and (reason := _too_small(run)):
         raise KitError(
             f"{run.id}: {reason}; hand in a run of the profile full, or say so with quick=True (--quick)"
         )
-    files: dict[str, Path | bytes] = {**dict(_files(out, run)), **_report(out)}
+    files: dict[str, Path | bytes] = {**dict(_files(out, finished, run)), **_report(out, runs)}
     files[MANIFEST] = json.dumps(
         {"schema": 1, "student": student, "run": run.id}, indent=1
     ).encode()
@@ -105,28 +108,27 @@ def pack(
     )
 
 
-def _choose(out: Path, run_id: str | None) -> Run:
-    """The run to be graded, see ``pack``."""
-    runs = outside_folds(finished_runs(out))
-    best = [run for run in runs if "best" in run.tables]
+def _choose(out: Path, finished: list[Run], run_id: str | None) -> Run:
+    """Return the run to be graded, see ``pack``."""
+    best = [run for run in outside_folds(finished) if "best" in run.tables]
     if best and run_id is None:
         return max(best, key=lambda run: run.dsc.mean)
-    return find_run(out, run_id=run_id)
+    return find_run(out, run_id=run_id, runs=finished)
 
 
 def _too_small(run: Run) -> str | None:
     """Return why a run is of no use for grading, or None."""
     if run.info["profile"] != "full":
         return f"as small as the profile {run.info['profile']}"
-    return "scored on phantoms" if run.info["data"]["name"] == "phantom" else None
+    return "scored on phantoms" if run.info["data"].get("phantom") else None
 
 
-def _files(out: Path, chosen: Run) -> Iterator[tuple[str, Path]]:
-    """Name in the zip -> file."""
+def _files(out: Path, finished: list[Run], chosen: Run) -> Iterator[tuple[str, Path]]:
+    """Yield (name in the zip, file)."""
     for name in (BEST_CSV, TRAIN_CSV):
         if (out / name).is_file():
             yield f"result/{name}", out / name
-    for run in finished_runs(out):
+    for run in finished:
         for name in _TABLES + ("best.pt",) * (run.id == chosen.id):
             yield f"result/runs/{run.id}/{name}", run.folder / name
     for file in (*PROJECT.glob("*.ipynb"), *PROJECT.glob("*.py"), *(PROJECT / "lib").rglob("*.py")):
@@ -135,15 +137,14 @@ def _files(out: Path, chosen: Run) -> Iterator[tuple[str, Path]]:
         yield f"result/notebooks/{file.name}", file
 
 
-def _report(out: Path) -> dict[str, bytes]:
-    """The report of all runs without images of patients, and the student's words."""
-    from lib.report.write import (
-        ANALYSIS,
-        write_report,
-    )  # it draws: the process that grades need not load that
+def _report(out: Path, runs: list[Run]) -> dict[str, bytes]:
+    """Return the report of all runs without images of patients, and the student's words."""
+    # imported here, because the process that grades need not load what draws
+    from lib.report.write import ANALYSIS, write_report
 
     with tempfile.TemporaryDirectory() as folder:
-        words = write_report(out, images=False, target=folder)[ANALYSIS].read_bytes()
+        paths = write_report(out, images=False, target=folder, runs=runs)
+        words = paths[ANALYSIS].read_bytes()
         made = {
             file.relative_to(folder).as_posix(): file.read_bytes()
             for file in sorted(Path(folder).rglob("*"))

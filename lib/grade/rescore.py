@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +10,12 @@ import numpy as np
 import pandas as pd
 import tifffile
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lib.config import MODELS, Config
+from lib.config import MODELS
 from lib.dataset import BrainData
 from lib.evaluate import case_row, native_mask, predict_volumes
+from lib.grade.checkpoint import read_checked
 from lib.grade.checks import (
     Finding,
     check_cases,
@@ -30,8 +29,6 @@ from lib.grade.checks import (
 from lib.grade.submission import Submission
 from lib.grade.test_set import Exam
 from lib.metrics import counts, largest_component, summarise
-from lib.networks import build_model
-from lib.predict import load_weights, read_checkpoint
 from lib.runtime import Machine, Precision, deterministic, pick_precision
 from lib.runtime.device import memory_format
 from lib.utils import KitError, sha256
@@ -163,13 +160,10 @@ def _score_weights(
         raise KitError(
             f"run.json: image_size {config.image_size} is not a multiple of 16 up to {MAX_SIZE}"
         )
-    model = load_network(submission.folder / "best.pt")
-    content = read_checkpoint(submission.folder / "best.pt")
-    result.prints["weights"] = weights_hash(content["weights"])
-    if (model.config.to_dict(), sorted(model.trained_on)) != (
-        config.to_dict(),
-        sorted(info["split"]["train"]),
-    ):
+    checkpoint = read_checked(submission.folder / "best.pt")
+    result.prints["weights"] = checkpoint.hash
+    trained_on = tuple(sorted(info["split"]["train"]))
+    if (checkpoint.config, checkpoint.trained_on) != (config, trained_on):
         result.findings.append(
             Finding(
                 "fault",
@@ -178,6 +172,7 @@ def _score_weights(
             )
         )
     machine = Machine(device, _precision(device, info))
+    model = checkpoint.network()
     model.to(device, memory_format=memory_format(device))
     batch_size = min(-(-config.batch_size * config.accumulate // info["accumulate"]), MAX_BATCH)
     tables = [
@@ -211,76 +206,6 @@ def _precision(device: torch.device, info: dict[str, Any]) -> Precision:
     if same and recorded in ("fp32", "bf16", *["fp16"] * (device.type == "cuda")):
         return Precision(recorded, "as the run")
     return pick_precision(device)
-
-
-def load_network(file: Path) -> nn.Module:
-    """``load_weights`` for a file of a stranger: it must not take more memory than its size says.
-
-    Raises:
-        KitError: no weights of one of the kit's networks, or made to take much more memory than it
-        has bytes.
-    """
-    if not file.is_file():
-        raise KitError(f"{file.name} is missing; hand in what pack makes")
-    try:
-        with zipfile.ZipFile(file) as bundle:
-            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in bundle.infolist())
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
-        raise KitError(f"{file.name}: is not what a run writes, or damaged; not opened") from None
-    if not stored:
-        raise KitError(f"{file.name}: is compressed, which no run writes; not opened")
-    content = read_checkpoint(file)
-    config, weights = content.get("config"), content.get("weights")
-    if (
-        not isinstance(config, dict)
-        or not isinstance(weights, dict)
-        or config.get("model") not in MODELS
-    ):
-        raise KitError(f"{file.name}: holds no config and weights of one of {', '.join(MODELS)}")
-    learnt = content.get("trained_on")
-    if not isinstance(learnt, list) or not all(isinstance(name, str) for name in learnt):
-        raise KitError(f"{file.name}: does not say which patients it was trained on")
-    _require_plain(file, config, weights)
-    return load_weights(file)
-
-
-def _require_plain(file: Path, config: dict[str, Any], weights: dict[Any, Any]) -> None:
-    """Raise KitError unless ``weights`` are those of the network, by name and shape, and lie in the file in full."""
-    for name, tensor in weights.items():
-        if not (
-            isinstance(name, str)
-            and isinstance(tensor, Tensor)
-            and tensor.layout is torch.strided
-            and tensor.device.type == "cpu"
-            and tensor.is_contiguous()
-            and not tensor.is_quantized
-        ):
-            raise KitError(f"{file.name}: {str(name)[:60]!a} is no plain tensor")
-    try:
-        with torch.device("meta"):  # shapes only: a config may ask for any width
-            network = build_model(Config.from_dict(config))
-        expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    except (KitError, TypeError, RuntimeError, MemoryError) as error:
-        raise KitError(
-            f"{file.name}: its config describes no network ({' '.join(str(error).split())[:100]})"
-        ) from None
-    size = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
-    if (
-        expected != {name: tensor.shape for name, tensor in weights.items()}
-        or size > file.stat().st_size
-    ):
-        raise KitError(
-            f"{file.name}: its weights are not those of the network that its config describes"
-        )
-
-
-def weights_hash(weights: dict[str, Tensor]) -> str:
-    """Hex SHA-256 of names, types, shapes and bytes: the same for the same weights in another file."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
-        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 # --- masks of a network of one's own --------------------------------------------------------------

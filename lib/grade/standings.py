@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lib.grade.checkpoint import weights_hash
 from lib.grade.checks import Finding
-from lib.grade.rescore import Result, weights_hash
+from lib.grade.rescore import Result
 from lib.grade.rubric import Rubric
 from lib.predict import PRETRAINED, read_checkpoint
 from lib.stats import ALPHA, DIGITS

@@ -38,9 +38,7 @@ class Examples:
             # whose home folder this is belongs into no report
             return f"No examples of segmentations: {str(error).replace(str(run.folder), run.id)}."
         self._shown.add(run.id)
-        self.real = self.real or any(
-            not name.startswith("PHANTOM_") for name in run.cases["patient"]
-        )
+        self.real = self.real or not run.info["data"].get("phantom")
         return figure
 
     def _predict(self, run: Run) -> Prediction:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,10 +53,15 @@ class Attempt:
         return self.status + {"failed": ": ", "unfinished": ", "}.get(self.status, "") + self.detail
 
 
-def read_attempts(out: str | Path) -> tuple[list[Attempt], dict[str, str]]:
+def read_attempts(
+    out: str | Path, runs: Sequence[Run] = ()
+) -> tuple[list[Attempt], dict[str, str]]:
     """All run folders below ``out`` in the order of the CSVs (plans, config, run), and name -> why it cannot be read.
 
     Runs on all patients are left out: they have no score.
+
+    Args:
+        runs: those of ``out`` that were read before.
 
     Raises:
         KitError: there is no run folder at all.
@@ -72,10 +77,11 @@ def read_attempts(out: str | Path) -> tuple[list[Attempt], dict[str, str]]:
         raise KitError(
             f"{Path(out) / 'runs'}: no runs to report on; train something first, or name another folder"
         )
+    known = {run.folder: run for run in runs}
     attempts, unreadable = [], {}
     for folder in folders:
         try:
-            run = Run(folder)
+            run = known.get(folder) or Run(folder)
             if run.info.get("split", {}).get("name") != "all":
                 attempts.append(_read(run))
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from lib.config import REFERENCE
 from lib.dataset import BrainData
+from lib.logger import Run
 from lib.report.analysis import GENERAL, make_template, read_analysis
 from lib.report.examples import Examples, mean_dsc
 from lib.report.experiments import Attempt, Experiment, Recipe, experiments, read_attempts
@@ -30,6 +31,7 @@ def write_report(
     data: BrainData | str | Path | None = None,
     images: bool = True,
     target: str | Path | None = None,
+    runs: Sequence[Run] = (),
 ) -> dict[str, Path]:
     """Write ``report.html``, one file that opens without a network, and ``report.md`` with its pictures in ``report/``.
 
@@ -43,6 +45,7 @@ def write_report(
         images: False leaves the examples out: of real patients, they may not be shared as numbers
         may.
         target: where to write it; by default ``out``.
+        runs: those of ``out`` that were read before.
 
     Returns:
         File name -> path.
@@ -51,7 +54,7 @@ def write_report(
         KitError: no runs there, ``analysis.md`` is no UTF-8 text, or the data given cannot be read.
     """
     out = Path(out)
-    attempts, unreadable = read_attempts(out)
+    attempts, unreadable = read_attempts(out, runs)
     plans = experiments(attempts)
     make_template(out / ANALYSIS, plans)
     words = read_analysis(out / ANALYSIS, plans)

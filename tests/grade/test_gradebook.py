@@ -152,7 +152,7 @@ def test_weights_of_the_kit(tmp_path, hand_ins):
     file = next((hand_ins / "results" / "ada").glob("runs/*/best.pt"))
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "kit.pt").write_bytes(file.read_bytes())
-    from lib.grade.rescore import weights_hash
+    from lib.grade.checkpoint import weights_hash
     from lib.predict import read_checkpoint
 
     own = result("a", prints={"weights": weights_hash(read_checkpoint(file)["weights"])})
