@@ -53,8 +53,7 @@ def cross_validation_table(folds: Mapping[str, CrossValidation]) -> pd.DataFrame
         | {"file's grid": each.cases["dsc_native"].mean(), "last epoch": _last_epoch(each)}
         for label, each in folds.items()
     }
-    (_, baseline), *others = folds.items()
-    for row in stats.compare(baseline, dict(others)).to_dict("records"):
+    for row in stats.compare_to_baseline(folds).to_dict("records"):
         rows[row["label"]] |= {
             "difference": row["difference"],
             "its 95 % CI": _interval(row["CI low"], row["CI high"]),
@@ -95,7 +94,7 @@ def fold_table(folds: Mapping[str, CrossValidation]) -> pd.DataFrame:
     rows = {}
     for fold, before in cases[0].groupby("fold")["dsc"]:
         after = cases[-1]["dsc"][before.index]
-        result = stats.paired(after - before)
+        result = stats.paired_test(after - before)
         rows[fold] = {
             "patients": result.n,
             first: before.mean(),
@@ -188,13 +187,10 @@ def _sections(scale: str, folder: Path) -> Iterator[str]:
 
 
 def _compared(name: str, runs: Measured) -> pd.DataFrame:
-    """Every variant against the first, or each rung of the ladder against the one below it."""
-    (_, baseline), *others = runs.items()
-    return (
-        stats.compare_rungs(runs)
-        if PARTS[name].plan.ladder
-        else stats.compare(baseline, dict(others))
-    )
+    """Return every variant against the first, or each step of a ladder against the one below."""
+    if PARTS[name].plan.ladder:
+        return stats.compare_ladder(runs)
+    return stats.compare_to_baseline(runs)
 
 
 def _shown(name: str, runs: Measured) -> pd.DataFrame:
@@ -226,7 +222,7 @@ def _without_training(table: pd.DataFrame) -> pd.DataFrame:
         list(rows["recipe"].unique())
     ]
     first, *others = scores.columns
-    against = {name: stats.paired(scores[name] - scores[first]) for name in others}
+    against = {name: stats.paired_test(scores[name] - scores[first]) for name in others}
     shown = {first: {"mean DSC": scores[first].mean()}}
     for (name, result), p in zip(
         against.items(), stats.holm(each.p for each in against.values()), strict=True
@@ -250,7 +246,7 @@ def _postprocessing(table: pd.DataFrame) -> pd.DataFrame:
         recipe: nested_choice(scores) for recipe, scores in table.groupby("recipe", sort=False)
     }
     against = {
-        recipe: stats.paired(choice["dsc"] - choice["published"])
+        recipe: stats.paired_test(choice["dsc"] - choice["published"])
         for recipe, choice in choices.items()
     }
     adjusted = stats.holm(result.p for result in against.values())
@@ -421,7 +417,7 @@ def write_tables(folder: Path = FOLDER) -> list[Path]:
     tables = {"cross_validation.csv": cross_validation_table(cross_validated(folder)[1])}
     for scale in reversed(SCALES):
         if runs := measured(LADDER_PLAN, scale, folder):
-            tables["ladder.csv"] = stats.ladder(runs)
+            tables["ladder.csv"] = stats.readable(stats.compare_ladder(runs))
             break
     for name, table in tables.items():
         write_atomic(folder / name, table.to_csv(lineterminator="\n", float_format="%.3f"))

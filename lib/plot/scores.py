@@ -168,8 +168,8 @@ def forest(table: pd.DataFrame, ladder: bool = False) -> Figure:
     """Differences with their 95 % intervals, a row each, and what they allow to say.
 
     Args:
-        table: from ``lib.stats.compare``.
-        ladder: it is from ``compare_rungs``: each row is compared with the rung before it.
+        table: from ``lib.stats.compare_to_baseline``.
+        ladder: it is from ``compare_ladder``: each row is compared with the step before it.
     """
     other = "the rung before" if ladder else "the baseline"
     colours = {"helps": BLUE, "hurts": VERMILION, "cannot tell": "grey"}

@@ -14,7 +14,7 @@ import pandas as pd
 
 from lib.logger import TABLES, Place, Run
 from lib.metrics import Summary, summarise
-from lib.stats import Scored, compare, holm, verdict
+from lib.stats import Scored, compare_to_baseline, corrected
 from lib.sweep import CrossValidation
 from lib.utils import KitError, fingerprint
 
@@ -231,7 +231,7 @@ class Experiment:
 
     @cached_property
     def verdicts(self) -> pd.DataFrame | None:
-        """The table of ``lib.stats.compare`` with a column ``against``; None where nothing can be compared."""
+        """The table of ``lib.stats.compare_to_baseline`` with a column ``against``; None where nothing can be compared."""
         return self._comparison[0]
 
     @cached_property
@@ -249,25 +249,13 @@ class Experiment:
                 reasons[recipe.label] = "what it should be compared with has not finished"
             else:
                 try:
-                    tables.append(
-                        compare(before.scored, {recipe.label: recipe.scored}).assign(
-                            against=before.label
-                        )
-                    )
+                    pair = {before.label: before.scored, recipe.label: recipe.scored}
+                    tables.append(compare_to_baseline(pair).assign(against=before.label))
                 except KitError as error:
                     reasons[recipe.label] = str(error).removeprefix(f"{recipe.label}: ")
             if self.ladder:
                 before = recipe
-        return (_corrected(pd.concat(tables, ignore_index=True)) if tables else None), reasons
-
-
-def _corrected(table: pd.DataFrame) -> pd.DataFrame:
-    """Comparisons made one by one, with Holm's correction over all of them."""
-    adjusted = holm(table["p"])
-    words = [
-        verdict(difference, p) for difference, p in zip(table["difference"], adjusted, strict=True)
-    ]
-    return table.assign(**{"p (Holm)": adjusted, "verdict": words})
+        return (corrected(pd.concat(tables, ignore_index=True)) if tables else None), reasons
 
 
 def experiments(attempts: Iterable[Attempt]) -> dict[str, list[Experiment]]:

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from lib import stats
 from lib.config import REFERENCE, Config
 from lib.dataset import BrainData, load_data
 from lib.runtime import CommandParser, run_command
 from lib.runtime.cli import RESUMES, add_arguments, changed_fields
+from lib.stats import compare_to_baseline, readable, resolution
 from lib.sweep.plans import PLANS, Overrides, find_plan
 from lib.sweep.run import EXECUTORS, cost_of, sweep
 from lib.sweep.task import make_tasks
@@ -100,8 +100,8 @@ def _one_plan(arguments: argparse.Namespace, changes: Overrides) -> dict[str, st
         **executor_options(arguments),
     )
     if len(done.runs) > 1:
-        print(f"\n{plan.question}")
-        print(stats.verdicts(done.runs).to_string())
+        table = compare_to_baseline(done.runs)
+        print(f"\n{plan.question}\n{resolution(table)}\n{readable(table).to_string()}")
     return done.failures
 
 

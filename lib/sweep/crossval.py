@@ -68,7 +68,7 @@ def cross_validate(
     """Train every variant of ``plan`` on each fold of ``lib.dataset.folds``; as ``lib.sweep.sweep``, nothing is lost.
 
     Returns:
-        Label -> its folds, the reference first; for ``lib.stats.verdicts``.
+        Label -> its folds, the reference first; for ``lib.stats.compare_to_baseline``.
 
     Raises:
         KitError: k below 2 or more than there are patients; a variant that failed on a fold; or see

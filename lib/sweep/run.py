@@ -29,7 +29,7 @@ class Sweep:
 
     Attributes:
         runs: label -> its finished runs, one a seed, the reference first; for
-        ``lib.stats.verdicts`` and ``lib.plot``.
+        ``lib.stats.compare_to_baseline`` and ``lib.plot``.
         failures: label -> why it has none, or not all.
     """
 

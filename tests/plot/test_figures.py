@@ -16,7 +16,7 @@ from lib.evaluate import BINS, THRESHOLDS, Calibration, _by_bin, calibrate
 from lib.logger import Run
 from lib.plot.style import TRAINED_ON
 from lib.predict import predict
-from lib.stats import compare
+from lib.stats import compare_to_baseline
 from lib.utils import KitError
 from tests.conftest import NAMES
 from tests.test_predict import Bright
@@ -83,7 +83,7 @@ def drawings(folder):
         "sweep_curves": plot.sweep_curves(several),
         "size_against_dsc": plot.size_against_dsc(run().cases),
         "slopes": plot.slopes(run(0), run(1), ("Dice", "IoU")),
-        "forest": plot.forest(compare(run(0), {"a": run(1), "b": run(2)})),
+        "forest": plot.forest(compare_to_baseline({"0": run(0), "a": run(1), "b": run(2)})),
         "dsc_strips": plot.dsc_strips({"Dice": run(0).cases["dsc"], "IoU": run(1).cases["dsc"]}),
         "calibration": plot.calibration(some_calibration()),
     }

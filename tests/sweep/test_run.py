@@ -12,11 +12,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib import stats
 from lib.config import Config
 from lib.dataset import load_data
 from lib.logger import RunFolder, finished_runs, write_result_csvs
 from lib.report.experiments import experiments, read_attempts
+from lib.stats import compare_to_baseline
 from lib.sweep import Plan, grid, sweep
 from lib.sweep.task import make_tasks
 from lib.utils import PROJECT, EditedError, KitError
@@ -61,7 +61,7 @@ def test_all_variants_are_trained_once(data, tmp_path, steps):
     assert [run.id for runs in again.runs.values() for run in runs] == [
         run.id for runs in done.runs.values() for run in runs
     ]
-    assert len(stats.verdicts(done.runs)) == 2
+    assert len(compare_to_baseline(done.runs)) == 2
 
 
 def test_places_in_run_json(data, tmp_path, steps):
