@@ -1,4 +1,4 @@
-"""The score of a hand-in, computed again without running a line of its code."""
+"""Compute the score of a submission again, without running a line of its code."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from lib.grade.checks import (
 from lib.grade.submission import Submission
 from lib.grade.test_set import Exam
 from lib.metrics import counts, largest_component, summarise
-from lib.runtime import Machine, Precision, deterministic, pick_precision
-from lib.runtime.device import memory_format
+from lib.runtime import Machine, deterministic
+from lib.runtime.device import prepare
 from lib.utils import KitError, sha256
 
 MAX_SIZE, MAX_BATCH = 512, 32
@@ -38,16 +38,15 @@ MAX_SIZE, MAX_BATCH = 512, 32
 
 @dataclass
 class Result:
-    """What grading found of one hand-in; ``dataclasses.asdict`` makes JSON of it.
+    """Hold what grading found of one submission; ``dataclasses.asdict`` makes JSON of it.
 
     Attributes:
         submission: its file or folder name.
         status: ``computed``; else why no score could be computed: ``refused``, ``incomplete``,
             ``not verifiable``, ``timed out``, ``failed``, ``missing``.
         claimed, verified, low, high, probe: mean DSC over the validation patients as claimed and as
-            computed, the 95 % CI of the latter, and that of the perturbed patients; None where
-            there is none.
-        grid: ``network``, or ``file`` for masks that were handed in.
+            computed, the 95 % CI of the latter, and that of the perturbed patients; or None.
+        grid: ``network``, or ``file`` for masks that were submitted.
         cases: patient -> [claimed, computed, perturbed] DSC.
         prints: name -> hash of what no two students should share.
         recipe: fields of the config, for the student's page.
@@ -70,23 +69,31 @@ class Result:
     diff: dict[str, list[str]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
+    @property
+    def score(self) -> float:
+        """Return the computed mean DSC. Raises ValueError if there is none."""
+        if self.verified is None:
+            raise ValueError(f"{self.submission}: no score was computed")
+        return self.verified
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Result:
-        """The inverse of ``dataclasses.asdict``."""
+        """Return the result of which ``dataclasses.asdict`` gave these values."""
         return cls(**{**values, "findings": [Finding(*finding) for finding in values["findings"]]})
 
 
 def verify(
     submission: Submission, exam: Exam, device: torch.device, tolerance: float, result: Result
 ) -> None:
-    """Fill ``result``: check the claims, compute the score again.
+    """Check the claims of a submission, compute its score again, and fill ``result``.
 
     Args:
-        tolerance: how far the claimed DSC may lie from the computed one; another device or number
-        format moves it.
+        tolerance: how far the claimed DSC may be from the computed one; another device or number
+            format moves it.
 
     Raises:
-        KitError: nothing can be computed: weights that cannot be read, or a network without masks.
+        KitError: nothing can be computed: the weights cannot be read, or a custom network has no
+            masks.
     """
     result.run, result.claimed = submission.run_id, submission.claimed
     result.recipe = submission.config.to_dict()
@@ -102,11 +109,8 @@ def verify(
     ]
     if submission.config.model in MODELS:
         rows, perturbed = _score_weights(submission, exam, device, result)
-        column, result.grid, result.probe = (
-            "dsc",
-            "network",
-            float(np.mean(list(perturbed.values()))),
-        )
+        column, result.grid = "dsc", "network"
+        result.probe = float(np.mean(list(perturbed.values())))
     else:
         rows, perturbed = _score_masks(submission, exam, result), {}
         column, result.grid = "dsc_native", "file"
@@ -121,8 +125,8 @@ def _compare(
     tolerance: float,
     result: Result,
 ) -> None:
-    """The score, and how it differs from the claim."""
-    score = summarise(rows[column])
+    """Fill in the score, and how it differs from the claim."""
+    score = summarise(rows[column].to_numpy(float))
     result.verified, result.low, result.high = score.mean, score.low, score.high
     claimed = submission.cases.drop_duplicates("patient").set_index("patient")[column]
     result.cases = {
@@ -137,7 +141,7 @@ def _compare(
         result.prints["masks"] = sha256(
             rows[["patient", "tp", "fp", "fn"]].to_csv(index=False).encode()
         )
-    claim = result.claimed if column == "dsc" else float(submission.cases[column].mean())
+    claim = submission.claimed if column == "dsc" else float(submission.cases[column].mean())
     if set(claimed.index) == set(rows["patient"]) and abs(claim - score.mean) > tolerance:
         result.findings.append(
             Finding(
@@ -154,7 +158,7 @@ def _compare(
 def _score_weights(
     submission: Submission, exam: Exam, device: torch.device, result: Result
 ) -> tuple[pd.DataFrame, dict[str, float]]:
-    """The table of cases, computed from best.pt, and the DSC of the same patients perturbed."""
+    """Return the table of cases, computed from best.pt, and perturbed DSC by patient."""
     config, info = submission.config, submission.info
     if config.image_size > MAX_SIZE or config.image_size % 16:
         raise KitError(
@@ -171,9 +175,8 @@ def _score_weights(
                 "best.pt says another config, or other training patients, than run.json.",
             )
         )
-    machine = Machine(device, _precision(device, info))
     model = checkpoint.network()
-    model.to(device, memory_format=memory_format(device))
+    machine = prepare([model], str(device), _precision(device, info))
     batch_size = min(-(-config.batch_size * config.accumulate // info["accumulate"]), MAX_BATCH)
     tables = [
         _cases(
@@ -188,6 +191,7 @@ def _score_weights(
 
 
 def _cases(model: nn.Module, data: BrainData, machine: Machine, batch_size: int) -> pd.DataFrame:
+    """Return a row of scores for each patient."""
     with deterministic():
         return pd.DataFrame(
             [
@@ -199,31 +203,32 @@ def _cases(model: nn.Module, data: BrainData, machine: Machine, batch_size: int)
         )
 
 
-def _precision(device: torch.device, info: dict[str, Any]) -> Precision:
-    """That of the run, where this device computes in it as well: the score then comes out the same."""
-    recorded = info["precision"]
-    same = (device.type == "cuda") == ("CUDA" in info["device"])
-    if same and recorded in ("fp32", "bf16", *["fp16"] * (device.type == "cuda")):
-        return Precision(recorded, "as the run")
-    return pick_precision(device)
+def _precision(device: torch.device, info: dict[str, Any]) -> str:
+    """Return the run's precision, if this device computes in it as well, else ``auto``.
+
+    In the same precision the score comes out the same.
+    """
+    same_kind = (device.type == "cuda") == ("CUDA" in info["device"])
+    supported = ("fp32", "bf16", "fp16") if device.type == "cuda" else ("fp32", "bf16")
+    return info["precision"] if same_kind and info["precision"] in supported else "auto"
 
 
-# --- masks of a network of one's own --------------------------------------------------------------
+# --- masks of a custom network --------------------------------------------------------------------
 
 
 def _score_masks(submission: Submission, exam: Exam, result: Result) -> pd.DataFrame:
-    """Counts of the handed-in masks, for a network that would have to be imported to be run."""
+    """Return the counts of the submitted masks of a custom network, which is not run."""
     result.findings.append(
         Finding(
             "review",
             "rescored from masks",
-            f"{submission.config.model} is no network of the "
-            "kit and was not run: the masks handed in are scored, on the file's grid.",
+            f"{submission.config.model} is no network of the kit and was not run: the submitted "
+            f"masks are scored, on the file's grid.",
         )
     )
     rows = []
     for name in exam.split.validation:
-        patient, truth = exam.data.patients[name], exam.data.truth(name)
+        patient, truth = exam.data.patients[name], exam.truth(name)
         planes = [
             _read_mask(submission.masks / name / f"{name}_{number}_mask.tif", truth.shape[1:])
             for number in patient.numbers
@@ -234,11 +239,14 @@ def _score_masks(submission: Submission, exam: Exam, result: Result) -> pd.DataF
 
 
 def _read_mask(file: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """One slice's mask, bool. Its header must promise ``shape`` before a pixel is unpacked."""
+    """Return one slice's mask, bool.
+
+    The header must promise ``shape`` before a pixel is unpacked.
+    """
     if not file.is_file():
         raise KitError(
-            f"masks/{file.parent.name}/{file.name} is missing: a network of one's own is scored by "
-            f"masks of all slices of all validation patients"
+            f"masks/{file.parent.name}/{file.name} is missing: a custom network is scored by masks "
+            f"of all slices of all validation patients"
         )
     try:
         with tifffile.TiffFile(file) as opened:
