@@ -102,7 +102,7 @@ def drawn():
 def undrawn(request, monkeypatch):
     if "drawn" not in request.fixturenames:
         monkeypatch.setattr(
-            "lib.report.write.picture",
+            "lib.report.page.picture",
             lambda file, alt, caption, _: Picture(file, alt, caption, 1, 1, b"png"),
         )
 
