@@ -182,7 +182,7 @@ def test_a_damaged_run_is_named(data, tmp_path, steps):
 def test_what_failed_is_tried_again(data, tmp_path, steps, monkeypatch):
     monkeypatch.delenv("KIT_STEPS")
     with pytest.raises(
-        KitError, match="plan tiny: Dice, which the others are compared with, failed"
+        KitError, match="plan tiny: Dice, the reference of the others, failed"
     ):
         sweep(PLAN, BASE, data, tmp_path / "out")
     monkeypatch.setenv("KIT_STEPS", str(steps))
