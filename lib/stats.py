@@ -23,7 +23,7 @@ from lib.config import Config
 from lib.metrics import summarise
 from lib.utils import KitError
 
-ALPHA = 0.05
+ALPHA, POWER = 0.05, 0.8
 DIGITS = 10  # decimals kept of a difference: equal ones, and sums that cancel, are then exactly so
 RESAMPLES = 2**14  # sign patterns of 14 patients: up to there the permutation test is exact
 METRICS = {
@@ -361,8 +361,8 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 # --- what so few patients can show ----------------------------------------------------------------
 
 
-def smallest_detectable(sd: float, n: int, power: float = 0.8, alpha: float = ALPHA) -> float:
-    """Return the smallest true mean difference that ``n`` patients show with that power.
+def smallest_detectable(sd: float, n: int, alpha: float = ALPHA) -> float:
+    """Return the smallest true mean difference that ``n`` patients show with 80 % power.
 
     It comes from the noncentral t distribution of the paired t test (two-sided), at the largest p
     within ``alpha`` that the sign-flip test can give. It is infinite if n patients that all agree
@@ -371,7 +371,6 @@ def smallest_detectable(sd: float, n: int, power: float = 0.8, alpha: float = AL
     Args:
         sd: standard deviation of the differences over patients.
         n: number of patients.
-        power: in [0.1, 0.999].
         alpha: the largest p that counts; divide it by the number of candidates for the strictest
             step of ``holm``.
     """
@@ -386,7 +385,7 @@ def smallest_detectable(sd: float, n: int, power: float = 0.8, alpha: float = AL
 
     def shortfall(shift: float) -> float:
         """Return the power at a shift, less what is wanted; the other tail adds nothing."""
-        return float(nct.sf(critical, n - 1, shift) - power)
+        return float(nct.sf(critical, n - 1, shift) - POWER)
 
     return float(sd / np.sqrt(n) * brentq(shortfall, 0, 10 * critical))
 

@@ -116,7 +116,7 @@ def test_the_profile_of_a_run_is_recorded(data, settings, expected):
 
 
 def test_a_changed_default_is_another_run(data, tmp_path, monkeypatch):
-    """The hash is of values: a student may edit the defaults in config.py instead of naming a field."""
+    """The hash is of values: a student may edit a default instead of naming a field."""
     split = make_split(data, TINY.split)
     ids = {
         run_id(config, data, split, "code") for config in (TINY, dataclasses.replace(TINY, lr=1e-4))

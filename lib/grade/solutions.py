@@ -12,11 +12,12 @@ import re
 from lib.utils import KitError
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
-_REGION = re.compile(
+REGION = re.compile(
     rf"^([ \t]*)(?:<!-- )?{BEGIN}(?: -->)?[ \t]*\n"
     rf"(.*?)^[ \t]*(?:<!-- )?{END}(?: -->)?[ \t]*(?:\n|\Z)",
     re.MULTILINE | re.DOTALL,
 )
+"""A solution with its delimiters; group 2 is the solution."""
 _DELIMITER = re.compile(rf"[ \t]*(?:<!-- )?({BEGIN}|{END})(?: -->)?[ \t]*")
 
 
@@ -30,14 +31,9 @@ def without_solutions(text: str, placeholder: str = "# YOUR TURN") -> str:
         KitError: a delimiter without its partner.
     """
     line = rf"\g<1>{placeholder}\n" if placeholder else ""
-    stripped = _REGION.sub(line, text if text.endswith("\n") else f"{text}\n")
+    stripped = REGION.sub(line, text if text.endswith("\n") else f"{text}\n")
     for rest in stripped.splitlines():
         if found := _DELIMITER.fullmatch(rest):
             partner = END if found[1] == BEGIN else BEGIN
             raise KitError(f"{found[1]} without {partner}; write both, each on a line of its own")
     return stripped if text.endswith("\n") else stripped[:-1]
-
-
-def solutions(text: str) -> list[str]:
-    """Return the solutions in a text, without their delimiters."""
-    return [region[2] for region in _REGION.finditer(text if text.endswith("\n") else f"{text}\n")]

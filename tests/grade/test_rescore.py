@@ -11,7 +11,7 @@ from tests.grade.test_checks import found
 
 
 def own_network(files, exam, masks) -> dict[str, bytes]:
-    """The hand-in as one of a network that the kit does not know, with those masks."""
+    """The submission as one of a network that the kit does not know, with those masks."""
     run = run_of(files)
     config = {**json.loads(files[f"{run}/run.json"])["config"], "model": "nowhere:Net"}
     folder = exam.folder.parent / "masks"

@@ -1,4 +1,4 @@
-"""Grading: the fake hand-ins of the guide, each cheat on its own, and a batch that nothing stops."""
+"""Grading: the fake submissions of the guide, and a batch that nothing stops."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""The report: all that was tried is in it, the student's words stay whole, and nothing in it runs or is fetched."""
+"""The report: every attempt is in it, the student's words stay whole, and nothing in it runs."""
 
 import json
 import os

@@ -181,9 +181,7 @@ def test_a_damaged_run_is_named(data, tmp_path, steps):
 
 def test_what_failed_is_tried_again(data, tmp_path, steps, monkeypatch):
     monkeypatch.delenv("KIT_STEPS")
-    with pytest.raises(
-        KitError, match="plan tiny: Dice, the reference of the others, failed"
-    ):
+    with pytest.raises(KitError, match="plan tiny: Dice, the reference of the others, failed"):
         sweep(PLAN, BASE, data, tmp_path / "out")
     monkeypatch.setenv("KIT_STEPS", str(steps))
     done = sweep(PLAN, BASE, data, tmp_path / "out")
@@ -233,7 +231,8 @@ from lib.config import Config
 from lib.dataset import load_data
 from lib.networks import summary
 from lib.sweep import Plan, grid, sweep
-variants = {{"Dice": {{}}, "IoU": {{"loss": "IOULoss"}}, "slow": {{"lr": 1e-5}}, "fresh": {{"sampling": "fresh"}}}}
+variants = {{"Dice": {{}}, "IoU": {{"loss": "IOULoss"}}, "slow": {{"lr": 1e-5}}}}
+variants["fresh"] = {{"sampling": "fresh"}}
 base = {BASE!r}
 if len(sys.argv) > 3:
     from dataclasses import replace
