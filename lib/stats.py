@@ -2,10 +2,10 @@
 
 The patients are the sample. Runs with several seeds are averaged per patient and never tested
 against one another. So a p value is about the weights that were trained: it does not know how far a
-mean moves from seed to seed. What is tested, what p means and how often it errs is in
-``docs/statistics.md``.
+mean moves from seed to seed. ``docs/statistics.md`` explains what is tested, what p means, and how
+often it errs.
 
-Start with ``compare_to_baseline``, then ``paired_test``. ``resolution`` tells what a table could
+Start with ``compare_to_baseline``, then ``paired_test``. ``resolution`` says what a table could
 have shown, and ``readable`` prepares it for a page.
 """
 
@@ -226,10 +226,11 @@ def compare_to_baseline(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.Dat
         metric: a column of cases.csv, see ``METRICS``.
 
     Returns:
-        A row per recipe but the first: ``label``, mean, ``difference`` to the baseline, its ``SD``
-        over patients, ``CI low`` and ``CI high`` (95 %, of this comparison alone), ``p`` (sign
-        flips), ``p (Holm)`` (over the table), ``p (Wilcoxon)``, ``improved`` (share of patients),
-        ``patients``, ``seeds``, ``verdict`` (by Holm's p and the sign of the difference).
+        A row per recipe but the first, with the columns ``label``, mean, ``difference`` to the
+        baseline and its ``SD`` over patients. ``CI low`` and ``CI high`` are the 95 % interval of
+        this comparison alone. ``p`` is by sign flips, ``p (Holm)`` is corrected over the table, and
+        ``p (Wilcoxon)`` is a second opinion. ``improved`` is a share of patients. ``patients``,
+        ``seeds`` and ``verdict`` follow, the last by Holm's p and the sign of the difference.
 
     Raises:
         KitError: nothing to compare, or an unknown metric; runs that scored other patients than the
@@ -276,8 +277,9 @@ def compare_ladder(steps: Mapping[str, Runs], metric: str = "dsc") -> pd.DataFra
         metric: a column of cases.csv, see ``METRICS``.
 
     Returns:
-        A row per step but the lowest, with the columns of ``compare_to_baseline`` (p by Holm over
-        the steps), what it is ``compared with``, and its difference ``to the first`` step.
+        A row per step but the lowest, with the columns of ``compare_to_baseline``; p is corrected
+        over the steps. Further columns say what it is ``compared with``, and its difference ``to
+        the first`` step.
 
     Raises:
         KitError: fewer than two steps; or see ``compare_to_baseline``.

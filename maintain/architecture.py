@@ -177,12 +177,14 @@ def _on_the_way(
 def _arrow(
     axis: Axes, start: FancyBboxPatch, end: FancyBboxPatch, levels_up: int, passes: bool
 ) -> None:
-    """Draw an arrow between two boxes, as an arc where it would run through another one."""
+    """Draw an arrow between two boxes, as an arc around another box."""
     kind = "level"
     if levels_up:
         kind = "up" if levels_up > 0 else "down"
     (x0, y0), (x1, y1) = ((box.get_x() + 0.27, box.get_y() + 0.19) for box in (start, end))
-    bend = (0.2 if kind == "up" else -0.16) if passes else 0
+    bend = 0.0
+    if passes:
+        bend = 0.2 if kind == "up" else -0.16
     axis.add_patch(
         FancyArrowPatch(
             (x0, y0),

@@ -167,7 +167,7 @@ def part_tasks(
 
 
 def measured(plan: str, scale: str, folder: Path = FOLDER) -> Measured:
-    """Return the runs of a part, by fold and seed; empty unless all of it is finished.
+    """Return the runs of a part by fold and seed, if all are finished.
 
     A run counts if its settings are those that the part has today.
 

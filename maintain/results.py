@@ -196,7 +196,7 @@ def _sections(scale: str, folder: Path) -> Iterator[str]:
 
 
 def _compared(name: str, runs: Measured) -> pd.DataFrame:
-    """Return every variant against the first, or each step of a ladder against the one below."""
+    """Compare every variant with the first, or each step of a ladder with the one below."""
     if PARTS[name].plan.ladder:
         return stats.compare_ladder(runs)
     return stats.compare_to_baseline(runs)

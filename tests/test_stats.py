@@ -380,7 +380,7 @@ def test_best_of_equal_recipes():
 
 
 def null_sweep(rng):
-    """A baseline and three recipes, none better: skewed DSC around each patient's own difficulty."""
+    """A baseline and three recipes, none better: skewed DSC around each patient's difficulty."""
     difficulty = rng.beta(8, 1.5, 10)  # mean 0.84, a tail of hard patients
     spread = rng.uniform(10, 60, 10)  # hard to tell on some patients, easy on others
     return [

@@ -1,4 +1,4 @@
-"""Write the zip of a submission, always with the same bytes, and unpack it without trusting it."""
+"""Write the zip of a submission with the same bytes each time; unpack it without trust."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def plain_files(folder: Path) -> Iterator[Path]:
 
 
 def _safe_path(origin: str, name: str) -> PurePosixPath:
-    """Return a name of an archive as a path that stays below its folder, on every system.
+    """Return a name as a path that stays below its folder on every system.
 
     Raises:
         KitError: it would not, or no file can have this name.

@@ -36,8 +36,8 @@ def grade_one(
     """Return the result of a submission, whatever it contains.
 
     Args:
-        job: path of the submission, its name, the student's id as far as known, whether the roster
-            has that id, and an empty folder to unpack into.
+        job: path and name of the submission, the student's id as far as known, whether the roster
+            has it, and an empty folder for the files.
 
     Returns:
         A ``Result`` as a dict.

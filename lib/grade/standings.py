@@ -79,12 +79,12 @@ def status(result: Result) -> str:
 
 
 def tied(results: Iterable[Result]) -> Iterator[tuple[int, Result, Result]]:
-    """Yield (rank, leader, member) from the best down; members of a group cannot be told apart.
+    """Yield (rank, leader, member) from the best down.
 
-    The best leads the first group. Each next one belongs to it while all of them may be equally
-    good, patient by patient (``range_p`` above 5 %); else it leads the next group. So points never
-    rise as the DSC falls, and chance rarely splits equals, however many there are. Masks are scored
-    on another grid: such a result is a group of its own.
+    Members of a group cannot be told apart. The best leads the first group. Each next one belongs
+    to it while all of them may be equally good, patient by patient (``range_p`` above 5 %); else it
+    leads the next group. So points never rise as the DSC falls, and chance rarely splits equals,
+    however many there are. Masks are scored on another grid: such a result is a group of its own.
     """
     group: list[Result] = []
     rank = 0
@@ -112,8 +112,8 @@ def range_p(scores: np.ndarray) -> float:
     """Return the permutation p of members that are all equally good.
 
     Each patient's scores are dealt anew to the members, 999 times (fixed seed). The statistic is
-    the largest mean minus the smallest, so that any number of members is one test, as in Tukey's
-    for the analysis of variance.
+    the largest mean minus the smallest, so that any number of members is one test. Tukey's for the
+    analysis of variance does the same.
 
     Args:
         scores: ``(members, patients)``.

@@ -45,7 +45,7 @@ class Exam:
         return {name: (len(mask), int(mask.sum())) for name, mask in masks.items()}
 
     def truth(self, name: str) -> np.ndarray:
-        """Return the ground truth of a patient on the file's grid, ``(S, H, W)`` {0, 1}.
+        """Return a patient's ground truth on the file's grid, ``(S, H, W)`` {0, 1}.
 
         Raises:
             KitError: the patient has no masks.

@@ -31,7 +31,7 @@ class Examples:
         self._shown: set[str] = set()
 
     def of(self, recipe: Recipe) -> Figure | str:
-        """Return a figure of the recipe's best run, or why there is none, in a sentence.
+        """Return a figure of the recipe's best run, or why there is none.
 
         It shows the worst, the median and the best patient.
         """

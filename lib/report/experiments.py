@@ -241,7 +241,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Hold the recipes of a plan that were tried on the same data from the same base.
+    """Hold the recipes of a plan with the same data and the same base.
 
     Attributes:
         reference: the first of them; None if it was never started.
@@ -346,7 +346,7 @@ def _experiment(plan: str, rows: dict[Place, list[Attempt]]) -> Experiment:
 
 
 def _asked_last(attempts: list[Attempt]) -> int:
-    """Return when one of these runs was last asked for, by the date of its run.json."""
+    """Return when one of these runs was last asked for: the date of run.json."""
     return max((attempt.run.folder / "run.json").stat().st_mtime_ns for attempt in attempts)
 
 

@@ -15,7 +15,7 @@ def number(value: float | None) -> str:
 
 
 def signed(value: float) -> str:
-    """Return a number with a sign, a minus as long as a plus; ``none`` for NaN."""
+    """Return a number with its sign, e.g. ``+0.012``; ``none`` for NaN."""
     return "none" if pd.isna(value) else f"{value:+.3f}".replace("-", "\u2212")
 
 

@@ -306,7 +306,7 @@ def _attempt_line(attempt: Attempt) -> AttemptLine:
 
 
 def _environments(attempts: list[Attempt]) -> list[Environment]:
-    """Return each set of versions and device once, with the number of runs and their time."""
+    """Return each set of versions and device once, with its runs and their time."""
     found: dict[tuple[tuple[str, str], ...], Environment] = {}
     for attempt in attempts:
         about = {name: str(text) for name, text in attempt.versions.items()} | _devices(attempt.run)

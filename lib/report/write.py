@@ -80,7 +80,7 @@ def write_report(
 
 
 def _write(out: Path, page: Page) -> dict[str, Path]:
-    """Fill both templates, and leave no other figures in the folder than those of this report."""
+    """Fill both templates, and delete figures of earlier reports."""
     for figure in page.figures:
         write_atomic(out / FIGURES / figure.file, figure.png)
     for file in (out / FIGURES).glob("*.png"):

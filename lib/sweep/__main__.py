@@ -111,7 +111,7 @@ def _one_plan(arguments: argparse.Namespace, changes: Overrides) -> dict[str, st
 
 
 def load(arguments: argparse.Namespace, base: Config) -> BrainData:
-    """Load the data that a sweep of ``base`` is trained on, and print what was found."""
+    """Load the data for a sweep of ``base``, and print what was found."""
     data = load_data(arguments.data, base.image_size, base.preprocessing)
     print(data.report())
     return data

@@ -141,7 +141,7 @@ def sign(files: Files) -> Files:
     return {**files, f"{run}/run.json": edit_json(files[f"{run}/run.json"], sha256=hashes)}
 
 
-# --- the cheats: files as packed, all packed submissions, where a trace is left -> files -------------
+# --- the cheats: files as packed, all packed submissions, file of the trace -> files --------------
 
 
 def honest(files: Files, packed: dict[str, Files], trace: Path) -> Files:
