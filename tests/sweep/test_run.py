@@ -14,7 +14,7 @@ import pytest
 
 from lib.config import Config
 from lib.dataset import load_data
-from lib.logger import RunFolder, finished_runs, write_result_csvs
+from lib.logger import BEST_CSV, TRAIN_CSV, RunFolder, finished_runs, write_result_csvs
 from lib.report.experiments import experiments, read_attempts
 from lib.stats import compare_to_baseline
 from lib.sweep import Plan, grid, sweep
@@ -62,6 +62,17 @@ def test_all_variants_are_trained_once(data, tmp_path, steps):
         run.id for runs in done.runs.values() for run in runs
     ]
     assert len(compare_to_baseline(done.runs)) == 2
+
+
+def test_a_plan_says_which_csv_its_runs_go_to(data, tmp_path, steps):
+    out = tmp_path / "out"
+    for plan in (replace(ONE, name="best of all"), replace(ONE, table="best")):
+        [[run]] = sweep(plan, BASE, data, out).runs.values()
+    assert run.info["tables"] == {"best of all": "train", "one": "best"}
+    tables = [pd.read_csv(out / name) for name in (TRAIN_CSV, BEST_CSV)]
+    assert [set(table["run_id"]) for table in tables] == [{run.id}, {run.id}]
+    assert len(experiments(read_attempts(out)[0])) == 2
+    assert list(experiments(read_attempts(out)[0]))[-1] == "one"  # plans of the best CSV come last
 
 
 def test_places_in_run_json(data, tmp_path, steps):
