@@ -212,7 +212,7 @@ def test_variants_may_want_other_images(data, tmp_path, steps):
 def test_csvs_are_rebuilt_byte_for_byte(data, tmp_path, steps):
     out = tmp_path / "out"
     sweep(PLAN, BASE, data, out)
-    sweep(replace(PLAN, name="best tiny"), BASE, data, out)
+    sweep(replace(PLAN, name="tiny again", table="best"), BASE, data, out)
     before = content(out)
     files = list(out.glob("*.csv"))
     assert len(files) == 2
