@@ -9,11 +9,11 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from lib import __version__
-from lib.config import Config
+from lib.config import PROFILES, Config
 from lib.dataset import BrainData, SliceDataset, Split
 from lib.evaluate import CASE_COLUMNS
 from lib.metrics import Summary, summarise
@@ -37,7 +37,9 @@ SCHEMA = 2  # of run.json; in 1, an id was the hash of all settings and of the t
 TRAIN_CSV, BEST_CSV = "uexec_result_train.csv", "uexec_result_best.csv"
 HISTORY_COLUMNS = ("epoch", "lr", "train loss", "val loss", "val_dsc")
 FOLD = "fold-"  # names of splits that begin so are part of a cross-validation
-BEST_PLAN = "best"  # runs of plans whose names start so go to BEST_CSV, all others to TRAIN_CSV
+Table = Literal["train", "best"]
+"""The result CSV that the runs of a plan go to: ``TRAIN_CSV`` or ``BEST_CSV``."""
+TABLES: dict[Table, str] = {"train": TRAIN_CSV, "best": BEST_CSV}
 
 
 def run_id(config: Config, data: BrainData, split: Split, code: str) -> str:
@@ -85,8 +87,12 @@ class Run:
     @cached_property
     def info(self) -> dict[str, Any]:
         """Return the content of run.json."""
-        info: dict[str, Any] = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-        return info
+        return updated(json.loads((self.folder / "run.json").read_text(encoding="utf-8")))
+
+    @property
+    def tables(self) -> set[Table]:
+        """Return the result CSVs that the run belongs to, by its plans."""
+        return {self.info["tables"][plan] for plan in self.info["plans"]}
 
     @cached_property
     def config(self) -> Config:
@@ -208,7 +214,7 @@ class RunFolder:
         """
         file = self.path / "run.json"
         try:
-            return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+            return updated(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
         except ValueError as error:
             raise KitError(
                 f"{file}: is damaged ({error}); delete the run's folder, and it is trained anew"
@@ -236,6 +242,7 @@ class RunFolder:
             **now,
             earlier=earlier,
             plans=before.get("plans", []),
+            tables=before.get("tables", {}),
             seconds=before.get("seconds", 0.0),
             parameters=count_parameters(network),
         )
@@ -256,24 +263,27 @@ class RunFolder:
         file = self.path / "history.csv"
         return pd.read_csv(file)["val_dsc"].tolist() if file.is_file() else []
 
-    def add_plan(self, plan: str) -> None:
-        """Note that the run belongs to ``plan`` too.
+    def add_plan(self, plan: str, table: Table = "train") -> None:
+        """Note that the run belongs to ``plan`` too, whose runs go to ``table``.
 
         The date of run.json says when the run was asked for last.
         """
-        self.update(plans=sorted({*self.read().get("plans", []), plan}))
+        info = self.read()
+        self.update(
+            plans=sorted({*info.get("plans", []), plan}),
+            tables=info.get("tables", {}) | {plan: table},
+        )
 
-    def add_place(self, place: Place) -> None:
+    def add_place(self, place: Place, table: Table = "train") -> None:
         """Note which variant of a plan the run is; a sweep keeps the latest place only."""
 
         def sweep(other: dict[str, Any]) -> tuple[str, str, str]:
             return other["plan"], other["group"], other.get("scale", "")
 
-        info, new = self.read(), place._asdict()
-        places = sorted(
-            [*(old for old in info.get("places", []) if sweep(old) != sweep(new)), new], key=sweep
-        )
-        self.update(plans=sorted({*info.get("plans", []), place.plan}), places=places)
+        new = place._asdict()
+        others = [old for old in self.read().get("places", []) if sweep(old) != sweep(new)]
+        self.update(places=sorted([*others, new], key=sweep))
+        self.add_plan(place.plan, table)
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
         """Write history.csv, a row per epoch."""
@@ -476,7 +486,13 @@ def description(config: Config, data: BrainData, split: Split, code: str) -> dic
         "status": "running",
         "error": None,
         "config": config.to_dict(),
-        "data": {"name": data.name, "patients": len(data.patients), "sha256": data.fingerprint},
+        "profile": profile_of(config.to_dict()),
+        "data": {
+            "name": data.name,
+            "patients": len(data.patients),
+            "sha256": data.fingerprint,
+            "phantom": _are_phantoms([*split.train, *split.validation]),
+        },
         "code": {"sha256": code},
         "split": {
             "name": split.name,
@@ -491,6 +507,67 @@ def description(config: Config, data: BrainData, split: Split, code: str) -> dic
             "platform": platform.platform(),
         },
     }
+
+
+def profile_of(settings: Mapping[str, Any]) -> str:
+    """Return the name of the smallest profile that is no smaller than a recipe.
+
+    Width and image size decide, because the other fields of a profile are also what sweeps change.
+
+    Args:
+        settings: field of ``Config`` -> value.
+    """
+    sizes = {
+        name: [field for field in ("image_size", "init_features") if field in changes]
+        for name, changes in PROFILES.items()
+    }
+    return next(
+        name
+        for name, fields in sizes.items()
+        if all(settings[field] <= PROFILES[name][field] for field in fields)
+    )
+
+
+def _are_phantoms(patients: Sequence[str]) -> bool:
+    """Return whether all patients are phantoms, by their names."""
+    return all(name.startswith("PHANTOM_") for name in patients)
+
+
+def updated(info: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a run.json as this version writes it.
+
+    Older versions recorded no ``profile``, no ``data.phantom`` and no ``tables``: a plan whose name
+    started with "best" belonged to the best CSV. In schema 1, ``device`` and ``precision`` of a run
+    that went on elsewhere were joined by "; then ". A damaged field is left as it is.
+    """
+    info = dict(info)
+    if "profile" not in info and isinstance(info.get("config"), dict):
+        with suppress(KeyError, TypeError):
+            info["profile"] = profile_of(info["config"])
+    if isinstance(info.get("data"), dict) and "phantom" not in info["data"]:
+        with suppress(KeyError, TypeError, AttributeError):
+            patients = [*info["split"]["train"], *info["split"]["validation"]]
+            info["data"] = info["data"] | {"phantom": _are_phantoms(patients)}
+    plans = info.get("plans")
+    if "tables" not in info and isinstance(plans, list):
+        info["tables"] = {
+            plan: "best" if plan.startswith("best") else "train"
+            for plan in plans
+            if isinstance(plan, str)
+        }
+    before = [info.get("device"), info.get("precision")]
+    if "earlier" not in info and all(isinstance(text, str) for text in before):
+        devices, precisions = (text.split("; then ") for text in before)
+        count = max(len(devices), len(precisions))
+        # of the two, one may have changed more often
+        devices += devices[-1:] * (count - len(devices))
+        precisions += precisions[-1:] * (count - len(precisions))
+        *earlier, last = (
+            {"device": device, "precision": precision}
+            for device, precision in zip(devices, precisions, strict=True)
+        )
+        info |= {"earlier": earlier, **last}
+    return info
 
 
 def checkpoint_hashes(path: Path) -> dict[str, str]:
@@ -514,13 +591,21 @@ def to_csv(table: pd.DataFrame) -> str:
     return str(table.assign(**flags).to_csv(index=False, lineterminator="\n", float_format="%.8g"))
 
 
-def finished_runs(out: str | Path) -> list[Run]:
+def all_runs(out: str | Path) -> list[Run]:
+    """Return the runs below ``out``, finished or not; each file is read when it is asked for."""
+    return [Run(file.parent) for file in sorted(Path(out).glob("runs/*/run.json"))]
+
+
+def finished_runs(out: str | Path, runs: Sequence[Run] | None = None) -> list[Run]:
     """Return the finished runs below ``out`` that scored patients, in the order of the CSVs.
 
     They are ordered by plan, config and run. A run that cannot be read, because it is damaged or of
     another version of the kit, is named and left out.
+
+    Args:
+        runs: what ``all_runs(out)`` gave, if it was called before.
     """
-    runs = [Run(file.parent) for file in sorted(Path(out).glob("runs/*/run.json"))]
+    runs = all_runs(out) if runs is None else runs
     done = [run for run in runs if _is_finished(run) and len(run.cases)]  # split="all" has none
     return sorted(
         done,
@@ -535,7 +620,7 @@ def _is_finished(run: Run) -> bool:
             part is not None
             for part in (
                 run.config,
-                run.info["plans"],
+                [TABLES[table] for table in run.tables],
                 run.history[list(HISTORY_COLUMNS)],
                 run.cases[["patient", "dsc"]],
             )
@@ -546,8 +631,11 @@ def _is_finished(run: Run) -> bool:
         return False
 
 
-def write_result_csvs(out: str | Path) -> dict[str, Path]:
+def write_result_csvs(out: str | Path, runs: Sequence[Run] | None = None) -> dict[str, Path]:
     """Rebuild both result CSVs from the run folders.
+
+    Args:
+        runs: what ``finished_runs(out)`` gave, if it was called before.
 
     Returns:
         File name -> path, of the CSVs that have rows.
@@ -558,11 +646,9 @@ def write_result_csvs(out: str | Path) -> dict[str, Path]:
     out = Path(out)
     tables: dict[str, list[pd.DataFrame]] = {TRAIN_CSV: [], BEST_CSV: []}
     with FileLock(out / ".csv.lock"):
-        for run in finished_runs(out):
-            best = [plan.startswith(BEST_PLAN) for plan in run.info["plans"]]
-            for name, belongs in ((BEST_CSV, any(best)), (TRAIN_CSV, not all(best))):
-                if belongs:
-                    tables[name].append(_result_rows(run))
+        for run in finished_runs(out) if runs is None else runs:
+            for table in run.tables:
+                tables[TABLES[table]].append(_result_rows(run))
         for name, parts in tables.items():
             if parts:
                 try:
@@ -631,7 +717,12 @@ def outside_folds(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run.info["split"]["validation"] in wanted] or list(runs)
 
 
-def find_run(out: str | Path, data: BrainData | None = None, run_id: str | None = None) -> Run:
+def find_run(
+    out: str | Path,
+    data: BrainData | None = None,
+    run_id: str | None = None,
+    runs: Sequence[Run] | None = None,
+) -> Run:
     """Return the finished run with the best mean validation DSC.
 
     Folds of a cross-validation are left out if there are other runs.
@@ -639,11 +730,13 @@ def find_run(out: str | Path, data: BrainData | None = None, run_id: str | None 
     Args:
         data: only runs on these patients count.
         run_id: only this run counts.
+        runs: what ``finished_runs(out)`` gave, if it was called before.
 
     Raises:
         KitError: there is none.
     """
-    runs = [run for run in finished_runs(out) if run_id is None or run.id == run_id]
+    runs = finished_runs(out) if runs is None else runs
+    runs = [run for run in runs if run_id is None or run.id == run_id]
     if data is not None:
         runs = [run for run in runs if run.info["data"]["sha256"] == data.fingerprint]
     if not runs:

@@ -1,18 +1,12 @@
-"""Did this change help? Paired, per patient: each patient is compared with itself, before and after the change.
+"""Judge a change: did it help? Each patient is compared with itself, before and after.
 
-The patients are the sample; runs of several seeds are averaged per patient first and never tested
-against one another (three seeds cannot give a p below 0.25). So a verdict is about the weights that
-were trained: no p here knows how far a mean moves from seed to seed. Simulated, a recipe against
-three copies of itself on ten patients: a false "helps" in 2 % of sweeps, but where the seed alone
-moves a run's mean DSC by 0.02 (SD), in 20 % if the differences spread by 0.05 over patients, in 9 %
-if by 0.08, averaged over three seeds or not. Look at the spread over seeds before believing a
-difference no larger than it.
+The patients are the sample. Runs with several seeds are averaged per patient and never tested
+against one another. So a p value is about the weights that were trained: it does not know how far a
+mean moves from seed to seed. ``docs/statistics.md`` explains what is tested, what p means, and how
+often it errs.
 
-``run.cases`` holds each run's best epoch on these very patients, so mean DSCs are a little too
-good, on both sides.
-
-How wide intervals are with as few patients as usual: El Jurdi, Varoquaux, Colliot 2023 (arXiv
-2307.10926).
+Start with ``compare_to_baseline``, then ``paired_test``. ``resolution`` says what a table could
+have shown, and ``readable`` prepares it for a page.
 """
 
 from __future__ import annotations
@@ -29,8 +23,8 @@ from lib.config import Config
 from lib.metrics import summarise
 from lib.utils import KitError
 
-ALPHA = 0.05
-DIGITS = 10  # differences are rounded to so many decimals: equal ones, and sums that are zero, then are exactly that
+ALPHA, POWER = 0.05, 0.8
+DIGITS = 10  # decimals kept of a difference: equal ones, and sums that cancel, are then exactly so
 RESAMPLES = 2**14  # sign patterns of 14 patients: up to there the permutation test is exact
 METRICS = {
     "dsc": "DSC",
@@ -39,19 +33,19 @@ METRICS = {
     "precision": "precision",
     "recall": "recall",
 }
-"""Columns of cases.csv in which more is better, and what a table calls them."""
+"""Columns of cases.csv in which more is better -> their names in a table."""
 
 
 class Scored(Protocol):
-    """What can be compared: a ``Run``, a ``Prediction`` or a ``CrossValidation``, by its table of cases."""
+    """Describe what can be compared: a ``Run``, a ``Prediction`` or a ``CrossValidation``."""
 
     @property
     def cases(self) -> pd.DataFrame:
-        """A row per patient."""
+        """Return a row per patient."""
 
     @property
     def config(self) -> Config:
-        """The recipe; image size and preprocessing say on which grid ``dsc`` was computed."""
+        """Return the recipe; image size and preprocessing set the grid of ``dsc``."""
 
 
 Runs = Scored | Sequence[Scored]
@@ -62,7 +56,16 @@ Runs = Scored | Sequence[Scored]
 
 
 class Paired(NamedTuple):
-    """One value after a change minus one before it, over patients."""
+    """Hold the result of ``paired_test``.
+
+    Attributes:
+        n: patients.
+        mean, sd: of the differences.
+        low, high: 95 % confidence interval of the mean.
+        p: of the sign-flip test.
+        p_wilcoxon: of the Wilcoxon signed-rank test.
+        improved: share of patients with a difference above 0.
+    """
 
     n: int
     mean: float
@@ -75,40 +78,42 @@ class Paired(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """What this comparison says alone; one of several needs ``verdict`` with the p of ``holm``."""
+        """Return the verdict of this comparison alone; for several, correct p first."""
         return verdict(self.mean, self.p)
 
     def __str__(self) -> str:
         return (
-            f"{self.mean:+.3f} (95 % CI {self.low:+.3f} to {self.high:+.3f}), {p_in_words(self.p)} "
-            f"(Wilcoxon {p_in_words(self.p_wilcoxon)}), {round(self.improved * self.n)} of {self.n} patients "
-            f"improved: {self.verdict}"
+            f"{self.mean:+.3f} (95 % CI {self.low:+.3f} to {self.high:+.3f}), "
+            f"{p_in_words(self.p)} (Wilcoxon {p_in_words(self.p_wilcoxon)}), "
+            f"{round(self.improved * self.n)} of {self.n} patients improved: {self.verdict}"
         )
 
 
 def p_in_words(p: float) -> str:
-    """``p = 0.012``; never ``p = 0.000``."""
+    """Return p as ``p = 0.012``, or as ``p < 0.001``."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def p_in_cell(p: float) -> str:
-    """The same for a column that is called p; empty for NaN, where nothing was compared."""
+    """Return p for a column of that name, e.g. ``0.012``; empty for NaN."""
     return "" if math.isnan(p) else p_in_words(p).removeprefix("p ").removeprefix("= ")
 
 
 def verdict(difference: float, p: float) -> str:
-    """``helps`` or ``hurts`` where p is at most 0.05, by the sign of the mean difference; otherwise ``cannot tell``."""
+    """Return ``helps``, ``hurts`` or ``cannot tell``.
+
+    The last if p is above 0.05; else the sign of the mean difference decides.
+    """
     if p > ALPHA:
         return "cannot tell"
     return "helps" if difference > 0 else "hurts"
 
 
-def paired(differences: Iterable[float]) -> Paired:
-    """Mean difference with its BCa bootstrap 95 % CI, sign-flip and Wilcoxon p, share of patients improved.
+def paired_test(differences: Iterable[float]) -> Paired:
+    """Test whether a mean difference over patients is 0.
 
-    The order of the patients does not matter. Equal differences have an interval of no width; a
-    single patient has no SD and no interval (NaN), and a p of 1. With ten patients the interval is
-    too narrow (simulated: it covers the truth in 87 to 91 % of cases); the verdict goes by p.
+    The interval is a BCa bootstrap over patients. Equal differences have an interval of no width. A
+    single patient has no SD and no interval (NaN), and a p of 1.
 
     Args:
         differences: one number a patient, after minus before; ten decimals count.
@@ -119,8 +124,8 @@ def paired(differences: Iterable[float]) -> Paired:
     values = np.asarray(list(differences), float)
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise KitError(
-            f"differences: one finite number a patient is needed, got {values.tolist()}; leave out patients "
-            "without masks"
+            f"differences: one finite number a patient is needed, got {values.tolist()}; leave out "
+            f"patients without masks"
         )
     values = np.sort(np.round(values, DIGITS)) + 0.0  # + 0.0 makes -0.0 a 0.0
     improved = float(np.mean(values > 0))
@@ -140,19 +145,23 @@ def paired(differences: Iterable[float]) -> Paired:
 
 
 def sign_flip_p(differences: np.ndarray) -> float:
-    """Two-sided permutation p of a mean difference of 0: before and after might as well have been swapped, per patient.
+    """Return the two-sided permutation p of a mean difference of 0.
 
-    All 2^n swaps are tried for up to 14 patients, so p is exact and at least 2 / 2^n; 16,384 random
-    ones (fixed seed, the observed one counted among them) for more. Assumes that, without an
-    effect, differences lie evenly around 0. Takes two patients or more.
+    If the change did nothing, each difference could equally well have had the other sign. p is the
+    share of all such sign flips whose mean is at least as far from 0.
+
+    Up to 14 patients all 2^n flips are tried, so p is exact and at least 2 / 2^n. For more, 16,384
+    random ones (fixed seed) stand for all, the observed one among them.
+
+    Args:
+        differences: of two patients or more.
     """
-    from scipy import stats  # here, because it takes longer to import than all else but torch
+    from scipy.stats import permutation_test  # takes longer to import than all else but torch
 
     values = np.asarray(differences, float)
-    upwards = np.sort(
-        values if values.sum() >= 0 else -values
-    )  # one order: the same p for A against B and B against A
-    result = stats.permutation_test(
+    # one order, so that A against B has the same p as B against A
+    upwards = np.sort(values if values.sum() >= 0 else -values)
+    result = permutation_test(
         (upwards,),
         lambda x, axis: np.round(np.sum(x, axis=axis), DIGITS),
         vectorized=True,
@@ -164,21 +173,23 @@ def sign_flip_p(differences: np.ndarray) -> float:
 
 
 def _wilcoxon_p(differences: np.ndarray) -> float:
-    """Two-sided Wilcoxon signed-rank p; patients without a difference are left out, and without any other it is 1."""
-    from scipy import stats
+    """Return the two-sided Wilcoxon signed-rank p; 1 if all differences are 0."""
+    from scipy.stats import wilcoxon
 
-    return float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0
+    return float(wilcoxon(differences).pvalue) if differences.any() else 1.0
 
 
 # --- several comparisons --------------------------------------------------------------------------
 
 
 def holm(p_values: Iterable[float]) -> np.ndarray:
-    """P values adjusted so that the chance of any false finding among them stays at 5 %, in the order given.
+    """Return p values corrected for their number by Holm's method, in the order given.
 
-    Source: Holm 1979, Scandinavian Journal of Statistics 6, 65-70. The smallest is multiplied by
-    their number m, the next by m - 1 and so on; none gets below one before it, none above 1. Holds
-    however the comparisons depend on one another, so for a common baseline too.
+    The chance of any false finding among them then stays at 5 %. The smallest p is multiplied by
+    their number m, the next by m - 1 and so on; none becomes smaller than one before it, none
+    larger than 1. This holds however the comparisons depend on one another.
+
+    Source: Holm 1979, Scandinavian Journal of Statistics 6, 65-70.
 
     Raises:
         KitError: a value outside [0, 1].
@@ -192,38 +203,54 @@ def holm(p_values: Iterable[float]) -> np.ndarray:
     return adjusted
 
 
-def compare(baseline: Runs, candidates: Mapping[str, Runs], metric: str = "dsc") -> pd.DataFrame:
-    """A section of a sweep: every candidate against the same baseline, a row each.
-
-    Columns: ``label``, mean, ``difference`` to the baseline, its ``SD`` over patients, ``CI low``
-    and ``CI high`` (95 %, of this comparison alone), ``p`` (sign flips), ``p (Holm)`` (over the
-    section), ``p (Wilcoxon)``, ``improved`` (share of patients), ``patients``, ``seeds``,
-    ``verdict`` (by Holm's p and the sign of the difference).
+def corrected(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of comparisons with Holm's correction and verdicts over all its rows.
 
     Args:
-        baseline: its run, or its runs with several seeds: as many as the candidates have, to be
-        fair.
-        candidates: label -> run or runs, the baseline not among them: each makes Holm's correction
-        harsher.
+        table: has the columns ``difference`` and ``p``.
+    """
+    adjusted = holm(table["p"])
+    verdicts = [
+        verdict(difference, p) for difference, p in zip(table["difference"], adjusted, strict=True)
+    ]
+    return table.assign(**{"p (Holm)": adjusted}).assign(verdict=verdicts)
+
+
+def compare_to_baseline(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.DataFrame:
+    """Compare every recipe with the first one.
+
+    Args:
+        runs: label -> run, or runs with several seeds, e.g. ``sweep(...).runs``. The first is the
+            baseline; to be fair, it has as many seeds as the others. Each further recipe makes
+            Holm's correction harsher.
         metric: a column of cases.csv, see ``METRICS``.
 
+    Returns:
+        A row per recipe but the first, with the columns ``label``, mean, ``difference`` to the
+        baseline and its ``SD`` over patients. ``CI low`` and ``CI high`` are the 95 % interval of
+        this comparison alone. ``p`` is by sign flips, ``p (Holm)`` is corrected over the table, and
+        ``p (Wilcoxon)`` is a second opinion. ``improved`` is a share of patients. ``patients``,
+        ``seeds`` and ``verdict`` follow, the last by Holm's p and the sign of the difference.
+
     Raises:
-        KitError: nothing to compare, an unknown metric, runs that scored other patients than the
-            baseline or on another grid, a patient without a score, or one that a network was
+        KitError: nothing to compare, or an unknown metric; runs that scored other patients than the
+            baseline, or on another grid; a patient without a score, or one that a network was
             trained on.
     """
     if metric not in METRICS:
         raise KitError(f"metric {metric!r} is not one of {', '.join(METRICS)}")
-    if not candidates:
-        raise KitError("compare: no candidate to compare with the baseline")
-    baseline = _listed("baseline", baseline)
-    before = _scores("baseline", baseline, baseline[0], metric)
-    runs = {label: _listed(label, given) for label, given in candidates.items()}
-    scores = {label: _scores(label, listed, baseline[0], metric) for label, listed in runs.items()}
-    results = {label: paired(after - before) for label, after in scores.items()}
-    adjusted = holm(result.p for result in results.values())
-    return pd.DataFrame(
-        [
+    if len(runs) < 2:
+        raise KitError("compare: no candidate to compare with the baseline; train some more first")
+    listed = {label: _as_list(label, given) for label, given in runs.items()}
+    baseline, *candidates = listed
+    reference = listed[baseline][0]
+    scores = {
+        label: _mean_scores(label, several, reference, metric) for label, several in listed.items()
+    }
+    rows = []
+    for label in candidates:
+        result = paired_test(scores[label] - scores[baseline])
+        rows.append(
             {
                 "label": label,
                 f"mean {METRICS[metric]}": scores[label].mean(),
@@ -232,33 +259,56 @@ def compare(baseline: Runs, candidates: Mapping[str, Runs], metric: str = "dsc")
                 "CI low": result.low,
                 "CI high": result.high,
                 "p": result.p,
-                "p (Holm)": p,
+                "p (Holm)": result.p,  # corrected below
                 "p (Wilcoxon)": result.p_wilcoxon,
                 "improved": result.improved,
                 "patients": result.n,
-                "seeds": len(runs[label]),
-                "verdict": verdict(result.mean, p),
+                "seeds": len(listed[label]),
             }
-            for (label, result), p in zip(results.items(), adjusted, strict=True)
-        ]
-    )
+        )
+    return corrected(pd.DataFrame(rows))
 
 
-def _listed(label: str, runs: Runs) -> list[Scored]:
+def compare_ladder(steps: Mapping[str, Runs], metric: str = "dsc") -> pd.DataFrame:
+    """Compare every step of a ladder with the one below it.
+
+    Args:
+        steps: label -> run, or runs with several seeds, from the lowest step to the highest.
+        metric: a column of cases.csv, see ``METRICS``.
+
+    Returns:
+        A row per step but the lowest, with the columns of ``compare_to_baseline``; p is corrected
+        over the steps. Further columns say what it is ``compared with``, and its difference ``to
+        the first`` step.
+
+    Raises:
+        KitError: fewer than two steps; or see ``compare_to_baseline``.
+    """
+    if len(steps) < 2:
+        raise KitError("ladder: two steps at least are needed to compare; train some more first")
+    tables = [
+        compare_to_baseline({below: steps[below], label: steps[label]}, metric)
+        for below, label in pairwise(steps)
+    ]
+    table = pd.concat(tables, ignore_index=True).assign(**{"compared with": list(steps)[:-1]})
+    means = table[f"mean {METRICS[metric]}"]
+    table["to the first"] = means - (means - table["difference"]).iloc[0]
+    return corrected(table)
+
+
+def _as_list(label: str, runs: Runs) -> list[Scored]:
+    """Return the runs of a recipe as a list. Raises KitError if there are none."""
     listed = list(runs) if isinstance(runs, Sequence) else [runs]
     if not listed:
         raise KitError(f"{label}: no finished run to compare; train it first or leave it out")
     return listed
 
 
-def _scores(label: str, runs: list[Scored], reference: Scored, metric: str) -> pd.Series:
-    """Each patient's score, averaged over the runs, by patient.
-
-    All must be comparable with ``reference``.
-    """
+def _mean_scores(label: str, runs: list[Scored], reference: Scored, metric: str) -> pd.Series:
+    """Return each patient's score, averaged over runs that are comparable with ``reference``."""
     columns = []
     for run in runs:
-        _check_comparable(label, run, reference, metric)
+        _require_comparable(label, run, reference, metric)
         columns.append(run.cases.set_index("patient")[metric])
     scores = pd.concat(columns, axis=1).mean(axis=1, skipna=False).sort_index()
     if scores.isna().any():
@@ -268,7 +318,8 @@ def _scores(label: str, runs: list[Scored], reference: Scored, metric: str) -> p
     return scores
 
 
-def _check_comparable(label: str, run: Scored, reference: Scored, metric: str) -> None:
+def _require_comparable(label: str, run: Scored, reference: Scored, metric: str) -> None:
+    """Raise KitError unless a run has the patients and the grid of ``reference``."""
     theirs, ours = set(run.cases["patient"]), set(reference.cases["patient"])
     if theirs != ours:
         differing = [
@@ -277,182 +328,118 @@ def _check_comparable(label: str, run: Scored, reference: Scored, metric: str) -
             if names
         ]
         raise KitError(
-            f"{label}: other patients than the baseline's ({'; '.join(differing)}); use the same split"
+            f"{label}: other patients than the baseline's ({'; '.join(differing)}); use the same "
+            f"split"
         )
     if "seen" in run.cases and run.cases["seen"].any():
         raise KitError(
-            f"{label}: its network was trained on {run.cases['seen'].sum()} of the patients; predict only "
-            f"those that lib.predict.unseen names"
+            f"{label}: its network was trained on {run.cases['seen'].sum()} of the patients; "
+            f"predict only those that lib.predict.unseen names"
         )
     grids = {(r.config.image_size, r.config.preprocessing) for r in (run, reference)}
     if metric == "dsc" and len(grids) > 1:
         raise KitError(
-            f"{label}: scored on another grid than the baseline (image_size or preprocessing differ); "
-            "compare with metric='dsc_native'"
+            f"{label}: scored on another grid than the baseline (image_size or preprocessing "
+            f"differ); compare with metric='dsc_native'"
         )
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns of a comparison that a reader needs, rounded, with labels as index.
+
+    Args:
+        table: from ``compare_to_baseline`` or ``compare_ladder``.
+    """
+    mean = next(name for name in table if name.startswith("mean "))
+    shown = ["label", "compared with", mean, "difference", "CI low", "CI high", "to the first"]
+    shown += ["p (Holm)", "improved", "seeds", "verdict"]
+    if (table["seeds"] == 1).all():
+        shown.remove("seeds")
+    p = table["p (Holm)"].map(p_in_cell)
+    rounded = table[[name for name in shown if name in table]].round(3)
+    return rounded.assign(**{"p (Holm)": p}).set_index("label")
 
 
 # --- what so few patients can show ----------------------------------------------------------------
 
 
-def verdicts(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.DataFrame:
-    """``compare`` for reading: the first of ``runs`` is the baseline of the others; prints the ``resolution`` too.
+def smallest_detectable(sd: float, n: int, alpha: float = ALPHA) -> float:
+    """Return the smallest true mean difference that ``n`` patients show with 80 % power.
 
-    Args:
-        runs: label -> run or runs with several seeds, e.g. ``sweep(...).runs``.
-
-    Returns:
-        A row per candidate: mean, difference with its interval, adjusted p as text, share of
-        patients improved, verdict.
-    """
-    if not runs:
-        raise KitError("verdicts: no finished run; train some first")
-    (_, baseline), *candidates = runs.items()
-    table = compare(baseline, dict(candidates), metric)
-    print(resolution(table))
-    hidden = ["SD", "p", "p (Wilcoxon)", "patients"]
-    if (
-        table["seeds"] == len(_listed("baseline", baseline))
-    ).all():  # as it should be, so not worth a column
-        hidden.append("seeds")
-    return _for_reading(table.drop(columns=hidden))
-
-
-def compare_rungs(rungs: Mapping[str, Runs], metric: str = "dsc") -> pd.DataFrame:
-    """Every rung against the one below it; p by Holm over the rungs.
-
-    Args:
-        rungs: label -> run or runs with several seeds, from the lowest rung to the highest.
-
-    Returns:
-        As from ``compare``, a row per rung but the lowest, and what it is ``compared with``.
-
-    Raises:
-        KitError: fewer than two rungs; or see ``compare``.
-    """
-    if len(rungs) < 2:
-        raise KitError("ladder: two rungs at least are needed to compare; train some more first")
-    steps = [
-        compare(rungs[below], {label: rungs[label]}, metric) for below, label in pairwise(rungs)
-    ]
-    table = pd.concat(steps, ignore_index=True).assign(**{"compared with": list(rungs)[:-1]})
-    table["p (Holm)"] = holm(table["p"])
-    table["verdict"] = [
-        verdict(*pair) for pair in zip(table["difference"], table["p (Holm)"], strict=True)
-    ]
-    return table
-
-
-def ladder(rungs: Mapping[str, Runs], metric: str = "dsc") -> pd.DataFrame:
-    """``compare_rungs`` for reading; prints the ``resolution`` too.
-
-    Returns:
-        A row per rung but the lowest: what it is ``compared with``, mean, ``difference`` to that
-        with its interval, difference ``to the first`` rung, adjusted p, share of patients improved,
-        verdict.
-    """
-    table = compare_rungs(rungs, metric)
-    mean = f"mean {METRICS[metric]}"
-    table["to the first"] = table[mean] - (table[mean] - table["difference"]).iloc[0]
-    print(resolution(table))
-    shown = [
-        "compared with",
-        mean,
-        "difference",
-        "CI low",
-        "CI high",
-        "to the first",
-        "p (Holm)",
-        "improved",
-        "verdict",
-    ]
-    return _for_reading(table[["label", *shown]])
-
-
-def _for_reading(table: pd.DataFrame) -> pd.DataFrame:
-    return (
-        table.round(3).assign(**{"p (Holm)": table["p (Holm)"].map(p_in_cell)}).set_index("label")
-    )
-
-
-def smallest_detectable(sd: float, n: int, power: float = 0.8, alpha: float = ALPHA) -> float:
-    """The smallest true mean difference that ``n`` patients would show with probability ``power``.
-
-    By the noncentral t distribution of the paired t test (two-sided), at the largest p within
-    ``alpha`` that the sign-flip test can give: its own power there is up to 5 points less with 8 to
-    12 patients (simulated). Infinite where even n patients that all agree leave its p, 2 / 2^n,
-    above ``alpha``: five or fewer at 5 %.
+    It comes from the noncentral t distribution of the paired t test (two-sided), at the largest p
+    within ``alpha`` that the sign-flip test can give. It is infinite if n patients that all agree
+    have a p, 2 / 2^n, above ``alpha``: five or fewer at 5 %.
 
     Args:
         sd: standard deviation of the differences over patients.
         n: number of patients.
-        power: in [0.1, 0.999].
-        alpha: what p has to be at most; divide by the number of candidates for the strictest step
-        of ``holm``.
+        alpha: the largest p that counts; divide it by the number of candidates for the strictest
+            step of ``holm``.
     """
-    step = 2.0 ** (
-        1 - min(n, 50)
-    )  # p comes in multiples of it; with more patients it no longer shows
+    step = 2.0 ** (1 - min(n, 50))  # p is a multiple of it; beyond 50 patients it does not show
     attainable = np.floor(alpha / step) * step
     if attainable == 0:
         return float("inf")
-    from scipy import optimize, stats
+    from scipy.optimize import brentq
+    from scipy.stats import nct, t
 
-    critical = stats.t.isf(attainable / 2, n - 1)
+    critical = t.isf(attainable / 2, n - 1)
 
-    def shortfall(shift: float) -> float:  # the other tail adds nothing that shows
-        return stats.nct.sf(critical, n - 1, shift) - power
+    def shortfall(shift: float) -> float:
+        """Return the power at a shift, less what is wanted; the other tail adds nothing."""
+        return float(nct.sf(critical, n - 1, shift) - POWER)
 
-    return float(sd / np.sqrt(n) * optimize.brentq(shortfall, 0, 10 * critical))
+    return float(sd / np.sqrt(n) * brentq(shortfall, 0, 10 * critical))
 
 
 def resolution(table: pd.DataFrame) -> str:
-    """One line for under a table of ``compare``: the true difference that it had a power of 80 % to show.
+    """Return a line for under a comparison: the true difference found with 80 % power.
 
-    Takes the median spread of its candidates, and the strictest step of Holm's correction for their
+    It takes the median SD of the candidates, and the strictest step of Holm's correction for their
     number.
+
+    Args:
+        table: from ``compare_to_baseline`` or ``compare_ladder``.
     """
-    n, sd, m = int(table["patients"].iloc[0]), float(table["SD"].median()), len(table)
-    smallest = smallest_detectable(sd, n, alpha=ALPHA / m)
-    candidates = "1 candidate" if m == 1 else f"{m} candidates"
+    n, sd, count = int(table["patients"].iloc[0]), float(table["SD"].median()), len(table)
+    smallest = smallest_detectable(sd, n, alpha=ALPHA / count)
+    candidates = "1 candidate" if count == 1 else f"{count} candidates"
     if np.isinf(smallest):
         return (
             f"{n} patients cannot show any difference, however large: the smallest p there is, "
             f"{2.0 ** (1 - n):.3g}, is not enough for {candidates}."
         )
     return (
-        f"{n} patients, spread {sd:.3f}: a true difference of {smallest:.3f} would show four times in five, a "
-        f"smaller one less often ({candidates})."
+        f"{n} patients whose differences have an SD of {sd:.3f}, {candidates}. A true difference "
+        f"of {smallest:.3f} would be found with 80 % power; smaller ones are usually missed."
     )
 
 
 def best_of_k(
     n: int = 10, sd: float = 0.05, recipes: Sequence[int] = (1, 2, 5, 10, 20)
 ) -> pd.DataFrame:
-    """The luck of the winner: how much better the best of k equally good recipes looks on the same ``n`` patients.
+    """Simulate how much better the best of k equally good recipes looks.
 
-    Simulated (4,000 sweeps, fixed seed): no recipe is better than the baseline, each patient's
-    difference is noise. The best is picked by its mean difference, as one picks the top of a table;
-    the best epoch of a run is picked so too.
+    In 4,000 sweeps (fixed seed) no recipe is better than the baseline: each patient's difference is
+    noise. The best is chosen by its mean difference, as one chooses the top of a table. The best
+    epoch of a run is chosen in the same way.
 
     Args:
         n: patients.
-        sd: spread of a recipe's differences to the baseline over patients.
-        recipes: the numbers k of recipes to pick from.
+        sd: standard deviation of a recipe's differences to the baseline over patients.
+        recipes: the numbers k of recipes to choose from.
 
     Returns:
-        A row per k: ``recipes`` and the mean apparent gain of the best, with ``independent
-        differences``, and with a ``common baseline`` whose own luck all differences share
-        (correlation 1/2), as in a sweep.
+        A row per k: ``recipes`` and the mean apparent gain of the best. ``independent differences``
+        share nothing; with a ``common baseline``, as in a sweep, they share its luck (correlation
+        1/2).
     """
     rng = np.random.default_rng(0)
-    luck = rng.normal(0, sd, (4000, max(recipes) + 1, n)).mean(
-        axis=2
-    )  # sweep, recipe (the last: baseline)
+    # (sweep, recipe), the last recipe is the baseline
+    luck = rng.normal(0, sd, (4000, max(recipes) + 1, n)).mean(axis=2)
     best = np.maximum.accumulate(luck[:, :-1], axis=1)  # of the first k recipes, for all k at once
-    common = (best - luck[:, -1:]) / np.sqrt(
-        2
-    )  # a difference of two has the spread of one times the root of two
+    # a difference of two has the SD of one times the root of two
+    common = (best - luck[:, -1:]) / np.sqrt(2)
     chosen = np.asarray(recipes) - 1
     return pd.DataFrame(
         {

@@ -25,11 +25,13 @@ from lib.dataset import BrainData, Sampler, Split, load_data, make_split
 from lib.evaluate import score_cases, validate
 from lib.logger import (
     HISTORY_COLUMNS,
+    TABLES,
     Epoch,
     Record,
     Run,
     RunFolder,
     Stateful,
+    Table,
     description,
     run_id,
     write_result_csvs,
@@ -55,6 +57,7 @@ def fit(
     out: str | Path = "result",
     plan: str = "train",
     watch: Callable[[Epoch], None] | None = None,
+    table: Table = "train",
 ) -> Run:
     """Train ``config`` on ``data`` and keep everything in ``<out>/runs/<run_id>/``.
 
@@ -68,10 +71,10 @@ def fit(
         ``data``.
         data: from ``load_data``.
         out: folder of results.
-        plan: the experiment that this run belongs to; a name that starts with "best" puts it into
-            the best CSV.
+        plan: the experiment that this run belongs to.
         watch: called after each epoch that is trained, e.g. ``lib.plot.LiveView()``. The run is the
             same without.
+        table: the result CSV that runs of this plan go to, ``train`` or ``best``.
 
     Raises:
         KitError: config and data do not fit together, or the loss is no longer a number.
@@ -88,7 +91,7 @@ def fit(
                 say(cost_line(config, training.memory.training_chunk, training.machine))
                 folder.begin(description(config, data, split, code), training.machine, network)
                 train(training, watch)
-        folder.add_plan(plan)
+        folder.add_plan(plan, table)
     write_result_csvs(out)
     return Run(folder.path)
 
@@ -226,12 +229,15 @@ def main() -> None:
     parser.add_argument("--data", required=True, help=DATA_HELP)
     parser.add_argument("--out", default="result", help="folder of results (default: result)")
     parser.add_argument("--plan", default="train", help="experiment of the run (default: train)")
+    parser.add_argument(
+        "--table", default="train", choices=TABLES, help="result CSV of the run (default: train)"
+    )
     add_arguments(parser)
     arguments = parser.parse_args()
     config = from_arguments(arguments)
     data = load_data(arguments.data, config.image_size, config.preprocessing)
     print(data.report())
-    run = fit(config, data, arguments.out, arguments.plan)
+    run = fit(config, data, arguments.out, arguments.plan, table=arguments.table)
     print(f"{run}\neverything about it: {run.folder}")
 
 

@@ -1,4 +1,4 @@
-"""What only the maintainers run: reference results, weights, figures, the student edition. Nothing in lib imports it.
+"""Maintain the kit: reference results, weights, figures, the student edition.
 
-Start to read at ``reference.py``.
+Nothing in lib imports it. Start to read at ``reference.py``.
 """

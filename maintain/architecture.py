@@ -1,4 +1,4 @@
-"""The figure of a network, drawn from the network itself: its blocks, what they give, and where that goes."""
+"""Draw a network as a figure, from the network itself: its blocks, outputs and connections."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _KINDS = {
 
 
 class Flow(TorchDispatchMode):
-    """Follows features through a network: which blocks does each tensor come from?
+    """Follow features through a network: from which blocks does each tensor come?
 
     Attributes:
-        shapes: block -> shape of what it gives, in the order of computation.
+        shapes: block -> shape of its output, in the order of computation.
         edges: (from, to) pairs of blocks.
     """
 
@@ -43,10 +43,10 @@ class Flow(TorchDispatchMode):
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.edges: list[tuple[str, str]] = []
         self._sources: dict[int, set[str]] = {}
-        self._alive: list[Tensor] = []  # or an id could be used again
+        self._alive: list[Tensor] = []  # else an id could be used again
         for name in block_names(model):
             model.get_submodule(name).register_forward_hook(
-                lambda _, inputs, output, name=name: self._block(name, inputs, output)
+                lambda _, inputs, output, name=name: self._record(name, inputs, output)
             )
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -54,7 +54,8 @@ class Flow(TorchDispatchMode):
         self._mark(out, self._sources_of([*args, *(kwargs or {}).values()]))
         return out
 
-    def _block(self, name: str, inputs: Any, output: Tensor) -> None:
+    def _record(self, name: str, inputs: Any, output: Tensor) -> None:
+        """Record the output of a block, and the blocks that its inputs come from."""
         self.edges += [
             (source, name) for source in self.shapes if source in self._sources_of(inputs)
         ]
@@ -62,22 +63,24 @@ class Flow(TorchDispatchMode):
         self._mark(output, {name})
 
     def _sources_of(self, value: Any) -> set[str]:
+        """Return the blocks that a value comes from."""
         return set().union(*(self._sources.get(id(tensor), set()) for tensor in tensors_in(value)))
 
     def _mark(self, value: Any, sources: set[str]) -> None:
+        """Note the blocks that a value comes from."""
         for tensor in tensors_in(value):
             self._sources[id(tensor)] = sources
             self._alive.append(tensor)
 
 
 def block_names(model: nn.Module) -> list[str]:
-    """The blocks of a network: its outermost ``Recomputing`` modules."""
+    """Return the blocks of a network: its outermost ``Recomputing`` modules."""
     names = [name for name, module in model.named_modules() if isinstance(module, Recomputing)]
     return [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
 
 
 def trace(config: Config) -> Flow:
-    """How features flow through ``config``'s network; nothing is computed."""
+    """Return how features flow through the network of ``config``; nothing is computed."""
     with torch.device("meta"):
         model = build_model(config).eval()
         flow = Flow(model)
@@ -88,20 +91,21 @@ def trace(config: Config) -> Flow:
 
 @styled
 def draw_network(config: Config, batch_size: int = 16) -> Figure:
-    """A network as in its paper's figure: a box per block with its channels, rows by resolution, arrows for features.
+    """Draw a network as in its paper's figure.
+
+    Each block is a box with its channels, in rows by resolution; arrows are features.
 
     Args:
         config: the network and the size of its images.
-        batch_size: what the memory in the title is for.
+        batch_size: for the memory in the title.
     """
     flow = trace(config)
     level = {
         name: round(math.log2(config.image_size / shape[-1])) for name, shape in flow.shapes.items()
     }
     column: dict[str, int] = {}
-    for name in (
-        flow.shapes
-    ):  # as far right as the longest way to it: U, triangle and V come out by themselves
+    # as far right as the longest path to it: this gives U, triangle and V
+    for name in flow.shapes:
         column[name] = max(
             (column[source] + 1 for source, target in flow.edges if target == name), default=0
         )
@@ -135,15 +139,18 @@ def draw_network(config: Config, batch_size: int = 16) -> Figure:
 
 
 def _costs(config: Config, batch_size: int) -> str:
+    """Return the title: parameters, operations and memory."""
     cost = summary(config, batch_size, precision="bf16")
     return (
-        f"{_TITLES.get(config.model, config.model)}, {config.init_features} features: {cost.parameters:,} "
-        f"parameters, {cost.gflops:.0f} GFLOPs a slice\n{cost.saved_bytes / 2**30:.1f} GiB of activations kept for "
-        f"backward at {batch_size} x {config.image_size} x {config.image_size}, bf16"
+        f"{_TITLES.get(config.model, config.model)}, {config.init_features} features: "
+        f"{cost.parameters:,} parameters, {cost.gflops:.0f} GFLOPs a slice\n"
+        f"{cost.saved_bytes / 2**30:.1f} GiB of activations kept for backward at "
+        f"{batch_size} x {config.image_size} x {config.image_size}, bf16"
     )
 
 
 def _box(axis: Axes, x: float, y: float, text: str) -> FancyBboxPatch:
+    """Draw the box of a block."""
     box = FancyBboxPatch(
         (x - 0.27, y - 0.19),
         0.54,
@@ -162,7 +169,7 @@ def _box(axis: Axes, x: float, y: float, text: str) -> FancyBboxPatch:
 def _on_the_way(
     column: dict[str, int], level: dict[str, int], name: str, source: str, target: str
 ) -> bool:
-    """Does a straight arrow from ``source`` to ``target`` run through the box of ``name``?"""
+    """Return whether a straight arrow between two blocks runs through a third."""
     share = (column[name] - column[source]) / (column[target] - column[source])
     return abs(level[source] + share * (level[target] - level[source]) - level[name]) < 0.3
 
@@ -170,10 +177,14 @@ def _on_the_way(
 def _arrow(
     axis: Axes, start: FancyBboxPatch, end: FancyBboxPatch, levels_up: int, passes: bool
 ) -> None:
-    """An arrow between two boxes; in an arc where it would run through another one."""
-    kind = "up" if levels_up > 0 else "down" if levels_up < 0 else "level"
+    """Draw an arrow between two boxes, as an arc around another box."""
+    kind = "level"
+    if levels_up:
+        kind = "up" if levels_up > 0 else "down"
     (x0, y0), (x1, y1) = ((box.get_x() + 0.27, box.get_y() + 0.19) for box in (start, end))
-    bend = (0.2 if kind == "up" else -0.16) if passes else 0
+    bend = 0.0
+    if passes:
+        bend = 0.2 if kind == "up" else -0.16
     axis.add_patch(
         FancyArrowPatch(
             (x0, y0),
@@ -193,7 +204,7 @@ def _arrow(
 
 
 def _label(name: str) -> str:
-    """A block's name as the papers write it."""
+    """Return a block's name as the papers write it."""
     if match := re.fullmatch(r"nodes\.x(\d)(\d)", name):
         return rf"$X^{{{match[1]},{match[2]}}}$"
     if match := re.fullmatch(r"(en|de)coder\.(\d)", name):

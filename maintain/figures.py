@@ -1,7 +1,4 @@
-"""The pictures of README and notebooks: ``python -m maintain.figures img``.
-
-The heads are phantoms.
-"""
+"""Draw the pictures of README and notebooks, from phantoms: ``python -m maintain.figures img``."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ PUBLISHED_NETWORKS = (
 
 
 def mri() -> Figure:
-    """The three sequences of a phantom and its tumour."""
+    """Draw the three sequences of a phantom and its tumour."""
     data = load_data(write_phantom(PHANTOM_FOLDER), image_size=128)
     return patient_slices(
         data, max(data.patients, key=lambda name: data.record(name).tumour_slices)
@@ -39,7 +36,10 @@ def mri() -> Figure:
 
 @styled
 def dice_coefficient() -> Figure:
-    """What a Dice coefficient looks like: three predictions of the same disc, moved further and further away."""
+    """Draw three predictions of the same disc, further and further away.
+
+    They show what a Dice coefficient looks like.
+    """
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.1))
     y, x = np.mgrid[-180:181, -300:301]
     for axis, half in zip(axes, (8, 40, 96), strict=True):
@@ -63,7 +63,7 @@ def dice_coefficient() -> Figure:
 
 
 def _errors(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Colour image of true positives, false negatives and false positives on white."""
+    """Return an image of true positives, false negatives and false positives on white."""
     image = np.ones((*pred.shape, 3))
     for region, colour in (
         (pred & truth, GREEN),
@@ -75,11 +75,12 @@ def _errors(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def _formula(c: Counts) -> str:
+    """Return the Dice coefficient as a formula with its value."""
     return rf"DSC = $\frac{{2\,TP}}{{2\,TP + FP + FN}}$ = {c.dsc:.2f}"
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = CommandParser(
         prog="python -m maintain.figures", description="Draw the pictures of the README."
     )

@@ -1,4 +1,4 @@
-"""The drawing of the layers in CONTRIBUTING.md, made of the contracts in pyproject.toml.
+"""Draw the layers in CONTRIBUTING.md, from the contracts in pyproject.toml.
 
 Command line: ``python -m maintain.layers``
 """
@@ -17,14 +17,17 @@ PACKAGES = {folder.parent.name for folder in (PROJECT / "lib").glob("*/__init__.
 
 
 def contracts() -> list[dict[str, Any]]:
-    """The contracts of import-linter, as pyproject.toml has them."""
+    """Return the contracts of import-linter, as pyproject.toml has them."""
     return tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
         "importlinter"
     ]["contracts"]
 
 
 def drawing() -> str:
-    """A line for each layer, the topmost first, packages with a slash; then what some packages may not import."""
+    """Return a line for each layer, the topmost first, packages with a slash.
+
+    Below is what some packages may not import.
+    """
     layers, *others = contracts()
     names = [[name.strip() for name in layer.split("|")] for layer in layers["layers"]]
     rows = [
@@ -37,17 +40,18 @@ def drawing() -> str:
         f"* {contract['name']}: not {', '.join(_short(contract))}" for contract in others
     )
     return (
-        f"```\n{edge}\n{picture}\n{edge}\n```\n\nA module imports only from the lines below its own. Besides:\n\n"
-        f"{rules}"
+        f"```\n{edge}\n{picture}\n{edge}\n```\n\n"
+        f"A module imports only from the lines below its own. Besides:\n\n{rules}"
     )
 
 
 def _short(contract: dict[str, Any]) -> list[str]:
+    """Return the forbidden modules of a contract, without ``lib.``."""
     return [f"`{name.removeprefix('lib.')}`" for name in contract["forbidden_modules"]]
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     write_atomic(
         PAGE, with_block(PAGE.read_text(encoding="utf-8"), drawing(), "python -m maintain.layers")
     )

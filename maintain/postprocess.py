@@ -1,7 +1,7 @@
-"""What can be had without training: flips, the vote of two recipes, another threshold, other pieces of the mask.
+"""Score what needs no training: flips, two recipes together, other thresholds and components.
 
-Command line: ``python -m maintain.postprocess --data DIR [--folder result/reference]``, where
-``python -m maintain.reference`` has left the checkpoints of the cross-validation.
+Command line: ``python -m maintain.postprocess --data DIR [--folder result/reference]``, after
+``python -m maintain.reference`` has left the checkpoints of the cross-validation there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ THRESHOLDS = tuple(np.round(np.arange(0.1, 1, 0.1), 1))
 
 
 def heaviest_component(probabilities: np.ndarray, threshold: float) -> np.ndarray:
-    """The face-connected component above ``threshold`` with the largest sum of probabilities, bool."""
+    """Return the face-connected component with the largest sum of probabilities, bool.
+
+    Args:
+        threshold: voxels above it count.
+    """
     mask = probabilities > threshold
     labels, count = ndimage.label(mask)
     if count < 2:
@@ -42,17 +46,20 @@ RULES: Mapping[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "mass": heaviest_component,
     "all": lambda probabilities, threshold: probabilities > threshold,
 }
-"""Which pieces of a prediction are kept: the largest, as published, the heaviest, or every one."""
+"""Rule -> mask of the components that it keeps: the largest (as published), heaviest, or all."""
 PUBLISHED = ("size", THRESHOLD)
 FLIPS, TOGETHER = "flips", "all together, flips"
 POSTPROCESSING = "postprocessing-{}.csv"  # by scale
 
 
 def score_rules(folds: Mapping[str, CrossValidation], data: BrainData) -> pd.DataFrame:
-    """DSC on the network's grid of every patient by every rule and threshold, predicted by the networks of its fold:
-    by each recipe, by each averaged over flips, and by all of these together.
+    """Score every patient by every rule and threshold, on the network's grid.
 
-    Columns: ``recipe, fold, patient, rule, threshold, dsc``.
+    The networks of the patient's fold predict: each recipe, each averaged over flips, and all of
+    these together.
+
+    Returns:
+        A table with the columns ``recipe, fold, patient, rule, threshold, dsc``.
     """
     rows, total = [], sum(len(run.cases) for run in next(iter(folds.values())).runs)
     with deterministic(), progress(total=total, desc="rules", unit="patient") as bar:
@@ -85,7 +92,7 @@ def score_rules(folds: Mapping[str, CrossValidation], data: BrainData) -> pd.Dat
 def _predictions(
     networks: Mapping[str, nn.Module], data: BrainData, patient: str, machine: Machine
 ) -> dict[str, np.ndarray]:
-    """Who predicts -> probabilities of a patient on the network's grid."""
+    """Return recipe -> probabilities of a patient on the network's grid."""
     plain, flipped = (
         {
             label: next(predict_volumes(network, data, (patient,), machine, tta=tta))[1]
@@ -101,7 +108,7 @@ def _predictions(
 
 
 def nested_choice(table: pd.DataFrame) -> pd.DataFrame:
-    """For each fold of one recipe, the rule and threshold that are best on the other folds, and what they give.
+    """Score the rule and threshold that are best on the other folds, fold by fold.
 
     Args:
         table: rows of ``score_rules`` of one recipe.
@@ -113,27 +120,26 @@ def nested_choice(table: pd.DataFrame) -> pd.DataFrame:
     scores = table.pivot(index=["fold", "patient"], columns=["rule", "threshold"], values="dsc")
     parts = []
     for fold, held_out in scores.groupby("fold"):
-        rule, threshold = scores.drop(fold, level="fold").mean().idxmax()
-        parts.append(
-            pd.DataFrame(
-                {
-                    "rule": rule,
-                    "threshold": threshold,
-                    "dsc": held_out[rule, threshold],
-                    "published": held_out[PUBLISHED],
-                }
-            ).reset_index()
-        )
+        means = scores.drop(fold, level="fold").mean()
+        chosen = means.index[int(means.argmax())]
+        rule, threshold = chosen
+        columns = {
+            "rule": rule,
+            "threshold": threshold,
+            "dsc": held_out[chosen],
+            "published": held_out[PUBLISHED],
+        }
+        parts.append(pd.DataFrame(columns).reset_index())
     return pd.concat(parts, ignore_index=True)
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = CommandParser(
-        prog="python -m maintain.postprocess", description="Score what can be had without training."
+        prog="python -m maintain.postprocess", description="Score what needs no training."
     )
     parser.add_argument(
-        "--data", required=True, help="Kaggle folder, a folder that holds it, or archive.zip"
+        "--data", required=True, help="Kaggle folder, a folder that contains it, or archive.zip"
     )
     parser.add_argument(
         "--folder", type=Path, default=FOLDER, help="of the reference (default: result/reference)"

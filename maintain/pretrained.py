@@ -1,6 +1,6 @@
-"""The kit's weights: exported from runs of the reference as float16, with a card that says what they are.
+"""Export the kit's weights: runs of the reference as float16, with a model card.
 
-Command line: ``python -m maintain.pretrained``, where ``python -m maintain.reference`` has trained
+Command line: ``python -m maintain.pretrained``, after ``python -m maintain.reference`` has trained
 them.
 """
 
@@ -28,8 +28,8 @@ def export(runs: Path = FOLDER, target: Path = PRETRAINED) -> list[Path]:
     """Write the weights as ``<label>.pt``, their hashes, and the card.
 
     Raises:
-        KitError: weights, their checkpoints, or the cross-validation that the card tells of are not
-            there. Nothing has been written then.
+        KitError: weights, their checkpoints, or the cross-validation for the card are missing.
+            Nothing has been written then.
     """
     contents = {f"{label}.pt": _halved(run) for label, run in weight_runs(runs).items()}
     text = card({name: (len(content), sha256(content)) for name, content in contents.items()}, runs)
@@ -43,7 +43,9 @@ def export(runs: Path = FOLDER, target: Path = PRETRAINED) -> list[Path]:
 
 
 def weight_runs(folder: Path = FOLDER) -> dict[str, Run]:
-    """Label -> its run on all patients, the baseline first, at the largest scale that was cross-validated.
+    """Return label -> its run on all patients, the baseline first.
+
+    They are of the largest scale that was cross-validated.
 
     Raises:
         KitError: there are none.
@@ -52,14 +54,16 @@ def weight_runs(folder: Path = FOLDER) -> dict[str, Run]:
     runs = measured(WEIGHTS, scale, folder)
     if not runs:
         raise KitError(
-            f"{folder}: no weights at scale {scale} there; python -m maintain.reference --only {WEIGHTS} "
+            f"{folder}: no weights at scale {scale}; python -m maintain.reference --only {WEIGHTS} "
             f"--at {scale} trains them"
         )
     return {label: run for label, [run] in runs.items()}
 
 
 def _halved(run: Run) -> bytes:
-    """A checkpoint with its weights as float16; running statistics, few but wide, stay as they are.
+    """Return a checkpoint with its weights as float16.
+
+    Running statistics stay as they are: they are few, but have a wide range.
 
     Raises:
         KitError: no checkpoint, or a weight that is too large for float16.
@@ -89,7 +93,7 @@ def _halved(run: Run) -> bytes:
 
 
 def card(files: Mapping[str, tuple[int, str]], runs: Path = FOLDER) -> str:
-    """The model card, as Markdown.
+    """Return the model card, as Markdown.
 
     Args:
         files: name of each file of weights -> its size in bytes and its SHA-256.
@@ -115,6 +119,7 @@ def card(files: Mapping[str, tuple[int, str]], runs: Path = FOLDER) -> str:
 
 
 def _file_line(name: str, size: int, digest: str, run: Run) -> str:
+    """Return the line of a file in the table of the card."""
     cells = (
         f"`{name}`",
         f"{size / 1e6:.1f} MB",
@@ -127,7 +132,7 @@ def _file_line(name: str, size: int, digest: str, run: Run) -> str:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     CommandParser(
         prog="python -m maintain.pretrained", description="Export the kit's weights."
     ).parse_args()

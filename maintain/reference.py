@@ -1,4 +1,4 @@
-"""What the kit measures on patients: in parts, at a scale, and what of it is finished.
+"""Train what the kit measures on patients: in parts, at a scale; and find what is finished.
 
 Command line: ``python -m maintain.reference --at cpu --data DIR --out DIR [--only PART ...]``
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +27,7 @@ from lib.utils import PROJECT, KitError
 
 
 class Scale(NamedTuple):
-    """How large the experiments are.
+    """Hold how large the experiments are.
 
     Attributes:
         changes: of every recipe.
@@ -65,11 +64,11 @@ Measured = dict[str, list[Run]]  # label of a variant -> its runs, the reference
 
 
 class Part(NamedTuple):
-    """A plan of the reference and how it is trained.
+    """Hold a plan of the reference and how it is trained.
 
     Attributes:
         changes: what all its variants have in common.
-        seeds: each variant is trained with each of them; with the base's own by default.
+        seeds: each variant is trained with each of them; by default with the base's own.
         folds: every variant is cross-validated on so many; 0: it is trained on the base's split.
     """
 
@@ -102,8 +101,9 @@ PARTS: Mapping[str, Part] = {
             Plan(
                 LADDER_PLAN,
                 "What is each step of the best recipe worth?",
-                {rung: changes for rung, changes in LADDER.items() if "tta" not in changes},
+                {step: changes for step, changes in LADDER.items() if "tta" not in changes},
                 ladder=True,
+                table="best",
             )
         ),
         Part(
@@ -111,6 +111,7 @@ PARTS: Mapping[str, Part] = {
                 CROSS_VALIDATION,
                 "Is the best recipe better, on all patients?",
                 {"baseline": {}, "best": _BEST},
+                table="best",
             ),
             folds=FOLDS,
         ),
@@ -121,11 +122,13 @@ PARTS: Mapping[str, Part] = {
         ),
     )
 }
-"""Name of the plan -> part, the cheapest first; the single questions of ``train.ipynb``, many runs, come last."""
+"""Name of the plan -> part, the cheapest first.
+
+The single questions of ``train.ipynb``, many runs, come last."""
 
 
 def base_of(part: Part, scale: str, changes: Overrides = MappingProxyType({})) -> Config:
-    """The recipe that the variants of a part change, at a scale of ``SCALES``.
+    """Return the recipe that the variants of a part change, at a scale of ``SCALES``.
 
     Args:
         changes: come last, e.g. to try a part with fewer epochs.
@@ -143,7 +146,7 @@ def part_tasks(
     scale: str,
     changes: Overrides = MappingProxyType({}),
 ) -> list[Task]:
-    """The runs of a part of the reference.
+    """Return the runs of a part of the reference.
 
     Args:
         scale, changes: see ``base_of``. Runs with changes do not count as measured at that scale.
@@ -164,13 +167,13 @@ def part_tasks(
 
 
 def measured(plan: str, scale: str, folder: Path = FOLDER) -> Measured:
-    """The runs of a part of the reference, by fold and seed; empty unless all of it is finished.
+    """Return the runs of a part by fold and seed, if all are finished.
 
     A run counts if its settings are those that the part has today.
 
     Raises:
         KitError: a variant was trained twice on the same patients with the same seed, e.g. by other
-        code.
+            code.
     """
     part = PARTS[plan]
     configs = part.plan.configs(base_of(part, scale))
@@ -185,8 +188,8 @@ def measured(plan: str, scale: str, folder: Path = FOLDER) -> Measured:
     for label, runs in found.items():
         if len({(run.info["split"]["name"], run.config.seed) for run in runs}) < len(runs):
             raise KitError(
-                f"{folder}: {plan}, {label} was trained more than once at scale {scale}; keep one run of "
-                f"each fold and seed: {', '.join(run.id for run in runs)}"
+                f"{folder}: {plan}, {label} was trained more than once at scale {scale}; keep one "
+                f"run of each fold and seed: {', '.join(run.id for run in runs)}"
             )
     complete = all(
         len(found.get(label, ())) == (part.folds or len(part.seeds) or 1) for label in configs
@@ -195,26 +198,27 @@ def measured(plan: str, scale: str, folder: Path = FOLDER) -> Measured:
 
 
 def _recipe(config: Config) -> Config:
-    """What the runs of a variant have in common, wherever they were trained."""
+    """Return what the runs of a variant have in common, wherever they were trained."""
     return dataclasses.replace(
         config, split=REFERENCE.split, seed=REFERENCE.seed, device=REFERENCE.device
     )
 
 
 def _by_label(plan: str, scale: str, folder: Path) -> Measured:
+    """Return label -> finished runs of a plan at a scale, by fold and seed."""
     found: Measured = defaultdict(list)
     for file in sorted(folder.glob("runs/*/run.json")):
-        info = json.loads(file.read_text(encoding="utf-8"))
-        for place in info.get("places", []):
-            if (place["plan"], place.get("scale"), info["status"]) == (plan, scale, "finished"):
-                found[place["label"]].append(Run(file.parent))
+        run = Run(file.parent)
+        for place in run.info.get("places", []):
+            if (place["plan"], place.get("scale"), run.info["status"]) == (plan, scale, "finished"):
+                found[place["label"]].append(run)
     for runs in found.values():
         runs.sort(key=lambda run: (run.info["split"]["name"], run.config.seed))
     return found
 
 
 def cross_validated(folder: Path = FOLDER) -> tuple[str, dict[str, CrossValidation]]:
-    """The largest scale at which recipes were cross-validated, and these recipes, the baseline first.
+    """Return the largest scale with a cross-validation, and its recipes, the baseline first.
 
     Raises:
         KitError: there is none.
@@ -233,7 +237,7 @@ def cross_validated(folder: Path = FOLDER) -> tuple[str, dict[str, CrossValidati
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     smallest = next(iter(SCALES))
     parser = CommandParser(
         prog="python -m maintain.reference",
@@ -255,10 +259,14 @@ def main() -> None:
 
 
 def _train_parts(parts: list[Part], arguments: argparse.Namespace) -> dict[str, str]:
-    """Train these parts, or only say what they would cost; label -> why it failed."""
+    """Train these parts, or only print what they would cost.
+
+    Returns:
+        Label -> why it failed.
+    """
     changes = changed_fields(arguments)
     data = load(arguments, base_of(parts[0], arguments.at, changes))
-    failures = {}
+    failures: dict[str, str] = {}
     for part in parts:
         print(f"\n{part.plan.name}: {part.plan.question}")
         tasks = part_tasks(part, data, arguments.out, arguments.at, changes)
@@ -270,9 +278,7 @@ def _train_parts(parts: list[Part], arguments: argparse.Namespace) -> dict[str, 
             failures |= {
                 f"{part.plan.name}, {label}": why for label, why in outcome(tasks)[1].items()
             }
-        except (
-            KitError
-        ) as error:  # there is nothing to compare with; the other parts do not depend on it
+        except KitError as error:  # there is no reference; the other parts do not depend on it
             failures[part.plan.name] = str(error)
     return failures
 

@@ -1,7 +1,7 @@
-"""What was measured on patients, from the run folders: tables, figures, and the table in README.
+"""Make tables and figures of what was measured on patients, from the run folders.
 
-Command line: ``python -m maintain.results``, or ``make reference-figures``. Nothing is trained, no
-patient is needed.
+Command line: ``python -m maintain.results``, or ``make reference-figures``. Nothing is trained, and
+no patient is needed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from maintain.reference import (
     measured,
 )
 
-_MARK = "<!-- {} -->"  # filled in here, so that README alone holds the marks
+_MARK = "<!-- {} -->"  # filled in here, so that only README contains the marks
 MAKER = "make reference-figures"
 BEGIN, END = _MARK.format(f"made by: {MAKER}"), _MARK.format("end of what it makes")
 WORST = 10  # patients named
@@ -45,16 +45,16 @@ TRIALS = "trials-*/*/run.json"
 
 
 def cross_validation_table(folds: Mapping[str, CrossValidation]) -> pd.DataFrame:
-    """A row per recipe: DSC over all patients with its spread, on the file's grid, and at the last epoch, which nobody
-    chose; the others against the first.
+    """Return a row per recipe: its DSC over all patients, and the difference to the first.
+
+    Beside the DSC is that on the file's grid, and that of the last epoch, which nobody chose.
     """
     rows = {
-        label: _row(each.dsc)
+        label: _spread(each.dsc)
         | {"file's grid": each.cases["dsc_native"].mean(), "last epoch": _last_epoch(each)}
         for label, each in folds.items()
     }
-    (_, baseline), *others = folds.items()
-    for row in stats.compare(baseline, dict(others)).to_dict("records"):
+    for row in stats.compare_to_baseline(folds).to_dict("records"):
         rows[row["label"]] |= {
             "difference": row["difference"],
             "its 95 % CI": _interval(row["CI low"], row["CI high"]),
@@ -66,7 +66,8 @@ def cross_validation_table(folds: Mapping[str, CrossValidation]) -> pd.DataFrame
     )
 
 
-def _row(dsc: Summary) -> dict[str, float | str]:
+def _spread(dsc: Summary) -> dict[str, float | str]:
+    """Return the cells of a mean DSC with its spread."""
     return {
         "patients": dsc.n,
         "mean DSC": dsc.mean,
@@ -77,11 +78,12 @@ def _row(dsc: Summary) -> dict[str, float | str]:
 
 
 def _interval(low: float, high: float) -> str:
+    """Return an interval as text."""
     return f"{low:+.3f} to {high:+.3f}"
 
 
 def _last_epoch(folds: CrossValidation) -> float:
-    """Mean DSC over all patients at the last epochs."""
+    """Return the mean DSC over all patients at the last epochs."""
     totals = [
         (run.history["val_dsc"].iloc[-1] * len(run.cases), len(run.cases)) for run in folds.runs
     ]
@@ -89,13 +91,13 @@ def _last_epoch(folds: CrossValidation) -> float:
 
 
 def fold_table(folds: Mapping[str, CrossValidation]) -> pd.DataFrame:
-    """A row per fold: the first recipe, the last, and the difference."""
+    """Return a row per fold: the first recipe, the last, and the difference."""
     cases = [each.cases.set_index("patient") for each in folds.values()]
     first, *_, last = folds
     rows = {}
     for fold, before in cases[0].groupby("fold")["dsc"]:
         after = cases[-1]["dsc"][before.index]
-        result = stats.paired(after - before)
+        result = stats.paired_test(after - before)
         rows[fold] = {
             "patients": result.n,
             first: before.mean(),
@@ -108,24 +110,26 @@ def fold_table(folds: Mapping[str, CrossValidation]) -> pd.DataFrame:
 
 
 def choice(folds: Mapping[str, CrossValidation], folder: Path = FOLDER) -> str:
-    """On how many of the patients trials had been scored before; empty where there were no trials."""
+    """Return on how many of the patients trials had been scored before, in words.
+
+    It is empty if there were no trials.
+    """
     patients = set(next(iter(folds.values())).cases["patient"])
-    seen = patients.intersection(
-        *[{name for run in _trial_runs(folder) for name in run.info["split"]["validation"]}]
-    )
+    scored = {name for run in _trial_runs(folder) for name in run.info["split"]["validation"]}
+    seen = patients & scored
     if not seen:
         return ""
     return (
-        f"The recipe was chosen by [trials](#trials) that were scored on {len(seen)} of these {len(patients)} "
-        f"patients, so p is too small, nobody knows by how much."
+        f"The recipe was chosen in [trials](#trials) that used {len(seen)} of these "
+        f"{len(patients)} patients, so p is too small by an unknown amount."
     )
 
 
 def worst_patients(folds: Mapping[str, CrossValidation], count: int = WORST) -> pd.DataFrame:
-    """The patients that the last recipe fails most, with what the others make of them and what goes wrong.
+    """Return the patients with the lowest DSC of the last recipe, and their errors.
 
-    ``missed`` is the share of the tumour that the last recipe does not find, ``false`` the share of
-    what it finds that is none, both on the file's grid.
+    ``missed`` is the share of the tumour that the last recipe does not find. ``false`` is the share
+    of its prediction that is no tumour. Both are on the file's grid.
     """
     scores = pd.DataFrame(
         {label: each.cases.set_index("patient")["dsc"] for label, each in folds.items()}
@@ -140,7 +144,7 @@ def worst_patients(folds: Mapping[str, CrossValidation], count: int = WORST) -> 
 
 
 def page(folder: Path = FOLDER) -> str:
-    """``results.md``: all parts of the reference that are complete, at each scale, and the trials."""
+    """Return ``results.md``: all complete parts of the reference at each scale, and the trials."""
     parts = [
         "# Results on patients",
         "Made from the run folders by `make reference-figures`. Do not edit.",
@@ -155,8 +159,9 @@ def page(folder: Path = FOLDER) -> str:
 
 
 def _sections(scale: str, folder: Path) -> Iterator[str]:
+    """Yield the sections of a scale."""
     for name in PARTS:
-        runs = measured(name, scale, folder) if name != WEIGHTS else {}  # whose runs have no score
+        runs = measured(name, scale, folder) if name != WEIGHTS else {}  # weights have no score
         if not runs:
             continue
         heading = f"### {name}\n\n{PARTS[name].plan.question}"
@@ -170,35 +175,35 @@ def _sections(scale: str, folder: Path) -> Iterator[str]:
                     f"{choice(folds, folder)} Fold by fold:".strip(),
                     markdown(fold_table(folds)),
                     pictures,
-                    "The patients that the last recipe fails most:",
+                    "The patients with the lowest DSC of the last recipe:",
                     markdown(worst_patients(folds)),
                 )
             )
         else:
-            yield f"{heading}\n\n{markdown(_shown(name, runs))}\n\n{_basis(name, runs)}\n\n{pictures}"
+            table = markdown(_shown(name, runs))
+            yield "\n\n".join((heading, table, _basis(name, runs), pictures))
     file = folder / POSTPROCESSING.format(scale)
     if file.is_file():
         table = pd.read_csv(file)
         yield (
-            f"### Without training\n\nThe networks of the cross-validation, each patient by those that have not "
-            f"seen it: averaged over flips, and all together.\n\n{markdown(_without_training(table))}\n\n"
-            f"For each fold, the threshold and the kept pieces that were best on the other folds, against the "
-            f"largest piece above {THRESHOLD}:\n\n{markdown(_postprocessing(table))}"
+            f"### Without training\n\n"
+            f"The networks of the cross-validation, each patient by those that have not seen it: "
+            f"averaged over flips, and all together.\n\n{markdown(_without_training(table))}\n\n"
+            f"For each fold, the threshold and the rule for components that were best on the other "
+            f"folds, against the largest connected component above {THRESHOLD}:\n\n"
+            f"{markdown(_postprocessing(table))}"
         )
 
 
 def _compared(name: str, runs: Measured) -> pd.DataFrame:
-    """Every variant against the first, or each rung of the ladder against the one below it."""
-    (_, baseline), *others = runs.items()
-    return (
-        stats.compare_rungs(runs)
-        if PARTS[name].plan.ladder
-        else stats.compare(baseline, dict(others))
-    )
+    """Compare every variant with the first, or each step of a ladder with the one below."""
+    if PARTS[name].plan.ladder:
+        return stats.compare_ladder(runs)
+    return stats.compare_to_baseline(runs)
 
 
 def _shown(name: str, runs: Measured) -> pd.DataFrame:
-    """The comparison for reading, a row per variant."""
+    """Return the comparison for reading, a row per variant."""
     means = pd.DataFrame(
         {
             "mean DSC": {
@@ -213,21 +218,21 @@ def _shown(name: str, runs: Measured) -> pd.DataFrame:
 
 
 def _basis(name: str, runs: Measured) -> str:
-    """On what the comparison rests."""
+    """Return the number of seeds, and what the comparison could have shown."""
     seeds = len(next(iter(runs.values())))
     return f"Seeds: {seeds}. {stats.resolution(_compared(name, runs))}"
 
 
 def _without_training(table: pd.DataFrame) -> pd.DataFrame:
-    """Who predicts, against the first, by the published rule."""
+    """Return each way to predict, against the first, by the published rule."""
     rule, threshold = PUBLISHED
     rows = table[(table["rule"] == rule) & (table["threshold"] == threshold)]
     scores = rows.pivot(index="patient", columns="recipe", values="dsc")[
         list(rows["recipe"].unique())
     ]
     first, *others = scores.columns
-    against = {name: stats.paired(scores[name] - scores[first]) for name in others}
-    shown = {first: {"mean DSC": scores[first].mean()}}
+    against = {name: stats.paired_test(scores[name] - scores[first]) for name in others}
+    shown: dict[str, dict[str, float | str]] = {first: {"mean DSC": scores[first].mean()}}
     for (name, result), p in zip(
         against.items(), stats.holm(each.p for each in against.values()), strict=True
     ):
@@ -245,12 +250,12 @@ def _without_training(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _postprocessing(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per recipe: what was chosen, and what it gave."""
+    """Return a row per recipe: the rules that were chosen, and their DSC."""
     choices = {
         recipe: nested_choice(scores) for recipe, scores in table.groupby("recipe", sort=False)
     }
     against = {
-        recipe: stats.paired(choice["dsc"] - choice["published"])
+        recipe: stats.paired_test(choice["dsc"] - choice["published"])
         for recipe, choice in choices.items()
     }
     adjusted = stats.holm(result.p for result in against.values())
@@ -275,11 +280,15 @@ def _postprocessing(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _trial_runs(folder: Path) -> list[Run]:
+    """Return the runs of the trials."""
     return [Run(file.parent) for file in sorted(folder.glob(TRIALS))]
 
 
 def _trials(runs: list[Run]) -> pd.DataFrame:
-    """What each trial changed of the published recipe, and its DSC epoch by epoch, the best of each split first."""
+    """Return what each trial changed of the published recipe, and its DSC epoch by epoch.
+
+    The best of each split comes first.
+    """
     scores = {run.id: run.history["val_dsc"] for run in runs}
     rows = {
         run.id: {
@@ -296,7 +305,7 @@ def _trials(runs: list[Run]) -> pd.DataFrame:
 
 
 def in_words(scale: str) -> str:
-    """What a scale changes of every recipe."""
+    """Return what a scale changes of every recipe."""
     return (
         ", ".join(f"{name} {value}" for name, value in SCALES[scale].changes.items())
         or "as published"
@@ -304,7 +313,7 @@ def in_words(scale: str) -> str:
 
 
 def _effort(scale: str, folder: Path) -> str:
-    """How many runs, for how long, and where."""
+    """Return how many runs there are, how long they took, and on which devices."""
     runs = {
         run.id: run.info
         for name in PARTS
@@ -322,20 +331,21 @@ def _effort(scale: str, folder: Path) -> str:
 
 
 def readme_table(folder: Path = FOLDER) -> str:
-    """What README says of it, between its marks."""
+    """Return the block of README between its marks."""
     scale, folds = cross_validated(folder)
     patients = len(next(iter(folds.values())).cases)
+    count = PARTS[CROSS_VALIDATION].folds
     return (
-        f"Cross-validated on {patients} patients, {PARTS[CROSS_VALIDATION].folds} folds, at scale `{scale}`: "
+        f"Cross-validated on {patients} patients, {count} folds, at scale `{scale}`: "
         f"{in_words(scale)}.\n\n{markdown(cross_validation_table(folds))}"
     )
 
 
 def with_block(text: str, block: str, maker: str = MAKER) -> str:
-    """``text`` with ``block`` between the marks of the command that makes it.
+    """Return a text with a block between the marks of the command that makes it.
 
     Raises:
-        KitError: the marks are not there.
+        KitError: the marks are missing.
     """
     mark = _MARK.format(f"made by: {maker}")
     head, begin, rest = text.partition(mark)
@@ -346,35 +356,32 @@ def with_block(text: str, block: str, maker: str = MAKER) -> str:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A table in Markdown, its index as first column, three decimals."""
+    """Return a table in Markdown, its index as first column, three decimals."""
     lines = [
         ["", *map(str, table.columns)],
         ["---"] * (len(table.columns) + 1),
         *(
-            [str(label), *map(_cell, row, table.columns)]
+            [str(label), *map(_value_in_cell, row, table.columns)]
             for label, row in zip(table.index, table.values.tolist(), strict=True)
         ),
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(value: object, column: str) -> str:
-    if isinstance(value, float):
-        return (
-            ""
-            if pd.isna(value)
-            else f"{value:.0f}"
-            if value > 1 and value.is_integer()
-            else f"{value:.3f}"
-        )
-    return str(value)
+def _value_in_cell(value: object, column: str) -> str:
+    """Return a value as text; large whole numbers without decimals."""
+    if not isinstance(value, float):
+        return str(value)
+    if pd.isna(value):
+        return ""
+    return f"{value:.0f}" if value > 1 and value.is_integer() else f"{value:.3f}"
 
 
 # --- figures --------------------------------------------------------------------------------------
 
 
 def _files(name: str, scale: str) -> dict[str, str]:
-    """What a figure of a part shows -> its file."""
+    """Return content of a part's figure -> its file."""
     slug = f"{name.replace(' ', '-')}-{scale}"
     kinds = (
         {"DSC of each patient": "patients"}
@@ -388,7 +395,7 @@ def _files(name: str, scale: str) -> dict[str, str]:
 
 
 def draw(folder: Path = FOLDER) -> list[Path]:
-    """Draw the parts of the reference that are complete into ``folder``; returns the files."""
+    """Draw the complete parts of the reference into ``folder``; return the files."""
     files = []
     for scale in SCALES:
         for name in PARTS:
@@ -403,7 +410,7 @@ def draw(folder: Path = FOLDER) -> list[Path]:
 
 
 def _figures(name: str, runs: Measured) -> tuple[Figure, Figure]:
-    """In the order of ``_files``."""
+    """Draw the figures of a part, in the order of ``_files``."""
     if name == CROSS_VALIDATION:
         first = dsc_strips(
             {
@@ -417,11 +424,14 @@ def _figures(name: str, runs: Measured) -> tuple[Figure, Figure]:
 
 
 def write_tables(folder: Path = FOLDER) -> list[Path]:
-    """Write the tables that ``train_best.ipynb`` shows, at the largest scale that each was measured at; their files."""
+    """Write the tables that ``train_best.ipynb`` shows; return their files.
+
+    Each is of the largest scale that it was measured at.
+    """
     tables = {"cross_validation.csv": cross_validation_table(cross_validated(folder)[1])}
     for scale in reversed(SCALES):
         if runs := measured(LADDER_PLAN, scale, folder):
-            tables["ladder.csv"] = stats.ladder(runs)
+            tables["ladder.csv"] = stats.readable(stats.compare_ladder(runs))
             break
     for name, table in tables.items():
         write_atomic(folder / name, table.to_csv(lineterminator="\n", float_format="%.3f"))
@@ -429,7 +439,7 @@ def write_tables(folder: Path = FOLDER) -> list[Path]:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = CommandParser(
         prog="python -m maintain.results", description="Tables and figures of what was measured."
     )
@@ -438,7 +448,7 @@ def main() -> None:
     write_result_csvs(folder)
     write_atomic(folder / "results.md", page(folder))
     written = [*draw(folder), *write_tables(folder)]
-    if folder.resolve() == FOLDER:  # README tells of the kit's own
+    if folder.resolve() == FOLDER:  # README shows the kit's own results
         written.append(PROJECT / "README.md")
         write_atomic(
             written[-1], with_block(written[-1].read_text(encoding="utf-8"), readme_table(folder))

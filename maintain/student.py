@@ -1,7 +1,7 @@
-"""The student edition: the kit without its solutions, results and weights, as a folder and a zip.
+"""Write the student edition: the kit without its solutions, results and weights.
 
-Command line: ``python -m maintain.student [FOLDER]``, or ``make student``. It is made anew each
-time, from this one.
+Command line: ``python -m maintain.student [FOLDER]``, or ``make student``. It is a folder and a
+zip, made anew each time.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ PARTS = (
     "pyproject.toml",
     ".gitignore",
 )
-"""What students get; all else stays: results, weights, tests, measurements."""
+"""Files that students get: no results, weights, tests or measurements."""
 LEFT_OUT = ("docs/instructors.md",)
 TARGET = PROJECT / "result" / "student"
 _TEXT = (".md", ".toml", ".txt", ".css", ".js", ".jinja", "")
 
 
 def write_student_edition(target: str | Path = TARGET, source: Path = PROJECT) -> tuple[Path, Path]:
-    """Write the folder, and a zip of it beside it; returns both. What was there from before is replaced.
+    """Write the folder, and a zip of it beside it; return both.
 
-    Notebooks come without outputs. The same source gives the same bytes.
+    An older edition in that folder is replaced. Notebooks have no outputs. The same source gives
+    the same bytes.
 
     Raises:
-        KitError: a delimiter without its partner, or a folder that holds something else.
+        KitError: a delimiter without its partner, or a folder with something else in it.
     """
     target = Path(target).absolute()
     if (
@@ -72,7 +73,7 @@ def write_student_edition(target: str | Path = TARGET, source: Path = PROJECT) -
 
 
 def _stripped(file: Path) -> bytes:
-    """A file's content without solutions."""
+    """Return a file's content without solutions."""
     try:
         if file.suffix == ".ipynb":
             return _stripped_notebook(file)
@@ -85,7 +86,10 @@ def _stripped(file: Path) -> bytes:
 
 
 def _stripped_notebook(file: Path) -> bytes:
-    """A notebook without solutions and outputs; a cell that lost something bears the tag ``your-turn``."""
+    """Return a notebook without solutions and outputs.
+
+    A cell that lost something gets the tag ``your-turn``.
+    """
     content = nbformat.read(file, as_version=4)
     for cell in content.cells:
         stripped = without_solutions(
@@ -100,7 +104,7 @@ def _stripped_notebook(file: Path) -> bytes:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = CommandParser(
         prog="python -m maintain.student", description="Write the student edition."
     )

@@ -9,8 +9,19 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas as pd
 import pytest
 
+from lib.config import Config
 from lib.dataset import load_data, make_split
-from lib.logger import RunFolder, find_run, finished_runs, run_id, write_result_csvs
+from lib.logger import (
+    BEST_CSV,
+    TRAIN_CSV,
+    RunFolder,
+    description,
+    find_run,
+    finished_runs,
+    run_id,
+    updated,
+    write_result_csvs,
+)
 from lib.train import fit
 from lib.utils import KitError
 from tests.conftest import NAMES
@@ -28,7 +39,8 @@ def test_result_csv_columns_and_rebuild(data, tmp_path):
         dataclasses.replace(TINY, lr_scheduler="linear", optimizer="SGD"),
         data,
         tmp_path,
-        plan="best schedule",
+        plan="schedules",
+        table="best",
     )
     files = write_result_csvs(tmp_path)
     before = {name: path.read_bytes() for name, path in files.items()}
@@ -52,8 +64,59 @@ def test_result_csv_columns_and_rebuild(data, tmp_path):
     assert all(b"\r" not in content for content in before.values())
 
 
+def test_a_name_that_starts_with_best_is_only_a_name(data, tmp_path):
+    config = dataclasses.replace(TINY, epochs=1)
+    run = fit(config, data, tmp_path, plan="bestiary")
+    assert run.tables == {"train"} and not (tmp_path / BEST_CSV).exists()
+    run = fit(config, data, tmp_path, plan="mine", table="best")
+    assert run.tables == {"train", "best"} and run.info["plans"] == ["bestiary", "mine"]
+    assert (tmp_path / BEST_CSV).exists() and (tmp_path / TRAIN_CSV).exists()
+
+
+def test_a_run_of_an_older_version_is_read_as_a_new_one():
+    """Its plans, its devices and its size were recorded in prefixes and in joined strings."""
+    config = Config(image_size=80, init_features=8, lr=0.1).to_dict()
+    old = {
+        "schema": 1,
+        "plans": ["best ladder", "loss"],
+        "device": "cpu (1 thread); then CUDA",
+        "precision": "fp32",
+        "config": config,
+        "data": {"name": "p"},
+        "split": {"train": ["PHANTOM_0001"], "validation": ["PHANTOM_0002"]},
+    }
+    new = updated(old)
+    assert new["data"] == {"name": "p", "phantom": True}
+    assert new["tables"] == {"best ladder": "best", "loss": "train"}
+    assert (new["device"], new["precision"]) == ("CUDA", "fp32")
+    assert new["earlier"] == [{"device": "cpu (1 thread)", "precision": "fp32"}]
+    assert new["profile"] == "quick"
+    assert updated(new) == new
+    assert updated(old | {"device": "cpu"})["earlier"] == []
+    assert updated({"plans": "x", "config": {}, "device": 7}) == {
+        "plans": "x",
+        "config": {},
+        "device": 7,
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"image_size": 32, "init_features": 2}, "smoke"),
+        ({"image_size": 80, "init_features": 8, "lr": 0.5}, "quick"),
+        ({"image_size": 80, "init_features": 16}, "full"),
+        ({}, "full"),
+    ],
+)
+def test_the_profile_of_a_run_is_recorded(data, settings, expected):
+    config = Config(**settings)
+    about = description(config, data, make_split(data, TINY.split), "code")
+    assert about["profile"] == expected and about["data"]["phantom"] is False
+
+
 def test_a_changed_default_is_another_run(data, tmp_path, monkeypatch):
-    """The hash is of values: a student may edit the defaults in config.py instead of naming a field."""
+    """The hash is of values: a student may edit a default instead of naming a field."""
     split = make_split(data, TINY.split)
     ids = {
         run_id(config, data, split, "code") for config in (TINY, dataclasses.replace(TINY, lr=1e-4))

@@ -20,7 +20,7 @@ from lib.logger import Record, Run, RunFolder, find_run, finished_runs
 from lib.predict import load_weights, predict
 from lib.report.experiments import read_attempts
 from lib.runtime import code_fingerprint
-from lib.stats import compare
+from lib.stats import compare_to_baseline
 from lib.train import fit
 from lib.transform import Augmentation
 from lib.utils import KitError, write_atomic
@@ -111,7 +111,7 @@ def test_new_ingredients_are_interrupted_and_predicted_like_the_rest(
 def test_a_run_is_scored_with_flips_without_training_again(data, tmp_path):
     run = fit(dataclasses.replace(TINY, epochs=1), data, tmp_path)
     flips = predict(run.weights, data, patients=run.unseen(data), tta=True)
-    table = compare(run, {"flips": flips})
+    table = compare_to_baseline({"plain": run, "flips": flips})
     expected = flips.cases.set_index("patient")["dsc"] - run.cases.set_index("patient")["dsc"]
     assert table["difference"][0] == pytest.approx(expected.mean(), abs=1e-6)
 

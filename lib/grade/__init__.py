@@ -1,4 +1,4 @@
-"""Hand in and grade: every claim of a class is computed again, and no code of a student is run.
+"""Submit and grade: compute every claim of a class again, and run no code of a student.
 
 The door is ``grade``, or ``python -m lib.grade SUBMISSIONS``; for students ``pack``, or ``python -m
 lib.grade pack``. Start to read at ``run.py``, then ``one.py``.

@@ -1,6 +1,7 @@
-"""Hand in, ``python -m lib.grade pack --student ID``, or grade, ``...
+"""Submit or grade from the command line.
 
-SUBMISSIONS --data DIR --out DIR``.
+``python -m lib.grade pack --student ID``, or ``python -m lib.grade SUBMISSIONS --data DIR --out
+DIR``
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from lib.runtime import CommandParser, run_command
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     if sys.argv[1:2] == ["pack"]:
         _main_pack(sys.argv[2:])
     else:
@@ -24,7 +25,10 @@ def main() -> None:
 
 
 def _main_pack(arguments: list[str]) -> None:
-    parser = CommandParser(prog="python -m lib.grade pack", description="Make the zip to hand in.")
+    """Run the command that packs a submission."""
+    parser = CommandParser(
+        prog="python -m lib.grade pack", description="Make the zip that you submit."
+    )
     parser.add_argument("--student", required=True, help="your id")
     parser.add_argument("--out", default="result", help="folder of results (default: result)")
     parser.add_argument(
@@ -34,22 +38,23 @@ def _main_pack(arguments: list[str]) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="hand in a run of the profile quick, or on phantoms, too",
+        help="also accept a run of the profile quick, or on phantoms",
     )
-    parser.add_argument("--data", help="for a network of your own: the data, for its masks")
+    parser.add_argument("--data", help="for a custom network: the data, for its masks")
     chosen = parser.parse_args(arguments)
     print(pack(chosen.student, chosen.out, chosen.run, chosen.quick, chosen.data))
 
 
 def _main_grade() -> None:
+    """Run the command that grades a folder of submissions."""
     parser = CommandParser(
         prog="python -m lib.grade",
-        description="Grade a folder of hand-ins.",
-        epilog="To hand in: python -m lib.grade pack --help",
+        description="Grade a folder of submissions.",
+        epilog="To submit: python -m lib.grade pack --help",
     )
     parser.add_argument("submissions", help="folder of zips and folders")
     parser.add_argument(
-        "--data", required=True, help="Kaggle folder, a folder that holds it, or archive.zip"
+        "--data", required=True, help="Kaggle folder, a folder that contains it, or archive.zip"
     )
     parser.add_argument(
         "--out", required=True, help="folder for gradebook.csv, pages and leaderboard.html"
@@ -63,7 +68,7 @@ def _main_grade() -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     parser.add_argument(
-        "--seconds", type=float, default=SECONDS, help=f"per hand-in (default: {SECONDS})"
+        "--seconds", type=float, default=SECONDS, help=f"per submission (default: {SECONDS})"
     )
     chosen = parser.parse_args()
     roster = None if chosen.roster is None else read_roster(chosen.roster)

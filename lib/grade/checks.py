@@ -1,15 +1,15 @@
-"""What a hand-in claims: does it agree with itself, with the assignment's data, and with the kit's own code?
+"""Check what a submission claims: against itself, the assignment's data, and the kit's code.
 
-Every check reads; none computes a score, and none imports what was handed in.
+Every check reads. None computes a score, and none imports what was submitted.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,23 +22,24 @@ from lib.grade.submission import Submission
 from lib.grade.test_set import Exam
 from lib.logger import SCHEMA, run_id
 from lib.metrics import Counts
+from lib.networks import build
 from lib.optim import learning_rate
 from lib.runtime import code_fingerprint
 from lib.utils import PROJECT, sha256
 
 EXACT = 1e-6
-"""How far numbers may be apart that are written with eight digits and must be equal."""
+"""Largest difference of equal numbers that are written with eight digits."""
 PROTECTED = ("metrics.py", "evaluate.py", "dataset.py")
-"""Files below ``lib`` that decide what a score is; no assignment asks to change them."""
+"""Files below ``lib`` that define the score; no assignment asks to change them."""
 _MAX_DIFF, _MAX_SOURCE = 200, 100_000  # lines shown, characters compared
 
 
 class Finding(NamedTuple):
-    """Something that a grader should know.
+    """Hold something that a grader should know.
 
     Attributes:
-        level: ``fault`` (no points until a human has looked), ``review`` (points stand, a human
-        should look), ``note``.
+        level: ``fault`` (no points until the instructor has looked), ``review`` (points are given,
+            the instructor should look), ``note``.
         name: a few words, the same for all of its kind.
         text: a sentence for the student's page.
         private: a sentence for the instructor alone.
@@ -54,11 +55,11 @@ class Finding(NamedTuple):
 
 
 def check_tables(submission: Submission, tolerance: float) -> Iterator[Finding]:
-    """The result CSV, history.csv, cases.csv and run.json tell of one run: do they agree?
+    """Check that the result CSV, history.csv, cases.csv and run.json agree.
 
     Args:
-        tolerance: for the mean of cases.csv, which is computed in other batches than the epoch's
-            DSC: a GPU may round them otherwise.
+        tolerance: for the mean of cases.csv. It is computed in other batches than the epoch's DSC,
+            which a GPU may round differently.
     """
     history, claim, info = submission.history, submission.claim, submission.info
     if len(claim) != len(history) or any(
@@ -67,15 +68,15 @@ def check_tables(submission: Submission, tolerance: float) -> Iterator[Finding]:
         yield Finding(
             "fault",
             "tables disagree",
-            "The result CSV holds other numbers than the run's history.csv.",
+            "The result CSV has other numbers than the run's history.csv.",
         )
     best, mean = info["best"]["val_dsc"], float(submission.cases["dsc"].mean())
     if abs(best - float(history["val_dsc"].max())) > EXACT or abs(best - mean) > tolerance:
         yield Finding(
             "fault",
             "tables disagree",
-            f"The best DSC is {best:.4f} in run.json, "
-            f"{history['val_dsc'].max():.4f} in history.csv and {mean:.4f} as the mean of cases.csv.",
+            f"The best DSC is {best:.4f} in run.json, {history['val_dsc'].max():.4f} in "
+            f"history.csv and {mean:.4f} as the mean of cases.csv.",
         )
     names = [
         name
@@ -92,11 +93,12 @@ def check_tables(submission: Submission, tolerance: float) -> Iterator[Finding]:
 
 
 def _differ(one: pd.Series, other: pd.Series) -> bool:
+    """Return whether two columns differ by more than their digits."""
     return not np.allclose(one, other, rtol=EXACT, atol=EXACT)
 
 
 def check_history(submission: Submission) -> Iterator[Finding]:
-    """Could training have written this history.csv?"""
+    """Check that training can have written this history.csv."""
     history, config = submission.history, submission.config
     problems = []
     if history["epoch"].tolist() != list(range(1, config.epochs + 1)):
@@ -113,37 +115,42 @@ def check_history(submission: Submission) -> Iterator[Finding]:
 
 
 def check_cases(submission: Submission, exam: Exam) -> Iterator[Finding]:
-    """Do the numbers of a row of cases.csv follow from its voxel counts, and those from the truth?"""
-    for row in submission.cases.itertuples():
-        found = Counts(int(row.tp), int(row.fp), int(row.fn))
-        derived = {
-            "dsc_native": found.dsc,
-            "iou": found.iou,
-            "precision": found.precision,
-            "recall": found.recall,
-        }
-        wrong = [name for name, value in derived.items() if abs(getattr(row, name) - value) > EXACT]
-        slices, voxels = exam.voxels.get(row.patient, (row.slices, found.tp + found.fn))
-        if wrong:
-            yield Finding(
-                "fault",
-                "impossible numbers",
-                f"cases.csv: {wrong[0]} of {row.patient} does not follow from its tp, fp and fn.",
-            )
-        elif (slices, voxels) != (row.slices, found.tp + found.fn):
-            yield Finding(
-                "fault",
-                "impossible numbers",
-                f"cases.csv: {row.patient} has {voxels} voxels of tumour in "
-                f"{slices} slices, not {found.tp + found.fn} in {row.slices}.",
-            )
-        else:
-            continue
-        return  # one row is enough to doubt the table
+    """Check the rows of cases.csv.
+
+    Their numbers must follow from their voxel counts, and these must agree with the ground truth.
+    """
+    for row in submission.cases.to_dict("records"):
+        problem = _problem_of_case(row, exam)
+        if problem:
+            yield Finding("fault", "impossible numbers", f"cases.csv: {problem}.")
+            return  # one row is enough to doubt the table
+
+
+def _problem_of_case(row: dict[Hashable, Any], exam: Exam) -> str | None:
+    """Return why no run can have written a row of cases.csv, or None."""
+    patient, slices = row["patient"], row["slices"]
+    found = Counts(int(row["tp"]), int(row["fp"]), int(row["fn"]))
+    derived = {
+        "dsc_native": found.dsc,
+        "iou": found.iou,
+        "precision": found.precision,
+        "recall": found.recall,
+    }
+    wrong = [name for name, value in derived.items() if abs(row[name] - value) > EXACT]
+    if wrong:
+        return f"{wrong[0]} of {patient} does not follow from its tp, fp and fn"
+    claimed = slices, found.tp + found.fn
+    true = exam.voxels.get(patient, claimed)  # other patients are the matter of check_split
+    if true != claimed:
+        return (
+            f"{patient} has {true[1]} voxels of tumour in {true[0]} slices, not {claimed[1]} in "
+            f"{claimed[0]}"
+        )
+    return None
 
 
 def check_split(submission: Submission, exam: Exam) -> Iterator[Finding]:
-    """Was it trained and scored on the patients that the assignment says?"""
+    """Check that the run was trained and scored on the patients of the assignment."""
     learnt, scored = (set(submission.info["split"][name]) for name in ("train", "validation"))
     validation = set(exam.split.validation)
     seen = validation & learnt
@@ -168,24 +175,22 @@ def check_split(submission: Submission, exam: Exam) -> Iterator[Finding]:
         )
     if set(submission.cases["patient"]) != scored or submission.cases["patient"].duplicated().any():
         yield Finding(
-            "fault", "tables disagree", "cases.csv holds other patients than the run was scored on."
+            "fault", "tables disagree", "cases.csv has other patients than the run was scored on."
         )
 
 
 def check_identity(submission: Submission, exam: Exam) -> Iterator[Finding]:
-    """Is the run what its name says: this config, on this data, by this code?"""
+    """Check that the id of the run is that of its config, data and code."""
     info, config = submission.info, submission.config
     if info.get("schema") != SCHEMA:
         yield Finding(
             "review",
             "other version",
-            "The run was made with a version of the kit that made its id in another way.",
+            "The run was made with a version of the kit that computed its id differently.",
         )
     elif info["data"]["sha256"] != exam.data.fingerprint:
         yield Finding(
-            "review",
-            "other data",
-            "The run saw images that are not, pixel for pixel, the instructor's.",
+            "review", "other data", "The run saw images that differ from the instructor's."
         )
     else:
         split = Split("", tuple(info["split"]["train"]), tuple(info["split"]["validation"]))
@@ -195,12 +200,11 @@ def check_identity(submission: Submission, exam: Exam) -> Iterator[Finding]:
                 "run id does not fit",
                 "The run's id is not that of its config, data, split and code.",
             )
-    known = (
-        config.model in MODELS and config.loss in LOSSES
-    )  # a class of one's own would have to be imported
-    # of a narrow network: the width is not part of the fingerprint
+    # a custom class would have to be imported
+    known = config.model in MODELS and config.loss in LOSSES
+    # a narrow network is enough: the width is not part of the fingerprint
     narrow = replace(config, init_features=1)
-    if known and code_fingerprint(*train.build(narrow), train.SOURCES) != info["code"]["sha256"]:
+    if known and code_fingerprint(*build(narrow), train.SOURCES) != info["code"]["sha256"]:
         yield Finding(
             "note", "other code", "The run was made with other sources than the instructor's."
         )
@@ -210,9 +214,12 @@ def check_identity(submission: Submission, exam: Exam) -> Iterator[Finding]:
 
 
 def lib_diff(folder: Path) -> dict[str, list[str]]:
-    """How a handed-in ``lib`` differs from this one: file -> lines of a unified diff. Nothing is imported.
+    """Return how a submitted ``lib`` differs from this one; nothing is imported.
 
     A file without its solutions, as the student edition has it, counts as unchanged.
+
+    Returns:
+        File -> lines of a unified diff.
     """
     if not folder.is_dir():
         return {}
@@ -238,30 +245,32 @@ def lib_diff(folder: Path) -> dict[str, list[str]]:
 
 
 def _lines(path: Path) -> list[str]:
+    """Return the lines of a file, each shortened to 300 characters."""
     text = path.read_text(encoding="utf-8", errors="replace")[:_MAX_SOURCE]
     return [f"{line[:300]}\n" for line in text.splitlines()]
 
 
 def _diff(ours: list[str], theirs: list[str]) -> list[str]:
-    if len(theirs) > 3 * len(ours) + 1000:  # comparing takes time that grows with the product
+    """Return the lines of a unified diff, shortened."""
+    if len(theirs) > 3 * len(ours) + 1000:  # the time to compare grows with the product
         return [f"changed: {len(theirs)} lines instead of {len(ours)}"]
     lines = [
-        line.rstrip("\n") for line in difflib.unified_diff(ours, theirs, "kit", "handed in", n=1)
+        line.rstrip("\n") for line in difflib.unified_diff(ours, theirs, "kit", "submitted", n=1)
     ]
-    return lines[:_MAX_DIFF] + [f"... and {len(lines) - _MAX_DIFF} lines more"] * (
-        len(lines) > _MAX_DIFF
-    )
+    if len(lines) <= _MAX_DIFF:
+        return lines
+    return [*lines[:_MAX_DIFF], f"... and {len(lines) - _MAX_DIFF} lines more"]
 
 
 def check_lib(diff: dict[str, list[str]]) -> Iterator[Finding]:
-    """What a changed ``lib`` means for the score."""
+    """Check what a changed ``lib`` means for the score."""
     protected = [name for name in PROTECTED if name in diff]
     others = [name for name in diff if name not in protected]
     if protected:
         yield Finding(
             "fault",
             "metric edited",
-            f"lib/{', lib/'.join(protected)}: what decides the score was changed.",
+            f"lib/{', lib/'.join(protected)}: the definition of the score was changed.",
         )
     if others:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""

@@ -1,4 +1,4 @@
-"""What students get to see: a page each, and a leaderboard without names."""
+"""Write what students see: a page each, and a leaderboard without names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lib.config import REFERENCE
-from lib.grade.gradebook import COMMENT, Human
+from lib.grade.gradebook import COMMENT, Cells
 from lib.grade.rubric import Rubric
 from lib.grade.standings import Standing
 from lib.utils import fingerprint, write_atomic
@@ -57,8 +57,8 @@ _ANIMALS = (
     "weasel",
 )
 _LEVELS = {
-    "fault": "no points until a human has looked",
-    "review": "a human should look",
+    "fault": "no points until the instructor has looked",
+    "review": "the instructor should look",
     "note": "for information",
 }
 
@@ -72,15 +72,15 @@ _pages = Environment(
 
 
 def page_name(standing: Standing) -> str:
-    """Where a hand-in's page lies, below the folder of the gradebook."""
+    """Return the path of a submission's page, below the folder of the gradebook."""
     result = standing.result
     return f"{FOLDER}/{result.student}-{fingerprint([result.student, result.submission])[:6]}.html"
 
 
 def write_page(
-    folder: Path, standing: Standing, human: Human, total: float, rubric: Rubric
+    folder: Path, standing: Standing, filled: Cells, total: float, rubric: Rubric
 ) -> None:
-    """The page of a hand-in; it names no other student."""
+    """Write the page of a submission; it names no other student."""
     result = standing.result
     recipe = {
         name: value
@@ -97,40 +97,42 @@ def write_page(
         standing=standing,
         result=result,
         rubric=rubric,
-        human=human,
+        filled=filled,
         total=total,
-        comment=human.get(COMMENT, ""),
-        pseudonym=pseudonym(_key(folder / KEY), result.student),
+        comment=filled.get(COMMENT, ""),
+        pseudonym=pseudonym(_secret(folder / KEY), result.student),
         recipe=recipe,
         levels=_LEVELS,
         marks=_marks(values),
         interval=_interval(result.low, result.high),
-        dot=None if result.verified is None else _percent(result.verified),
+        dot=None if result.verified is None else _position(result.verified),
     )
     write_atomic(folder / page_name(standing), text)
 
 
 def write_leaderboard(folder: Path, standings: Sequence[Standing], rubric: Rubric) -> None:
-    """``leaderboard.html``, one file without names, and ``pseudonyms.csv`` with them, for the instructor."""
-    key = _key(folder / KEY)
+    """Write ``leaderboard.html``, one file without names.
+
+    ``pseudonyms.csv`` beside it has the names, for the instructor.
+    """
+    key = _secret(folder / KEY)
     names = {
         standing.result.student: pseudonym(key, standing.result.student) for standing in standings
     }
-    # within a tie the order must not tell a winner
+    # within a tie the order must not show a winner
     ranked = sorted(
         (standing for standing in standings if standing.rank is not None),
         key=lambda standing: (standing.rank, names[standing.result.student]),
     )
     rows = [
         {
-            "name": names[result.student],
+            "name": names[standing.result.student],
             "standing": standing,
-            "result": result,
-            "dot": _percent(result.verified),
-            "interval": _interval(result.low, result.high),
+            "result": standing.result,
+            "dot": _position(standing.result.score),
+            "interval": _interval(standing.result.low, standing.result.high),
         }
         for standing in ranked
-        for result in [standing.result]
     ]
     write_atomic(
         folder / LEADERBOARD,
@@ -148,12 +150,16 @@ def write_leaderboard(folder: Path, standings: Sequence[Standing], rubric: Rubri
 
 
 def pseudonym(key: str, student: str) -> str:
-    """A name that stays the same from grading to grading, and that nobody without the key can trace back."""
+    """Return a name that stays the same from grading to grading.
+
+    Nobody without the key can trace it back.
+    """
     digest = hmac.digest(key.encode(), student.encode(), "sha256")
     return f"{_COLOURS[digest[0] % 16]} {_ANIMALS[digest[1] % 16]} {digest[2:4].hex()}"
 
 
-def _key(file: Path) -> str:
+def _secret(file: Path) -> str:
+    """Return the secret of the pseudonyms, made the first time."""
     if not file.is_file():
         write_atomic(file, secrets.token_hex(16) + "\n")
     return file.read_text(encoding="utf-8").strip()
@@ -162,19 +168,22 @@ def _key(file: Path) -> str:
 # --- positions on the scale from 0 to 1 -----------------------------------------------------------
 
 
-def _percent(dsc: float) -> float:
+def _position(dsc: float) -> float:
+    """Return the position of a DSC on the scale, in percent."""
     return round(100 * min(max(dsc, 0), 1), 2)
 
 
 def _marks(values: dict[str, float | None]) -> list[dict[str, Any]]:
+    """Return the marks of the values that there are."""
     return [
-        {"name": name, "at": _percent(value), "value": value}
+        {"name": name, "at": _position(value), "value": value}
         for name, value in values.items()
         if value is not None
     ]
 
 
 def _interval(low: float | None, high: float | None) -> dict[str, float] | None:
+    """Return start and width of an interval on the scale, in percent."""
     if low is None or high is None:
         return None
-    return {"from": _percent(low), "width": round(max(_percent(high) - _percent(low), 0.3), 2)}
+    return {"from": _position(low), "width": round(max(_position(high) - _position(low), 0.3), 2)}

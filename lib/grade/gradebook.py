@@ -1,4 +1,7 @@
-"""``gradebook.csv``: a row a hand-in, with columns that a human fills and that the next grading keeps."""
+"""Write ``gradebook.csv``, a row for each submission.
+
+The instructor fills some of its columns; the next grading keeps them.
+"""
 
 from __future__ import annotations
 
@@ -32,48 +35,57 @@ COMPUTED = (
     "score",
     "feedback",
 )
-"""Columns that are written anew each time; all others are a human's."""
+"""Columns that are written anew each time; all others are the instructor's."""
 POSSIBLE = "POINTS POSSIBLE"
 
-Human = dict[str, str]  # column -> what a human wrote
+Cells = dict[str, str]  # column -> what the instructor wrote
 
 
 @dataclass(frozen=True)
 class Book:
-    """What humans wrote into a gradebook.
+    """Hold what the instructor wrote into a gradebook.
 
     Attributes:
-        columns: theirs, in the order of the file.
-        entries: (student, hand-in) -> their cells.
+        columns: the instructor's, in the order of the file.
+        entries: (student, submission) -> cells.
     """
 
     columns: tuple[str, ...] = ()
-    entries: dict[tuple[str, str], Human] = field(default_factory=dict)
+    entries: dict[tuple[str, str], Cells] = field(default_factory=dict)
 
     def key(self, standing: Standing) -> tuple[str, str] | None:
-        """The entry of a hand-in; of a student with a single one, also if its file has another name now."""
-        student, submission = _safe(standing.result.student), _safe(standing.result.submission)
+        """Return the key of the entry of a submission, or None.
+
+        A student's only entry also counts if the file has another name now.
+        """
+        student, submission = (
+            _as_text(standing.result.student),
+            _as_text(standing.result.submission),
+        )
         own = [key for key in self.entries if key[0] == student]
         if (student, submission) in own:
             return student, submission
         return own[0] if len(own) == 1 else None
 
-    def of(self, standing: Standing) -> Human:
-        """What a human wrote of a hand-in."""
-        return self.entries.get(self.key(standing), {})
+    def of(self, standing: Standing) -> Cells:
+        """Return what the instructor wrote about a submission."""
+        key = self.key(standing)
+        return {} if key is None else self.entries[key]
 
 
 def read_book(file: Path, rubric: Rubric) -> Book:
-    """The gradebook as humans left it, an empty one if there is none. Commas or semicolons, as spreadsheets write it.
+    """Return the gradebook as the instructor left it, an empty one if there is none.
+
+    Cells may be separated by commas or semicolons, as spreadsheets write them.
 
     Raises:
-        KitError: it is not readable, a cell holds no number or more points than are possible, or a
+        KitError: it is not readable; a cell is no number, or more points than are possible; or a
             column of the rubric has the name of a computed one.
     """
     taken = [name for name in rubric.columns if name in (*COMPUTED, BY_HAND, COMMENT)]
     if taken:
         raise KitError(
-            f"rubric: the column {taken[0]!r} is one that the gradebook computes; give it another name"
+            f"rubric: the gradebook computes the column {taken[0]!r}; give yours another name"
         )
     if not file.is_file():
         return Book()
@@ -83,12 +95,9 @@ def read_book(file: Path, rubric: Rubric) -> Book:
     except UnicodeDecodeError:  # a spreadsheet on Windows may write its own encoding
         text = raw.decode("cp1252", errors="replace")
     header = text.partition("\n")[0]
+    delimiter = ";" if header.count(";") > header.count(",") else ","
     try:
-        rows = list(
-            csv.reader(
-                io.StringIO(text), delimiter=";" if header.count(";") > header.count(",") else ","
-            )
-        )
+        rows = list(csv.reader(io.StringIO(text), delimiter=delimiter))
     except csv.Error as error:
         raise KitError(
             f"{file}: cannot be read as CSV ({error}); save it as CSV in UTF-8"
@@ -103,22 +112,23 @@ def read_book(file: Path, rubric: Rubric) -> Book:
     for number, cells in enumerate(rows[1:], 2):
         row = dict(zip(names, cells, strict=False))
         if row.get("student") not in (None, "", POSSIBLE):
-            human = {name: row[name] for name in columns if row.get(name)}
-            _require_points(f"{file}, line {number}", human, rubric)
-            entries[row["student"], row.get("submission", "")] = human
+            filled = {name: row[name] for name in columns if row.get(name)}
+            _require_points(f"{file}, line {number}", filled, rubric)
+            entries[row["student"], row.get("submission", "")] = filled
     return Book(columns, entries)
 
 
-def _require_points(place: str, human: Human, rubric: Rubric) -> None:
+def _require_points(place: str, filled: Cells, rubric: Rubric) -> None:
+    """Raise KitError unless the cells for points are numbers that are possible."""
     for name, most in {**rubric.columns, BY_HAND: rubric.dsc_points}.items():
-        if name in human and not 0 <= amount(place, name, human[name]) <= most:
+        if name in filled and not 0 <= amount(place, name, filled[name]) <= most:
             raise KitError(
-                f"{place}: {human[name]} for {name!r}, where 0 to {most:g} are possible; correct it"
+                f"{place}: {filled[name]} for {name!r}, but 0 to {most:g} are possible; correct it"
             )
 
 
 def amount(place: str, name: str, text: str) -> float:
-    """Points that a human wrote, with a point or a comma.
+    """Return the points in a cell, with a point or a comma.
 
     Raises:
         KitError: no number.
@@ -131,26 +141,30 @@ def amount(place: str, name: str, text: str) -> float:
         ) from None
 
 
-def total(standing: Standing, human: Human, rubric: Rubric) -> float:
-    """Points so far: what a human has not filled yet counts nothing; his word on the DSC comes before the computed."""
-    given = [amount("gradebook", name, human[name]) for name in rubric.columns if name in human]
-    dsc = amount("gradebook", BY_HAND, human[BY_HAND]) if BY_HAND in human else standing.points
+def total(standing: Standing, filled: Cells, rubric: Rubric) -> float:
+    """Return the points so far.
+
+    Columns that are not filled yet count nothing. The instructor's points for the DSC come before
+    the computed ones.
+    """
+    given = [amount("gradebook", name, filled[name]) for name in rubric.columns if name in filled]
+    dsc = amount("gradebook", BY_HAND, filled[BY_HAND]) if BY_HAND in filled else standing.points
     return round(dsc + sum(given), 1)
 
 
 def write_book(
     file: Path, standings: Sequence[Standing], book: Book, rubric: Rubric, pages: dict[int, str]
 ) -> None:
-    """Write the gradebook: points possible in the first row, then a row a hand-in, by student.
+    """Write the gradebook: points possible first, then a row for each submission, by student.
 
-    Cells that a spreadsheet would compute are defused. Rows of hand-ins that are gone stay if a
-    human wrote into them.
+    Cells that a spreadsheet would compute are made text. Rows of submissions that are gone stay if
+    the instructor wrote into them.
 
     Args:
         pages: position in ``standings`` -> its feedback file.
 
     Raises:
-        KitError: it is open in a spreadsheet that locks it.
+        KitError: the file is open in a spreadsheet that locks it.
     """
     extra = [name for name in book.columns if name not in (*rubric.columns, BY_HAND, COMMENT)]
     theirs = [*rubric.columns, BY_HAND, COMMENT, *extra]
@@ -164,29 +178,28 @@ def write_book(
     }
     rows = [possible]
     for i, standing in enumerate(standings):
-        human = book.of(standing)
+        filled = book.of(standing)
         rows.append(
             {
                 **_computed(standing, rubric),
-                **human,
-                "score": f"{total(standing, human, rubric):g}",
+                **filled,
+                "score": f"{total(standing, filled, rubric):g}",
                 "feedback": pages[i],
             }
         )
     here = {book.key(standing) for standing in standings}
     rows += [
-        {"student": key[0], "submission": key[1], "status": "withdrawn", **human}
-        for key, human in book.entries.items()
-        if human and key not in here
+        {"student": key[0], "submission": key[1], "status": "withdrawn", **filled}
+        for key, filled in book.entries.items()
+        if filled and key not in here
     ]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([_safe(name) for name in header])
-    writer.writerows([[_safe(row.get(name, "")) for name in header] for row in rows])
+    writer.writerow([_as_text(name) for name in header])
+    writer.writerows([[_as_text(row.get(name, "")) for name in header] for row in rows])
     try:
-        write_atomic(
-            file, "\ufeff" + buffer.getvalue()
-        )  # the mark lets Excel read accents as they are
+        # the mark at the start makes Excel read the file as UTF-8
+        write_atomic(file, "\ufeff" + buffer.getvalue())
     except PermissionError:
         raise KitError(
             f"{file}: cannot be replaced; close it in other programs and run this again"
@@ -194,44 +207,49 @@ def write_book(
 
 
 def _computed(standing: Standing, rubric: Rubric) -> dict[str, str]:
+    """Return the computed cells of a row."""
     result = standing.result
     claimed, verified = result.claimed, result.verified
-    both = claimed is not None and verified is not None
+    excess = None if claimed is None or verified is None else claimed - verified
     return {
         "student": result.student,
         "submission": result.submission,
         "status": standing.status,
         "flags": flags(standing),
         "run": result.run,
-        "claimed DSC": _number(claimed),
-        "verified DSC": _number(verified),
-        "CI low": _number(result.low),
-        "CI high": _number(result.high),
-        "claimed - verified": _number(claimed - verified if both else None),
-        "gain over baseline": _number(None if verified is None else verified - rubric.baseline),
-        "perturbed DSC": _number(result.probe),
+        "claimed DSC": _decimals(claimed),
+        "verified DSC": _decimals(verified),
+        "CI low": _decimals(result.low),
+        "CI high": _decimals(result.high),
+        "claimed - verified": _decimals(excess),
+        "gain over baseline": _decimals(None if verified is None else verified - rubric.baseline),
+        "perturbed DSC": _decimals(result.probe),
         "grid": result.grid,
         "DSC points": f"{standing.points:g}",
     }
 
 
 def flags(standing: Standing) -> str:
-    """The names of the findings, faults first, each once; of shared things with the others' names."""
+    """Return the names of the findings, faults first, each once.
+
+    Findings about something shared name the other students.
+    """
     order = {"fault": 0, "review": 1, "note": 2}
     findings = sorted(standing.result.findings, key=lambda finding: order[finding.level])
     return "; ".join(dict.fromkeys(finding.private or finding.name for finding in findings))
 
 
-def _number(value: float | None) -> str:
+def _decimals(value: float | None) -> str:
+    """Return a number with six decimals; empty for None."""
     return "" if value is None else f"{round(value, 6) + 0.0:.6f}"  # + 0.0 makes -0.0 a 0.0
 
 
-def _safe(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula: an apostrophe stands before it.
+def _as_text(text: str) -> str:
+    """Return a cell that no spreadsheet takes for a formula.
 
-    Numbers stay as they are.
+    An apostrophe is put before it; numbers stay as they are.
     """
-    text = text.replace("\r\n", "\n").replace("\r", "\n")  # or a row would end there
+    text = text.replace("\r\n", "\n").replace("\r", "\n")  # a bare \r would end the row
     if text.lstrip().startswith(("=", "+", "-", "@")):
         try:
             float(text)

@@ -1,4 +1,4 @@
-"""One hand-in after the other, each to its end: what runs in the process that grades."""
+"""Grade one submission after the other, in the process that grades."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lib.utils import KitError
 def prepare(
     data: str, split: str, device: str, tolerance: float
 ) -> Callable[[Any], dict[str, Any]]:
-    """In the process that grades: find the data; what comes back grades one hand-in."""
+    """Find the data in the process that grades; return what grades one submission."""
     exam, chosen = prepare_exam(data, split), pick_device(device)
     return partial(grade_one, exam=exam, device=chosen, tolerance=tolerance)
 
@@ -33,7 +33,15 @@ def prepare(
 def grade_one(
     job: tuple[str, str, str, bool, str], exam: Exam, device: torch.device, tolerance: float
 ) -> dict[str, Any]:
-    """Whatever a hand-in holds, a result comes back."""
+    """Return the result of a submission, whatever it contains.
+
+    Args:
+        job: path and name of the submission, the student's id as far as known, whether the roster
+            has it, and an empty folder for the files.
+
+    Returns:
+        A ``Result`` as a dict.
+    """
     source, name, student, known, work = job
     result, stage = Result(name, student), "refused"
     try:
@@ -45,15 +53,14 @@ def grade_one(
             unpack(Path(source), Path(work), READ)
             stage = "incomplete"
             submission = read_submission(work)
-            _name(result, submission.student, known)
+            _set_student(result, submission.student, known)
             stage = "not verifiable"
             verify(submission, exam, device, tolerance, result)
     except KitError as error:
-        reason = re.sub(
-            rf"{re.escape(work)}[^:]*[/\\]", "", str(error)
-        )  # the place where it was unpacked
+        # leave out the folder where it was unpacked
+        reason = re.sub(rf"{re.escape(work)}[^:]*[/\\]", "", str(error))
         result = failed(name, result.student, stage, reason, result)
-    except Exception as error:  # files of strangers can be wrong in every way there is
+    except Exception as error:  # untrusted files can be wrong in every way
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
         result = failed(name, result.student, "failed", f"grading met {reason}", result)
     return asdict(result)
@@ -62,24 +69,27 @@ def grade_one(
 def failed(
     name: str, student: str, status: str, reason: str, before: Result | None = None
 ) -> Result:
-    """A result without a score, and why there is none.
+    """Return a result without a score, and why there is none.
 
     Args:
-        before: what had been found until then.
+        before: the result as far as it had come.
     """
     result = before or Result(name, student)
     finding = Finding("fault", status, reason, reason)
     return replace(result, status=status, findings=[*result.findings, finding])
 
 
-def _name(result: Result, inside: str, known: bool) -> None:
-    """Whose hand-in it is: the roster's id in the file's name, as a platform wrote it, comes before the one inside."""
+def _set_student(result: Result, inside: str, known: bool) -> None:
+    """Decide which student a submission is from.
+
+    The roster's id in the file's name, as a platform wrote it, comes before the id inside.
+    """
     if known and inside not in ("", result.student):
         result.findings.append(
             Finding(
                 "review",
                 "another id inside",
-                "The hand-in says another id than its file.",
+                "The submission has another id than its file.",
                 f"says it is by {inside}",
             )
         )

@@ -1,4 +1,4 @@
-"""Handing in: one zip with what is graded, checked on the way as the grader will check it."""
+"""Pack a submission: one zip with what is graded, checked as the grader will check it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lib.config import MODELS, PROFILES, changes
+from lib.config import MODELS, changes
 from lib.dataset import BrainData
 from lib.grade.archive import unpack, write_zip
 from lib.grade.submission import MANIFEST, READ, STUDENT, read_submission
 from lib.logger import (
     BEST_CSV,
-    BEST_PLAN,
     TRAIN_CSV,
     Run,
+    all_runs,
     find_run,
     finished_runs,
     outside_folds,
@@ -31,7 +31,10 @@ _TABLES = ("run.json", "history.csv", "cases.csv")
 
 
 class Receipt(NamedTuple):
-    """What was handed in; keep it: its digits tell whether the instructor has the same file."""
+    """Hold what was submitted.
+
+    The first digits of its hash show whether the instructor has the same file.
+    """
 
     student: str
     run_id: str
@@ -42,7 +45,9 @@ class Receipt(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"handed in by   {self.student}\nrun            {self.run_id}\nits recipe     {self.recipe}\n"
+            f"handed in by   {self.student}\n"
+            f"run            {self.run_id}\n"
+            f"its recipe     {self.recipe}\n"
             f"claimed DSC    {self.claimed:.4f}\n"
             f"file           {self.file.name}, {self.file.stat().st_size / 1e6:.1f} MB\n"
             f"SHA-256        {self.sha256[:12]}"
@@ -56,41 +61,45 @@ def pack(
     quick: bool = False,
     data: BrainData | str | Path | None = None,
 ) -> Receipt:
-    """Write ``<out>/<student>.zip``: CSVs, runs, notebooks, ``lib``, report; weights of the chosen run only, no data.
+    """Write ``<out>/<student>.zip`` and return its receipt.
 
-    The report is made anew, of all runs, without images of patients; ``report.html`` in ``out``
-    stays as it is.
-    Notebooks are taken with their pictures: save them first. The same files give the same zip.
+    The zip contains CSVs, runs, notebooks, ``lib`` and report; weights of the chosen run only, and
+    no data. The report is made anew, of all runs, without images of patients; ``report.html`` in
+    ``out`` stays as it is. Notebooks are taken with their pictures: save them first. The same files
+    give the same zip.
 
     Args:
         student: your id; letters, digits and . @ -
         out: folder of results.
-        run_id: the run to be graded; by default the one of the best CSV with the best DSC, else of
-            the other CSV, folds of a cross-validation left out.
-        quick: hand in a run of the profile ``quick`` or ``smoke``, or on phantoms, as well.
-        data: for a network of your own, from ``load_data`` or a folder for it: its masks of the
-            validation patients are handed in too, as the grader runs no code of yours.
+        run_id: the run to be graded. By default it is the run with the best DSC in the best CSV,
+            else in the other; folds of a cross-validation are left out.
+        quick: also accept a run of the profile ``quick`` or ``smoke``, or on phantoms.
+        data: for a custom network, from ``load_data`` or a folder for it. The grader runs no code
+            of yours, so the masks of the validation patients are submitted too.
 
     Raises:
-        KitError: no such run, weights or tables that cannot be read, a run that is too small, or a
-        zip over 200 MiB.
+        KitError: no such run; weights or tables that cannot be read; a run that is too small; or a
+            zip over 200 MiB.
     """
     if not STUDENT.fullmatch(student):
         raise KitError(f"student {student!r}: give your id, of letters, digits and . @ - only")
     if student == PLACEHOLDER and not quick:
         raise KitError(
-            f"student {student!r}: stands in the notebook for your own id; put that in its place"
+            f"student {student!r}: is a placeholder of the notebook; put your own id in its place"
         )
     out = Path(out)
     if not out.is_dir():
         raise KitError(f"{out}: no such folder; name the folder of results")
-    write_result_csvs(out)
-    run = _choose(out, run_id)
+    runs = all_runs(out)
+    finished = finished_runs(out, runs)
+    write_result_csvs(out, finished)
+    run = _choose(out, finished, run_id)
     if not quick and (reason := _too_small(run)):
         raise KitError(
-            f"{run.id}: {reason}; hand in a run of the profile full, or say so with quick=True (--quick)"
+            f"{run.id}: {reason}; submit a run of the profile full, or allow this one with "
+            f"quick=True (--quick)"
         )
-    files: dict[str, Path | bytes] = {**dict(_files(out, run)), **_report(out)}
+    files: dict[str, Path | bytes] = {**dict(_files(out, finished, run)), **_report(out, runs)}
     files[MANIFEST] = json.dumps(
         {"schema": 1, "student": student, "run": run.id}, indent=1
     ).encode()
@@ -106,48 +115,44 @@ def pack(
     )
 
 
-def _choose(out: Path, run_id: str | None) -> Run:
-    """The run to be graded, see ``pack``."""
-    runs = outside_folds(finished_runs(out))
-    best = [run for run in runs if any(plan.startswith(BEST_PLAN) for plan in run.info["plans"])]
+def _choose(out: Path, finished: list[Run], run_id: str | None) -> Run:
+    """Return the run to be graded, see ``pack``."""
+    best = [run for run in outside_folds(finished) if "best" in run.tables]
     if best and run_id is None:
         return max(best, key=lambda run: run.dsc.mean)
-    return find_run(out, run_id=run_id)
+    return find_run(out, run_id=run_id, runs=finished)
 
 
 def _too_small(run: Run) -> str | None:
-    """Why a run is of no use for grading; a run does not know its profile, but its size and patients tell."""
-    quick = PROFILES["quick"]
-    if all(run.config.to_dict()[name] <= quick[name] for name in ("image_size", "init_features")):
-        return "as narrow and as small as the profile quick"
-    if all(name.startswith("PHANTOM_") for name in run.info["split"]["validation"]):
-        return "scored on phantoms"
-    return None
+    """Return why a run is of no use for grading, or None."""
+    if run.info["profile"] != "full":
+        return f"as small as the profile {run.info['profile']}"
+    return "scored on phantoms" if run.info["data"].get("phantom") else None
 
 
-def _files(out: Path, chosen: Run) -> Iterator[tuple[str, Path]]:
-    """Name in the zip -> file."""
+def _files(out: Path, finished: list[Run], chosen: Run) -> Iterator[tuple[str, Path]]:
+    """Yield (name in the zip, file)."""
     for name in (BEST_CSV, TRAIN_CSV):
         if (out / name).is_file():
             yield f"result/{name}", out / name
-    for run in finished_runs(out):
-        for name in _TABLES + ("best.pt",) * (run.id == chosen.id):
+    for run in finished:
+        for name in _TABLES:
             yield f"result/runs/{run.id}/{name}", run.folder / name
+    yield f"result/runs/{chosen.id}/best.pt", chosen.weights
     for file in (*PROJECT.glob("*.ipynb"), *PROJECT.glob("*.py"), *(PROJECT / "lib").rglob("*.py")):
         yield file.relative_to(PROJECT).as_posix(), file
     for file in (out / "notebooks").glob("*.ipynb"):
         yield f"result/notebooks/{file.name}", file
 
 
-def _report(out: Path) -> dict[str, bytes]:
-    """The report of all runs without images of patients, and the student's words."""
-    from lib.report.write import (
-        ANALYSIS,
-        write_report,
-    )  # it draws: the process that grades need not load that
+def _report(out: Path, runs: list[Run]) -> dict[str, bytes]:
+    """Return the report of all runs without images of patients, and the student's words."""
+    # imported here, because the process that grades need not load what draws
+    from lib.report.write import ANALYSIS, write_report
 
     with tempfile.TemporaryDirectory() as folder:
-        words = write_report(out, images=False, target=folder)[ANALYSIS].read_bytes()
+        paths = write_report(out, images=False, target=folder, runs=runs)
+        words = paths[ANALYSIS].read_bytes()
         made = {
             file.relative_to(folder).as_posix(): file.read_bytes()
             for file in sorted(Path(folder).rglob("*"))
@@ -157,11 +162,11 @@ def _report(out: Path) -> dict[str, bytes]:
 
 
 def _masks(run: Run, data: BrainData | str | Path | None) -> dict[str, bytes]:
-    """Predicted masks of the validation patients."""
+    """Return the predicted masks of the validation patients."""
     if data is None:
         raise KitError(
-            f"{run.id}: {run.config.model} is a network of your own; name the data, so that its masks can "
-            "be handed in"
+            f"{run.id}: {run.config.model} is a custom network; name the data, so that its masks "
+            f"can be submitted"
         )
     with tempfile.TemporaryDirectory() as folder:
         predict(
@@ -182,13 +187,12 @@ def _write_checked(target: Path, files: dict[str, Path | bytes]) -> None:
     try:
         size = target.stat().st_size
         if size > MAX_ZIP:
-            largest = max(
-                (name for name, file in files.items() if isinstance(file, Path)),
-                key=lambda name: files[name].stat().st_size,
-            )
+            sizes = {
+                name: file.stat().st_size for name, file in files.items() if isinstance(file, Path)
+            }
             raise KitError(
-                f"{target.name}: {size >> 20} MiB, at most {MAX_ZIP >> 20} are taken; the largest file is "
-                f"{largest}"
+                f"{target.name}: {size >> 20} MiB, at most {MAX_ZIP >> 20} are accepted; the "
+                f"largest file is {max(sizes, key=sizes.__getitem__)}"
             )
         with tempfile.TemporaryDirectory() as folder:
             unpack(target, Path(folder), READ)

@@ -1,9 +1,7 @@
-"""The score of a hand-in, computed again without running a line of its code."""
+"""Compute the score of a submission again, without running a line of its code."""
 
 from __future__ import annotations
 
-import hashlib
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +10,12 @@ import numpy as np
 import pandas as pd
 import tifffile
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lib.config import MODELS, Config
+from lib.config import MODELS
 from lib.dataset import BrainData
 from lib.evaluate import case_row, native_mask, predict_volumes
+from lib.grade.checkpoint import read_checked
 from lib.grade.checks import (
     Finding,
     check_cases,
@@ -30,10 +29,8 @@ from lib.grade.checks import (
 from lib.grade.submission import Submission
 from lib.grade.test_set import Exam
 from lib.metrics import counts, largest_component, summarise
-from lib.networks import build_model
-from lib.predict import load_weights, read_checkpoint
-from lib.runtime import Machine, Precision, deterministic, pick_precision
-from lib.runtime.device import memory_format
+from lib.runtime import Machine, deterministic
+from lib.runtime.device import prepare
 from lib.utils import KitError, sha256
 
 MAX_SIZE, MAX_BATCH = 512, 32
@@ -41,16 +38,15 @@ MAX_SIZE, MAX_BATCH = 512, 32
 
 @dataclass
 class Result:
-    """What grading found of one hand-in; ``dataclasses.asdict`` makes JSON of it.
+    """Hold what grading found of one submission; ``dataclasses.asdict`` makes JSON of it.
 
     Attributes:
         submission: its file or folder name.
         status: ``computed``; else why no score could be computed: ``refused``, ``incomplete``,
             ``not verifiable``, ``timed out``, ``failed``, ``missing``.
         claimed, verified, low, high, probe: mean DSC over the validation patients as claimed and as
-            computed, the 95 % CI of the latter, and that of the perturbed patients; None where
-            there is none.
-        grid: ``network``, or ``file`` for masks that were handed in.
+            computed, the 95 % CI of the latter, and that of the perturbed patients; or None.
+        grid: ``network``, or ``file`` for masks that were submitted.
         cases: patient -> [claimed, computed, perturbed] DSC.
         prints: name -> hash of what no two students should share.
         recipe: fields of the config, for the student's page.
@@ -73,23 +69,31 @@ class Result:
     diff: dict[str, list[str]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
+    @property
+    def score(self) -> float:
+        """Return the computed mean DSC. Raises ValueError if there is none."""
+        if self.verified is None:
+            raise ValueError(f"{self.submission}: no score was computed")
+        return self.verified
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Result:
-        """The inverse of ``dataclasses.asdict``."""
+        """Return the result of which ``dataclasses.asdict`` gave these values."""
         return cls(**{**values, "findings": [Finding(*finding) for finding in values["findings"]]})
 
 
 def verify(
     submission: Submission, exam: Exam, device: torch.device, tolerance: float, result: Result
 ) -> None:
-    """Fill ``result``: check the claims, compute the score again.
+    """Check the claims of a submission, compute its score again, and fill ``result``.
 
     Args:
-        tolerance: how far the claimed DSC may lie from the computed one; another device or number
-        format moves it.
+        tolerance: how far the claimed DSC may be from the computed one; another device or number
+            format moves it.
 
     Raises:
-        KitError: nothing can be computed: weights that cannot be read, or a network without masks.
+        KitError: nothing can be computed: the weights cannot be read, or a custom network has no
+            masks.
     """
     result.run, result.claimed = submission.run_id, submission.claimed
     result.recipe = submission.config.to_dict()
@@ -105,11 +109,8 @@ def verify(
     ]
     if submission.config.model in MODELS:
         rows, perturbed = _score_weights(submission, exam, device, result)
-        column, result.grid, result.probe = (
-            "dsc",
-            "network",
-            float(np.mean(list(perturbed.values()))),
-        )
+        column, result.grid = "dsc", "network"
+        result.probe = float(np.mean(list(perturbed.values())))
     else:
         rows, perturbed = _score_masks(submission, exam, result), {}
         column, result.grid = "dsc_native", "file"
@@ -124,8 +125,8 @@ def _compare(
     tolerance: float,
     result: Result,
 ) -> None:
-    """The score, and how it differs from the claim."""
-    score = summarise(rows[column])
+    """Fill in the score, and how it differs from the claim."""
+    score = summarise(rows[column].to_numpy(float))
     result.verified, result.low, result.high = score.mean, score.low, score.high
     claimed = submission.cases.drop_duplicates("patient").set_index("patient")[column]
     result.cases = {
@@ -140,7 +141,7 @@ def _compare(
         result.prints["masks"] = sha256(
             rows[["patient", "tp", "fp", "fn"]].to_csv(index=False).encode()
         )
-    claim = result.claimed if column == "dsc" else float(submission.cases[column].mean())
+    claim = submission.claimed if column == "dsc" else float(submission.cases[column].mean())
     if set(claimed.index) == set(rows["patient"]) and abs(claim - score.mean) > tolerance:
         result.findings.append(
             Finding(
@@ -157,19 +158,16 @@ def _compare(
 def _score_weights(
     submission: Submission, exam: Exam, device: torch.device, result: Result
 ) -> tuple[pd.DataFrame, dict[str, float]]:
-    """The table of cases, computed from best.pt, and the DSC of the same patients perturbed."""
+    """Return the table of cases, computed from best.pt, and perturbed DSC by patient."""
     config, info = submission.config, submission.info
     if config.image_size > MAX_SIZE or config.image_size % 16:
         raise KitError(
             f"run.json: image_size {config.image_size} is not a multiple of 16 up to {MAX_SIZE}"
         )
-    model = load_network(submission.folder / "best.pt")
-    content = read_checkpoint(submission.folder / "best.pt")
-    result.prints["weights"] = weights_hash(content["weights"])
-    if (model.config.to_dict(), sorted(model.trained_on)) != (
-        config.to_dict(),
-        sorted(info["split"]["train"]),
-    ):
+    checkpoint = read_checked(submission.folder / "best.pt")
+    result.prints["weights"] = checkpoint.hash
+    trained_on = tuple(sorted(info["split"]["train"]))
+    if (checkpoint.config, checkpoint.trained_on) != (config, trained_on):
         result.findings.append(
             Finding(
                 "fault",
@@ -177,8 +175,8 @@ def _score_weights(
                 "best.pt says another config, or other training patients, than run.json.",
             )
         )
-    machine = Machine(device, _precision(device, info))
-    model.to(device, memory_format=memory_format(device))
+    model = checkpoint.network()
+    machine = prepare([model], str(device), _precision(device, info))
     batch_size = min(-(-config.batch_size * config.accumulate // info["accumulate"]), MAX_BATCH)
     tables = [
         _cases(
@@ -193,6 +191,7 @@ def _score_weights(
 
 
 def _cases(model: nn.Module, data: BrainData, machine: Machine, batch_size: int) -> pd.DataFrame:
+    """Return a row of scores for each patient."""
     with deterministic():
         return pd.DataFrame(
             [
@@ -204,102 +203,32 @@ def _cases(model: nn.Module, data: BrainData, machine: Machine, batch_size: int)
         )
 
 
-def _precision(device: torch.device, info: dict[str, Any]) -> Precision:
-    """That of the run, where this device computes in it as well: the score then comes out the same."""
-    recorded = info["precision"].split("; then ")[-1]
-    kind = info["device"].split("; then ")[-1]
-    same = (device.type == "cuda") == ("CUDA" in kind)
-    if same and recorded in ("fp32", "bf16", *["fp16"] * (device.type == "cuda")):
-        return Precision(recorded, "as the run")
-    return pick_precision(device)
+def _precision(device: torch.device, info: dict[str, Any]) -> str:
+    """Return the run's precision, if this device computes in it as well, else ``auto``.
 
-
-def load_network(file: Path) -> nn.Module:
-    """``load_weights`` for a file of a stranger: it must not take more memory than its size says.
-
-    Raises:
-        KitError: no weights of one of the kit's networks, or made to take much more memory than it
-        has bytes.
+    In the same precision the score comes out the same.
     """
-    if not file.is_file():
-        raise KitError(f"{file.name} is missing; hand in what pack makes")
-    try:
-        with zipfile.ZipFile(file) as bundle:
-            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in bundle.infolist())
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
-        raise KitError(f"{file.name}: is not what a run writes, or damaged; not opened") from None
-    if not stored:
-        raise KitError(f"{file.name}: is compressed, which no run writes; not opened")
-    content = read_checkpoint(file)
-    config, weights = content.get("config"), content.get("weights")
-    if (
-        not isinstance(config, dict)
-        or not isinstance(weights, dict)
-        or config.get("model") not in MODELS
-    ):
-        raise KitError(f"{file.name}: holds no config and weights of one of {', '.join(MODELS)}")
-    learnt = content.get("trained_on")
-    if not isinstance(learnt, list) or not all(isinstance(name, str) for name in learnt):
-        raise KitError(f"{file.name}: does not say which patients it was trained on")
-    _require_plain(file, config, weights)
-    return load_weights(file)
+    same_kind = (device.type == "cuda") == ("CUDA" in info["device"])
+    supported = ("fp32", "bf16", "fp16") if device.type == "cuda" else ("fp32", "bf16")
+    return info["precision"] if same_kind and info["precision"] in supported else "auto"
 
 
-def _require_plain(file: Path, config: dict[str, Any], weights: dict[Any, Any]) -> None:
-    """Raise KitError unless ``weights`` are those of the network, by name and shape, and lie in the file in full."""
-    for name, tensor in weights.items():
-        if not (
-            isinstance(name, str)
-            and isinstance(tensor, Tensor)
-            and tensor.layout is torch.strided
-            and tensor.device.type == "cpu"
-            and tensor.is_contiguous()
-            and not tensor.is_quantized
-        ):
-            raise KitError(f"{file.name}: {str(name)[:60]!a} is no plain tensor")
-    try:
-        with torch.device("meta"):  # shapes only: a config may ask for any width
-            network = build_model(Config.from_dict(config))
-        expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    except (KitError, TypeError, RuntimeError, MemoryError) as error:
-        raise KitError(
-            f"{file.name}: its config describes no network ({' '.join(str(error).split())[:100]})"
-        ) from None
-    size = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
-    if (
-        expected != {name: tensor.shape for name, tensor in weights.items()}
-        or size > file.stat().st_size
-    ):
-        raise KitError(
-            f"{file.name}: its weights are not those of the network that its config describes"
-        )
-
-
-def weights_hash(weights: dict[str, Tensor]) -> str:
-    """Hex SHA-256 of names, types, shapes and bytes: the same for the same weights in another file."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
-        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-# --- masks of a network of one's own --------------------------------------------------------------
+# --- masks of a custom network --------------------------------------------------------------------
 
 
 def _score_masks(submission: Submission, exam: Exam, result: Result) -> pd.DataFrame:
-    """Counts of the handed-in masks, for a network that would have to be imported to be run."""
+    """Return the counts of the submitted masks of a custom network, which is not run."""
     result.findings.append(
         Finding(
             "review",
             "rescored from masks",
-            f"{submission.config.model} is no network of the "
-            "kit and was not run: the masks handed in are scored, on the file's grid.",
+            f"{submission.config.model} is no network of the kit and was not run: the submitted "
+            f"masks are scored, on the file's grid.",
         )
     )
     rows = []
     for name in exam.split.validation:
-        patient, truth = exam.data.patients[name], exam.data.truth(name)
+        patient, truth = exam.data.patients[name], exam.truth(name)
         planes = [
             _read_mask(submission.masks / name / f"{name}_{number}_mask.tif", truth.shape[1:])
             for number in patient.numbers
@@ -310,11 +239,14 @@ def _score_masks(submission: Submission, exam: Exam, result: Result) -> pd.DataF
 
 
 def _read_mask(file: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """One slice's mask, bool. Its header must promise ``shape`` before a pixel is unpacked."""
+    """Return one slice's mask, bool.
+
+    The header must promise ``shape`` before a pixel is unpacked.
+    """
     if not file.is_file():
         raise KitError(
-            f"masks/{file.parent.name}/{file.name} is missing: a network of one's own is scored by "
-            f"masks of all slices of all validation patients"
+            f"masks/{file.parent.name}/{file.name} is missing: a custom network is scored by masks "
+            f"of all slices of all validation patients"
         )
     try:
         with tifffile.TiffFile(file) as opened:

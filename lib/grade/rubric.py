@@ -1,4 +1,4 @@
-"""What a hand-in can earn: the scale of the DSC, and the columns that a human fills."""
+"""Read a rubric: the scale of the DSC, and the columns that the instructor fills."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ DEFAULT = Path(__file__).with_name("rubric.toml")
 
 @dataclass(frozen=True)
 class Rubric:
-    """Points.
+    """Hold the points of an assignment.
 
     Attributes:
         scale: (DSC, points), rising: the baseline first, the target last.
-        tolerance: how far a claimed DSC may lie from the computed one.
-        columns: name of a column that a human fills -> points possible.
+        tolerance: how far a claimed DSC may be from the computed one.
+        columns: name of a column that the instructor fills -> points possible.
     """
 
     scale: tuple[tuple[float, float], ...]
@@ -32,29 +32,33 @@ class Rubric:
 
     @property
     def baseline(self) -> float:
-        """The DSC that earns nothing yet."""
+        """Return the largest DSC that earns nothing."""
         return self.scale[0][0]
 
     @property
     def dsc_points(self) -> float:
-        """The most that the DSC can earn."""
+        """Return the most that the DSC can earn."""
         return self.scale[-1][1]
 
     @property
     def total(self) -> float:
-        """The most that can be earned."""
+        """Return the most that can be earned."""
         return self.dsc_points + sum(self.columns.values())
 
     def points(self, dsc: float) -> float:
-        """What a mean DSC earns: linear between the steps of the scale, constant outside, to a tenth of a point."""
-        return round(float(np.interp(dsc, *zip(*self.scale, strict=True))), 1)
+        """Return what a mean DSC earns, to a tenth of a point.
+
+        It is linear between the steps of the scale, and constant outside.
+        """
+        scores, points = np.array(self.scale).T
+        return round(float(np.interp(dsc, scores, points)), 1)
 
 
 def load_rubric(file: str | Path = DEFAULT) -> Rubric:
     """Read a rubric; see ``lib/grade/rubric.toml``.
 
     Raises:
-        KitError: not there, no TOML, or numbers that make no rubric.
+        KitError: the file is missing, is no TOML, or its numbers are no rubric.
     """
     file = Path(file)
     try:
@@ -66,7 +70,7 @@ def load_rubric(file: str | Path = DEFAULT) -> Rubric:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise KitError(f"{file}: is no TOML ({error}); copy lib/grade/rubric.toml") from None
     dsc = {"largest_share": 0.4, "tolerance": 0.005, **values.get("dsc", {})}
-    scale, columns = dsc.get("scale"), values.get("columns", {})
+    scale, columns = dsc.get("scale", []), values.get("columns", {})
     problem = _problem(values, dsc, scale, columns)
     if problem:
         raise KitError(f"{file}: {problem}; see lib/grade/rubric.toml")
@@ -84,7 +88,7 @@ def load_rubric(file: str | Path = DEFAULT) -> Rubric:
 
 
 def _problem(values: dict[str, Any], dsc: dict[str, Any], scale: Any, columns: Any) -> str | None:
-    """What is wrong with the numbers, in words."""
+    """Return what is wrong with the numbers, in words, or None."""
     unknown = [
         *(values.keys() - {"dsc", "columns"}),
         *(dsc.keys() - {"scale", "largest_share", "tolerance"}),
@@ -112,6 +116,7 @@ def _problem(values: dict[str, Any], dsc: dict[str, Any], scale: Any, columns: A
 
 
 def _is_amount(value: Any) -> bool:
+    """Return whether a value is a finite number that is not negative."""
     return (
         isinstance(value, (int, float))
         and not isinstance(value, bool)

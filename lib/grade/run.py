@@ -1,4 +1,4 @@
-"""Hand in, and grade: from a folder of hand-ins to a gradebook that computed every claim again."""
+"""Grade a folder of submissions: from its zips to a gradebook."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lib.grade.worker import Worker, WorkerDied
 from lib.runtime import pick_device
 from lib.utils import PROJECT, KitError, fingerprint, progress, say, sha256, write_json
 
-RESULTS = "results"  # below the folder of the gradebook: what was computed, by hand-in
+RESULTS = "results"  # folder of what was computed, below that of the gradebook
 SECONDS = 600
 
 
@@ -39,26 +39,28 @@ def grade(
     device: str = "auto",
     seconds: float = SECONDS,
 ) -> list[Standing]:
-    """Grade every zip and folder of ``submissions``; write ``gradebook.csv``, a page each and ``leaderboard.html``.
+    """Grade every zip and folder of ``submissions``.
 
-    A hand-in that was graded before, on the same data by the same code, is not computed again: an
-    interrupted grading goes on. What a human wrote into the gradebook stays.
+    ``gradebook.csv``, a page for each submission and ``leaderboard.html`` are written. A submission
+    that was graded before, on the same data by the same code, is not computed again, so an
+    interrupted grading goes on. What the instructor wrote into the gradebook stays.
 
     Args:
-        data: as for ``load_data``; the instructor's.
+        data: the instructor's, as for ``load_data``.
         out: folder for what is written.
         roster: ids of the students.
         split: the assignment's, as in ``Config.split``.
-        seconds: the most that one hand-in may take.
+        seconds: the longest that one submission may take.
 
     Raises:
-        KitError: nothing to grade, unusable data, or a gradebook in which a human wrote no number.
+        KitError: nothing to grade, unusable data, or a gradebook in which a cell for points is no
+            number.
     """
     submissions, out, rubric = Path(submissions), Path(out), rubric or load_rubric()
     book = read_book(out / GRADEBOOK, rubric)
-    handed_in = list_submissions(submissions)
+    found = list_submissions(submissions)
     key = [
-        _code(),
+        _code_hash(),
         stat_key(list_patients(find_root(data))),
         split,
         str(pick_device(device)),
@@ -67,9 +69,9 @@ def grade(
     results = []
     with (
         Worker(prepare, str(data), split, device, rubric.tolerance) as worker,
-        progress(total=len(handed_in), desc="grading", unit="hand-in") as bar,
+        progress(total=len(found), desc="grading", unit="submission") as bar,
     ):
-        for name, source in handed_in.items():
+        for name, source in found.items():
             results.append(_result(name, source, out / RESULTS, key, roster or (), worker, seconds))
             bar.update()
     standings = assess(results, rubric, roster)
@@ -78,13 +80,15 @@ def grade(
 
 
 def list_submissions(folder: Path) -> dict[str, Path]:
-    """The hand-ins of a folder, name -> zip or folder; of a folder around a single zip, that zip.
+    """Return the submissions of a folder, name -> zip or folder.
+
+    If a folder contains nothing but a zip, the zip counts.
 
     Raises:
         KitError: there are none.
     """
     if not folder.is_dir():
-        raise KitError(f"{folder}: no such folder; name the one that holds the hand-ins")
+        raise KitError(f"{folder}: no such folder; name the one with the submissions")
     found = [
         path
         for path in sorted(folder.iterdir())
@@ -93,13 +97,13 @@ def list_submissions(folder: Path) -> dict[str, Path]:
         and (path.is_dir() or path.suffix.lower() == ".zip")
     ]
     if not found:
-        raise KitError(f"{folder}: holds no zip and no folder; put the hand-ins there")
+        raise KitError(f"{folder}: has no zip and no folder; put the submissions there")
     sources = [_only_zip(path) or path for path in found]
     return {path.relative_to(folder).as_posix(): path for path in sources}
 
 
 def _only_zip(folder: Path) -> Path | None:
-    """The zip in a folder that holds nothing else, as learning platforms export them."""
+    """Return the zip in a folder that contains nothing else, as platforms export them."""
     inside = (
         [path for path in folder.iterdir() if not path.name.startswith(".")]
         if folder.is_dir()
@@ -109,12 +113,12 @@ def _only_zip(folder: Path) -> Path | None:
     return inside[0] if lone and not inside[0].is_symlink() else None
 
 
-def _code() -> str:
-    """Hash of everything that computes a result."""
+def _code_hash() -> str:
+    """Return a hash of everything that computes a result."""
     return fingerprint([sha256(file) for file in sorted((PROJECT / "lib").rglob("*.py"))])
 
 
-# --- one hand-in ----------------------------------------------------------------------------------
+# --- one submission -------------------------------------------------------------------------------
 
 
 def _result(
@@ -126,7 +130,7 @@ def _result(
     worker: Worker,
     seconds: float,
 ) -> Result:
-    """What grading finds of a hand-in: computed, or read if it was computed before."""
+    """Return the result of a submission: computed, or read if it was computed before."""
     student = student_of(name, roster)
     try:
         content = _content_hash(source)
@@ -141,17 +145,18 @@ def _result(
             result = Result.from_dict(worker.call(job, seconds))
         except WorkerDied as error:
             say(f"{name}: {error}")
-            late = "not done" in str(error)
-            return failed(
-                name, student, "timed out" if late else "failed", f"Grading was given up: {error}."
-            )
-    if result.status != "failed":  # memory may have run out: the next grading tries again
+            status = "timed out" if error.timed_out else "failed"
+            return failed(name, student, status, f"Grading was given up: {error}.")
+    if result.status != "failed":  # else the next grading tries again
         write_json(file, asdict(result))
     return result
 
 
 def student_of(name: str, roster: Sequence[str]) -> str:
-    """Who handed in, if the hand-in does not say: the id of the roster that its name holds, else the name itself."""
+    """Return the student's id for a submission that does not say it.
+
+    It is the id of the roster that the name contains, else the name itself.
+    """
     inside = [
         student
         for student in roster
@@ -164,35 +169,35 @@ def student_of(name: str, roster: Sequence[str]) -> str:
 
 
 def _content_hash(source: Path) -> str:
-    """Hash of all that is in a hand-in.
+    """Return a hash of all that is in a submission.
 
     Raises:
-        KitError: more than anybody hands in, or links.
+        KitError: it is too large, or contains links.
     """
     files = list(plain_files(source)) if source.is_dir() else [source]
     if sum(file.stat().st_size for file in files) > MAX_BYTES:
-        raise KitError(f"{source.name}: larger than {MAX_BYTES >> 20} MiB; hand in what pack makes")
+        raise KitError(f"{source.name}: larger than {MAX_BYTES >> 20} MiB; submit what pack makes")
     return fingerprint([(file.relative_to(source).as_posix(), sha256(file)) for file in files])
 
 
-# --- what comes out -------------------------------------------------------------------------------
+# --- output ---------------------------------------------------------------------------------------
 
 
 def _write(out: Path, standings: Sequence[Standing], book: Book, rubric: Rubric) -> None:
-    """Gradebook, pages, leaderboard."""
+    """Write gradebook, pages and leaderboard."""
     pages = {index: page_name(standing) for index, standing in enumerate(standings)}
     for standing in standings:
-        human = book.of(standing)
-        write_page(out, standing, human, total(standing, human, rubric), rubric)
+        written = book.of(standing)
+        write_page(out, standing, written, total(standing, written, rubric), rubric)
     write_leaderboard(out, standings, rubric)
     write_book(out / GRADEBOOK, standings, book, rubric, pages)
 
 
 def read_roster(file: Path) -> list[str]:
-    """The ids in the column ``student`` of a CSV, or in its only column.
+    """Return the ids in the column ``student`` of a CSV, or in its only column.
 
     Raises:
-        KitError: it cannot be read, or holds no ids.
+        KitError: it cannot be read, or has no ids.
     """
     try:
         rows = list(csv.reader(file.read_text(encoding="utf-8-sig").splitlines()))
@@ -201,7 +206,8 @@ def read_roster(file: Path) -> list[str]:
     header = [name.strip().lower() for name in rows[0]] if rows else []
     if len(header) > 1 and "student" not in header:
         raise KitError(
-            f"{file}: which of {len(header)} columns holds the ids is not said; call it student in line 1"
+            f"{file}: which of {len(header)} columns has the ids is not clear; name it student in "
+            f"line 1"
         )
     column = header.index("student") if "student" in header else 0
     ids = [
@@ -211,23 +217,22 @@ def read_roster(file: Path) -> list[str]:
     ]
     wrong = [student for student in ids if not STUDENT.fullmatch(student)]
     if wrong or not ids:
-        raise KitError(
-            f"{file}: {f'{wrong[0]!r} is no id' if wrong else 'holds no ids'}; expected a column student"
-        )
+        problem = f"{wrong[0]!r} is no id" if wrong else "has no ids"
+        raise KitError(f"{file}: {problem}; expected a column student")
     return list(dict.fromkeys(ids))
 
 
 def summary(standings: Sequence[Standing]) -> str:
-    """The gradebook in a few columns, to be printed."""
+    """Return the gradebook in a few columns, to be printed."""
     rows = [("student", "status", "claimed", "verified", "points", "flags")]
     for standing in standings:
         result = standing.result
-        numbers = [
+        claimed, verified = (
             "" if value is None else f"{value:.3f}" for value in (result.claimed, result.verified)
-        ]
-        rows.append(
-            (result.student, standing.status, *numbers, f"{standing.points:g}", flags(standing))
         )
+        points = f"{standing.points:g}"
+        row = (result.student, standing.status, claimed, verified, points, flags(standing))
+        rows.append(row)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

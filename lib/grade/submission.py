@@ -1,6 +1,6 @@
-"""A hand-in: what a student packs, and what a grader finds in it.
+"""Read a submission: the files that a student packs, as a grader finds them.
 
-Read as data: nothing of it is imported or run.
+They are read as data: nothing of them is imported or run.
 """
 
 from __future__ import annotations
@@ -17,17 +17,10 @@ import numpy as np
 import pandas as pd
 
 from lib.config import Config
-from lib.logger import BEST_CSV, FOLD, TRAIN_CSV
+from lib.logger import BEST_CSV, FOLD, TRAIN_CSV, updated
 from lib.utils import KitError
 
-READ = (
-    ".json",
-    ".csv",
-    ".pt",
-    ".py",
-    ".tif",
-    ".tiff",
-)  # what a grader looks into; all else stays packed
+READ = (".json", ".csv", ".pt", ".py", ".tif", ".tiff")  # files that are unpacked; others are not
 MANIFEST = "submission.json"
 STUDENT = re.compile(r"\w[\w.@-]{0,63}")
 _MAX_TEXT, _MAX_ROWS, _MAX_LIST = 20 * 2**20, 100_000, 10_000
@@ -75,10 +68,10 @@ _SIGNED = ("train loss", "val loss")
 
 @dataclass(frozen=True)
 class Submission:
-    """What a hand-in claims, checked for form only.
+    """Hold what a submission claims, checked for form only.
 
     Attributes:
-        root: folder that holds ``result``, ``lib`` and the notebooks.
+        root: folder that contains ``result``, ``lib`` and the notebooks.
         student: as its manifest says; "" without one.
         claim: rows of the result CSV of the run to be graded.
         info: run.json; the fields of ``_RUN_JSON`` are there and of their types.
@@ -96,25 +89,26 @@ class Submission:
 
     @property
     def folder(self) -> Path:
-        """Of the run that is to be graded."""
+        """Return the folder of the run that is to be graded."""
         return self.root / "result" / "runs" / self.run_id
 
     @property
     def masks(self) -> Path:
-        """Of predictions, in the Kaggle layout; there for networks of one's own."""
+        """Return the folder of predicted masks, in the Kaggle layout; for custom networks."""
         return self.root / "masks"
 
     @property
     def claimed(self) -> float:
-        """The DSC that the result CSV claims for the run: that of its best epoch."""
+        """Return the DSC that the result CSV claims for the run: that of its best epoch."""
         return float(self.claim["val_dsc"].max())
 
 
 def read_submission(folder: str | Path) -> Submission:
-    """Read an unpacked hand-in. It may lie in folders of its own, as zips of a whole folder do.
+    """Read an unpacked submission.
 
-    The run to be graded is the one that ``submission.json`` names, else the best of the best CSV,
-    else of the other, folds of a cross-validation left out.
+    It may be in folders of its own, as zips of a whole folder are. The run to be graded is the one
+    that ``submission.json`` names. By default it is the best of the best CSV, else of the other,
+    and folds of a cross-validation are left out.
 
     Raises:
         KitError: a file is missing, unreadable, or not what the kit writes.
@@ -156,6 +150,7 @@ def read_submission(folder: str | Path) -> Submission:
 
 
 def _root_of(folder: Path) -> Path:
+    """Return the folder that contains ``result`` with a result CSV."""
     found = sorted(
         (path for name in (BEST_CSV, TRAIN_CSV) for path in folder.rglob(name)),
         key=lambda path: (len(path.parts), path),
@@ -163,23 +158,22 @@ def _root_of(folder: Path) -> Path:
     inside = [path.parent.parent for path in found if path.parent.name == "result"]
     if not inside:
         raise KitError(
-            f"result/{BEST_CSV} and result/{TRAIN_CSV} are missing; hand in what pack makes"
+            f"result/{BEST_CSV} and result/{TRAIN_CSV} are missing; submit what pack makes"
         )
     return inside[0]
 
 
 def _claim_of(tables: list[pd.DataFrame], run_id: Any) -> pd.DataFrame:
-    """The rows of the run to be graded."""
+    """Return the rows of the run to be graded."""
     if run_id is None:
-        whole = [
-            rows for table in tables if len(rows := table[~table["split"].str.startswith(FOLD)])
-        ]
-        rows = (whole or tables)[0]
+        without_folds = [table[~table["split"].str.startswith(FOLD)] for table in tables]
+        rows = ([table for table in without_folds if len(table)] or tables)[0]
         run_id = rows["run_id"].iloc[int(rows["val_dsc"].argmax())]
     for rows in tables:
         chosen = rows[rows["run_id"] == run_id]
         if len(chosen):
-            return chosen.reset_index(drop=True)
+            claim: pd.DataFrame = chosen.reset_index(drop=True)
+            return claim
     raise KitError(f"{MANIFEST}: the run {str(run_id)[:60]!a} is in no result CSV")
 
 
@@ -187,23 +181,26 @@ def _claim_of(tables: list[pd.DataFrame], run_id: Any) -> pd.DataFrame:
 
 
 def _read_text(file: Path) -> str:
+    """Return a text file. Raises KitError if it is missing, too large or no UTF-8."""
     if not file.is_file():
-        raise KitError(f"{file.name} is missing; hand in what pack makes")
+        raise KitError(f"{file.name} is missing; submit what pack makes")
     if file.stat().st_size > _MAX_TEXT:
         raise KitError(f"{file.name}: larger than {_MAX_TEXT >> 20} MiB")
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise KitError(
-            f"{file.name}: is no UTF-8 text; hand in the file as the kit wrote it"
+            f"{file.name}: is no UTF-8 text; submit the file as the kit wrote it"
         ) from None
 
 
 def _no_number(text: str) -> float:
+    """Refuse NaN and infinity in JSON."""
     raise ValueError(f"{text} is no number")
 
 
 def _read_json(file: Path) -> dict[str, Any]:
+    """Return the fields of a JSON file. Raises KitError if it has none."""
     try:
         value = json.loads(_read_text(file), parse_constant=_no_number)
     except KitError:
@@ -211,21 +208,21 @@ def _read_json(file: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise KitError(f"{file.name}: is no JSON ({' '.join(str(error).split())[:80]})") from None
     if not isinstance(value, dict):
-        raise KitError(f"{file.name}: holds no fields")
+        raise KitError(f"{file.name}: has no fields")
     return value
 
 
 def _checked_info(info: dict[str, Any]) -> dict[str, Any]:
-    """run.json with the fields that a grader uses, of their types."""
+    """Return run.json, whose fields that a grader uses are there and of their types."""
     for name, kind in _RUN_JSON.items():
         value: Any = info
         for part in name.split("."):
             value = value.get(part) if isinstance(value, dict) else None
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not (number and math.isfinite(value) if kind is float else type(value) is kind):
+        if not _is_of_kind(value, kind):
+            problem = "missing" if value is None else "of another kind"
             raise KitError(
-                f"run.json: {name} is {'missing' if value is None else 'of another kind'}, expected "
-                f"{kind.__name__}; hand in the file as the kit wrote it"
+                f"run.json: {name} is {problem}, expected {kind.__name__}; submit the file as the "
+                f"kit wrote it"
             )
     if info["status"] != "finished":
         raise KitError("run.json: the run has not finished; train it to its end")
@@ -234,12 +231,24 @@ def _checked_info(info: dict[str, Any]) -> dict[str, Any]:
         if len(patients) > _MAX_LIST or not all(isinstance(patient, str) for patient in patients):
             raise KitError(f"run.json: split.{name} is no list of patients")
     if not 1 <= info["accumulate"] <= 10_000:
-        raise KitError("run.json: accumulate is no number of parts")
-    return info
+        raise KitError("run.json: accumulate is no number of chunks")
+    return updated(info)
+
+
+def _is_of_kind(value: Any, kind: type) -> bool:
+    """Return whether a JSON value is of a type; any finite number is a float."""
+    if kind is not float:
+        return type(value) is kind
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value)
 
 
 def _read_table(file: Path, columns: dict[str, tuple[type, float]]) -> pd.DataFrame:
-    """The named columns of a CSV, each of its kind and in its range; others are left out."""
+    """Return the named columns of a CSV; others are left out.
+
+    Raises:
+        KitError: a column is missing, or a cell is of another kind or out of its range.
+    """
     text = _read_text(file)
     try:
         table = pd.read_csv(
@@ -249,16 +258,15 @@ def _read_table(file: Path, columns: dict[str, tuple[type, float]]) -> pd.DataFr
         raise KitError(f"{file.name}: is no table ({' '.join(str(error).split())[:80]})") from None
     missing = [name for name in columns if name not in table]
     if missing or not 0 < len(table) <= _MAX_ROWS:
-        raise KitError(
-            f"{file.name}: {'lacks the column ' + missing[0] if missing else f'has {len(table)} rows'}; "
-            f"hand in the file as the kit wrote it"
-        )
+        problem = f"lacks the column {missing[0]}" if missing else f"has {len(table)} rows"
+        raise KitError(f"{file.name}: {problem}; submit the file as the kit wrote it")
     return pd.DataFrame(
         {name: _column(file.name, table[name], *spec) for name, spec in columns.items()}
     )
 
 
 def _column(file: str, cells: pd.Series, kind: type, most: float) -> pd.Series:
+    """Return a column as ``kind``. Raises KitError for a cell above ``most``, or none."""
     if kind is str:
         return cells.str.slice(0, 200)
     numbers = pd.to_numeric(cells, errors="coerce").astype(float)
@@ -267,8 +275,9 @@ def _column(file: str, cells: pd.Series, kind: type, most: float) -> pd.Series:
     if kind is int:
         wrong |= numbers != np.floor(numbers)
     if wrong.any():
-        row = int(np.argmax(wrong.to_numpy()))
+        row = int(np.argmax(np.asarray(wrong)))
         raise KitError(
-            f"{file}: {cells.name} of row {row + 1} is {cells.iloc[row][:30]!a}, which no run writes"
+            f"{file}: {cells.name} of row {row + 1} is {cells.iloc[row][:30]!a}, which no run "
+            f"writes"
         )
     return numbers.astype(np.int64) if kind is int else numbers

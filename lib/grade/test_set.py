@@ -1,4 +1,4 @@
-"""What hand-ins are scored on: the validation patients of the instructor's data, as they are and perturbed."""
+"""Prepare what submissions are scored on: the validation patients of the instructor's data."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 
 from lib.data import Patient, cache_folder, kaggle
 from lib.dataset import BrainData, Split, load_data, make_split
-from lib.utils import build_folder, fingerprint, sha256
+from lib.utils import KitError, build_folder, fingerprint, sha256
 
-_SMALL = 32  # pixels: of the copy that tells the split and the fingerprint; nothing is scored on it
-_VERSION = 1  # of ``perturb`` and of what lies in the folders
+_SMALL = 32  # pixels of the copy for the split and the fingerprint; nothing is scored on it
+_VERSION = 1  # of ``perturb`` and of the files in the folders
 
 
 @dataclass(frozen=True)
 class Exam:
-    """The patients that count, and where copies of them lie.
+    """Hold the patients that count, and the folder of their copies.
 
     Attributes:
-        data: all patients at 32 pixels: for the fingerprint of the pixels, which no size changes.
-        split: the one that hand-ins must have used.
-        folder: holds the validation patients twice, below ``clean`` and below ``perturbed``, in the
-        Kaggle layout.
+        data: all patients at 32 pixels, for the fingerprint of the pixels, which no size changes.
+        split: the one that submissions must have used.
+        folder: contains the validation patients twice, below ``clean`` and below ``perturbed``, in
+            the Kaggle layout.
     """
 
     data: BrainData
@@ -33,27 +33,40 @@ class Exam:
     folder: Path
 
     def load(self, image_size: int, preprocessing: str, perturbed: bool = False) -> BrainData:
-        """The validation patients, prepared for a network."""
+        """Return the validation patients, prepared for a network."""
         return _load(
             self.folder / ("perturbed" if perturbed else "clean"), image_size, preprocessing
         )
 
     @cached_property
     def voxels(self) -> dict[str, tuple[int, int]]:
-        """Validation patient -> slices, and voxels of the true mask on the file's grid."""
-        truth = {name: self.data.truth(name) for name in self.split.validation}
-        return {name: (len(mask), int(mask.sum())) for name, mask in truth.items()}
+        """Return validation patient -> slices, and tumour voxels on the file's grid."""
+        masks = {name: self.truth(name) for name in self.split.validation}
+        return {name: (len(mask), int(mask.sum())) for name, mask in masks.items()}
+
+    def truth(self, name: str) -> np.ndarray:
+        """Return a patient's ground truth on the file's grid, ``(S, H, W)`` {0, 1}.
+
+        Raises:
+            KitError: the patient has no masks.
+        """
+        mask = self.data.truth(name)
+        if mask is None:
+            raise KitError(f"{self.data.root}: {name} has no masks; scoring needs them")
+        return mask
 
 
 def prepare_exam(root: str | Path, split: str = "auto") -> Exam:
-    """Find the data, split it, and copy the validation patients; done once, found again later.
+    """Find the data, split it, and copy the validation patients.
+
+    The copies are made once, and found again later.
 
     Args:
         root: as for ``load_data``.
         split: as in ``Config.split``.
 
     Raises:
-        KitError: nothing usable there, or it cannot be split so.
+        KitError: there is nothing usable, or it cannot be split so.
     """
     data = load_data(root, _SMALL)
     chosen = make_split(data, split)
@@ -70,16 +83,19 @@ def prepare_exam(root: str | Path, split: str = "auto") -> Exam:
 
 @lru_cache(maxsize=8)
 def _load(folder: Path, image_size: int, preprocessing: str) -> BrainData:
+    """Read a folder once for each size and preprocessing."""
     return load_data(folder, image_size, preprocessing)
 
 
 def _copy(folder: Path, patient: Patient) -> None:
-    """A patient's files into ``clean``, and the perturbed ones into ``perturbed``."""
+    """Copy a patient's files into ``clean``, and the perturbed ones into ``perturbed``."""
     clean = folder / "clean" / patient.name
     clean.mkdir(parents=True)
     for file in (*patient.images, *patient.masks):
         shutil.copyfile(file, clean / file.name)
     volume, mask, _ = kaggle.read_patient(patient)
+    if mask is None:
+        raise KitError(f"{patient.images[0].parent}: has no masks; scoring needs them")
     rng = np.random.default_rng(int(sha256(patient.name.encode())[:16], 16))
     volume, mask = perturb(volume, mask, rng)
     kaggle.write_images(folder / "perturbed", patient, volume)
@@ -89,11 +105,11 @@ def _copy(folder: Path, patient: Patient) -> None:
 def perturb(
     volume: np.ndarray, mask: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A patient as another scanner might have seen him: mirrored (one in two), shifted, with another gamma and noise.
+    """Perturb a patient, as another scanner might.
 
-    The shift is at most 5 % of each edge, what it brings in is black; gamma is from 0.8 to 1.25;
-    the noise has a standard deviation of 2 % of the brightest voxel, and falls on the head alone: a
-    background of zeros stays one.
+    One in two is mirrored. All are shifted by at most 5 % of each edge, with black coming in. Gamma
+    is from 0.8 to 1.25. The noise has an SD of 2 % of the brightest voxel; it falls on the head
+    alone, so that a background of zeros stays one.
 
     Args:
         volume: ``(S, H, W, 3)`` uint8.
@@ -115,7 +131,7 @@ def perturb(
 
 
 def _shift(volume: np.ndarray, down: int, right: int) -> np.ndarray:
-    """Rows and columns moved, zeros in their place."""
+    """Return a volume with rows and columns moved, zeros in their place."""
     moved = np.zeros_like(volume)
     height, width = volume.shape[1:3]
     rows, columns = (

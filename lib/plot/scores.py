@@ -114,8 +114,8 @@ def forest(table: pd.DataFrame, ladder: bool = False) -> Figure:
     """Draw differences with their 95 % intervals, a row each, and their verdicts.
 
     Args:
-        table: of differences, from ``lib.stats``.
-        ladder: each row is compared with the step of the ladder before it.
+        table: from ``lib.stats.compare_to_baseline``.
+        ladder: it is from ``compare_ladder``: each row is compared with the step before it.
     """
     other = "the rung before" if ladder else "the baseline"
     colours = {"helps": BLUE, "hurts": VERMILION, "cannot tell": "grey"}

@@ -1,4 +1,4 @@
-"""The student's report: every attempt, its numbers and figures, and what the student makes of them.
+"""Write the student's report: every attempt, its numbers and figures, and the student's words.
 
 The door is ``write_report``, or ``python -m lib.report``; start to read at ``write.py``.
 """

@@ -1,4 +1,7 @@
-"""Write the report of all runs: ``python -m lib.report --out result [--data DIR] [--no-images]``"""
+"""Write the report of all runs from the command line.
+
+``python -m lib.report --out result [--data DIR] [--no-images]``
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from lib.utils import short_path
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = CommandParser(prog="python -m lib.report", description="Write the report of all runs.")
     parser.add_argument("--out", default="result", help="folder of results (default: result)")
     parser.add_argument(

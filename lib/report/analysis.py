@@ -1,4 +1,4 @@
-"""The student's interpretation: ``analysis.md``, made once, read by heading, shown without running anything in it."""
+"""Read the student's interpretation, ``analysis.md``, and show it without running any of it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from lib.utils import KitError, write_atomic
 GENERAL = "General"
 _TITLE = "# Analysis"
 _GUIDE = (
-    "Write in Markdown what you make of the results, under the headings below; further headings may be added. "
-    "`python -m lib.report` puts each part beside its results, and never changes this file."
+    "Write in Markdown what you make of the results, under the headings below; further headings "
+    "may be added. `python -m lib.report` puts each part beside its results, and never changes "
+    "this file."
 )
 _HEADING = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))??(?:[ \t]+#+)?[ \t]*")
-_TAG = re.compile(
-    r"<(?!https?://)(?=[A-Za-z/!?])"
-)  # an address in angle brackets is Markdown, not HTML
+_TAG = re.compile(r"<(?!https?://)(?=[A-Za-z/!?])")  # an address in angle brackets is Markdown
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 
 
 def make_template(file: Path, plans: Iterable[str]) -> bool:
-    """Write a template with a heading for each plan, unless the file is there; says whether it was written."""
+    """Write a template with a heading for each plan, unless the file exists.
+
+    Returns:
+        Whether it was written.
+    """
     if file.exists():
         return False
     headings = "".join(f"\n## {' '.join(name.split())}\n\n" for name in (GENERAL, *plans))
@@ -35,10 +38,11 @@ def make_template(file: Path, plans: Iterable[str]) -> bool:
 
 
 def read_analysis(file: Path, plans: Iterable[str]) -> dict[str, str]:
-    """Plan -> what the student wrote under its heading, Markdown; ``GENERAL`` -> everything else, in its order.
+    """Return plan -> the student's words under its heading, as Markdown.
 
-    A heading is a line of ``#`` to ``######`` and a plan's name, in any case. It ends where the
-    next one of a plan, or any of its own level or above, begins; deeper ones belong to it.
+    ``GENERAL`` -> everything else, in its order. A heading is a line of ``#`` to ``######`` and a
+    plan's name, in any case. Its part ends before the next heading of a plan, or before any heading
+    of its own level or above; deeper ones belong to it.
 
     Raises:
         KitError: the file is no UTF-8 text.
@@ -67,11 +71,12 @@ def read_analysis(file: Path, plans: Iterable[str]) -> dict[str, str]:
 
 
 def _key(name: str) -> str:
+    """Return a name without differences in case and spaces."""
     return " ".join(name.split()).casefold()
 
 
 def _fenced(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Each line, and the fence of the block of code that it belongs to, or nothing."""
+    """Yield each line, and the fence of its block of code, or nothing."""
     fence = ""
     for line in lines:
         match = _FENCE.fullmatch(line)
@@ -88,12 +93,17 @@ def _fenced(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 class _Renderer(mistune.HTMLRenderer):
-    """Headings below those of the report; pictures by name, as the report fetches nothing."""
+    """Render headings below those of the report, and pictures by name.
+
+    The report fetches nothing.
+    """
 
     def heading(self, text: str, level: int, **attributes: object) -> str:
+        """Return a heading of level 4 to 6."""
         return super().heading(text, min(max(level + 1, 4), 6), **attributes)
 
     def image(self, text: str, url: str, title: str | None = None) -> str:
+        """Return the name of a picture."""
         return f"{text} (picture: {html.escape(url)})"
 
 
@@ -103,12 +113,15 @@ _markdown = mistune.create_markdown(
 
 
 def to_html(text: str) -> str:
-    """Markdown -> HTML in which raw HTML is escaped and no link runs a script."""
-    return _markdown(text)
+    """Return Markdown as HTML, with raw HTML escaped and no link that runs a script."""
+    return str(_markdown(text))
 
 
 def to_markdown(text: str) -> str:
-    """Markdown -> Markdown to put into a larger document: raw HTML escaped, an open block of code closed."""
+    """Return Markdown that can be put into a larger document.
+
+    Raw HTML is escaped, and an open block of code is closed.
+    """
     *lines, (_, still_open) = _fenced([*text.splitlines(), ""])
     safe = [line if code else _TAG.sub("&lt;", line) for line, code in lines]
     return "\n".join([*safe, still_open] if still_open else safe)

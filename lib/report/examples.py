@@ -1,4 +1,4 @@
-"""Examples of segmentations for the report, where the images are at hand."""
+"""Predict examples of segmentations for the report, if the images are at hand."""
 
 from __future__ import annotations
 
@@ -19,14 +19,22 @@ from lib.utils import KitError
 
 
 class Examples:
-    """Examples of segmentations, where the images are at hand; ``real`` once patients were shown, not phantoms."""
+    """Predict examples of segmentations, if the images are at hand.
+
+    Attributes:
+        real: a figure showed real patients, not phantoms.
+    """
 
     def __init__(self, data: BrainData | str | Path | None, images: bool) -> None:
         self._data = data if data is None or isinstance(data, BrainData) else find_root(data)
-        self._images, self._shown, self.real = images, set(), False
+        self._images, self.real = images, False
+        self._shown: set[str] = set()
 
     def of(self, recipe: Recipe) -> Figure | str:
-        """The recipe's best run on its worst, median and best patient; or why it is not shown, in a sentence."""
+        """Return a figure of the recipe's best run, or why there is none.
+
+        It shows the worst, the median and the best patient.
+        """
         run = max(recipe.runs, key=mean_dsc)
         if not self._images:
             return "Examples of segmentations were left out."
@@ -35,15 +43,14 @@ class Examples:
         try:
             figure = plot.overlays(self._predict(run))
         except (KitError, OSError) as error:
-            # whose home folder this is belongs into no report
+            # the report must not show whose home folder this is
             return f"No examples of segmentations: {str(error).replace(str(run.folder), run.id)}."
         self._shown.add(run.id)
-        self.real = self.real or any(
-            not name.startswith("PHANTOM_") for name in run.cases["patient"]
-        )
+        self.real = self.real or not run.info["data"].get("phantom")
         return figure
 
     def _predict(self, run: Run) -> Prediction:
+        """Predict the worst, the median and the best patient of a run."""
         if not run.weights.is_file():
             raise KitError("the weights of its best run, best.pt, are not in its folder")
         ranked = list(
@@ -55,7 +62,7 @@ class Examples:
         return predict(run.weights, self._data_of(run), patients=list(chosen))
 
     def _data_of(self, run: Run) -> BrainData:
-        """The data that the run was scored on, prepared for its network."""
+        """Return the data that the run was scored on, prepared for its network."""
         data, wanted = self._data, (run.config.image_size, run.config.preprocessing)
         if not isinstance(data, BrainData) or (data.image_size, data.preprocessing) != wanted:
             data = load_data(self._folder(run), *wanted)
@@ -64,12 +71,14 @@ class Examples:
         return data
 
     def _folder(self, run: Run) -> Path:
-        """The folder given, or the first of those where the notebooks look, that has the run's validation patients.
+        """Return the folder with the run's validation patients.
 
-        Looked up by name: preparing other images first would take minutes.
+        It is the one given, or the first of those where the notebooks look. They are looked up by
+        name: to prepare other images first would take minutes.
         """
         given = self._data.root if isinstance(self._data, BrainData) else self._data
-        usual = [*filter(None, [os.environ.get("KIT_DATA")]), *KAGGLE_FOLDERS, PHANTOM_FOLDER]
+        named = [os.environ["KIT_DATA"]] if os.environ.get("KIT_DATA") else []
+        usual: list[str | Path] = [*named, *KAGGLE_FOLDERS, PHANTOM_FOLDER]
         for folder in map(Path, [given] if given else usual):
             if all((folder / name).is_dir() for name in run.cases["patient"]):
                 return folder
@@ -77,5 +86,5 @@ class Examples:
 
 
 def mean_dsc(run: Run) -> float:
-    """Mean DSC over the patients that the run was scored on."""
+    """Return the mean DSC over the patients that the run was scored on."""
     return run.cases["dsc"].mean()

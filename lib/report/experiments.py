@@ -1,10 +1,11 @@
-"""Run folders read as experiments: every attempt, finished or not, beside the one that it is compared with."""
+"""Read run folders as experiments: every attempt beside the one that it is compared with."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,23 +13,25 @@ from typing import Any
 
 import pandas as pd
 
-from lib.logger import BEST_PLAN, Place, Run
+from lib.logger import TABLES, Place, Run
 from lib.metrics import Summary, summarise
-from lib.stats import Scored, compare, holm, verdict
+from lib.stats import Scored, compare_to_baseline, corrected
 from lib.sweep import CrossValidation
 from lib.utils import KitError, fingerprint
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One run folder, whatever became of it.
+    """Hold one run folder, finished or not.
 
     Attributes:
         status: ``finished``, ``failed``, or ``unfinished``.
-        epochs: how many it has done.
+        epochs: number of epochs done.
         error: why it failed, one line.
-        data: ``name`` and ``sha256`` of its data, validation patients and versions; empty where it
-            failed before any of these was known.
+        data: ``name`` and ``sha256`` of its data; empty if it failed before they were known, as are
+            the next two.
+        validation: names of the validation patients.
+        versions: of Python and its packages.
     """
 
     run: Run
@@ -41,7 +44,7 @@ class Attempt:
 
     @property
     def detail(self) -> str:
-        """How far it came, or why no further; nothing of a finished one."""
+        """Return how far it came, or why no further; empty for a finished one."""
         return {
             "failed": self.error,
             "unfinished": f"epoch {self.epochs} of {self.run.config.epochs}",
@@ -49,14 +52,23 @@ class Attempt:
 
     @property
     def words(self) -> str:
-        """The status in words."""
+        """Return the status in words."""
         return self.status + {"failed": ": ", "unfinished": ", "}.get(self.status, "") + self.detail
 
 
-def read_attempts(out: str | Path) -> tuple[list[Attempt], dict[str, str]]:
-    """All run folders below ``out`` in the order of the CSVs (plans, config, run), and name -> why it cannot be read.
+def read_attempts(
+    out: str | Path, runs: Sequence[Run] = ()
+) -> tuple[list[Attempt], dict[str, str]]:
+    """Read all run folders below ``out``.
 
     Runs on all patients are left out: they have no score.
+
+    Args:
+        runs: those of ``out`` that were read before.
+
+    Returns:
+        The attempts in the order of the CSVs (plans, config, run), and name -> why a folder cannot
+        be read.
 
     Raises:
         KitError: there is no run folder at all.
@@ -70,12 +82,14 @@ def read_attempts(out: str | Path) -> tuple[list[Attempt], dict[str, str]]:
     )  # else it was never begun
     if not folders:
         raise KitError(
-            f"{Path(out) / 'runs'}: no runs to report on; train something first, or name another folder"
+            f"{Path(out) / 'runs'}: no runs to report on; train something first, or name another "
+            f"folder"
         )
+    known = {run.folder: run for run in runs}
     attempts, unreadable = [], {}
     for folder in folders:
         try:
-            run = Run(folder)
+            run = known.get(folder) or Run(folder)
             if run.info.get("split", {}).get("name") != "all":
                 attempts.append(_read(run))
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -86,19 +100,19 @@ def read_attempts(out: str | Path) -> tuple[list[Attempt], dict[str, str]]:
 
 
 def _read(run: Run) -> Attempt:
-    """Everything that a report needs of a run is read and checked here; a damaged folder raises almost anything."""
+    """Read and check everything that a report needs of a run.
+
+    A damaged folder raises almost anything.
+    """
     info = run.info
-    if not isinstance(info["plans"], list) or not all(
-        isinstance(plan, str) for plan in info["plans"]
-    ):
-        raise ValueError("its plans are no list of names")
+    if not isinstance(info["plans"], list) or not run.tables <= TABLES.keys():
+        raise ValueError("its plans are no list of names, or have no table")
     status = info["status"] if info["status"] in ("finished", "failed") else "unfinished"
     for place in info.get("places", []):
         _place(place)
-    (
-        run.config.to_dict(),
-        float(info.get("seconds", 0)),
-    )  # asked for now, so that nothing turns out wrong later
+    # asked for now, so that nothing turns out wrong later
+    _ = run.config, float(info.get("seconds", 0))
+    _ = [(one["device"], one["precision"]) for one in info.get("earlier", [])]
     epochs = len(_history(run))
     if status == "finished":
         _check_finished(run)
@@ -114,7 +128,7 @@ def _read(run: Run) -> Attempt:
 
 
 def _place(values: dict[str, Any]) -> Place:
-    """A place as run.json says it. Raises TypeError or ValueError where it says something else."""
+    """Return a place of run.json. Raises TypeError or ValueError if it is damaged."""
     place = Place(**values)
     if not all(
         isinstance(value, kind)
@@ -125,13 +139,13 @@ def _place(values: dict[str, Any]) -> Place:
 
 
 def _check_finished(run: Run) -> None:
-    """Raise what reading any part of a damaged run raises, or ValueError where it makes no sense."""
+    """Raise what reading a damaged run raises, or ValueError if it makes no sense."""
     run.info["data"]["name"], run.info["data"]["sha256"]
     scores = run.cases[["dsc", "dsc_native"]].astype(float)
     if (
         scores.empty
         or not run.cases["patient"].is_unique
-        or not scores.stack().dropna().between(0, 1).all()
+        or not (scores.isna() | ((scores >= 0) & (scores <= 1))).to_numpy().all()
     ):
         raise ValueError("cases.csv does not hold a DSC for each patient")
     if not 1 <= run.info["best"]["epoch"] <= run.config.epochs:
@@ -139,13 +153,14 @@ def _check_finished(run: Run) -> None:
 
 
 def _history(run: Run) -> pd.DataFrame:
-    """history.csv; of a run that has not got so far, no rows."""
+    """Return history.csv; without rows if a run has not got so far."""
     if run.info["status"] != "finished" and not (run.folder / "history.csv").is_file():
         return pd.DataFrame()
     return run.history[["epoch", "train loss", "val loss", "val_dsc"]].astype(float)
 
 
 def _reason(error: Exception) -> str:
+    """Return an error in one line."""
     if isinstance(error, FileNotFoundError):
         return f"{Path(error.filename).name} is missing"
     text = " ".join(str(error).split())[:160]
@@ -153,6 +168,7 @@ def _reason(error: Exception) -> str:
 
 
 def _config_text(run: Run) -> str:
+    """Return a config as text, to sort by."""
     return json.dumps(run.info["config"], sort_keys=True)
 
 
@@ -161,11 +177,11 @@ def _config_text(run: Run) -> str:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A row of an experiment: its attempts, one a seed, the finished ones among them, and what was changed.
+    """Hold a row of an experiment: its attempts, one or more for each seed.
 
     Attributes:
         changed: field of ``Config`` -> value, where it differs from the reference; on a ladder,
-        from the rung before.
+            from the step before.
     """
 
     label: str
@@ -174,7 +190,10 @@ class Recipe:
 
     @cached_property
     def runs(self) -> list[Run]:
-        """The finished runs that count: where the code was changed, the one that was asked for last."""
+        """Return the finished runs that count.
+
+        If the code was changed, it is the one that was asked for last.
+        """
         finished = [attempt for attempt in self.attempts if attempt.status == "finished"]
         latest = {
             (attempt.run.config.seed, *attempt.validation): attempt.run
@@ -186,7 +205,10 @@ class Recipe:
 
     @cached_property
     def scored(self) -> list[Scored]:
-        """What ``lib.stats`` compares, one a seed: a run, or the runs of a cross-validation together."""
+        """Return what ``lib.stats`` compares, one for each seed.
+
+        It is a run, or the runs of a cross-validation together.
+        """
         seeds: dict[int, list[Run]] = defaultdict(list)
         for run in self.runs:
             seeds[run.config.seed].append(run)
@@ -196,27 +218,33 @@ class Recipe:
 
     @cached_property
     def dsc(self) -> pd.Series:
-        """Patient -> DSC at the best epoch, averaged over seeds; empty without a finished run."""
+        """Return patient -> DSC at the best epoch, averaged over seeds."""
         columns = [one.cases.set_index("patient")["dsc"] for one in self.scored]
         return pd.concat(columns, axis=1).mean(axis=1) if columns else pd.Series(dtype=float)
 
     @cached_property
     def summary(self) -> Summary | None:
-        """Mean DSC over patients with its 95 % CI; None without a finished run."""
-        return summarise(self.dsc.dropna()) if self.dsc.notna().any() else None
+        """Return the mean DSC over patients with its 95 % CI, or None."""
+        scores = self.dsc.dropna().to_numpy()
+        return summarise(scores) if len(scores) else None
+
+    @property
+    def mean(self) -> float:
+        """Return the mean DSC; NaN without a finished run."""
+        return self.summary.mean if self.summary else math.nan
 
     @property
     def outdated(self) -> int:
-        """How many finished runs do not count, because the code was changed after them."""
+        """Return the number of finished runs that do not count, as the code was changed."""
         return sum(attempt.status == "finished" for attempt in self.attempts) - len(self.runs)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """The recipes of a plan that were tried on the same data from the same base.
+    """Hold the recipes of a plan with the same data and the same base.
 
     Attributes:
-        reference: the first of them; None where the plan's first was never started.
+        reference: the first of them; None if it was never started.
         ladder: each recipe is compared with the one before it, instead of with the reference.
     """
 
@@ -227,16 +255,20 @@ class Experiment:
 
     @cached_property
     def verdicts(self) -> pd.DataFrame | None:
-        """The table of ``lib.stats.compare`` with a column ``against``; None where nothing can be compared."""
+        """Return the table of ``lib.stats.compare_to_baseline`` with a column ``against``.
+
+        It is None if nothing can be compared.
+        """
         return self._comparison[0]
 
     @cached_property
     def reasons(self) -> dict[str, str]:
-        """Label -> why there is no verdict, for finished recipes that have none."""
+        """Return label -> why a finished recipe has no verdict."""
         return self._comparison[1]
 
     @cached_property
     def _comparison(self) -> tuple[pd.DataFrame | None, dict[str, str]]:
+        """Return the table of verdicts, and the reasons where there is none."""
         tables, reasons, before = [], {}, self.reference
         for recipe in self.recipes:
             if recipe is before or not recipe.runs:
@@ -245,39 +277,30 @@ class Experiment:
                 reasons[recipe.label] = "what it should be compared with has not finished"
             else:
                 try:
-                    tables.append(
-                        compare(before.scored, {recipe.label: recipe.scored}).assign(
-                            against=before.label
-                        )
-                    )
+                    pair = {before.label: before.scored, recipe.label: recipe.scored}
+                    tables.append(compare_to_baseline(pair).assign(against=before.label))
                 except KitError as error:
                     reasons[recipe.label] = str(error).removeprefix(f"{recipe.label}: ")
             if self.ladder:
                 before = recipe
-        return (_corrected(pd.concat(tables, ignore_index=True)) if tables else None), reasons
-
-
-def _corrected(table: pd.DataFrame) -> pd.DataFrame:
-    """Comparisons made one by one, with Holm's correction over all of them."""
-    adjusted = holm(table["p"])
-    words = [
-        verdict(difference, p) for difference, p in zip(table["difference"], adjusted, strict=True)
-    ]
-    return table.assign(**{"p (Holm)": adjusted, "verdict": words})
+        return (corrected(pd.concat(tables, ignore_index=True)) if tables else None), reasons
 
 
 def experiments(attempts: Iterable[Attempt]) -> dict[str, list[Experiment]]:
-    """Plan -> its experiments, one for each base that it was tried on; plans by name, those of the best recipe last.
+    """Return plan -> its experiments, one for each base that it was tried on.
 
-    Runs without a place in a plan, started by ``fit`` alone, make an experiment for each set of
-    patients: their labels are what differs, and the earliest of them is the reference.
+    Plans are sorted by name, those of the best CSV last. Runs without a place in a plan, started by
+    ``fit`` alone, make an experiment for each set of patients: their labels are the settings that
+    differ, and the earliest of them is the reference.
     """
     groups: dict[tuple[str, str], dict[Place, list[Attempt]]] = defaultdict(
         lambda: defaultdict(list)
     )
     alone: dict[tuple[str, str], dict[str, list[Attempt]]] = defaultdict(lambda: defaultdict(list))
+    best: set[str] = set()
     for attempt in attempts:
         info = attempt.run.info
+        best |= {plan for plan, table in info["tables"].items() if table == "best"}
         places = [_place(place) for place in info.get("places", [])]
         for place in places:
             groups[place.plan, place.group][place].append(attempt)
@@ -290,13 +313,14 @@ def experiments(attempts: Iterable[Attempt]) -> dict[str, list[Experiment]]:
             Place(*key, position, ""): same for position, same in enumerate(recipes.values())
         }
     found: dict[str, list[Experiment]] = defaultdict(list)
-    for plan, group in sorted(groups, key=lambda key: (key[0].startswith(BEST_PLAN), key)):
+    for plan, group in sorted(groups, key=lambda key: (key[0] in best, key)):
         found[plan].append(_experiment(plan, groups[plan, group]))
     return dict(found)
 
 
 def _experiment(plan: str, rows: dict[Place, list[Attempt]]) -> Experiment:
     # where a plan was changed, two variants may claim a position: the one asked for last goes first
+    """Return the experiment of the runs at each place of a plan."""
     ordered = sorted(
         rows.items(), key=lambda row: (row[0].position, -_asked_last(row[1]), row[0].label)
     )
@@ -322,12 +346,12 @@ def _experiment(plan: str, rows: dict[Place, list[Attempt]]) -> Experiment:
 
 
 def _asked_last(attempts: list[Attempt]) -> int:
-    """When one of these runs was last asked for, by the date of its run.json."""
+    """Return when one of these runs was last asked for: the date of run.json."""
     return max((attempt.run.folder / "run.json").stat().st_mtime_ns for attempt in attempts)
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    """The fields of Config that make a recipe."""
+    """Return the fields of ``Config`` that make a recipe."""
     return {
         name: value
         for name, value in run.config.to_dict().items()

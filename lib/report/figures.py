@@ -1,4 +1,4 @@
-"""The figures of the report: which an experiment has, and each as a small PNG."""
+"""Draw the figures of the report: which ones an experiment has, and each as a small PNG."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ _DPI = 120
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as PNG, its file in the folder of figures, what it shows in words, and what is said under it."""
+    """Hold a figure as PNG.
+
+    Attributes:
+        file: its name in the folder of figures.
+        alt: what it shows, in words.
+        caption: the text under it, or "".
+    """
 
     file: str
     alt: str
@@ -33,85 +39,78 @@ class Picture:
 
     @property
     def uri(self) -> str:
-        """The picture itself, as an address."""
+        """Return the picture itself, as an address."""
         return "data:image/png;base64," + base64.b64encode(self.png).decode()
 
 
 def drawings(
     experiment: Experiment, finished: list[Recipe]
 ) -> Iterator[tuple[str, str, str, Figure]]:
-    """Name, words, caption and drawing of the figures that an experiment has."""
-    lines, table = _lines(experiment), experiment.verdicts
+    """Yield (name, words, caption, drawing) of each figure that an experiment has."""
     finished = [replace(recipe, label=_wrapped(recipe.label)) for recipe in finished]
-    if len(lines) == 1 and len(only := next(iter(lines.values()))) == 1:
-        yield (
-            "curves",
-            f"loss and validation DSC per epoch of {next(iter(lines))}",
-            "",
-            plot.curves(only[0]),
-        )
+    lines = _lines(experiment)
+    only_runs = next(iter(lines.values())) if len(lines) == 1 else []
+    if len(only_runs) == 1:
+        words = f"loss and validation DSC per epoch of {next(iter(lines))}"
+        yield "curves", words, "", plot.curves(only_runs[0])
     elif lines:
-        most = f"The first recipe and the {_MOST_CURVES - 1} others with the highest DSC, of {len(experiment.recipes)}."
-        yield (
-            "curves",
-            f"validation loss and DSC per epoch of {'; '.join(lines)}",
-            most if len(experiment.recipes) > _MOST_CURVES else "",
-            plot.sweep_curves({_wrapped(label): runs for label, runs in lines.items()}),
-        )
+        caption = ""
+        if len(experiment.recipes) > _MOST_CURVES:
+            caption = (
+                f"The first recipe and the {_MOST_CURVES - 1} others with the highest DSC, of "
+                f"{len(experiment.recipes)}."
+            )
+        curves = plot.sweep_curves({_wrapped(label): runs for label, runs in lines.items()})
+        words = f"validation loss and DSC per epoch of {'; '.join(lines)}"
+        yield "curves", words, caption, curves
     if len(finished) == 1 and len(finished[0].runs) == 1:
-        yield (
-            "patients",
-            "DSC of each validation patient, worst first",
-            "",
-            plot.dsc_bars(finished[0].runs[0].cases),
-        )
+        words = "DSC of each validation patient, worst first"
+        yield "patients", words, "", plot.dsc_bars(finished[0].runs[0].cases)
     elif finished:
-        yield (
-            "patients",
-            "DSC of each validation patient in each recipe",
-            "",
-            plot.dsc_strips({recipe.label: recipe.dsc.dropna() for recipe in finished}),
-        )
+        words = "DSC of each validation patient in each recipe"
+        strips = plot.dsc_strips({recipe.label: recipe.dsc.dropna() for recipe in finished})
+        yield "patients", words, "", strips
+    table = experiment.verdicts
     if table is not None:
-        words = [
+        found = [
             f"{row['label']} {row['difference']:+.3f}, {row['verdict']}"
             for row in table.to_dict("records")
         ]
-        yield (
-            "differences",
-            f"differences with their intervals: {'; '.join(words)}",
-            "",
-            plot.forest(table.assign(label=table["label"].map(_wrapped)), experiment.ladder),
-        )
+        words = f"differences with their intervals: {'; '.join(found)}"
+        labelled = table.assign(label=table["label"].map(_wrapped))
+        yield "differences", words, "", plot.forest(labelled, experiment.ladder)
 
 
 def _wrapped(label: str) -> str:
-    """A label in lines that leave room for the rest of a figure."""
+    """Return a label in lines that leave room for the rest of a figure."""
     return textwrap.fill(label, 28)
 
 
 def _lines(experiment: Experiment) -> dict[str, list[Run]]:
-    """Label -> runs whose curves are drawn: of too many recipes the reference and those with the highest DSC."""
-    ranked = sorted(
-        experiment.recipes[1:], key=lambda one: -one.summary.mean if one.summary else 1.0
-    )
-    shown = {one.label for one in (experiment.recipes[0], *ranked[: _MOST_CURVES - 1])}
+    """Return label -> runs whose curves are drawn.
+
+    Of too many recipes these are the reference and those with the highest DSC.
+    """
+    first, *others = experiment.recipes
+    ranked = sorted(others, key=lambda one: -one.mean if one.summary else 1.0)
+    shown = {one.label for one in (first, *ranked[: _MOST_CURVES - 1])}
     lines: dict[str, list[Run]] = {}
     for recipe in experiment.recipes:
-        for one in recipe.attempts if recipe.label in shown else ():
-            label = recipe.label if one.status == "finished" else f"{recipe.label} ({one.status})"
-            if one.epochs:
+        for one in recipe.attempts:
+            if recipe.label in shown and one.epochs:
+                finished = one.status == "finished"
+                label = recipe.label if finished else f"{recipe.label} ({one.status})"
                 lines.setdefault(label, []).append(one.run)
     return lines
 
 
 def picture(file: str, alt: str, caption: str, figure: Figure) -> Picture:
-    """The figure with a palette: a third of the size, the same bytes every time."""
+    """Return a figure with a palette: a third of the size, the same bytes every time."""
     stream, small = io.BytesIO(), io.BytesIO()
     figure.savefig(stream, format="png", dpi=_DPI, metadata={"Software": None})
     image = Image.open(stream).convert("RGB")
-    # an octree, as a median cut makes thin colours those of their neighbours: missed would look
-    # like found
+    # an octree, because a median cut merges rare colours with their neighbours: missed voxels would
+    # look like found ones
     image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
         small, "png", optimize=True
     )
@@ -119,5 +118,5 @@ def picture(file: str, alt: str, caption: str, figure: Figure) -> Picture:
 
 
 def slug(name: str) -> str:
-    """A name in lower case, with hyphens for all that is neither letter nor digit."""
+    """Return a name in lower case, with hyphens for all but letters and digits."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "plan"

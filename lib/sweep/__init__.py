@@ -1,4 +1,4 @@
-"""Plans and their runs: train every variant of a question, or cross-validate it, and lose nothing.
+"""Sweep plans: train every variant of a question, or cross-validate it, and lose nothing.
 
 The door is ``sweep``, or ``python -m lib.sweep PLAN``; start to read at ``plans.py``, then
 ``run.py``.

@@ -1,4 +1,7 @@
-"""Train every variant of a plan: ``python -m lib.sweep PLAN --data DIR --out DIR [--executor ray] [--seeds 42 43]``"""
+"""Train every variant of a plan from the command line.
+
+``python -m lib.sweep PLAN --data DIR --out DIR [--executor ray] [--seeds 42 43]``
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from lib import stats
 from lib.config import REFERENCE, Config
 from lib.dataset import BrainData, load_data
 from lib.runtime import CommandParser, run_command
 from lib.runtime.cli import RESUMES, add_arguments, changed_fields
+from lib.stats import compare_to_baseline, readable, resolution
 from lib.sweep.plans import PLANS, Overrides, find_plan
 from lib.sweep.run import EXECUTORS, cost_of, sweep
 from lib.sweep.task import make_tasks
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     arguments = _parser().parse_args()
     end(_one_plan(arguments, changed_fields(arguments)))
 
 
 def _parser() -> CommandParser:
+    """Return the parser of the command line."""
     plans = "\n".join(
         f"  {plan.name:<14}{len(plan.variants):>3} variants   {plan.question}"
         for plan in PLANS.values()
@@ -47,11 +51,11 @@ def _parser() -> CommandParser:
 
 
 def add_sweep_arguments(parser: CommandParser) -> None:
-    """Give ``parser`` the options of every sweep, and one per field of ``Config``."""
+    """Give a parser the options of every sweep, and one per field of ``Config``."""
     parser.add_argument(
         "--data",
         required=True,
-        help="Kaggle folder, a folder that holds it, archive.zip, or: kaggle",
+        help="Kaggle folder, a folder that contains it, archive.zip, or: kaggle",
     )
     parser.add_argument("--out", default="result", help="folder of results (default: result)")
     parser.add_argument(
@@ -61,34 +65,35 @@ def add_sweep_arguments(parser: CommandParser) -> None:
         "--gpus", type=float, help="ray: GPUs of a run, e.g. 0.5 (default: 1 where there are any)"
     )
     parser.add_argument("--cpus", type=float, help="ray: CPU cores of a run (default: 1)")
-    parser.add_argument("--dry-run", action="store_true", help="only say what it would cost")
+    parser.add_argument("--dry-run", action="store_true", help="only print what it would cost")
     add_arguments(parser)
 
 
 def executor_options(arguments: argparse.Namespace) -> dict[str, float]:
-    """The options of the executor that were given."""
+    """Return the options of the executor that were given."""
     return {
         name: value for name in ("gpus", "cpus") if (value := getattr(arguments, name)) is not None
     }
 
 
 def end(failures: dict[str, str]) -> NoReturn:
-    """Name what failed, label -> why, and exit: 1 if anything did."""
+    """Print which variants failed, label -> why, and exit: with 1 if there are any."""
     for label, why in failures.items():
         print(f"failed: {label}: {why}", file=sys.stderr)
     sys.exit(1 if failures else 0)
 
 
 def _one_plan(arguments: argparse.Namespace, changes: Overrides) -> dict[str, str]:
-    """Train the plan asked for, or only say what it would cost; label -> why it failed."""
+    """Train a plan, or only say what it would cost.
+
+    Returns:
+        Label -> why it failed.
+    """
     plan, base = find_plan(arguments.plan), replace(REFERENCE, **changes)
     data = load(arguments, base)
     if arguments.dry_run:
-        print(
-            cost_of(
-                make_tasks(plan, base, data, Path(arguments.out).absolute(), arguments.seeds), data
-            )
-        )
+        tasks = make_tasks(plan, base, data, Path(arguments.out).absolute(), arguments.seeds)
+        print(cost_of(tasks, data))
         return {}
     done = sweep(
         plan,
@@ -100,13 +105,13 @@ def _one_plan(arguments: argparse.Namespace, changes: Overrides) -> dict[str, st
         **executor_options(arguments),
     )
     if len(done.runs) > 1:
-        print(f"\n{plan.question}")
-        print(stats.verdicts(done.runs).to_string())
+        table = compare_to_baseline(done.runs)
+        print(f"\n{plan.question}\n{resolution(table)}\n{readable(table).to_string()}")
     return done.failures
 
 
 def load(arguments: argparse.Namespace, base: Config) -> BrainData:
-    """The data that a sweep of ``base`` is asked to be trained on; says what was found."""
+    """Load the data for a sweep of ``base``, and print what was found."""
     data = load_data(arguments.data, base.image_size, base.preprocessing)
     print(data.report())
     return data

@@ -1,4 +1,4 @@
-"""Cross-validation: every patient scored once, by a network that has not seen it; and the networks together."""
+"""Cross-validate: score every patient once, by a network that has not seen it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,29 +28,32 @@ from lib.utils import KitError
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """The runs of all folds of a recipe. ``lib.stats`` compares it like one run, over all patients.
+    """Hold the runs of all folds of a recipe.
 
-    Each run's best epoch was chosen on the fold that it is scored on, so the DSC is a little too
-    good.
+    ``lib.stats`` compares it like one run, over all patients. Each run's best epoch was chosen on
+    the fold that it is scored on, so the DSC is a little too good.
     """
 
     runs: tuple[Run, ...]
 
     @property
     def config(self) -> Config:
-        """The recipe, with the split of the first fold."""
+        """Return the recipe, with the split of the first fold."""
         return self.runs[0].config
 
     @cached_property
     def cases(self) -> pd.DataFrame:
-        """A row per patient by name: its ``fold``, as the split is named, and what the run of that fold scored."""
+        """Return a row per patient, by name.
+
+        It has the ``fold``, by the name of its split, and the scores of the run of that fold.
+        """
         tables = [run.cases.assign(fold=run.info["split"]["name"]) for run in self.runs]
         return pd.concat(tables).sort_values("patient", ignore_index=True)
 
     @cached_property
     def dsc(self) -> Summary:
-        """Mean DSC over all patients, with its spread."""
-        return summarise(self.cases["dsc"])
+        """Return the mean DSC over all patients, with its spread."""
+        return summarise(self.cases["dsc"].to_numpy())
 
     def __str__(self) -> str:
         means = ", ".join(f"{run.dsc.mean:.3f}" for run in self.runs)
@@ -65,14 +69,16 @@ def cross_validate(
     executor: str = "local",
     **options: float,
 ) -> dict[str, CrossValidation]:
-    """Train every variant of ``plan`` on each fold of ``lib.dataset.folds``; as ``lib.sweep.sweep``, nothing is lost.
+    """Train every variant of ``plan`` on each fold of ``lib.dataset.folds``.
+
+    As with ``lib.sweep.sweep``, nothing is lost.
 
     Returns:
-        Label -> its folds, the reference first; for ``lib.stats.verdicts``.
+        Label -> its folds, the reference first; for ``lib.stats.compare_to_baseline``.
 
     Raises:
-        KitError: k below 2 or more than there are patients; a variant that failed on a fold; or see
-        ``sweep``.
+        KitError: k is below 2 or above the number of patients; a variant failed on a fold; or see
+            ``sweep``.
     """
     splits = [split.name for split in folds(data, k)]
     tasks = make_tasks(plan, base, data, Path(out).absolute(), splits=splits)
@@ -81,8 +87,8 @@ def cross_validate(
     if failures:
         label, why = next(iter(failures.items()))
         raise KitError(
-            f"plan {plan.name}: {label} failed on a fold ({why}); the others are kept, mend it and run this "
-            f"again"
+            f"plan {plan.name}: {label} failed on a fold ({why}); the others are kept, mend it and "
+            f"run this again"
         )
     return {label: CrossValidation(tuple(several)) for label, several in runs.items()}
 
@@ -96,21 +102,21 @@ def ensemble(
     precision: str = "auto",
     batch_size: int = BATCH_SIZE,
 ) -> Prediction:
-    """Average the probabilities of several networks; for each patient only of those that have not learnt from it.
+    """Average the probabilities of several networks that were not trained on a patient.
 
-    So for the patients of a cross-validation one network is left, and all of them vote on patients
-    that none has seen.
+    For the patients of a cross-validation one network is left. All of them vote on patients that
+    none has seen.
 
     Args:
-        members: runs, or networks from ``load_weights``; their recipes may differ, the images they
-        read must not.
+        members: runs, or networks from ``load_weights``. Their recipes may differ, but they must
+            read the same images.
         data, patients, out: see ``lib.predict.predict``.
 
     Raises:
-        KitError: no members; one that does not say what it was trained on, or reads other images; a
-            patient whom all of them were trained on; or see ``predict``.
+        KitError: no members; a network that does not say what it was trained on, or reads other
+            images; a patient on whom all of them were trained; or see ``predict``.
     """
-    networks = [
+    networks: list[Any] = [
         member if isinstance(member, nn.Module) else load_weights(member.weights)
         for member in members
     ]
@@ -118,18 +124,19 @@ def ensemble(
         raise KitError("ensemble: no network; train some first")
     if not all(network.trained_on for network in networks):
         raise KitError(
-            "ensemble: a network does not say which patients it was trained on; use best.pt of a run"
+            "ensemble: a network does not say its training patients; use best.pt of a run"
         )
+    chosen = None if patients is None else tuple(patients)
     for network in networks:
-        names = check_patients(data, network.config, patients)
+        names = check_patients(data, network.config, chosen)
     voters = {
         name: [network for network in networks if name not in network.trained_on] for name in names
     }
     spoilt = [name for name in names if not voters[name]]
     if spoilt:
         raise KitError(
-            f"ensemble: all {len(networks)} networks were trained on {spoilt[0]}, none can score it; leave "
-            f"out {len(spoilt)} such patients, or add a network"
+            f"ensemble: all {len(networks)} networks were trained on {spoilt[0]}, none can score "
+            f"it; leave out {len(spoilt)} such patients, or add a network"
         )
     machine = prepare(networks, device, precision)
     volumes = _average(voters, data, machine, batch_size)
@@ -139,7 +146,7 @@ def ensemble(
 def _average(
     voters: dict[str, list[nn.Module]], data: BrainData, machine: Machine, batch_size: int
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(patient, mean probabilities of its networks on their grid)."""
+    """Yield (patient, mean probabilities of its networks on their grid)."""
     for name, networks in voters.items():
         volumes = (
             next(predict_volumes(network, data, (name,), machine, batch_size))

@@ -1,20 +1,20 @@
-"""The runs of a sweep as Ray tasks: on all cores of a laptop, all GPUs of a machine, or a cluster.
+"""Train the runs of a sweep as Ray tasks: on all cores, all GPUs, or a cluster.
 
 ``pip install "ray>=2.40"`` first. With ``RAY_ADDRESS`` in the environment the runs go to that
-cluster, with a copy of the code, otherwise Ray starts on this machine. Every machine needs the data
-at the same path, and prepares them once a sweep unless ``KIT_CACHE`` names a folder that all can
+cluster, with a copy of the code; otherwise Ray starts on this machine. Every machine needs the data
+at the same path. It prepares them once a sweep, unless ``KIT_CACHE`` names a folder that all can
 write to.
 
-Where the machines share the results folder, a run that loses its machine goes on elsewhere from its
-last checkpoint, and each run is trained once. Where they do not, a run begins anew on its next
-machine, its folder is brought home when it has finished, and two drivers at once would train it
-twice.
+If the machines share the results folder, each run is trained once, and one that loses its machine
+goes on elsewhere from its last checkpoint. If they do not, a run begins anew on its next machine,
+and its folder is copied back when it has finished. Two drivers at once would then train it twice.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import shutil
 import tempfile
@@ -49,16 +49,15 @@ def run_on_ray(
 
     Args:
         out: absolute.
-        gpus: of a run; 0.5 lets two runs share one. By default 1 where the cluster has any. A run
-            sees its GPU as ``cuda``, whatever its number.
+        gpus: of a run; 0.5 lets two runs share one. By default it is 1 if the cluster has any. A
+            run sees its GPU as ``cuda``, whatever its number.
         cpus: cores of a run; torch uses as many threads. Other numbers of threads may round
-        differently.
-        retries: how often a run whose worker died is begun again, each time from its last
-        checkpoint.
+            differently.
+        retries: how often a run whose worker died begins again, each time from its last checkpoint.
 
     Raises:
-        KitError: Ray is not installed, cannot be reached, or has no machine with what a run asks
-        for.
+        KitError: Ray is not installed or cannot be reached, or no machine of it has what a run asks
+            for.
     """
     ray = _connect()
     gpus = min(1.0, ray.cluster_resources().get("GPU", 0)) if gpus is None else gpus
@@ -75,19 +74,23 @@ def run_on_ray(
 
 
 def _connect() -> Any:
-    """The ``ray`` module, connected to the cluster of ``RAY_ADDRESS`` or to one that it starts here."""
+    """Return the ``ray`` module, connected to a cluster.
+
+    It is that of ``RAY_ADDRESS``, or one that Ray starts here.
+    """
     try:
         import ray
     except ImportError:
         raise KitError(
             'executor ray: Ray is not installed; pip install "ray>=2.40", or use executor="local"'
         ) from None
-    if ray.is_initialized():  # by the user, who knows best
+    if ray.is_initialized():  # by the user
         return ray
     variables = {name: value for name, value in os.environ.items() if name.startswith("KIT_")} | {
         "KIT_PROGRESS": "off"
     }
     address = os.environ.get("RAY_ADDRESS")
+    where: dict[str, Any]
     if address:  # the other machines get a copy of the code
         where = {
             "runtime_env": {
@@ -102,30 +105,37 @@ def _connect() -> Any:
             "include_dashboard": False,
         }
     try:
-        ray.init(log_to_driver=False, logging_level="error", **where)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise KitError(
-            f"Ray: no connection to {address or 'a cluster of its own'} ({reason}); check RAY_ADDRESS, or "
-            f'use executor="local"'
+            f"Ray: no connection to {address or 'a cluster of its own'} ({reason}); check "
+            f'RAY_ADDRESS, or use executor="local"'
         ) from None
     return ray
 
 
 def _check_resources(ray: Any, **wanted: float) -> None:
-    """Raise KitError when no single machine has what a run asks for: it would wait for ever."""
+    """Raise KitError if no single machine has what a run asks for.
+
+    The run would wait for ever.
+    """
     for name, amount in wanted.items():
         most = max(
             (node["Resources"].get(name, 0) for node in ray.nodes() if node["Alive"]), default=0
         )
         if amount > most:
             raise KitError(
-                f"Ray: a run asks for {amount:g} {name}, no machine of the cluster has more than {most:g}"
+                f"Ray: a run asks for {amount:g} {name}, no machine of the cluster has more than "
+                f"{most:g}"
             )
 
 
 def _identity(out: Path) -> str:
-    """A name of this very results folder: a worker that reads the same one at the same path shares it."""
+    """Return a name of this very results folder.
+
+    A worker that reads the same name at the same path shares the folder.
+    """
     out.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError), open(out / _IDENTITY, "x", encoding="utf-8") as file:
         file.write(uuid.uuid4().hex)
@@ -133,7 +143,7 @@ def _identity(out: Path) -> str:
 
 
 def _collect(ray: Any, waiting: dict[Any, Task], data: BrainData, table: SweepTable) -> None:
-    """Take in results as they come."""
+    """Wait for the runs, and record each as it ends."""
     try:
         with progress(total=len(waiting), desc="sweep", unit="run", disable=in_notebook()) as bar:
             while waiting:
@@ -143,12 +153,12 @@ def _collect(ray: Any, waiting: dict[Any, Task], data: BrainData, table: SweepTa
                     bar.update()
                 table.refresh()
     finally:
-        for reference in waiting:  # interrupted: what has begun stops, and goes on next time
+        for reference in waiting:  # after an interruption runs stop, and go on next time
             ray.cancel(reference, force=True)
 
 
 def _take(ray: Any, reference: Any, task: Task, data: BrainData) -> None:
-    """Bring a run's files home, or record why there are none."""
+    """Copy a run's files back, or record why there are none."""
     try:
         files = ray.get(reference)
     except ray.exceptions.RayError as error:
@@ -161,23 +171,26 @@ def _take(ray: Any, reference: Any, task: Task, data: BrainData) -> None:
             for name, content in files.items():
                 write_atomic(task.folder.path / name, content)
             task.folder.update(
-                **{name: before[name] for name in ("plans", "places") if name in before}
+                **{name: before[name] for name in ("plans", "places", "tables") if name in before}
             )
         note_place(task, data)
 
 
 def train_remotely(task: Task, root: str, out: Path, home: str) -> dict[str, bytes]:
-    """What a worker does. Returns the files of the run's folder if they have to be brought home, otherwise none.
+    """Train a run in a worker.
 
     Args:
         root: folder of the data.
         out: folder of results, absolute, as the driver names it.
-        home: what ``.identity`` in it says if this is the driver's own folder.
+        home: the content of ``.identity`` in it, if this is the driver's own folder.
+
+    Returns:
+        The files of the run's folder, if they have to be copied back, otherwise none.
     """
-    if os.environ.get(
-        "OMP_NUM_THREADS", ""
-    ).isdigit():  # Ray sets it to the cores of the task; torch may be loaded
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    # Ray sets the variable to the cores of the task, but torch may have been loaded before
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdigit():
+        torch.set_num_threads(int(threads))
     config = task.trial.config
     data = load_data(root, config.image_size, config.preprocessing)
     identity = out / _IDENTITY

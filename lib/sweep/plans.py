@@ -1,7 +1,7 @@
-"""Plans of experiments: what is tried, as small changes of one recipe.
+"""Plan experiments: a plan is a question, and small changes of one recipe to answer it.
 
-A plan is a question and its variants, each a label and the fields of ``Config`` that it changes.
-``PLANS`` holds those of ``train.ipynb``; ``grid`` and ``random_plan`` make others.
+Each variant is a label and the fields of ``Config`` that it changes. ``PLANS`` has those of
+``train.ipynb``; ``grid`` and ``random_plan`` make others.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lib.config import Config
+from lib.logger import Table
 from lib.utils import KitError
 
 Overrides = Mapping[str, Any]
 
 
 class Trial(NamedTuple):
-    """One variant of a plan with one seed."""
+    """Hold one variant of a plan with one seed."""
 
     label: str
     config: Config
@@ -29,23 +30,25 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """A question, and what is tried to answer it.
+    """Hold a question, and the variants that are tried to answer it.
 
     Attributes:
-        name: one that starts with "best" puts its runs into the best CSV.
         variants: label -> the fields of ``Config`` that change.
         ladder: each variant is compared with the one before it, not with the reference.
+        table: the result CSV of its runs, ``train`` or ``best``.
     """
 
     name: str
     question: str
     variants: Mapping[str, Overrides]
     ladder: bool = False
+    table: Table = "train"
 
     def configs(self, base: Config) -> dict[str, Config]:
-        """Label -> config. The reference comes first: the variant that leaves ``base`` as it is, or else the first.
+        """Return label -> config, the reference first.
 
-        Variants that come to the same config are one, with the label of the first.
+        The reference is the variant that leaves ``base`` as it is, or else the first. Variants with
+        the same config are one, with the label of the first.
 
         Raises:
             KitError: a variant names an unknown field or a value that it cannot have.
@@ -61,7 +64,10 @@ class Plan:
         return {reference: configs[reference], **configs}
 
     def trials(self, base: Config, seeds: Sequence[int] = ()) -> list[Trial]:
-        """Every variant with every seed, by default its own; the first seed of all variants first.
+        """Return every variant with every seed; the first seed of all variants first.
+
+        Args:
+            seeds: by default each variant's own.
 
         Raises:
             KitError: see ``configs``; or seeds are given, and a variant has one of its own.
@@ -80,6 +86,7 @@ class Plan:
 
 
 def _changed(plan: str, label: str, base: Config, changes: Overrides) -> Config:
+    """Return a recipe with changes. Raises KitError if it allows none of them."""
     try:
         return dataclasses.replace(base, **changes)
     except (TypeError, KitError) as error:
@@ -103,8 +110,8 @@ _SINGLE = (
             "Focal Tversky": {"loss": "FocalTverskyLoss"},
         },
     ),
-    # SGD moves lr / (1 - momentum) per unit of gradient: the fair rates give both momenta the same
-    # reach
+    # SGD moves lr / (1 - momentum) per unit of gradient: with the first two rates both momenta move
+    # equally far
     Plan(
         "optimizer",
         "Adam or SGD, and at which rate?",
@@ -156,7 +163,10 @@ _SINGLE = (
 
 
 def grid(name: str, question: str, **axes: Sequence[Any]) -> Plan:
-    """Every combination: ``grid("mine", "...", loss=["DiceLoss", "IOULoss"], lr=[1e-4, 3e-4])`` has four variants."""
+    """Return a plan of every combination of values.
+
+    ``grid("mine", "...", loss=["DiceLoss", "IOULoss"], lr=[1e-4, 3e-4])`` has four variants.
+    """
     combinations = [
         dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())
     ]
@@ -164,10 +174,11 @@ def grid(name: str, question: str, **axes: Sequence[Any]) -> Plan:
 
 
 def random_plan(name: str, question: str, count: int, seed: int = 0, **axes: Any) -> Plan:
-    """``count`` random combinations, the same for the same seed; what is drawn twice is tried once.
+    """Return a plan of ``count`` random combinations, the same for the same seed.
 
-    Random search finds good values of the few fields that matter sooner than a grid (Bergstra and
-    Bengio 2012, Journal of Machine Learning Research 13).
+    A combination that is drawn twice is tried once. Random search finds good values of the few
+    fields that matter sooner than a grid (Bergstra and Bengio 2012, Journal of Machine Learning
+    Research 13).
 
     Args:
         axes: field -> a list of values, or a distribution of scipy.stats, e.g.
@@ -181,20 +192,22 @@ def random_plan(name: str, question: str, count: int, seed: int = 0, **axes: Any
 
 
 def _drawn(axis: Any, rng: np.random.Generator) -> Any:
+    """Return a random value of an axis."""
     if not hasattr(axis, "rvs"):
         return axis[int(rng.integers(len(axis)))]
     value = axis.rvs(random_state=rng)
-    return (
-        int(value) if isinstance(value, (int, np.integer)) else float(f"{value:.3g}")
-    )  # readable, exact in a CSV
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    return float(f"{value:.3g}")  # readable, and exact in a CSV
 
 
 def _label(changes: Overrides) -> str:
+    """Return changes as a label."""
     return ", ".join(f"{field}={value}" for field, value in changes.items())
 
 
 def _union(name: str, question: str, plans: Sequence[Plan]) -> Plan:
-    """All variants of several plans."""
+    """Return a plan with all variants of several plans."""
     return Plan(
         name,
         question,
@@ -236,7 +249,7 @@ PLANS: dict[str, Plan] = {
 
 
 def find_plan(name: str) -> Plan:
-    """The shipped plan of that name. Raises KitError when there is none."""
+    """Return the shipped plan of that name. Raises KitError if there is none."""
     if name not in PLANS:
         raise KitError(f"plan {name!r} is unknown; use one of {', '.join(PLANS)}")
     return PLANS[name]

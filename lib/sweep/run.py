@@ -1,7 +1,4 @@
-"""Train every variant of a plan: ``sweep("loss", base, data) -> Sweep``.
-
-Nothing is lost, nothing is trained twice.
-"""
+"""Train every variant of a plan: ``sweep("loss", base, data) -> Sweep``."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lib.config import Config
 from lib.dataset import BrainData
@@ -25,12 +23,12 @@ EXECUTORS = ("local", "ray")
 
 @dataclass(frozen=True)
 class Sweep:
-    """What became of a plan.
+    """Hold what became of a plan.
 
     Attributes:
         runs: label -> its finished runs, one a seed, the reference first; for
-        ``lib.stats.verdicts`` and ``lib.plot``.
-        failures: label -> why it has none, or not all.
+            ``lib.stats.compare_to_baseline`` and ``lib.plot``.
+        failures: label -> why it has no run, or not all.
     """
 
     plan: Plan
@@ -47,25 +45,25 @@ def sweep(
     executor: str = "local",
     **options: float,
 ) -> Sweep:
-    """Train all variants of ``plan`` and say beforehand what that costs.
+    """Train all variants of ``plan``, and say beforehand what that costs.
 
-    Interrupt it, kill it, pull the plug: asked for again, it skips what is finished and goes on
-    with the rest from their last checkpoints. A variant that fails is recorded with its error, does
-    not stop the others and is tried again next time. Several processes may work on the same plan;
-    each run is trained by one of them, as long as they share the folder of results.
+    You can interrupt or kill it: asked for again, it skips finished runs and goes on with the rest
+    from their last checkpoints. A variant that fails is recorded with its error, does not stop the
+    others and is tried again next time. Several processes may work on the same plan. Each run is
+    trained by one of them, as long as they share the folder of results.
 
     Args:
         plan: a ``Plan``, or the name of one of ``lib.sweep.PLANS``.
         base: the recipe that the variants change.
-        data: from ``load_data``; prepared anew for variants that want other images.
+        data: from ``load_data``; prepared anew for variants that need other images.
         out: folder of results.
         seeds: of each variant; that of ``base`` by default.
         executor: ``local``, one run after the other in this process, or ``ray``, see
-        ``lib.sweep.on_ray``.
+            ``lib.sweep.on_ray``.
         options: of the executor.
 
     Raises:
-        KitError: an unknown plan or executor, or a variant that no ``Config`` allows: nothing has
+        KitError: an unknown plan or executor, or a variant that no ``Config`` allows; nothing has
             been trained then. Or the reference failed; the other runs are kept.
     """
     plan = find_plan(plan) if isinstance(plan, str) else plan
@@ -76,9 +74,12 @@ def sweep(
 
 
 def train_tasks(
-    tasks: list[Task], data: BrainData, out: str | Path, executor: str = "local", **options: float
+    tasks: list[Task], data: BrainData, out: str | Path, executor: str = "local", **options: Any
 ) -> None:
-    """Say what ``tasks`` will cost, train what is missing, show where it stands, bring the CSVs up to date."""
+    """Say what ``tasks`` will cost, train those that are missing, and update the CSVs.
+
+    A table shows the state of the runs.
+    """
     if executor not in EXECUTORS:
         raise KitError(f"executor {executor!r} is unknown; use one of {', '.join(EXECUTORS)}")
     if options and executor != "ray":
@@ -100,7 +101,7 @@ def train_tasks(
 
 
 def _names(tasks: list[Task]) -> list[str]:
-    """The variant that each run is, and its fold where there are several."""
+    """Return the variant of each run, with its fold if there are several."""
     folded = len({task.trial.config.split for task in tasks}) > 1
     return [
         f"{task.place.label}, {task.trial.config.split}" if folded else task.place.label
@@ -109,21 +110,20 @@ def _names(tasks: list[Task]) -> list[str]:
 
 
 def cost_of(tasks: list[Task], data: BrainData) -> Cost:
-    """What it costs to train those that are not finished."""
+    """Estimate the cost of the tasks that are not finished."""
     return sweep_cost(
         len(tasks), [task.trial.config for task in tasks if task.status != "finished"], data
     )
 
 
 def _run_here(tasks: list[Task], data: BrainData, out: Path, table: SweepTable) -> None:
-    """One run after the other.
+    """Train one run after the other.
 
     Those that another process trains come last: by then they may be finished.
     """
     waiting = list(tasks)
-    with progress(
-        total=len(tasks), desc="sweep", unit="run", disable=in_notebook()
-    ) as bar:  # there is the table
+    # a notebook shows the table instead of the bar
+    with progress(total=len(tasks), desc="sweep", unit="run", disable=in_notebook()) as bar:
         while waiting:
             task = next((task for task in waiting if not task.folder.busy()), None)
             if task is None:
@@ -136,7 +136,7 @@ def _run_here(tasks: list[Task], data: BrainData, out: Path, table: SweepTable) 
 
 
 def outcome(tasks: list[Task]) -> tuple[dict[str, list[Run]], dict[str, str]]:
-    """Label -> its finished runs, the reference first, and label -> why it has none, or not all.
+    """Return label -> its finished runs, the reference first, and label -> why it failed.
 
     Raises:
         KitError: there is no reference to compare with.
@@ -151,7 +151,7 @@ def outcome(tasks: list[Task]) -> tuple[dict[str, list[Run]], dict[str, str]]:
     reference = tasks[0].place
     if reference.label not in runs:
         raise KitError(
-            f"plan {reference.plan}: {reference.label}, which the others are compared with, failed "
+            f"plan {reference.plan}: {reference.label}, the reference of the others, failed "
             f"({failures[reference.label]}); they are kept, mend it and run this again"
         )
     return runs, failures

@@ -1,4 +1,4 @@
-"""One run of a sweep as a task: where it belongs, its training, and the record of its failure."""
+"""Train one run of a sweep: its place, its training, and the record of its failure."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from typing import Any
 from lib import train
 from lib.config import Config
 from lib.dataset import BrainData, load_data, make_split
-from lib.logger import Epoch, Place, RunFolder, description, run_id
+from lib.logger import Epoch, Place, RunFolder, Table, description, run_id
+from lib.networks import build
 from lib.runtime import code_fingerprint
 from lib.sweep.plans import Plan, Trial
 from lib.train import fit
 from lib.utils import EditedError, KitError, fingerprint
 
-LOG = "log.txt"  # what a run of a sweep says, in its folder
+LOG = "log.txt"  # output of a run of a sweep, in its folder
 
 
 @dataclass(frozen=True)
 class Task:
-    """One run of a sweep: everything that a process needs to train it, and nothing that is large."""
+    """Hold one run of a sweep: all that a process needs to train it, and nothing large."""
 
     trial: Trial
     folder: RunFolder
     place: Place
+    table: Table = "train"
 
     @property
     def status(self) -> str | None:
-        """``running``, ``finished``, ``failed``, or None when it was never begun."""
+        """Return ``running``, ``finished``, ``failed``, or None if it was never begun."""
         return self.folder.read().get("status")
 
 
@@ -44,12 +46,12 @@ def make_tasks(
     splits: Sequence[str] = (),
     scale: str = "",
 ) -> list[Task]:
-    """The runs of a plan, in the order in which they are trained.
+    """Return the runs of a plan, in the order in which they are trained.
 
     Args:
         out: absolute: workers run elsewhere.
         splits: train everything on each of these, ``fold-1-of-5`` and so on, instead of on that of
-        ``base``.
+            ``base``.
         scale: noted with each run.
 
     Raises:
@@ -74,6 +76,7 @@ def make_tasks(
                 out, run_id(trial.config, data, make_split(data, split), _code(trial.config))
             ),
             Place(plan.name, group, positions[trial.label], trial.label, plan.ladder, scale),
+            plan.table,
         )
         for split in splits
         for trial in plan.trials(replace(base, split=split), seeds)
@@ -81,19 +84,24 @@ def make_tasks(
 
 
 def _code(config: Config) -> str:
-    """The fingerprint of the code that a run uses; of one that cannot even be built, that of its name."""
+    """Return the fingerprint of the code that a run uses.
+
+    If its network or loss cannot be built, it is that of their names.
+    """
     try:
-        return code_fingerprint(*train.build(config), train.SOURCES)
+        return code_fingerprint(*build(config), train.SOURCES)
     except EditedError:
         raise
-    except Exception:  # whatever a network or loss of one's own raises: ``fit`` will raise it again, and it is recorded
+    except Exception:  # from a custom network or loss; ``fit`` raises it again, to be recorded
         return fingerprint([config.model, config.loss])
 
 
 def train_task(
     task: Task, data: BrainData, out: Path, watch: Callable[[Epoch], None] | None = None
 ) -> None:
-    """Train one run, or note in its folder why that is not possible. What it says goes to ``log.txt`` there.
+    """Train one run, or note in its folder why that is not possible.
+
+    Its output goes to ``log.txt`` there.
 
     Raises:
         EditedError: the code is not what was loaded; nothing is recorded then.
@@ -103,20 +111,23 @@ def train_task(
     with open(task.folder.path / LOG, "a", encoding="utf-8") as log:
         try:
             with redirect_stdout(log):
-                fit(config, _prepared(data, config), out, task.place.plan, watch)
+                fit(config, _prepared(data, config), out, task.place.plan, watch, task.table)
         except EditedError:
             raise
-        except Exception as error:  # a network or loss of one's own may raise anything
+        except Exception as error:  # a custom network or loss may raise anything
             traceback.print_exc(file=log)
             record_failure(task, data, error)
 
 
 def note_place(task: Task, data: BrainData) -> None:
-    """Note in the run's folder which variant of the plan it is: an interrupted run has its place too."""
+    """Note in the run's folder which variant of the plan it is.
+
+    An interrupted run has its place too.
+    """
     with task.folder.lock():
         if not task.folder.read():
             task.folder.update(**_about(task, data))
-        task.folder.add_place(task.place)
+        task.folder.add_place(task.place, task.table)
 
 
 def record_failure(task: Task, data: BrainData, error: Exception) -> None:
@@ -130,12 +141,13 @@ def record_failure(task: Task, data: BrainData, error: Exception) -> None:
 
 
 def _about(task: Task, data: BrainData) -> dict[str, Any]:
+    """Return what run.json says of a run before it starts."""
     config = task.trial.config
     return description(config, data, make_split(data, config.split), _code(config))
 
 
 def _prepared(data: BrainData, config: Config) -> BrainData:
-    """The data as ``config`` wants it."""
+    """Return the data as ``config`` needs it."""
     if (data.image_size, data.preprocessing) == (config.image_size, config.preprocessing):
         return data
     return load_data(data.root, config.image_size, config.preprocessing)

@@ -1,4 +1,4 @@
-"""What the tests of grading share: the demo, graded once, and a function that grades one submission."""
+"""Fixtures for the tests of grading: the demo, graded once, and a function that grades."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def exam(hand_ins, tmp_path_factory):
 
 @pytest.fixture
 def examine(exam, tmp_path):
-    """A function that grades one hand-in, given as files, in this process."""
+    """A function that grades one submission, given as files, in this process."""
 
     def one(files: dict[str, bytes], name: str = "x.zip", tolerance: float = 1e-6) -> dict:
         write_zip(tmp_path / name, files)
@@ -55,5 +55,5 @@ def examine(exam, tmp_path):
 
 @pytest.fixture(scope="session")
 def ada(hand_ins):
-    """The files of an honest hand-in."""
+    """The files of an honest submission."""
     return read_zip(hand_ins / "submissions" / "ada.zip")

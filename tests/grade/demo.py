@@ -1,7 +1,7 @@
-"""Eight cheats and two honest students, made of tiny phantom runs; graded, and the gradebook printed.
+"""Make, grade and print ten fake submissions: honest students, cheats and accidents, of tiny runs.
 
-``python -m tests.grade.demo FOLDER`` (``make grade-demo``). ``docs/instructors.md`` walks through
-it."""
+``python -m tests.grade.demo FOLDER`` (``make grade-demo``). ``docs/instructors.md`` explains it.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ class Trace:
 
 
 def build(folder: Path, trace: Path) -> Path:
-    """Write the hand-ins to ``<folder>/submissions``; returns it. Deterministic, but for rounding of the machine.
+    """Write the submissions to ``<folder>/submissions`` and return it.
+
+    The same kind of device gives the same bytes.
 
     Args:
         trace: the file that the code in the pickle leaves behind if it runs.
@@ -74,7 +76,7 @@ def build(folder: Path, trace: Path) -> Path:
     }
     for seed, name in enumerate(progress(out, desc="training", unit="student")):
         config = replace(RECIPE, seed=seed, split="holdout:1" if name == "finn" else "auto")
-        fit(config, data, out[name], plan="best")
+        fit(config, data, out[name], plan="best", table="best")
         pack(name, out[name], quick=True)
     target = folder / "submissions"
     shutil.rmtree(target, ignore_errors=True)
@@ -102,7 +104,7 @@ def read_zip(file: Path) -> Files:
 
 
 def rename(files: Files, student: str) -> Files:
-    """The same hand-in under another id."""
+    """The same submission under another id."""
     manifest = json.loads(files["submission.json"])
     return {**files, "submission.json": json.dumps({**manifest, "student": student}).encode()}
 
@@ -139,7 +141,7 @@ def sign(files: Files) -> Files:
     return {**files, f"{run}/run.json": edit_json(files[f"{run}/run.json"], sha256=hashes)}
 
 
-# --- the cheats: files as packed, all packed hand-ins, where a trace is left -> files -------------
+# --- the cheats: files as packed, all packed submissions, file of the trace -> files --------------
 
 
 def honest(files: Files, packed: dict[str, Files], trace: Path) -> Files:

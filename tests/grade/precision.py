@@ -26,7 +26,8 @@ def main() -> None:
         patients.append((one - other).abs().max())
         print(f"{run.id}: mean DSC {one.mean():.5f} in fp32, {other.mean():.5f} in bf16")
     print(
-        f"{len(means)} runs: the mean moves by at most {max(means):.5f}, a patient's DSC by {max(patients):.5f}"
+        f"{len(means)} runs: the mean moves by at most {max(means):.5f}, a patient's DSC by "
+        f"{max(patients):.5f}"
     )
 
 

@@ -96,7 +96,7 @@ def test_names_that_no_file_can_have(tmp_path, target, name):
     refused(
         zip_of(tmp_path / "a.zip", ("good.csv", b"1"), (name, b"2")),
         target,
-        "no file can be called",
+        "no file can have the name",
     )
 
 

@@ -27,7 +27,7 @@ def test_an_honest_one_is_clean(examine, ada):
 
 
 def change(name, *path):
-    """A hand-in with one table changed and signed anew: each edit is a lambda on the table."""
+    """A submission with one table changed and signed anew: each edit is a lambda on the table."""
 
     def apply(files, edit):
         run = run_of(files)

@@ -1,4 +1,4 @@
-"""Grading, given 200 hand-ins that were damaged at random: always a result, never a crash, nothing left outside."""
+"""Grade 200 submissions that were damaged at random: always a result, and nothing left outside."""
 
 import json
 import tempfile
@@ -105,7 +105,7 @@ def damaged_json(rng: np.random.Generator, content: bytes) -> bytes:
 
 
 def hand_in(kind: str, rng: np.random.Generator, files: dict[str, bytes], target: Path) -> None:
-    """An honest hand-in with something of that kind damaged."""
+    """An honest submission with something of that kind damaged."""
     run = run_of(files)
     part = {
         "table": ("history.csv", "cases.csv"),

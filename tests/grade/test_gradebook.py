@@ -92,8 +92,10 @@ def test_those_who_cannot_be_told_apart_earn_the_same():
 
 
 def test_luck_rarely_splits_a_class_of_equals():
-    """20 students, ten patients, differences of SD 0.05: few classes are split; of ten who are worse by 0.05,
-    most are told apart."""
+    """20 students, ten patients, differences of SD 0.05: few classes are split.
+
+    Of ten students who are worse by 0.05, most are told apart.
+    """
     rng = np.random.default_rng(1)
 
     def first_group(worse: float) -> list[int]:
@@ -152,7 +154,7 @@ def test_weights_of_the_kit(tmp_path, hand_ins):
     file = next((hand_ins / "results" / "ada").glob("runs/*/best.pt"))
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "kit.pt").write_bytes(file.read_bytes())
-    from lib.grade.rescore import weights_hash
+    from lib.grade.checkpoint import weights_hash
     from lib.predict import read_checkpoint
 
     own = result("a", prints={"weights": weights_hash(read_checkpoint(file)["weights"])})

@@ -4,6 +4,8 @@ import json
 import shutil
 import sys
 import zipfile
+from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -118,6 +120,31 @@ def test_a_fold_of_the_very_patients_of_the_split_counts(out):
     assert default_weights(out, data) == out / "runs" / "better" / "best.pt"
 
 
+def test_a_run_folder_is_read_once(out, monkeypatch):
+    folder = next(out.glob("runs/*"))
+    unfinished = out / "runs" / "unfinished"
+    shutil.copytree(folder, unfinished)
+    info = json.loads((folder / "run.json").read_text())
+    (unfinished / "run.json").write_text(json.dumps(info | {"status": "running"}))
+    opened = []
+    read_csv = pd.read_csv
+    monkeypatch.setattr(
+        pd, "read_csv", lambda file, **how: opened.append(file) or read_csv(file, **how)
+    )
+    monkeypatch.setattr(Path, "read_text", lambda file, **how: read_text(file, opened, **how))
+    pack("ada", out, quick=True)
+    counted = Counter(file for file in opened if isinstance(file, Path) and out in file.parents)
+    for run in (folder, unfinished):
+        assert counted[run / "run.json"] == counted[run / "history.csv"] == 1
+    assert counted[folder / "cases.csv"] == 1
+
+
+def read_text(file, opened, encoding=None):
+    """Note that a file is read, and read it."""
+    opened.append(file)
+    return file.read_bytes().decode(encoding or "utf-8")
+
+
 def test_the_same_files_give_the_same_receipt(out):
     assert pack("ada", out, quick=True) == pack("ada", out, quick=True)
 
@@ -134,7 +161,13 @@ def test_the_command(out, monkeypatch, capfd):
 
 
 def test_small_runs_only_when_asked_for(out):
-    with pytest.raises(KitError, match="profile quick"):
+    with pytest.raises(KitError, match="as small as the profile quick"):
+        pack("ada", out)
+    file = next(out.glob("runs/*/run.json"))
+    info = json.loads(file.read_text())
+    assert info["profile"] == "quick"
+    file.write_text(json.dumps(info | {"profile": "full"}))
+    with pytest.raises(KitError, match="scored on phantoms"):
         pack("ada", out)
     assert not list(out.glob("*.zip"))
 

@@ -1,4 +1,4 @@
-"""Grading: the fake hand-ins of the guide, each cheat on its own, and a batch that nothing stops."""
+"""Grading: the fake submissions of the guide, and a batch that nothing stops."""
 
 import csv
 import io
@@ -162,13 +162,14 @@ def test_killed_in_the_middle_it_goes_on(hand_ins, graded, tmp_path, monkeypatch
 
 def test_timed_out(hand_ins, tmp_path, monkeypatch):
     def late(*_):
-        raise WorkerDied("not done after 1 s")
+        raise WorkerDied("not done after 1 s", timed_out=True)
 
     monkeypatch.setattr(Worker, "call", late)
     standings = grade(
         hand_ins / "submissions", hand_ins / "data", tmp_path, load_rubric(hand_ins / "rubric.toml")
     )
     assert {standing.status for standing in standings} == {"timed out"}
+    assert WorkerDied("not done, its process ended").timed_out is False
     assert not (tmp_path / "results").exists()  # the next grading tries again
 
 

@@ -28,11 +28,13 @@ def unprepared():
 
 def test_what_kills_or_hangs_the_process_costs_one_call():
     with Worker(prepare) as worker:
-        with pytest.raises(WorkerDied, match="status 7"):
+        with pytest.raises(WorkerDied, match="status 7") as died:
             worker.call("die", 60)
+        assert not died.value.timed_out
         assert worker.call("2", 60) == "2"
-        with pytest.raises(WorkerDied, match=r"not done after 1 s"):
+        with pytest.raises(WorkerDied, match=r"not done after 1 s") as died:
             worker.call("hang", 1)
+        assert died.value.timed_out
 
 
 def test_a_worker_that_cannot_start_says_why():

@@ -1,7 +1,8 @@
-"""How long a whole class takes: 100 hand-ins of the quick profile, made of one run by moving its weights a little.
+"""Measure how long a whole class takes: 100 submissions of the quick profile.
 
-``python -m tests.grade.whole_class FOLDER [NUMBER]``: makes them, grades them, prints the time and
-the largest memory."""
+They are made of one run by moving its weights a little. ``python -m tests.grade.whole_class FOLDER
+[NUMBER]`` makes them, grades them, and prints the time and the largest memory.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ def main() -> None:
     folder, number = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 100
     config = replace(Config(sampling="fresh"), **PROFILES["quick"] | {"epochs": 2})
     data = write_phantom(folder / "data")
-    fit(config, load_data(data, config.image_size), folder / "result", plan="best")
+    fit(config, load_data(data, config.image_size), folder / "result", plan="best", table="best")
     files = read_zip(pack("s0", folder / "result", quick=True).file)
     content = torch.load(io.BytesIO(files[f"{run_of(files)}/best.pt"]), weights_only=True)
     for student in (f"s{i}" for i in range(number)):
@@ -47,8 +48,9 @@ def main() -> None:
     child = resource.getrusage(resource.RUSAGE_CHILDREN)
     computed = time.process_time() - own_time + child.ru_utime + child.ru_stime
     print(
-        f"{len(standings)} hand-ins in {seconds:.0f} s, of which a core computed {computed:.0f} s; largest memory of "
-        f"the process that grades {child.ru_maxrss / 2**20:.2f} GiB"
+        f"{len(standings)} submissions in {seconds:.0f} s, of which a core computed "
+        f"{computed:.0f} s; largest memory of the process that grades "
+        f"{child.ru_maxrss / 2**20:.2f} GiB"
     )
     print(
         {

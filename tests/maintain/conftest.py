@@ -20,7 +20,7 @@ SMALL = Scale(
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """A tiny reference: weights, cross-validation and the baseline's seeds, trained by the functions of the command."""
+    """A tiny reference: weights, cross-validation and the baseline's seeds."""
     folder = tmp_path_factory.mktemp("reference")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KIT_CACHE", str(folder / "cache"))

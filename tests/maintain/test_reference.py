@@ -1,4 +1,4 @@
-"""The reference: its parts, the command that trains them, and the pages, figures and weights that are made of it."""
+"""The reference: its parts, the command that trains them, and what is found of them again."""
 
 import dataclasses
 import json

@@ -79,7 +79,7 @@ def test_patients_that_trials_were_scored_on_are_counted(copied):
     shutil.copytree(run.folder, copied / "trials-32" / "one")
     text = results.choice(folds, copied)
     assert (
-        f"scored on {len(run.info['split']['validation'])} of these {len(NAMES)} patients" in text
+        f"that used {len(run.info['split']['validation'])} of these {len(NAMES)} patients" in text
     )
     assert text in results.page(copied)
 

@@ -17,7 +17,7 @@ from lib.logger import Run
 from lib.loss import DiceLoss, IOULoss
 from lib.plot.style import TRAINED_ON
 from lib.predict import predict
-from lib.stats import compare
+from lib.stats import compare_to_baseline
 from lib.transform import Augmentation
 from lib.utils import KitError
 from tests.conftest import NAMES
@@ -84,7 +84,7 @@ def drawings(folder):
         "dsc_bars": plot.dsc_bars(run().cases),
         "sweep_curves": plot.sweep_curves(several),
         "size_against_dsc": plot.size_against_dsc(run().cases),
-        "forest": plot.forest(compare(run(0), {"a": run(1), "b": run(2)})),
+        "forest": plot.forest(compare_to_baseline({"0": run(0), "a": run(1), "b": run(2)})),
         "dsc_strips": plot.dsc_strips({"Dice": run(0).cases["dsc"], "IoU": run(1).cases["dsc"]}),
         "calibration": plot.calibration(some_calibration()),
         "augmented_slices": plot.augmented_slices(data, NAMES[0], Augmentation(BEST)),

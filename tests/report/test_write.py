@@ -1,4 +1,4 @@
-"""The report: all that was tried is in it, the student's words stay whole, and nothing in it runs or is fetched."""
+"""The report: every attempt is in it, the student's words stay whole, and nothing in it runs."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from lib.report.analysis import GENERAL, make_template, read_analysis, to_html, 
 from lib.report.experiments import experiments, read_attempts
 from lib.report.figures import Picture
 from lib.runtime import run_command
-from lib.stats import compare
+from lib.stats import compare_to_baseline
 from lib.train import fit
 from lib.utils import KitError
 
@@ -102,7 +102,7 @@ def drawn():
 def undrawn(request, monkeypatch):
     if "drawn" not in request.fixturenames:
         monkeypatch.setattr(
-            "lib.report.write.picture",
+            "lib.report.page.picture",
             lambda file, alt, caption, _: Picture(file, alt, caption, 1, 1, b"png"),
         )
 
@@ -195,7 +195,7 @@ def test_every_attempt_is_there_with_what_became_of_it(out):
 def test_numbers_are_those_of_the_statistics(out):
     attempts, _ = read_attempts(out)
     runs = {one.run.id: one.run for one in attempts}
-    row = compare(runs["dice"], {"Tversky": runs["tversky-long-name"]}).iloc[0]
+    row = compare_to_baseline({"Dice": runs["dice"], "Tversky": runs["tversky-long-name"]}).iloc[0]
     assert row["verdict"] == "hurts"
     _, text = pages(out)
     line = next(line for line in text.splitlines() if line.startswith("| Tversky"))
@@ -206,7 +206,7 @@ def test_numbers_are_those_of_the_statistics(out):
     assert f"\u2212{-row['difference']:.3f} ({low} to {high})" in line
 
 
-def test_a_rung_is_compared_with_the_one_before(out):
+def test_a_step_is_compared_with_the_one_before(out):
     (ladder,) = experiments(read_attempts(out)[0])["best"]
     assert list(ladder.verdicts["against"]) == ["as shipped", "fresh"]
     assert [recipe.changed for recipe in ladder.recipes] == [
@@ -215,9 +215,9 @@ def test_a_rung_is_compared_with_the_one_before(out):
         {"ema": 0.9},
     ]
     runs = [recipe.runs for recipe in ladder.recipes]
-    alone = compare(runs[1], {"EMA": runs[2]}).iloc[0]
+    alone = compare_to_baseline({"fresh": runs[1], "EMA": runs[2]}).iloc[0]
     assert ladder.verdicts.iloc[1]["difference"] == alone["difference"]
-    assert ladder.verdicts.iloc[1]["p (Holm)"] >= alone["p"]  # corrected for two rungs
+    assert ladder.verdicts.iloc[1]["p (Holm)"] >= alone["p"]  # corrected for two steps
 
 
 def test_of_a_run_whose_code_was_changed_the_latest_counts(tmp_path):

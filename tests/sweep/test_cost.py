@@ -29,8 +29,8 @@ def test_cost(data):
     assert cost.disk_bytes > alone.disk_bytes == 16 * 486_553
     assert cost.memory_bytes == alone.memory_bytes
     assert re.fullmatch(
-        r"3 runs, 1 of them finished before; one after the other about \S+ (s|min|h) on this device, "
-        r"\S+ GB of checkpoints, up to \S+ GB of memory",
+        r"3 runs, 1 of them finished before; one after the other about \S+ (s|min|h) on this "
+        r"device, \S+ GB of checkpoints, up to \S+ GB of memory",
         str(cost),
     )
     assert str(sweep_cost(3, [], data)) == "3 runs, all finished before"

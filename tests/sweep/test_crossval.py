@@ -13,7 +13,7 @@ from lib.evaluate import predict_volumes
 from lib.predict import load_weights, predict
 from lib.report.experiments import experiments, read_attempts
 from lib.runtime import Machine, pick_precision
-from lib.stats import compare, ladder
+from lib.stats import compare_ladder, compare_to_baseline, readable
 from lib.sweep import Plan, cross_validate, crossval
 from lib.sweep.crossval import ensemble
 from lib.utils import KitError
@@ -81,7 +81,7 @@ def test_the_report_compares_them_over_all_patients(data, tmp_path):
         ("smaller rate", 3),
     ]
     ours, theirs = (
-        compare(crossed["base"], {"smaller rate": crossed["smaller rate"]}),
+        compare_to_baseline({name: crossed[name] for name in ("base", "smaller rate")}),
         experiment.verdicts,
     )
     assert theirs["patients"].tolist() == [6]
@@ -90,7 +90,7 @@ def test_the_report_compares_them_over_all_patients(data, tmp_path):
 
 def test_cross_validations_are_compared_over_all_patients(folds_of_3, data, tmp_path):
     other = cross_validate(PLAN, ONE, data, tmp_path, k=3)["smaller rate"]
-    row = compare(folds_of_3, {"smaller rate": other}).iloc[0]
+    row = compare_to_baseline({"base": folds_of_3, "smaller rate": other}).iloc[0]
     assert row["patients"] == 6
     assert row["difference"] == pytest.approx(other.dsc.mean - folds_of_3.dsc.mean, abs=1e-6)
 
@@ -165,7 +165,7 @@ def test_every_rung_trains_and_the_last_needs_no_training(data, tmp_path, capsys
     assert changes.items() - below[-1][1].items() == {("tta", True)}
     last = rungs[below[-1][0]]
     rungs[top] = predict(last.weights, data, patients=last.unseen(data), tta=True, device="cpu")
-    table = ladder(rungs)
+    table = readable(compare_ladder(rungs))
     assert list(table.index) == list(LADDER)[1:]
     assert table["to the first"].iloc[-1] == pytest.approx(
         rungs[top].cases["dsc"].mean() - rungs["as shipped"].cases["dsc"].mean(), abs=1e-3

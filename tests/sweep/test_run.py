@@ -12,11 +12,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib import stats
 from lib.config import Config
 from lib.dataset import load_data
-from lib.logger import RunFolder, finished_runs, write_result_csvs
+from lib.logger import BEST_CSV, TRAIN_CSV, RunFolder, finished_runs, write_result_csvs
 from lib.report.experiments import experiments, read_attempts
+from lib.stats import compare_to_baseline
 from lib.sweep import Plan, grid, sweep
 from lib.sweep.task import make_tasks
 from lib.utils import PROJECT, EditedError, KitError
@@ -61,7 +61,18 @@ def test_all_variants_are_trained_once(data, tmp_path, steps):
     assert [run.id for runs in again.runs.values() for run in runs] == [
         run.id for runs in done.runs.values() for run in runs
     ]
-    assert len(stats.verdicts(done.runs)) == 2
+    assert len(compare_to_baseline(done.runs)) == 2
+
+
+def test_a_plan_says_which_csv_its_runs_go_to(data, tmp_path, steps):
+    out = tmp_path / "out"
+    for plan in (replace(ONE, name="best of all"), replace(ONE, table="best")):
+        [[run]] = sweep(plan, BASE, data, out).runs.values()
+    assert run.info["tables"] == {"best of all": "train", "one": "best"}
+    tables = [pd.read_csv(out / name) for name in (TRAIN_CSV, BEST_CSV)]
+    assert [set(table["run_id"]) for table in tables] == [{run.id}, {run.id}]
+    assert len(experiments(read_attempts(out)[0])) == 2
+    assert list(experiments(read_attempts(out)[0]))[-1] == "one"  # plans of the best CSV come last
 
 
 def test_places_in_run_json(data, tmp_path, steps):
@@ -181,9 +192,7 @@ def test_a_damaged_run_is_named(data, tmp_path, steps):
 
 def test_what_failed_is_tried_again(data, tmp_path, steps, monkeypatch):
     monkeypatch.delenv("KIT_STEPS")
-    with pytest.raises(
-        KitError, match="plan tiny: Dice, which the others are compared with, failed"
-    ):
+    with pytest.raises(KitError, match="plan tiny: Dice, the reference of the others, failed"):
         sweep(PLAN, BASE, data, tmp_path / "out")
     monkeypatch.setenv("KIT_STEPS", str(steps))
     done = sweep(PLAN, BASE, data, tmp_path / "out")
@@ -203,7 +212,7 @@ def test_variants_may_want_other_images(data, tmp_path, steps):
 def test_csvs_are_rebuilt_byte_for_byte(data, tmp_path, steps):
     out = tmp_path / "out"
     sweep(PLAN, BASE, data, out)
-    sweep(replace(PLAN, name="best tiny"), BASE, data, out)
+    sweep(replace(PLAN, name="tiny again", table="best"), BASE, data, out)
     before = content(out)
     files = list(out.glob("*.csv"))
     assert len(files) == 2
@@ -233,7 +242,8 @@ from lib.config import Config
 from lib.dataset import load_data
 from lib.networks import summary
 from lib.sweep import Plan, grid, sweep
-variants = {{"Dice": {{}}, "IoU": {{"loss": "IOULoss"}}, "slow": {{"lr": 1e-5}}, "fresh": {{"sampling": "fresh"}}}}
+variants = {{"Dice": {{}}, "IoU": {{"loss": "IOULoss"}}, "slow": {{"lr": 1e-5}}}}
+variants["fresh"] = {{"sampling": "fresh"}}
 base = {BASE!r}
 if len(sys.argv) > 3:
     from dataclasses import replace

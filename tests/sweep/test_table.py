@@ -76,4 +76,4 @@ def test_table_in_a_terminal(data, tmp_path, steps, capsys):
     ("scores", "shown"), [([], "-"), ([0.5, 0.25], "0.500"), ([float("nan")] * 2, "-")]
 )
 def test_a_run_that_scores_nobody_shows_no_dsc(scores, shown):
-    assert sweep_table._shown(scores) == shown
+    assert sweep_table._best_score(scores) == shown
