@@ -17,16 +17,20 @@ from lib.config import MODELS, REFERENCE, Config
 from lib.loss import build_objective
 from lib.runtime import (
     Machine,
+    can_recompute,
     free_memory,
     load_class,
     pick_device,
     pick_precision,
     seed_everything,
+    set_recompute,
+    use_fast_bias_gradient,
 )
 from lib.runtime.cost import Trace, count_parameters, forward_flops, step_on_shapes, without_content
 from lib.unet import UNet
 from lib.unet_2plus import UNet2Plus
 from lib.unet_3plus import UNet3Plus
+from lib.unet_init_weights import initialise
 from lib.utils import KitError
 
 NETWORKS: dict[str, type[nn.Module]] = {
@@ -34,29 +38,25 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "unet_2plus": UNet2Plus,
     "unet_3plus": UNet3Plus,
 }
-CHOICES = (
-    "activation",
-    "normalisation",
-    "initialiser",
-    "checkpointing",
-    "deep_supervision",
-    "guided",
-)
+CHOICES = ("activation", "normalisation", "deep_supervision", "guided")
 ARGUMENTS = ("init_features", *CHOICES)
-"""Fields of ``Config`` that a network's constructor may take. The width is also the profile's to set, so a network of
-one's own may do without it; a choice that it does not take would change nothing unnoticed."""
+"""Fields of ``Config`` that are passed to the constructor of a network.
+
+A custom network may ignore ``init_features``. Any other field that it does not accept must keep
+its default; otherwise the setting would silently have no effect.
+"""
+ARCHITECTURE = ("model", "neighbours", *ARGUMENTS, "checkpointing")  # what the costs depend on
 
 
 def build_model(config: Config) -> nn.Module:
-    """The network that ``config`` describes, freshly initialised from torch's current random state, on the CPU.
+    """Build the network that ``config`` describes, on the CPU, from torch's current random state.
 
-    ``config`` becomes an attribute of it. A network of one's own is given ``in_channels`` and those
-    of ``ARGUMENTS`` that its constructor names.
+    A custom network is given ``in_channels`` and those of ``ARGUMENTS`` that its constructor
+    accepts.
 
     Raises:
-        KitError: ``config.model`` is ``"module:Class"`` and there is no such network, its
-            constructor needs something else, or it does not take what ``config`` chooses, or
-            ``in_channels`` where there are neighbours.
+        KitError: ``config.model`` is ``"module:Class"``, and there is no such class, its
+            constructor needs another argument, or it does not accept a field that ``config`` sets.
     """
     network = NETWORKS[config.model] if config.model in NETWORKS else load_class(config.model)
     values = {name: getattr(config, name) for name in ("in_channels", *ARGUMENTS)}
@@ -65,20 +65,29 @@ def build_model(config: Config) -> nn.Module:
         default = getattr(REFERENCE, name)
         if values[name] != default and name not in accepted:
             raise KitError(
-                f"{config.model}: its constructor has no argument {name}; leave it at {default!r}, or add "
-                "one"
+                f"{config.model}: its constructor has no argument {name}; leave it at {default!r}, "
+                f"or add one"
             )
     if config.neighbours and "in_channels" not in accepted:
         raise KitError(
-            f"{config.model}: its constructor has no argument in_channels; set neighbours=0, or add one"
+            f"{config.model}: its constructor has no argument in_channels; set neighbours=0, or "
+            f"add one"
         )
     unknown = sorted(needed.difference(values))
     if unknown:
         raise KitError(
-            f"{config.model}: its constructor needs {', '.join(unknown)}; give it a default, as only "
-            f"{', '.join(values)} are passed"
+            f"{config.model}: its constructor needs {', '.join(unknown)}; give it a default, as "
+            f"only {', '.join(values)} are passed"
         )
     model = network(**{name: value for name, value in values.items() if name in accepted})
+    if config.checkpointing and not can_recompute(model):
+        raise KitError(
+            f"{config.model}: checkpointing recomputes blocks such as lib.unet_layers.DoubleConv, "
+            f"and it has none; leave checkpointing at False"
+        )
+    initialise(model, config.initialiser)
+    set_recompute(model, config.checkpointing)
+    use_fast_bias_gradient(model)
     model.config = config
     return model
 
@@ -247,7 +256,7 @@ def _state_bytes(config: Config, parameters: int) -> int:
 
 def _architecture(config: Config) -> Config:
     """What costs depend on, everything else left at its default: the runs of a sweep then share them."""
-    return Config(**{name: getattr(config, name) for name in ("model", "neighbours", *ARGUMENTS)})
+    return Config(**{name: getattr(config, name) for name in ARCHITECTURE})
 
 
 @lru_cache

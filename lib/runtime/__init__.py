@@ -15,14 +15,16 @@ from lib.runtime.device import (
     pick_precision,
     seed_everything,
 )
+from lib.runtime.fast_bias import use_fast_bias_gradient
 from lib.runtime.own_code import code_fingerprint, load_class
-from lib.runtime.recompute import Recomputing, set_recompute
+from lib.runtime.recompute import Recomputing, can_recompute, set_recompute
 
 __all__ = [
     "CommandParser",
     "Machine",
     "Precision",
     "Recomputing",
+    "can_recompute",
     "code_fingerprint",
     "deterministic",
     "free_memory",
@@ -33,4 +35,5 @@ __all__ = [
     "run_command",
     "seed_everything",
     "set_recompute",
+    "use_fast_bias_gradient",
 ]
