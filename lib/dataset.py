@@ -101,7 +101,13 @@ class BrainData:
         ]
         remarks = self.cache.remarks
         lines += [f"  note: {remark}" for remark in remarks[:5]]
-        return "\n".join(lines + [f"  ... and {len(remarks) - 5} more notes"] * (len(remarks) > 5))
+        if len(remarks) > 5:
+            lines.append(f"  ... and {len(remarks) - 5} more notes")
+        return "\n".join(lines)
+
+    def has_mask(self, patient: str) -> bool:
+        """Return whether there is ground truth for a patient."""
+        return self.record(patient).has_mask
 
 
 def load_data(
@@ -142,7 +148,7 @@ def make_split(data: BrainData, spec: str = "auto") -> Split:
         KitError: the data cannot be split so.
     """
     names = tuple(data.patients)
-    unlabelled = [name for name in names if data.record(name).truth < 0]
+    unlabelled = [name for name in names if not data.has_mask(name)]
     if unlabelled:
         raise KitError(
             f"{data.root}: {len(unlabelled)} patients have no masks, e.g. {unlabelled[0]}; training and "

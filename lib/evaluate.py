@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lib.config import Config
 from lib.dataset import BrainData, SliceDataset
 from lib.metrics import counts, dsc, hd95, largest_component
-from lib.runtime import Machine, deterministic
+from lib.runtime import Machine, deterministic, tune_allocator
 from lib.runtime.device import prepare
 
 THRESHOLD = 0.5
@@ -31,6 +33,21 @@ CASE_COLUMNS = (
     "recall",
     "hd95",
 )
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network with its weights, and what to know before using it.
+
+    Attributes:
+        network: in eval mode, on the CPU unless it has been used since.
+        config: how the network was built and trained, and how images are prepared for it.
+        trained_on: names of the patients it was trained on; empty if not known.
+    """
+
+    network: nn.Module
+    config: Config
+    trained_on: tuple[str, ...]
 
 
 def forward_batches(
@@ -64,29 +81,27 @@ def mean_logits(one: Tensor, other: Tensor) -> Tensor:
 
 
 def predict_volumes(
-    model: nn.Module,
+    network: nn.Module,
+    config: Config,
     data: BrainData,
-    patients: tuple[str, ...],
+    patients: Sequence[str],
     machine: Machine,
     batch_size: int = BATCH_SIZE,
-    tta: bool | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(patient, probabilities ``(S', size, size)`` float32 on the network's grid), one patient at a time.
+    """Yield each patient's name and probabilities, one patient at a time.
+
+    The probabilities are ``(S', size, size)`` float32 on the network's grid.
 
     Args:
-        model: from ``build_model`` or ``load_weights``: its ``config`` says how many neighbours it
-        sees.
-        tta: average over a left-right flip; by default as its ``config`` says.
+        network: on the device of ``machine``.
+        config: of the network; ``neighbours`` and ``tta`` count.
     """
-    tta = model.config.tta if tta is None else tta
     for patient in patients:
-        slices = data.slices((patient,), model.config.neighbours)
-        with machine.precision.autocast(
-            machine.device
-        ):  # around all batches, so that weights are converted once
-            logits = [
-                logits for logits, _ in forward_batches(model, slices, machine, batch_size, tta)
-            ]
+        slices = data.slices((patient,), config.neighbours)
+        # around all batches, so that weights are converted once
+        with machine.precision.autocast(machine.device):
+            batches = forward_batches(network, slices, machine, batch_size, config.tta)
+            logits = [logits for logits, _ in batches]
         yield patient, torch.sigmoid(torch.cat(logits)[:, 0]).cpu().numpy()
 
 
@@ -150,7 +165,8 @@ def case_row(
 
 
 def score_cases(
-    model: nn.Module,
+    network: nn.Module,
+    config: Config,
     data: BrainData,
     patients: Sequence[str],
     machine: Machine,
@@ -161,7 +177,7 @@ def score_cases(
     Args:
         batch_size: slices computed at once.
     """
-    volumes = predict_volumes(model, data, tuple(patients), machine, batch_size)
+    volumes = predict_volumes(network, config, data, patients, machine, batch_size)
     return [
         case_row(data, patient, volume, native_mask(data, patient, volume))
         for patient, volume in volumes
@@ -192,21 +208,25 @@ class Calibration(NamedTuple):
     dsc: np.ndarray
 
 
-def calibrate(network: nn.Module, data: BrainData, patients: Sequence[str]) -> Calibration:
-    """Probabilities of ``network``, from ``load_weights``, against the truth of patients that it has not seen.
+def calibrate(trained: TrainedModel, data: BrainData, patients: Sequence[str]) -> Calibration:
+    """Compare predicted probabilities with the ground truth of patients that are new to the network.
 
     Patients without masks, and those that it was trained on, are left out; without any others, all
-    is empty.
-    Takes about a fifth of a second per patient and threshold at 256x256: components are searched
-    each time.
+    is empty. It takes about a fifth of a second per patient and threshold at 256x256, as
+    components are searched each time.
+
+    Args:
+        trained: from ``lib.predict.load_weights``.
     """
-    machine = prepare([network], "auto", "auto")
+    machine = prepare([trained.network], "auto", "auto")
+    tune_allocator(machine.device)
     sums, scores = np.zeros((3, BINS)), []
     fair = tuple(
-        name for name in patients if data.record(name).truth >= 0 and name not in network.trained_on
+        name for name in patients if data.has_mask(name) and name not in trained.trained_on
     )
     with deterministic():
-        for name, probabilities in predict_volumes(network, data, fair, machine):
+        volumes = predict_volumes(trained.network, trained.config, data, fair, machine)
+        for name, probabilities in volumes:
             truth = data.slices((name,)).volume_masks()[0]
             sums += _by_bin(probabilities, truth)
             scores.append([dsc(largest_component(probabilities > t), truth) for t in THRESHOLDS])

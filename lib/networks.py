@@ -88,7 +88,6 @@ def build_model(config: Config) -> nn.Module:
     initialise(model, config.initialiser)
     set_recompute(model, config.checkpointing)
     use_fast_bias_gradient(model)
-    model.config = config
     return model
 
 

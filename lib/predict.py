@@ -15,16 +15,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
 from lib.config import MODELS, REFERENCE, Config
 from lib.data import write_masks
 from lib.dataset import BrainData, load_data
-from lib.evaluate import BATCH_SIZE, case_row, native_mask, predict_volumes
-from lib.logger import finished_runs, outside_folds, to_csv
+from lib.evaluate import BATCH_SIZE, TrainedModel, case_row, native_mask, predict_volumes
+from lib.logger import Run, finished_runs, outside_folds, to_csv
 from lib.metrics import summarise
 from lib.networks import build_model
-from lib.runtime import CommandParser, deterministic, run_command
+from lib.runtime import CommandParser, deterministic, run_command, tune_allocator
 from lib.runtime.device import prepare
 from lib.unet import from_published
 from lib.utils import PROJECT, KitError, progress, short_path, write_atomic
@@ -58,16 +57,13 @@ def default_weights(out: str | Path = "result", data: BrainData | None = None) -
     return max(outside_folds(runs), key=lambda run: run.dsc.mean).weights if runs else KIT_WEIGHTS
 
 
-def unseen(network: nn.Module, data: BrainData) -> tuple[str, ...]:
-    """The patients of ``data`` that a network from ``load_weights`` was not trained on."""
-    return tuple(name for name in data.patients if name not in network.trained_on)
+def unseen(trained: TrainedModel, data: BrainData) -> tuple[str, ...]:
+    """Return the patients of ``data`` that a network was not trained on."""
+    return tuple(name for name in data.patients if name not in trained.trained_on)
 
 
-def load_weights(file: str | Path, model: str | None = None) -> nn.Module:
-    """The network that a file describes, in eval mode on the CPU.
-
-    Its ``config`` says how to prepare images for it, its ``trained_on`` which patients it has
-    learnt from, if known.
+def load_weights(file: str | Path, model: str | None = None) -> TrainedModel:
+    """Load the network that a file describes, in eval mode on the CPU.
 
     Args:
         file: ``best.pt`` of a run, or a bare state dict of the published U-Net
@@ -96,17 +92,16 @@ def load_weights(file: str | Path, model: str | None = None) -> nn.Module:
                 f"{file}: neither best.pt of a run nor a state dict of the published U-Net; give either"
             )
         config = _config_of(file, REFERENCE.to_dict() | {"init_features": head.shape[1]})
-    model = build_model(config)
+    network = build_model(config)
     try:
-        model.load_state_dict(weights)
+        network.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise KitError(
             f"{file}: its weights are not those of {config.model} with {config.init_features} features "
             f"({reason})"
         ) from None
-    model.trained_on = tuple(content.get("trained_on", ()))
-    return model.eval()
+    return TrainedModel(network.eval(), config, tuple(content.get("trained_on", ())))
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
@@ -200,7 +195,7 @@ class Prediction:
 
 
 def predict(
-    weights: nn.Module | str | Path,
+    weights: TrainedModel | str | Path,
     data: BrainData | str | Path,
     out: str | Path | None = None,
     patients: tuple[str, ...] | list[str] | None = None,
@@ -226,15 +221,33 @@ def predict(
     Raises:
         KitError: unusable weights, data or patient names, or data prepared for another image size.
     """
-    model = weights if isinstance(weights, nn.Module) else load_weights(weights)
-    config = replace(model.config, tta=model.config.tta if tta is None else tta)
+    trained = _trained(weights)
+    config = trained.config if tta is None else replace(trained.config, tta=tta)
     if not isinstance(data, BrainData):
         data = load_data(data, config.image_size, config.preprocessing)
     names = check_patients(data, config, patients)
-    machine = prepare([model], device, precision)
-    volumes = predict_volumes(model, data, names, machine, batch_size, config.tta)
-    return segment(
-        volumes, data, config, names, tuple(name for name in names if name in model.trained_on), out
+    machine = prepare([trained.network], device, precision)
+    tune_allocator(machine.device)
+    volumes = predict_volumes(trained.network, config, data, names, machine, batch_size)
+    seen = tuple(name for name in names if name in trained.trained_on)
+    return segment(volumes, data, config, names, seen, out)
+
+
+def _trained(weights: object) -> TrainedModel:
+    """Return the network with its weights, from a file where that is given.
+
+    Raises:
+        KitError: it is neither.
+    """
+    if isinstance(weights, (str, Path)):
+        return load_weights(weights)
+    if isinstance(weights, TrainedModel):
+        return weights
+    if isinstance(weights, Run):
+        raise KitError("predict takes a file of weights, not a run; give it run.weights")
+    raise KitError(
+        f"predict takes a file of weights or what load_weights returns, not {type(weights).__name__}; "
+        f"a bare network does not say how its images are prepared"
     )
 
 
@@ -331,10 +344,10 @@ def main() -> None:
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
     arguments = parser.parse_args()
     weights = arguments.weights or default_weights()
-    model = load_weights(weights, arguments.model)
+    trained = load_weights(weights, arguments.model)
     print(
         predict(
-            model,
+            trained,
             arguments.data,
             arguments.out,
             device=arguments.device,

@@ -51,6 +51,11 @@ class Record:
     sha256: str
     geometry: Geometry
 
+    @property
+    def has_mask(self) -> bool:
+        """Return whether the patient has masks."""
+        return self.truth >= 0
+
 
 @dataclass(frozen=True)
 class Cache:
@@ -71,7 +76,7 @@ class Cache:
     def native_mask(self, name: str) -> np.ndarray | None:
         """The mask as in the files, ``(S, H, W)`` {0, 1} uint8; None for a patient without masks."""
         record = self.records[name]
-        if record.truth < 0:
+        if not record.has_mask:
             return None
         shape = record.geometry.shape
         voxels = int(np.prod(shape))

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import tifffile
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lib.config import MODELS, Config
 from lib.dataset import BrainData
-from lib.evaluate import case_row, native_mask, predict_volumes
+from lib.evaluate import TrainedModel, case_row, native_mask, predict_volumes
 from lib.grade.checks import (
     Finding,
     check_cases,
@@ -32,7 +32,7 @@ from lib.grade.test_set import Exam
 from lib.metrics import counts, largest_component, summarise
 from lib.networks import build_model
 from lib.predict import load_weights, read_checkpoint
-from lib.runtime import Machine, Precision, deterministic, pick_precision
+from lib.runtime import Machine, Precision, deterministic, pick_precision, tune_allocator
 from lib.runtime.device import memory_format
 from lib.utils import KitError, sha256
 
@@ -178,7 +178,8 @@ def _score_weights(
             )
         )
     machine = Machine(device, _precision(device, info))
-    model.to(device, memory_format=memory_format(device))
+    tune_allocator(device)
+    model.network.to(device, memory_format=memory_format(device))
     batch_size = min(-(-config.batch_size * config.accumulate // info["accumulate"]), MAX_BATCH)
     tables = [
         _cases(
@@ -192,13 +193,13 @@ def _score_weights(
     return tables[0], dict(zip(tables[1]["patient"], tables[1]["dsc"].astype(float), strict=True))
 
 
-def _cases(model: nn.Module, data: BrainData, machine: Machine, batch_size: int) -> pd.DataFrame:
+def _cases(model: TrainedModel, data: BrainData, machine: Machine, batch_size: int) -> pd.DataFrame:
     with deterministic():
         return pd.DataFrame(
             [
                 case_row(data, name, probabilities, native_mask(data, name, probabilities))
                 for name, probabilities in predict_volumes(
-                    model, data, tuple(data.patients), machine, batch_size
+                    model.network, model.config, data, tuple(data.patients), machine, batch_size
                 )
             ]
         )
@@ -214,7 +215,7 @@ def _precision(device: torch.device, info: dict[str, Any]) -> Precision:
     return pick_precision(device)
 
 
-def load_network(file: Path) -> nn.Module:
+def load_network(file: Path) -> TrainedModel:
     """``load_weights`` for a file of a stranger: it must not take more memory than its size says.
 
     Raises:

@@ -25,10 +25,7 @@ except ImportError:  # Windows
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device to compute on: CUDA, then Apple MPS, then CPU, unless ``name`` says which, e.g. ``cuda:1``.
-
-    With the CPU chosen, this process keeps the memory that tensors give back, for the tensors to
-    come.
+    """Return the device of that name, e.g. ``cuda:1``; ``auto``: CUDA, then Apple MPS, then CPU.
 
     Raises:
         KitError: the named device does not exist on this machine.
@@ -45,35 +42,31 @@ def pick_device(name: str = "auto") -> torch.device:
     if not available.get(kind, False) or (index and not (index.isdecimal() and int(index) < count)):
         usable = ", ".join(kind for kind, there in available.items() if there)
         raise KitError(f"device {name!r} is not available here; use one of: auto, {usable}")
-    if name == "cpu":
-        _keep_freed_memory()
     return torch.device(name)
 
 
-def _keep_freed_memory() -> None:
-    """Tell glibc to give this process's freed memory to the next tensor, not back to the system.
+def tune_allocator(device: torch.device) -> None:
+    """Let this process keep the memory that its tensors on a CPU free, for the next ones.
 
-    By default each tensor of more than 32 MiB comes from the system, which hands out pages one by
-    one and fills them with zeros; that may take as long as the arithmetic. Other C libraries are
-    left as they are. What is computed does not change; the process may keep all that it needed at
-    its peak, see ``free_memory``.
+    By default glibc returns each tensor of more than 32 MiB to the system, which hands out pages
+    one by one and fills them with zeros. That may take as long as the arithmetic. Results do not
+    change. The process may keep what it needed at its peak until ``return_freed_memory``. Other
+    devices and C libraries are left as they are.
     """
-    if libc := _glibc():
+    libc = _glibc()
+    if libc and device.type == "cpu":
         mmap_max, trim_threshold = -4, -1  # numbers of mallopt's options, from malloc.h
         libc.mallopt(mmap_max, 0)
         libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def keeps_freed_memory() -> bool:
-    """Does this process keep the memory that tensors on the CPU give back?
-
-    Only with the C library of GNU.
-    """
+    """Return whether ``tune_allocator`` has an effect: only with the C library of GNU."""
     return _glibc() is not None
 
 
 def _glibc() -> ctypes.CDLL | None:
-    """The C library of this process, if it is that of GNU."""
+    """Return the C library of this process, if it is that of GNU."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         return ctypes.CDLL(None)
     return None
@@ -133,20 +126,25 @@ def memory_format(device: torch.device) -> torch.memory_format:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on the device: of the GPU, of what Apple lets a GPU have, or of the machine.
+    """Return the bytes that are free: of the GPU, of what Apple lets it have, or of the computer.
 
-    What this process holds and does not need counts as free.
+    Memory that torch has cached on a GPU counts as free. On a CPU, memory that this process has
+    freed counts after ``return_freed_memory``.
     """
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
-    if libc := _glibc():
-        libc.malloc_trim(0)  # gives it back
     import psutil
 
     return psutil.virtual_memory().available
+
+
+def return_freed_memory() -> None:
+    """Return the memory that this process has freed to the system, where ``tune_allocator`` kept it."""
+    if libc := _glibc():
+        libc.malloc_trim(0)
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
