@@ -242,19 +242,15 @@ class SliceDataset(Dataset):
         ranges = [cache.records[name].rows for name in patients]
         self.patients = patients
         self.lengths = [stop - start for start, stop in ranges]
-        offsets = [
-            0,
-            *(step for distance in range(1, neighbours + 1) for step in (-distance, distance)),
-        ]
-        self._seen = np.concatenate(
-            [
-                np.empty((0, len(offsets)), int),
-                *(  # (len, 2 neighbours + 1), rows of the arrays
-                    np.clip(np.arange(start, stop)[:, None] + offsets, start, stop - 1)
-                    for start, stop in ranges
-                ),
-            ]
-        )
+        offsets = [0]
+        for distance in range(1, neighbours + 1):
+            offsets += [-distance, distance]
+        # rows of the arrays that each slice is made of, (len, 2 neighbours + 1)
+        rows = [np.empty((0, len(offsets)), int)]
+        for start, stop in ranges:
+            wanted = np.arange(start, stop)[:, None] + offsets
+            rows.append(np.clip(wanted, start, stop - 1))
+        self._rows = np.concatenate(rows)
         with warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", ".*not writable"
@@ -265,7 +261,7 @@ class SliceDataset(Dataset):
             )
 
     def __len__(self) -> int:
-        return len(self._seen)
+        return len(self._rows)
 
     @property
     def nbytes(self) -> int:
@@ -274,8 +270,8 @@ class SliceDataset(Dataset):
 
     def move_to(self, device: torch.device) -> None:
         """Copy the slices to ``device``, so that ``batch`` gathers there; without it they stay mapped into memory."""
-        rows, seen = np.unique(self._seen, return_inverse=True)
-        self._seen = seen.reshape(self._seen.shape)
+        rows, places = np.unique(self._rows, return_inverse=True)
+        self._rows = places.reshape(self._rows.shape)
         kept = torch.from_numpy(rows)
         self._images, self._masks = self._images[kept].to(device), self._masks[kept].to(device)
 
@@ -288,20 +284,19 @@ class SliceDataset(Dataset):
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """``(N, C, H, W)`` and ``(N, 1, H, W)`` float32, where the slices are: one gather for all."""
-        rows = to_device(torch.from_numpy(self._seen[indices]), self._images.device)
+        rows = to_device(torch.from_numpy(self._rows[indices]), self._images.device)
         return self._images[rows].flatten(1, 2).float(), self._masks[rows[:, :1]].float()
 
     def volume_masks(self) -> list[np.ndarray]:
         """The masks of each patient, ``(S, H, W)`` {0, 1} uint8, in the order of ``patients``."""
-        return np.split(
-            self._masks[torch.from_numpy(self._seen[:, 0]).to(self._masks.device)].cpu().numpy(),
-            np.cumsum(self.lengths)[:-1],
-        )
+        rows = torch.from_numpy(self._rows[:, 0]).to(self._masks.device)
+        masks = self._masks[rows].cpu().numpy()
+        return np.split(masks, np.cumsum(self.lengths)[:-1])
 
     @cached_property
     def areas(self) -> np.ndarray:
         """Tumour pixels of each slice, ``(len,)``."""
-        return np.array([int(self._masks[row].sum()) for row in self._seen[:, 0]])
+        return np.array([int(self._masks[row].sum()) for row in self._rows[:, 0]])
 
 
 class Sampler:
@@ -325,12 +320,12 @@ class Sampler:
         self._patients = len(slices.patients)
         # patient p owns the interval [p, p + 1), shared out among its slices by weight: one uniform
         # number draws both
-        self._cumulative = np.concatenate(
-            [
-                p + _cumulative_weights(areas, config.background_weight)
-                for p, areas in enumerate(np.split(slices.areas, np.cumsum(slices.lengths)[:-1]))
-            ]
-        )
+        areas_by_patient = np.split(slices.areas, np.cumsum(slices.lengths)[:-1])
+        intervals = [
+            patient + _cumulative_weights(areas, config.background_weight)
+            for patient, areas in enumerate(areas_by_patient)
+        ]
+        self._cumulative = np.concatenate(intervals)
 
     def draw(self, epoch: int) -> tuple[np.ndarray, Drawn]:
         """Draw the samples of an epoch, counted from 0: indices of slices, ``(n,)``, and what augments them."""
@@ -342,7 +337,9 @@ class Sampler:
 
 def _cumulative_weights(areas: np.ndarray, background_weight: float) -> np.ndarray:
     """Cumulative probabilities of a patient's slices, ending at 1."""
-    weights = areas + background_weight * areas.mean() if areas.any() else np.ones(len(areas))
+    weights = np.ones(len(areas))
+    if areas.any():
+        weights = areas + background_weight * areas.mean()
     cumulative = np.cumsum(weights / weights.sum())
     cumulative[-1] = 1.0
     return cumulative

@@ -14,25 +14,13 @@ from torch import Tensor, nn
 
 from lib.config import Config
 from lib.dataset import BrainData, SliceDataset
-from lib.metrics import counts, dsc, hd95, largest_component
+from lib.metrics import COLUMNS, Counts, counts, dsc, hd95, largest_component
 from lib.runtime import Machine, deterministic, tune_allocator
 from lib.runtime.device import prepare
 
 THRESHOLD = 0.5
 BATCH_SIZE = 16  # of predictions; nothing but memory depends on it
-CASE_COLUMNS = (
-    "patient",
-    "slices",
-    "dsc",
-    "dsc_native",
-    "tp",
-    "fp",
-    "fn",
-    "iou",
-    "precision",
-    "recall",
-    "hd95",
-)
+CASE_COLUMNS = ("patient", "slices", *COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -153,14 +141,22 @@ def case_row(
         return row
     network_truth = data.slices((patient,)).volume_masks()[0]
     native = counts(mask, truth)
-    return row | {
+    scores = {
         "dsc": dsc(largest_component(probabilities > THRESHOLD), network_truth),
-        "dsc_native": native.dsc,
         **native._asdict(),
+        **native_scores(native),
+        "hd95": hd95(mask, truth),
+    }
+    return row | {name: scores[name] for name in COLUMNS}
+
+
+def native_scores(native: Counts) -> dict[str, float]:
+    """Return the columns of cases.csv that follow from the voxel counts on the file's grid."""
+    return {
+        "dsc_native": native.dsc,
         "iou": native.iou,
         "precision": native.precision,
         "recall": native.recall,
-        "hd95": hd95(mask, truth),
     }
 
 

@@ -14,7 +14,6 @@ false pixel costs half as much as nothing but false pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -331,10 +330,10 @@ def build_objective(config: Config) -> nn.Module:
 
 
 class DeepSupervisionLoss(nn.Module):
-    """Any loss of a mask, applied to whatever a network returns: ``(output, target)`` -> scalar.
+    """Apply any loss of a mask to whatever a network returns: ``(output, target)`` -> scalar.
 
     - A Tensor, as in eval mode: the loss itself.
-    - A list of logits, finest first: the weighted mean of their losses. U-Net++ (Zhou et al. 2018,
+    - A list of logits, finest first: the mean of their losses. U-Net++ (Zhou et al. 2018,
       arXiv:1807.10165, equation 3) adds them with equal weights; their mean has the same minimum,
       keeps the scale of a single loss and with it the meaning of a learning rate.
     - ``Guided``: the same, where slices whose mask is empty are set to "no tumour" first, as the
@@ -344,20 +343,14 @@ class DeepSupervisionLoss(nn.Module):
 
     Args:
         loss: takes logits and target, ``(N, 1, H, W)``.
-        weights: of the outputs, finest first; only their ratios count. Equal when None.
 
     Raises:
-        KitError: a weight is negative or all are 0; there are more or fewer outputs than weights;
-            an output has another shape than the target.
+        KitError: an output has another shape than the target.
     """
 
-    def __init__(self, loss: nn.Module, weights: Sequence[float] | None = None) -> None:
+    def __init__(self, loss: nn.Module) -> None:
         super().__init__()
-        if weights is not None and (min(weights, default=0) < 0 or not sum(weights) > 0):
-            raise KitError(
-                f"deep supervision: weights {list(weights)} must not be negative, nor all be 0"
-            )
-        self.loss, self.presence, self.weights = loss, BCELoss(), weights
+        self.loss, self.presence = loss, BCELoss()
 
     def forward(self, output: Tensor | list[Tensor] | Guided, target: Tensor) -> Tensor:
         """The loss of a batch, a scalar."""
@@ -373,14 +366,6 @@ class DeepSupervisionLoss(nn.Module):
         return self.mean(gated, target) + self.presence(output.presence, ~empty)
 
     def mean(self, outputs: list[Tensor], target: Tensor) -> Tensor:
-        """The weighted mean of the outputs' losses."""
-        weights = self.weights or [1.0] * len(outputs)
-        if len(weights) != len(outputs):
-            raise KitError(
-                f"deep supervision: {len(weights)} weights for a network with {len(outputs)} outputs"
-            )
-        losses = [
-            weight * self.loss(widen(logits), target)
-            for weight, logits in zip(weights, outputs, strict=True)
-        ]
-        return torch.stack(losses).sum() / sum(weights)
+        """Return the mean of the outputs' losses."""
+        losses = [self.loss(widen(logits), target) for logits in outputs]
+        return torch.stack(losses).sum() / len(losses)

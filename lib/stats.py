@@ -26,19 +26,13 @@ import numpy as np
 import pandas as pd
 
 from lib.config import Config
-from lib.metrics import summarise
+from lib.metrics import COLUMNS, summarise
 from lib.utils import KitError
 
 ALPHA = 0.05
 DIGITS = 10  # differences are rounded to so many decimals: equal ones, and sums that are zero, then are exactly that
 RESAMPLES = 2**14  # sign patterns of 14 patients: up to there the permutation test is exact
-METRICS = {
-    "dsc": "DSC",
-    "dsc_native": "DSC (native)",
-    "iou": "IoU",
-    "precision": "precision",
-    "recall": "recall",
-}
+METRICS = {name: column.label for name, column in COLUMNS.items() if column.higher_is_better}
 """Columns of cases.csv in which more is better, and what a table calls them."""
 
 

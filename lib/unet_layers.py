@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lib.config import NORMALISATIONS
 from lib.runtime import Recomputing
 from lib.utils import KitError
 
@@ -33,7 +34,6 @@ class Guided(NamedTuple):
 ACTIVATIONS = {
     act.__name__: act for act in (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Mish)
 }
-NORMALISATIONS = ("batch", "instance", "group", "none")
 
 
 def make_activation(name: str) -> nn.Module:

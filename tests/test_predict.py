@@ -22,7 +22,7 @@ from lib.data import kaggle
 from lib.dataset import load_data
 from lib.evaluate import TrainedModel, mean_logits, predict_volumes
 from lib.logger import Run
-from lib.metrics import dsc, hd95, iou, largest_component
+from lib.metrics import counts, dsc, hd95, largest_component
 from lib.networks import build_model
 from lib.predict import load_weights
 from lib.runtime import Machine, pick_precision
@@ -302,7 +302,7 @@ def test_cases_are_computed_from_the_written_masks(tiny_kaggle, tmp_path):
         assert (row.slices, row.tp) == (6, (mask & truth).sum())
         assert (row.fp, row.fn) == ((mask & ~truth).sum(), (truth & ~mask).sum())
         assert row.dsc_native == pytest.approx(dsc(mask, truth), abs=1e-7)
-        assert row.iou == pytest.approx(iou(mask, truth), abs=1e-7)
+        assert row.iou == pytest.approx(counts(mask, truth).iou, abs=1e-7)
         assert row.hd95 == pytest.approx(hd95(mask, truth), rel=1e-7)
         assert 0.7 < row.dsc <= 1
     pd.testing.assert_frame_equal(table, prediction.cases, rtol=1e-7, check_dtype=False)

@@ -17,6 +17,7 @@ import pandas as pd
 from lib import train
 from lib.config import LOSSES, MODELS
 from lib.dataset import Split
+from lib.evaluate import native_scores
 from lib.grade.solutions import without_solutions
 from lib.grade.submission import Submission
 from lib.grade.test_set import Exam
@@ -116,12 +117,7 @@ def check_cases(submission: Submission, exam: Exam) -> Iterator[Finding]:
     """Do the numbers of a row of cases.csv follow from its voxel counts, and those from the truth?"""
     for row in submission.cases.itertuples():
         found = Counts(int(row.tp), int(row.fp), int(row.fn))
-        derived = {
-            "dsc_native": found.dsc,
-            "iou": found.iou,
-            "precision": found.precision,
-            "recall": found.recall,
-        }
+        derived = native_scores(found)
         wrong = [name for name, value in derived.items() if abs(getattr(row, name) - value) > EXACT]
         slices, voxels = exam.voxels.get(row.patient, (row.slices, found.tp + found.fn))
         if wrong:
