@@ -343,7 +343,7 @@ PUBLISHED: dict[str, Any] = {
     "device": "auto",
     "precision": "auto",
 }
-"""The values at which a field of ``Config`` is not part of a run's id, of all fields there ever were.
+"""The values at which a field of ``Config`` is not part of a run's id, of all past fields too.
 
 Never change one: the runs that have it would get other ids. The defaults are repeated here because
 they may be edited: a run with another default is another run.

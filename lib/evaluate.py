@@ -1,4 +1,4 @@
-"""A network and patients -> probabilities, DSC per patient, the table of cases, and calibration."""
+"""Evaluate a network on patients: probabilities, DSC per patient, table of cases, calibration."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ class TrainedModel:
 def forward_batches(
     model: nn.Module, slices: SliceDataset, machine: Machine, batch_size: int, tta: bool = False
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits and masks, ``(N, 1, H, W)`` float32 on the device, batch by batch in the order of the slices.
+    """Yield logits and masks batch by batch, in the order of the slices.
+
+    ``(N, 1, H, W)`` float32 each, on the device.
 
     Args:
         tta: average over a left-right flip, see ``Config.tta``.
@@ -61,7 +63,7 @@ def _logits(model: nn.Module, images: Tensor, tta: bool) -> Tensor:
 
 
 def mean_logits(one: Tensor, other: Tensor) -> Tensor:
-    """Logits of the mean of two predictions' probabilities; finite where both are."""
+    """Return the logits of the mean of two probabilities; finite where both logits are."""
     present, absent = (
         torch.logaddexp(F.logsigmoid(sign * one), F.logsigmoid(sign * other)) for sign in (1, -1)
     )
@@ -101,10 +103,11 @@ def validate(
     batch_size: int,
     tta: bool = False,
 ) -> tuple[float, float]:
-    """(mean loss over batches, mean DSC of the largest component over patients) on the network's grid.
+    """Return the mean loss over batches and the mean DSC over patients, on the network's grid.
 
-    Predictions are made as for the table of cases, flips included: the epoch is chosen by what is
-    scored. Without slices both are NaN.
+    The DSC is that of the largest connected component. Predictions are made as for the table of
+    cases, flips included: the best epoch is chosen by the score that is reported. Without slices
+    both are NaN.
     """
     if not len(slices):
         return math.nan, math.nan
@@ -121,7 +124,11 @@ def validate(
 
 
 def native_mask(data: BrainData, patient: str, probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities on the network's grid -> largest component of the mask on the file's grid, ``(S, H, W)`` uint8."""
+    """Return the largest connected component of the mask on the file's grid, ``(S, H, W)`` uint8.
+
+    Args:
+        probabilities: ``(S', size, size)``, on the network's grid.
+    """
     restored = data.record(patient).geometry.restore(probabilities)
     return largest_component(restored > THRESHOLD).astype(np.uint8)
 
@@ -129,7 +136,7 @@ def native_mask(data: BrainData, patient: str, probabilities: np.ndarray) -> np.
 def case_row(
     data: BrainData, patient: str, probabilities: np.ndarray, mask: np.ndarray
 ) -> dict[str, Any]:
-    """A row of cases.csv; only ``patient`` and ``slices`` for a patient without masks.
+    """Return a row of cases.csv; only ``patient`` and ``slices`` for a patient without masks.
 
     Args:
         probabilities: ``(S', size, size)``, on the network's grid.
@@ -187,10 +194,10 @@ THRESHOLDS = np.round(np.arange(0.05, 1, 0.05), 2)
 
 
 class Calibration(NamedTuple):
-    """Voxels by predicted probability, and what each threshold is worth.
+    """Hold counts of voxels by predicted probability, and the DSC at each threshold.
 
     Attributes:
-        voxels: how many fall into each of ten equally wide bins, ``(10,)``.
+        voxels: number in each of ten equally wide bins, ``(10,)``.
         predicted: their mean probability, NaN for an empty bin.
         observed: share of them that is tumour, NaN for an empty bin.
         thresholds: ``(T,)``.
@@ -205,7 +212,7 @@ class Calibration(NamedTuple):
 
 
 def calibrate(trained: TrainedModel, data: BrainData, patients: Sequence[str]) -> Calibration:
-    """Compare predicted probabilities with the ground truth of patients that are new to the network.
+    """Compare predicted probabilities with the ground truth of patients new to the network.
 
     Patients without masks, and those that it was trained on, are left out; without any others, all
     is empty. It takes about a fifth of a second per patient and threshold at 256x256, as
@@ -238,7 +245,7 @@ def calibrate(trained: TrainedModel, data: BrainData, patients: Sequence[str]) -
 
 
 def _by_bin(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Number of voxels, sum of probabilities and number of tumour voxels in each bin, ``(3, BINS)``."""
+    """Return voxels, sum of probabilities and tumour voxels of each bin, ``(3, BINS)``."""
     p = probabilities.ravel()
     places = np.minimum((p * BINS).astype(int), BINS - 1)
     return np.stack([np.bincount(places, weights, BINS) for weights in (None, p, truth.ravel())])

@@ -1,4 +1,4 @@
-"""Weights and images -> masks in the Kaggle layout and the table of cases.
+"""Segment images with trained weights: masks in the Kaggle layout and the table of cases.
 
 Command line: ``python -m lib.predict --data DIR --out DIR [--weights FILE]``
 """
@@ -33,7 +33,7 @@ KIT_WEIGHTS = PRETRAINED / "best.pt"  # the recipe that did better in cross-vali
 
 
 def default_weights(out: str | Path = "result", data: BrainData | None = None) -> Path:
-    """Weights of the best run of one's own, or the kit's where there is none.
+    """Return the weights of your best run, or those of the kit if there is none.
 
     Args:
         data: only runs on these patients count; without it, all that were not trained on phantoms.
@@ -52,7 +52,8 @@ def default_weights(out: str | Path = "result", data: BrainData | None = None) -
     ]
     if not runs and not KIT_WEIGHTS.is_file():
         raise KitError(
-            f"{Path(out) / 'runs'}: no finished run on {data.name if data else 'patients'}; train one first"
+            f"{Path(out) / 'runs'}: no finished run on {data.name if data else 'patients'}; "
+            f"train one first"
         )
     return max(outside_folds(runs), key=lambda run: run.dsc.mean).weights if runs else KIT_WEIGHTS
 
@@ -69,8 +70,8 @@ def load_weights(file: str | Path, model: str | None = None) -> TrainedModel:
         file: ``best.pt`` of a run, or a bare state dict of the published U-Net
             (``encoder1.enc1conv1.weight`` ...). Opened as data: a file that wants to run code is
             refused.
-        model: for a network of your own, its ``"module:Class"`` once more: a file must not choose
-        code to run.
+        model: for a custom network, its ``"module:Class"`` once more: a file must not choose which
+            code runs.
 
     Raises:
         KitError: no such file, no weights in it, or weights of another network.
@@ -81,7 +82,7 @@ def load_weights(file: str | Path, model: str | None = None) -> TrainedModel:
         config, weights = _config_of(file, content["config"]), content["weights"]
         if config.model not in MODELS and config.model != model:
             raise KitError(
-                f"{file}: made by a network of its own, {config.model}; if you trust that code, say "
+                f"{file}: made by a custom network, {config.model}; if you trust that code, pass "
                 f"model={config.model!r}"
             )
     else:
@@ -89,7 +90,8 @@ def load_weights(file: str | Path, model: str | None = None) -> TrainedModel:
         head = weights.get("conv.weight")
         if not isinstance(head, torch.Tensor) or head.ndim != 4:
             raise KitError(
-                f"{file}: neither best.pt of a run nor a state dict of the published U-Net; give either"
+                f"{file}: neither best.pt of a run nor a state dict of the published U-Net; "
+                f"give either"
             )
         config = _config_of(file, REFERENCE.to_dict() | {"init_features": head.shape[1]})
     network = build_model(config)
@@ -98,23 +100,22 @@ def load_weights(file: str | Path, model: str | None = None) -> TrainedModel:
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise KitError(
-            f"{file}: its weights are not those of {config.model} with {config.init_features} features "
-            f"({reason})"
+            f"{file}: its weights are not those of {config.model} with {config.init_features} "
+            f"features ({reason})"
         ) from None
     return TrainedModel(network.eval(), config, tuple(content.get("trained_on", ())))
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
-    """What a file of weights holds, by name; opened as data.
+    """Return the content of a file of weights, by name; the file is opened as data.
 
     Raises:
         KitError: no such file, damaged, or it wants to run code.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # about old pickles: what cannot be read is reported below
+            # about old pickles: a file that cannot be read is reported below
+            warnings.simplefilter("ignore")
             content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise KitError(
@@ -129,7 +130,8 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         raise KitError(f"{file}: cannot be read as weights ({reason})") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise KitError(
-            f"{file}: holds no dict of weights by name; give best.pt of a run or a published state dict"
+            f"{file}: holds no dict of weights by name; give best.pt of a run or a published "
+            f"state dict"
         )
     return content
 
@@ -145,14 +147,14 @@ def _config_of(file: Path, values: dict[str, Any]) -> Config:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted masks and how good they are.
+    """Hold predicted masks and their scores.
 
-    ``lib.stats`` pairs it with runs, as it has ``cases`` and ``config`` like them.
+    ``lib.stats`` pairs it with runs: it has ``cases`` and ``config`` like them.
 
     Attributes:
         config: of the network, ``tta`` as it was predicted with.
-        cases: a row per patient: ``patient``, ``slices``, ``seen`` (bool: was the network trained
-            on this patient? Then its scores tell what it remembers), and where there are masks the
+        cases: a row per patient: ``patient``, ``slices``, ``seen`` (bool: the network was trained
+            on this patient, so its scores show what it remembers), and where there are masks the
             scores of ``lib.evaluate.case_row``.
     """
 
@@ -163,16 +165,16 @@ class Prediction:
 
     @property
     def seen(self) -> tuple[str, ...]:
-        """The patients that the network was trained on."""
+        """Return the patients that the network was trained on."""
         return tuple(self.cases.loc[self.cases["seen"], "patient"])
 
     def mask(self, patient: str) -> np.ndarray:
-        """Largest component of the predicted mask on the file's grid, ``(S, H, W)`` {0, 1} uint8."""
+        """Return the predicted mask on the file's grid, ``(S, H, W)`` {0, 1} uint8."""
         shape = self.data.record(patient).geometry.shape
         return np.unpackbits(self._packed[patient], count=int(np.prod(shape))).reshape(shape)
 
     def ranked(self) -> list[str]:
-        """Patients from the worst to the best native DSC; by name where there is no truth."""
+        """Return patients from the worst to the best native DSC; by name without ground truth."""
         by = [name for name in ("dsc_native", "patient") if name in self.cases]
         return list(self.cases.sort_values(by)["patient"])
 
@@ -204,7 +206,7 @@ def predict(
     batch_size: int = BATCH_SIZE,
     tta: bool | None = None,
 ) -> Prediction:
-    """Segment patients: prepare, run the network, bring masks back to the file's grid, keep the largest component.
+    """Segment patients: the largest connected component, on the grid of the files.
 
     Args:
         weights: from ``load_weights``, or a file for it.
@@ -246,23 +248,24 @@ def _trained(weights: object) -> TrainedModel:
     if isinstance(weights, Run):
         raise KitError("predict takes a file of weights, not a run; give it run.weights")
     raise KitError(
-        f"predict takes a file of weights or what load_weights returns, not {type(weights).__name__}; "
-        f"a bare network does not say how its images are prepared"
+        f"predict takes a file of weights or the TrainedModel of load_weights, not "
+        f"{type(weights).__name__}; a bare network does not say how its images are prepared"
     )
 
 
 def check_patients(
     data: BrainData, config: Config, patients: tuple[str, ...] | list[str] | None
 ) -> tuple[str, ...]:
-    """The names asked for, all of them for None, of data that a network of ``config`` can read.
+    """Return the names asked for, or all, of data that a network of ``config`` can read.
 
     Raises:
         KitError: data prepared for another image size, or no such patient.
     """
     if (data.image_size, data.preprocessing) != (config.image_size, config.preprocessing):
         raise KitError(
-            f"the network was trained on {config.preprocessing} at {config.image_size} pixels, the data was "
-            f"loaded as {data.preprocessing} at {data.image_size}; load it with the network's values"
+            f"the network was trained on {config.preprocessing} at {config.image_size} pixels, "
+            f"the data was loaded as {data.preprocessing} at {data.image_size}; load it with the "
+            f"network's values"
         )
     names = tuple(data.patients) if patients is None else tuple(patients)
     unknown = [name for name in names if name not in data.patients]
@@ -282,7 +285,7 @@ def segment(
     seen: tuple[str, ...],
     out: str | Path | None,
 ) -> Prediction:
-    """Probabilities of patients -> masks on the files' grid and their scores, written to ``out`` if it is given.
+    """Turn probabilities into masks on the files' grid and scores; write them to ``out`` if given.
 
     Args:
         volumes: (patient, probabilities) as ``predict_volumes`` yields them.
@@ -308,7 +311,7 @@ def segment(
 
 
 def _require_free(out: Path, data: BrainData) -> None:
-    """Raise KitError unless masks can be written below ``out`` without replacing those that experts drew."""
+    """Raise KitError unless masks can be written below ``out`` without replacing the data's."""
     folders = {patient.images[0].parent.resolve() for patient in data.patients.values()}
     if any((out / folder.name).resolve() == folder for folder in folders):
         raise KitError(
@@ -321,7 +324,7 @@ def _require_free(out: Path, data: BrainData) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = CommandParser(
         prog="python -m lib.predict", description="Segment the patients of a folder."
     )
@@ -334,9 +337,7 @@ def main() -> None:
         "--data", required=True, help="Kaggle folder, a folder that holds it, or archive.zip"
     )
     parser.add_argument("--out", required=True, help="folder for masks and cases.csv")
-    parser.add_argument(
-        "--model", help="module:Class, where the weights are of a network of your own"
-    )
+    parser.add_argument("--model", help="module:Class, if the weights are of a custom network")
     parser.add_argument(
         "--tta", action="store_true", default=None, help="average over left-right flips"
     )

@@ -12,7 +12,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from lib.unet_layers import DoubleConv, Down, require_divisible
+from lib.unet_layers import DoubleConv, Down, Style, require_divisible
 
 
 class UNet(nn.Module):
@@ -38,12 +38,10 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         f1, f2, f3, f4, f5 = (init_features * 2**level for level in range(5))
-        style = {
-            "activation": activation,
-            "normalisation": normalisation,
-            "bias": normalisation == "none",
-        }
-        double_conv, down = partial(DoubleConv, **style), partial(Down, **style)
+        style = Style(activation=activation, normalisation=normalisation)
+        bias = normalisation == "none"
+        double_conv = partial(DoubleConv, **style, bias=bias)
+        down = partial(Down, **style, bias=bias)
         up = partial(nn.ConvTranspose2d, kernel_size=2, stride=2)  # each pixel to four
         self.encoder1 = double_conv(in_channels, f1)
         self.encoder2 = down(f1, f2)
@@ -72,7 +70,8 @@ class UNet(nn.Module):
         x = self.decoder3(self.upconv3(x), enc3)
         x = self.decoder2(self.upconv2(x), enc2)
         x = self.decoder1(self.upconv1(x), enc1)
-        return self.conv(x)
+        x = self.conv(x)
+        return x
 
 
 def from_published(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

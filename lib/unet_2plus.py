@@ -11,7 +11,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from lib.unet_layers import Concat, DoubleConv, Down, Upsample, require_divisible
+from lib.unet_layers import Concat, DoubleConv, Down, Style, Upsample, require_divisible
 from lib.utils import KitError
 
 DEPTH = 4  # L of the papers: how often the encoder halves the image
@@ -47,8 +47,9 @@ class UNet2Plus(nn.Module):
         super().__init__()
         self.depth, self.deep_supervision = DEPTH, deep_supervision
         f = [init_features * 2**i for i in range(DEPTH + 1)]
-        style = {"activation": activation, "normalisation": normalisation, "bias": True}
-        double_conv, down = partial(DoubleConv, **style), partial(Down, **style)
+        style = Style(activation=activation, normalisation=normalisation)
+        double_conv = partial(DoubleConv, **style, bias=True)
+        down = partial(Down, **style, bias=True)
         self.nodes = nn.ModuleDict({"x00": double_conv(in_channels, f[0])})
         for i in range(1, DEPTH + 1):
             self.nodes[f"x{i}0"] = down(f[i - 1], f[i])
@@ -62,7 +63,7 @@ class UNet2Plus(nn.Module):
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         """Return the logits of a batch."""
         require_divisible(image, 2**self.depth)
-        x = {(0, 0): self.nodes["x00"](image)}
+        x: dict[tuple[int, int], Tensor] = {(0, 0): self.nodes["x00"](image)}
         for i in range(1, self.depth + 1):
             x[i, 0] = self.nodes[f"x{i}0"](x[i - 1, 0])
         for j in range(1, self.depth + 1):
@@ -71,7 +72,8 @@ class UNet2Plus(nn.Module):
                 x[i, j] = self.nodes[f"x{i}{j}"](*same_level, x[i + 1, j - 1])
         if self.training and self.deep_supervision:
             return [self.heads[f"x0{j}"](x[0, j]) for j in range(self.depth, 0, -1)]
-        return self.heads[f"x0{self.depth}"](x[0, self.depth])
+        finest: Tensor = self.heads[f"x0{self.depth}"](x[0, self.depth])
+        return finest
 
     def prune(self, level: int) -> UNet2Plus:
         """Drop the nodes that X^{0,level} does not need, for faster inference.
@@ -108,4 +110,5 @@ class JoinBelow(nn.Module):
     def forward(self, *features: Tensor) -> Tensor:
         """Return ``(N, sum of the channels, H, W)``."""
         *same_level, below = features
-        return self.concat(*same_level, self.up(below))
+        joined: Tensor = self.concat(*same_level, self.up(below))
+        return joined

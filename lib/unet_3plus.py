@@ -18,6 +18,7 @@ from lib.unet_layers import (
     DoubleConv,
     Down,
     Guided,
+    Style,
     Upsample,
     make_activation,
     make_normalisation,
@@ -64,7 +65,7 @@ class UNet3Plus(nn.Module):
         encoded = [width * 2**level for level in range(SCALES)]
         # the bottleneck is the lowest decoder level too
         decoded = [SCALES * width] * bottom + [encoded[bottom]]
-        style = {"activation": activation, "normalisation": normalisation}
+        style = Style(activation=activation, normalisation=normalisation)
         self.encoder = nn.ModuleList([DoubleConv(in_channels, width, **style, bias=True)])
         for above, below in pairwise(encoded):
             self.encoder.append(Down(above, below, **style, bias=True))
@@ -177,7 +178,9 @@ class Head(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of a batch."""
         x = self.conv(x)
-        return self.up(x) if self.up else x
+        if self.up is not None:
+            x = self.up(x)
+        return x
 
 
 class Presence(nn.Module):

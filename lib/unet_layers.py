@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ class Guided(NamedTuple):
     presence: Tensor
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Any] = {
     act.__name__: act for act in (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Mish)
 }
 
@@ -44,7 +44,10 @@ def make_activation(name: str) -> nn.Module:
     """
     if name not in ACTIVATIONS:
         raise KitError(f"activation {name!r} is unknown; use one of {', '.join(ACTIVATIONS)}")
-    return nn.GELU() if name == "GELU" else ACTIVATIONS[name](inplace=True)
+    if name == "GELU":
+        return nn.GELU()
+    activation: nn.Module = ACTIVATIONS[name](inplace=True)
+    return activation
 
 
 def make_normalisation(name: str, channels: int) -> nn.Module:
@@ -65,6 +68,13 @@ def make_normalisation(name: str, channels: int) -> nn.Module:
     if name == "none":
         return nn.Identity()
     raise KitError(f"normalisation {name!r} is unknown; use one of {', '.join(NORMALISATIONS)}")
+
+
+class Style(TypedDict):
+    """Settings that all blocks of a network share, see ``DoubleConv``."""
+
+    activation: str
+    normalisation: str
 
 
 class Concat(nn.Module):

@@ -27,19 +27,19 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         """Return the enlarged features of a batch."""
         if output_size is not None or self.padding_mode != "zeros":
             return super().forward(x, output_size)
-        bias = self.bias
-        assert bias is not None
+        bias, padding = self.bias, self.padding
+        assert bias is not None and not isinstance(padding, str)
         x = F.conv_transpose2d(
             x,
             self.weight,
             bias.detach(),
             self.stride,
-            self.padding,
+            padding,
             self.output_padding,
             self.groups,
             self.dilation,
         )
-        features: Tensor = _BiasGradient.apply(x, bias)
+        features: Tensor = _BiasGradient.apply(x, bias)  # type: ignore[no-untyped-call]
         return features
 
 

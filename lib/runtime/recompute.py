@@ -20,7 +20,7 @@ CHUNK_NUMBERS = 2**26
 
 
 class Recomputing(nn.Sequential):
-    """Compute modules one after the other, like ``nn.Sequential``; the first may take several inputs.
+    """Compute modules one after the other; the first may take several inputs.
 
     With ``recompute`` the block is computed in steps. Backward computes a step again from its
     inputs, instead of keeping what is in between. A step ends with its convolution. The second
@@ -82,8 +82,8 @@ def _recomputed(step: Sequence[nn.Module], *inputs: Tensor) -> Tensor:
     chunk = _chunk(step, inputs[0])
     if chunk >= len(inputs[0]):
         return _checkpointed(step, *inputs)
-    [features] = inputs
-    return torch.cat([_checkpointed(step, part) for part in features.split(chunk)])
+    chunks = torch.split(inputs[0], chunk)
+    return torch.cat([_checkpointed(step, features) for features in chunks])
 
 
 def _checkpointed(step: Sequence[nn.Module], *inputs: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def _chunk(step: Sequence[nn.Module], features: Tensor) -> int:
     Enlarged features can be far larger than input and output. The widest of UNet 3+ have 1,024
     channels at full size, which is 2 GiB for 16 slices of 256x256 in bfloat16.
     """
-    factor = getattr(step[0], "factor", None)
+    factor: int | None = getattr(step[0], "factor", None)
     if factor is None or len(step) != 2:  # a normalisation has to see the whole batch
         return len(features)
     return max(1, CHUNK_NUMBERS // (features[0].numel() * factor**2))
