@@ -281,7 +281,7 @@ def _checked(spec: dataclasses.Field[Any], value: Any) -> Any:
     Raises:
         KitError: it is of another type, too small or not a choice.
     """
-    kind = type(spec.default)
+    kind: type[Any] = type(spec.default)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is float and number:
         value = float(value)

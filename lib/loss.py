@@ -269,7 +269,8 @@ class MSSSIMLoss(MaskLoss):
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of a batch, a scalar."""
         logits, target = self.prepare(logits, target)
-        return 1 - self.similarity(torch.sigmoid(logits), target).mean()
+        similarity: Tensor = self.similarity(torch.sigmoid(logits), target)
+        return 1 - similarity.mean()
 
 
 class DiceBCELoss(MaskLoss):
@@ -282,7 +283,8 @@ class DiceBCELoss(MaskLoss):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of a batch, a scalar."""
-        return self.dice(logits, target) + self.weight * self.bce(logits, target)
+        loss: Tensor = self.dice(logits, target) + self.weight * self.bce(logits, target)
+        return loss
 
 
 class HybridLoss(MaskLoss):
@@ -297,7 +299,9 @@ class HybridLoss(MaskLoss):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of a batch, a scalar."""
-        return self.focal(logits, target) + self.ms_ssim(logits, target) + self.iou(logits, target)
+        losses = [loss(logits, target) for loss in (self.focal, self.ms_ssim, self.iou)]
+        total: Tensor = losses[0] + losses[1] + losses[2]
+        return total
 
 
 # --- by name, and on many outputs -----------------------------------------------------------------
@@ -370,12 +374,14 @@ class DeepSupervisionLoss(nn.Module):
         for logits in [outputs] if isinstance(outputs, Tensor) else outputs:
             require_same_shape(logits, target)
         if isinstance(outputs, Tensor):
-            return self.loss(outputs, target)
+            loss: Tensor = self.loss(outputs, target)
+            return loss
         if not isinstance(output, Guided):
             return self.mean(outputs, target)
         empty = (target == 0).flatten(1).all(1)
         gated = [logits.masked_fill(empty.view(-1, 1, 1, 1), EMPTY_LOGIT) for logits in outputs]
-        return self.mean(gated, target) + self.presence(output.presence, ~empty)
+        presence: Tensor = self.presence(output.presence, ~empty)
+        return self.mean(gated, target) + presence
 
     def mean(self, outputs: list[Tensor], target: Tensor) -> Tensor:
         """Return the mean of the outputs' losses."""

@@ -108,7 +108,8 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
     labels, n = ndimage.label(mask)
     if n < 2:
         return mask.astype(bool)
-    return labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    largest: np.ndarray = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    return largest
 
 
 def hd95(pred: np.ndarray, true: np.ndarray) -> float:
@@ -140,15 +141,17 @@ def surface_distances(pred: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, n
 
 def _box(mask: np.ndarray) -> tuple[slice, ...]:
     """Return the smallest box around a mask that is not empty."""
-    lines = (
-        mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis))
-        for axis in range(mask.ndim)
-    )
-    return tuple(slice(int(line.argmax()), len(line) - int(line[::-1].argmax())) for line in lines)
+    box = []
+    for axis in range(mask.ndim):
+        others = tuple(other for other in range(mask.ndim) if other != axis)
+        line = np.flatnonzero(np.asarray(mask.any(axis=others)))
+        box.append(slice(int(line[0]), int(line[-1]) + 1))
+    return tuple(box)
 
 
 def _surface(mask: np.ndarray) -> np.ndarray:
-    return mask & ~ndimage.binary_erosion(mask)
+    surface: np.ndarray = mask & ~ndimage.binary_erosion(mask)
+    return surface
 
 
 class Summary(NamedTuple):

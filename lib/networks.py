@@ -112,7 +112,7 @@ def _constructor(network: type[nn.Module]) -> tuple[set[str], set[str]]:
     accepted: set[str] = set()
     for cls in network.__mro__:
         if "__init__" in cls.__dict__:
-            parameters = inspect.signature(cls.__init__).parameters
+            parameters = inspect.signature(cls.__dict__["__init__"]).parameters
             accepted.update(parameters)
             if not any(
                 parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()

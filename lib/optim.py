@@ -29,7 +29,7 @@ def build_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> torch
             nesterov=config.nesterov,
             fused=fused,
         )
-    kind = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[config.optimizer]
+    kind = torch.optim.AdamW if config.optimizer == "AdamW" else torch.optim.Adam
     return kind(parameters, config.lr, weight_decay=config.weight_decay, fused=fused)
 
 

@@ -154,7 +154,7 @@ def _nonzero_box(volume: np.ndarray) -> tuple[int, ...]:
     """
     occupied, box = volume.any(axis=3), []
     for axes in ((1, 2), (0, 2), (0, 1)):
-        indices = np.flatnonzero(occupied.any(axis=axes))
+        indices = np.flatnonzero(np.any(occupied, axis=axes))
         box += [int(indices[0]), int(indices[-1]) + 1]
     return tuple(box)
 

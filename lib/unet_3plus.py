@@ -201,5 +201,6 @@ class Presence(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logit of presence."""
-        absent, present = self.conv(self.dropout(x)).amax(dim=(2, 3)).unbind(dim=1)
+        classes: Tensor = self.conv(self.dropout(x)).amax(dim=(2, 3))
+        absent, present = classes.unbind(dim=1)
         return present - absent

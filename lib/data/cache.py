@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,7 +188,8 @@ def _prepare_all(
         ThreadPoolExecutor(workers) as pool,
         progress(total=len(patients), desc=f"preparing {size}x{size}", unit="patient") as bar,
     ):
-        under_way, queue = deque(), iter(patients)
+        under_way: deque[Future[dict[str, Any]]] = deque()
+        queue = iter(patients)
         try:
             for patient in queue:
                 under_way.append(pool.submit(_prepare, patient, size, preprocessing))

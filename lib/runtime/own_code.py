@@ -167,7 +167,7 @@ class _LoadedFiles:
     def __init__(self) -> None:
         self._changed: dict[str, int] = {}
 
-    def require_unchanged(self, module: ModuleType) -> None:
+    def require_unchanged(self, module: ModuleType | None) -> None:
         """Remember a module's file at first, raise EditedError if it has changed since."""
         file = getattr(module, "__file__", None)
         if file is None:
