@@ -192,7 +192,8 @@ def inference(image_size: int = 128, rounds: int = 3, precision: str = "auto") -
         few = max(1, 2**17 // image_size**2)
 
         def ours() -> None:
-            for patient, probabilities in predict_volumes(step.model, data, (name,), step.machine):
+            volumes = predict_volumes(step.model, step.config, data, (name,), step.machine)
+            for patient, probabilities in volumes:
                 native_mask(data, patient, probabilities)
 
         with (

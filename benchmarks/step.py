@@ -17,7 +17,7 @@ from lib.dataset import BrainData, Sampler, SliceDataset
 from lib.loss import build_objective
 from lib.networks import build_model, summary
 from lib.optim import MovingAverage, build_optimizer
-from lib.runtime import Machine, deterministic, pick_device, pick_precision
+from lib.runtime import Machine, deterministic, pick_device, pick_precision, tune_allocator
 from lib.runtime.device import memory_format
 from lib.transform import Augmentation, Drawn
 
@@ -42,7 +42,8 @@ class Step:
         precision: str = "auto",
         compiled: bool = False,
     ) -> None:
-        self.device = device or pick_device()
+        self.config, self.device = config, device or pick_device()
+        tune_allocator(self.device)
         self.machine = Machine(self.device, pick_precision(self.device, precision))
         torch.manual_seed(0)
         self.model = (

@@ -1,5 +1,6 @@
-"""``Config``: every hyper-parameter of a run, in one frozen place; named recipes; profiles."""
+"""Describe a run by ``Config``: all hyper-parameters, in one frozen place; recipes; profiles."""
 
+# ruff: noqa: RUF009 -- _option returns a dataclass field
 from __future__ import annotations
 
 import dataclasses
@@ -7,16 +8,17 @@ import operator
 import re
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal, get_args
 
 from lib.utils import KitError
 
-# What the fields accept by name; the modules that build them hold a table with the same keys.
-MODELS = ("unet", "unet_2plus", "unet_3plus")
-ACTIVATIONS = ("ReLU", "LeakyReLU", "ELU", "SiLU", "GELU", "Mish")
-NORMALISATIONS = ("batch", "instance", "group", "none")
-INITIALISERS = ("default", "normal", "xavier", "kaiming", "orthogonal")
-LOSSES = (
+# What the fields accept by name. The modules that build them have a table with the same keys.
+Preprocessing = Literal["reference", "native"]
+Model = Literal["unet", "unet_2plus", "unet_3plus"]
+Activation = Literal["ReLU", "LeakyReLU", "ELU", "SiLU", "GELU", "Mish"]
+Normalisation = Literal["batch", "instance", "group", "none"]
+Initialiser = Literal["default", "normal", "xavier", "kaiming", "orthogonal"]
+Loss = Literal[
     "DiceLoss",
     "IOULoss",
     "TverskyLoss",
@@ -26,7 +28,18 @@ LOSSES = (
     "DiceBCELoss",
     "MSSSIMLoss",
     "HybridLoss",
-)
+]
+Optimizer = Literal["Adam", "AdamW", "SGD"]
+Scheduler = Literal["none", "linear", "cosine", "poly", "step", "plateau"]
+Sampling = Literal["frozen", "fresh"]
+Padding = Literal["zero", "background"]
+PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
+
+MODELS: tuple[str, ...] = get_args(Model)
+ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+NORMALISATIONS: tuple[str, ...] = get_args(Normalisation)
+INITIALISERS: tuple[str, ...] = get_args(Initialiser)
+LOSSES: tuple[str, ...] = get_args(Loss)
 SPLITS = re.compile(r"auto|published|all|holdout(:[1-9]\d*)?|fold-[1-9]\d*-of-[1-9]\d*")
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 OWN_CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # "my_module:MyNetwork"
@@ -39,7 +52,7 @@ def _option(
     minimum: float | None = None,
     pattern: re.Pattern[str] | None = None,
 ) -> Any:
-    """A field that knows its help text and what it accepts: one source for validation and the command line.
+    """Declare a field with its help text and what it accepts, for validation and command lines.
 
     A text field takes one of ``choices`` or what matches ``pattern``.
     """
@@ -51,22 +64,20 @@ def _option(
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides the outcome of a run. The defaults are the published baseline, as shipped.
+    """Hold all settings of a run. The defaults are the published baseline, as shipped.
 
-    A new field gets its default in ``PUBLISHED`` too; a field that is dropped stays there.
-
-    Change a field with ``dataclasses.replace(config, lr=3e-4)``; a wrong value raises ``KitError``
-    at once.
-    Sources: Buda, Saha, Mazurowski 2019 (doi:10.1016/j.compbiomed.2019.05.002) and the code
-    published with it.
+    Change a field with ``dataclasses.replace(config, lr=3e-4)``. A wrong value raises ``KitError``.
+    Source: Buda, Saha, Mazurowski 2019 (doi:10.1016/j.compbiomed.2019.05.002), and its code.
     """
+
+    # A new field gets its default in PUBLISHED too; a field that is dropped stays there.
 
     # data
     image_size: int = _option(
         256, "edge of the square slices that the network sees, pixels", minimum=32
     )
-    preprocessing: str = _option(
-        "reference", "reference (as published) or native (whole grid)", ("reference", "native")
+    preprocessing: Preprocessing = _option(
+        "reference", "reference (as published) or native (whole grid)", get_args(Preprocessing)
     )
     split: str = _option(
         "auto",
@@ -78,27 +89,31 @@ class Config:
         0, "slices below and above that the network sees besides, on either side (2.5-D)", minimum=0
     )
     # network
-    model: str = _option(
-        "unet", "network; or one of your own, as module:Class", MODELS, pattern=OWN_CLASS
+    model: Model | str = _option(
+        "unet", "network; or a custom one, as module:Class", MODELS, pattern=OWN_CLASS
     )
     init_features: int = _option(
         32, "channels of the first level; each level below doubles them", minimum=1
     )
-    activation: str = _option("ReLU", "activation function between convolutions", ACTIVATIONS)
-    normalisation: str = _option("batch", "normalisation after each convolution", NORMALISATIONS)
-    initialiser: str = _option(
+    activation: Activation = _option(
+        "ReLU", "activation function between convolutions", ACTIVATIONS
+    )
+    normalisation: Normalisation = _option(
+        "batch", "normalisation after each convolution", NORMALISATIONS
+    )
+    initialiser: Initialiser = _option(
         "default", "how the first weights are drawn; default is torch's", INITIALISERS
     )
     deep_supervision: bool = _option(False, "a loss at every level; U-Net++ and UNet 3+")
     guided: bool = _option(False, "classification-guided module: is there a tumour at all? UNet 3+")
     checkpointing: bool = _option(
-        False, "train in less memory: compute again in backward what is cheap to compute"
+        False, "train in less memory: compute what is cheap again in backward"
     )
     # objective and optimiser
-    loss: str = _option(
-        "DiceLoss", "loss function; or one of your own, as module:Class", LOSSES, pattern=OWN_CLASS
+    loss: Loss | str = _option(
+        "DiceLoss", "loss function; or a custom one, as module:Class", LOSSES, pattern=OWN_CLASS
     )
-    optimizer: str = _option("Adam", "optimiser", ("Adam", "AdamW", "SGD"))
+    optimizer: Optimizer = _option("Adam", "optimiser", get_args(Optimizer))
     lr: float = _option(1e-4, "initial learning rate", minimum=0)
     momentum: float = _option(0.9, "momentum; used by SGD only", minimum=0)
     nesterov: bool = _option(False, "look ahead along the momentum; SGD only")
@@ -106,10 +121,8 @@ class Config:
     clip: float = _option(
         0.0, "largest norm of the gradient, longer ones are shortened; 0: no limit", minimum=0
     )
-    lr_scheduler: str = _option(
-        "none",
-        "learning rate over the run, see lib.optim.learning_rate",
-        ("none", "linear", "cosine", "poly", "step", "plateau"),
+    lr_scheduler: Scheduler = _option(
+        "none", "learning rate over the run, see lib.optim.learning_rate", get_args(Scheduler)
     )
     warmup: int = _option(0, "epochs in which the learning rate climbs to lr", minimum=0)
     lr_step: int = _option(
@@ -128,18 +141,18 @@ class Config:
     batch_size: int = _option(16, "slices per optimiser step", minimum=1)
     accumulate: int = _option(
         1,
-        "parts that a batch is computed in, to save memory; normalisation and batch-wise "
-        "losses then see one part at a time",
+        "chunks that a batch is computed in, to save memory; normalisation and batch-wise "
+        "losses then see one chunk at a time",
         minimum=1,
     )
     epochs: int = _option(
         100, "passes over as many slices as the training patients have", minimum=1
     )
     # sampling and augmentation
-    sampling: str = _option(
+    sampling: Sampling = _option(
         "frozen",
         "frozen: every epoch repeats one draw (as shipped); fresh: a new draw each epoch",
-        ("frozen", "fresh"),
+        get_args(Sampling),
     )
     background_weight: float = _option(
         0.1,
@@ -151,11 +164,11 @@ class Config:
     scale: float = _option(0.05, "augmentation: zoom by up to +- this share", minimum=0)
     rotation: float = _option(15.0, "augmentation: rotate by up to +- degrees", minimum=0)
     flip: float = _option(0.5, "augmentation: probability of a left-right flip", minimum=0)
-    padding: str = _option(
+    padding: Padding = _option(
         "zero",
         "what rotation brings in from outside: zero (as published: the mean intensity after "
         "z-scoring, a grey frame) or background (black)",
-        ("zero", "background"),
+        get_args(Padding),
     )
     intensity: float = _option(
         0.0,
@@ -166,7 +179,7 @@ class Config:
     sequence_dropout: float = _option(
         0.0,
         "augmentation: probability that pre-contrast, post-contrast or both are "
-        "missing and FLAIR stands in, as in a tenth of the patients",
+        "missing and replaced by FLAIR, as in a tenth of the patients",
         minimum=0,
     )
     seed: int = _option(42, "seed of weights, sampling and augmentation", minimum=0)
@@ -177,7 +190,7 @@ class Config:
     )
     # machine
     device: str = _option("auto", "auto, cpu, cuda, cuda:1, mps", pattern=DEVICES)
-    precision: str = _option("auto", "auto, fp32, bf16 or fp16", ("auto", "fp32", "bf16", "fp16"))
+    precision: PrecisionName = _option("auto", "auto, fp32, bf16 or fp16", get_args(PrecisionName))
 
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
@@ -187,53 +200,45 @@ class Config:
             raise KitError(f"Config: {problem}")
 
     def _contradiction(self) -> str | None:
-        """What does not go together, in words."""
-        return next(
-            (
-                problem
-                for wrong, problem in (
-                    (self.scale >= 1 or self.flip > 1, "scale must be below 1 and flip at most 1"),
-                    (
-                        max(self.intensity, self.sequence_dropout) > 1,
-                        "intensity and sequence_dropout must be at most 1",
-                    ),
-                    (self.ema >= 1, "ema must be below 1, e.g. 0.999"),
-                    (
-                        self.nesterov and (self.optimizer != "SGD" or not self.momentum),
-                        "nesterov needs optimizer=SGD and a momentum above 0",
-                    ),
-                    (self.warmup >= self.epochs, "warmup must be shorter than epochs"),
-                    (
-                        self.lr_scheduler == "plateau" and self.split == "all",
-                        "lr_scheduler plateau follows the validation loss, and split all leaves nobody to validate on",
-                    ),
-                    (self.accumulate > self.batch_size, "accumulate must not exceed batch_size"),
-                    (
-                        self.image_size % 16 and self.model in MODELS,
-                        f"image_size must be a multiple of 16 for model {self.model}, which halves it four times",
-                    ),
-                    # a network of one's own may have either
-                    (
-                        self.deep_supervision and self.model == "unet",
-                        "deep_supervision is for model unet_2plus or unet_3plus; unet has one output only",
-                    ),
-                    (
-                        self.guided and self.model in ("unet", "unet_2plus"),
-                        f"guided is for model unet_3plus; {self.model} has no classification-guided module",
-                    ),
-                )
-                if wrong
-            ),
-            None,
-        )
+        """Return the first combination of fields that makes no sense, in words."""
+        if self.scale >= 1 or self.flip > 1:
+            return "scale must be below 1 and flip at most 1"
+        if max(self.intensity, self.sequence_dropout) > 1:
+            return "intensity and sequence_dropout must be at most 1"
+        if self.ema >= 1:
+            return "ema must be below 1, e.g. 0.999"
+        if self.nesterov and (self.optimizer != "SGD" or not self.momentum):
+            return "nesterov needs optimizer=SGD and a momentum above 0"
+        if self.warmup >= self.epochs:
+            return "warmup must be shorter than epochs"
+        if self.lr_scheduler == "plateau" and self.split == "all":
+            return (
+                "lr_scheduler plateau follows the validation loss, and split all leaves nobody to "
+                "validate on"
+            )
+        if self.accumulate > self.batch_size:
+            return "accumulate must not exceed batch_size"
+        if self.image_size % 16 and self.model in MODELS:
+            return (
+                f"image_size must be a multiple of 16 for model {self.model}, which halves it four "
+                f"times"
+            )
+        # a custom network may have either of the following
+        if self.deep_supervision and self.model == "unet":
+            return "deep_supervision is for model unet_2plus or unet_3plus; unet has one output"
+        if self.guided and self.model in ("unet", "unet_2plus"):
+            return (
+                f"guided is for model unet_3plus; {self.model} has no classification-guided module"
+            )
+        return None
 
     @property
     def in_channels(self) -> int:
-        """Channels of the network's input: three sequences of the slice and of each neighbour."""
+        """Return the input channels: three sequences of the slice and of each neighbour."""
         return 3 * (1 + 2 * self.neighbours)
 
     def to_dict(self) -> dict[str, Any]:
-        """Field name -> value; ``Config.from_dict`` gives the same Config back."""
+        """Return field name -> value; ``Config.from_dict`` returns the same Config."""
         return dataclasses.asdict(self)
 
     @classmethod
@@ -250,18 +255,19 @@ class Config:
         for name in sorted(values.keys() - known):
             if name not in PUBLISHED:
                 raise KitError(
-                    f"Config.{name}: this version of the kit has no such field; use the version that made "
-                    f"this"
+                    f"Config.{name}: this version of the kit has no such field; use the version "
+                    f"that made this"
                 )
             if values[name] != PUBLISHED[name]:
                 raise KitError(
-                    f"Config.{name}: this version of the kit no longer has this field, and {values[name]!r} "
-                    f"is not its default, {PUBLISHED[name]!r}; use the version that made this"
+                    f"Config.{name}: this version of the kit no longer has this field, and "
+                    f"{values[name]!r} is not its default, {PUBLISHED[name]!r}; use the version "
+                    f"that made this"
                 )
         return cls(**{name: value for name, value in values.items() if name in known})
 
     def identity(self) -> dict[str, Any]:
-        """Return the fields that differ from ``PUBLISHED``: what the id of a run is made of."""
+        """Return the fields that differ from ``PUBLISHED``: they are part of a run's id."""
         return {
             name: value
             for name, value in self.to_dict().items()
@@ -269,12 +275,13 @@ class Config:
         }
 
 
-def _checked(spec: dataclasses.Field, value: Any) -> Any:
-    """``value`` as the type of the field.
+def _checked(spec: dataclasses.Field[Any], value: Any) -> Any:
+    """Return ``value`` as the type of the field.
 
-    Raises KitError when it is of another kind, too small or not a choice.
+    Raises:
+        KitError: it is of another type, too small or not a choice.
     """
-    kind = type(spec.default)
+    kind: type[Any] = type(spec.default)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is float and number:
         value = float(value)
@@ -285,7 +292,8 @@ def _checked(spec: dataclasses.Field, value: Any) -> Any:
     minimum, choices = spec.metadata["minimum"], spec.metadata["choices"]
     if minimum is not None and not minimum <= value < float("inf"):
         raise KitError(
-            f"Config.{spec.name}: {value} is out of range, the least is {minimum} ({spec.metadata['help']})"
+            f"Config.{spec.name}: {value} is out of range, the least is {minimum} "
+            f"({spec.metadata['help']})"
         )
     pattern = spec.metadata["pattern"]
     if (choices or pattern) and value not in choices and not (pattern and pattern.fullmatch(value)):
@@ -335,15 +343,16 @@ PUBLISHED: dict[str, Any] = {
     "device": "auto",
     "precision": "auto",
 }
-"""The values at which a field of ``Config`` is not part of a run's id; all fields that there ever were.
+"""The values at which a field of ``Config`` is not part of a run's id, of all past fields too.
 
-Never change one: the runs that have it would get other ids. It repeats the defaults because those
-may be edited: a run with another default is another run."""
+Never change one: the runs that have it would get other ids. The defaults are repeated here because
+they may be edited: a run with another default is another run.
+"""
 
 REFERENCE = Config()
 """The published recipe as shipped, its frozen sampling and grey frame included."""
 
-_RUNGS: dict[str, dict[str, Any]] = {
+_STEPS: dict[str, dict[str, Any]] = {
     "as shipped": {},
     # frozen, 100 epochs see about a third of the training slices
     "fresh sampling": {"sampling": "fresh"},
@@ -355,28 +364,27 @@ _RUNGS: dict[str, dict[str, Any]] = {
         "rotation": 20.0,
         "intensity": 0.15,
     },
-    # in ten of 100 patients FLAIR stands in for a sequence that is missing: too few to learn it
-    # from
+    # in ten of 100 patients FLAIR replaces a missing sequence: too few to learn it from
     "sequence dropout": {"sequence_dropout": 0.3},
     # long steps first, short ones at the end; nnU-Net's decay
     "larger steps that shrink": {"lr": 1e-3, "lr_scheduler": "poly"},
-    # stands for a smaller step still, Polyak and Juditsky 1992
+    # has the effect of a smaller step, Polyak and Juditsky 1992
     "averaged weights": {"ema": 0.99},
     ### END SOLUTION
     "test-time flips": {"tta": True},
 }
 
 LADDER: dict[str, dict[str, Any]] = dict(
-    zip(_RUNGS, accumulate(_RUNGS.values(), operator.or_), strict=True)
+    zip(_STEPS, accumulate(_STEPS.values(), operator.or_), strict=True)
 )
-"""From the published recipe to ``BEST``: rung -> all fields that differ from ``REFERENCE`` up to there."""
+"""From the published recipe to ``BEST``: step -> fields that differ from ``REFERENCE`` so far."""
 
 BEST = dataclasses.replace(REFERENCE, **list(LADDER.values())[-1])
-"""The top of ``LADDER``. What each of its rungs is worth is measured in ``train_best.ipynb``."""
+"""The top of ``LADDER``. ``train_best.ipynb`` measures the effect of each of its steps."""
 
 
 def changes(config: Config) -> str:
-    """What a recipe changes of the published one, in words, split and device apart; empty where it changes nothing."""
+    """Return the fields that differ from the published recipe, in words, save split and device."""
     return ", ".join(
         f"{name} {value}"
         for name, value in config.to_dict().items()
@@ -384,18 +392,18 @@ def changes(config: Config) -> str:
     )
 
 
-# --- profiles: how much of it this machine can do in a sitting ------------------------------------
+# --- profiles: how much this device can compute in one sitting ----------------------------------
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A named size of experiment and the reason it was chosen; ``apply`` shrinks a recipe to it."""
+    """Name a size of experiment and the reason it was chosen; ``apply`` shrinks a recipe to it."""
 
     name: str
     reason: str
 
     def apply(self, config: Config) -> Config:
-        """``config`` at this profile's size: networks, images and epochs change, the question asked does not."""
+        """Return ``config`` at this size: networks, images and epochs change, the rest does not."""
         return dataclasses.replace(config, **PROFILES[self.name])
 
 
@@ -411,11 +419,15 @@ PROFILES: dict[str, dict[str, Any]] = {
 
 
 def choose_profile(real_data: bool, device_type: str, asked: str | None = None) -> Profile:
-    """The profile for this data and device: ``full`` for real patients on an accelerator, otherwise ``quick``."""
+    """Return the profile for this data and device.
+
+    It is ``full`` for real patients on an accelerator, otherwise ``quick``.
+    """
     if asked:
         if asked not in PROFILES:
             raise KitError(f"profile {asked!r} is unknown; use one of {', '.join(PROFILES)}")
-        return Profile(asked, "asked for" + (": too small to judge" if asked == "smoke" else ""))
+        small = ": too small to judge" if asked == "smoke" else ""
+        return Profile(asked, f"asked for{small}")
     if real_data and device_type != "cpu":
         return Profile("full", "real patients and an accelerator")
     why = "no accelerator" if real_data else "phantom data"

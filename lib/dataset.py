@@ -62,7 +62,7 @@ class BrainData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the pixels of all patients: the same on every machine, whatever the dates of the files."""
+        """Return the hex SHA-256 of the pixels of all patients, whatever the dates of the files."""
         return fingerprint(
             sorted((name, record.sha256) for name, record in self.cache.records.items())
         )
@@ -71,47 +71,55 @@ class BrainData:
         """Raise ``KitError`` unless the data has the image size and preprocessing of ``config``."""
         if (config.image_size, config.preprocessing) != (self.image_size, self.preprocessing):
             raise KitError(
-                f"config asks for {config.preprocessing} at {config.image_size} pixels, the data was loaded "
-                f"as {self.preprocessing} at {self.image_size}; load it with the config's values"
+                f"config asks for {config.preprocessing} at {config.image_size} pixels, the data "
+                f"was loaded as {self.preprocessing} at {self.image_size}; load it with the "
+                f"config's values"
             )
 
     def record(self, patient: str) -> Record:
-        """What is known of one patient."""
+        """Return what the cache knows of one patient."""
         return self.cache.records[patient]
 
     def truth(self, patient: str) -> np.ndarray | None:
-        """Mask on the file's own grid, ``(S, H, W)`` {0, 1} uint8; None without masks."""
+        """Return the mask on the file's grid, ``(S, H, W)`` {0, 1} uint8; None without masks."""
         return self.cache.native_mask(patient)
 
     def volume(self, patient: str) -> np.ndarray:
-        """Images as in the files, ``(S, H, W, 3)`` uint8: pre-contrast, FLAIR, post-contrast."""
+        """Return the images, ``(S, H, W, 3)`` uint8: pre-contrast, FLAIR, post-contrast."""
         return kaggle.read_patient(self.patients[patient])[0]
 
     def slices(self, patients: tuple[str, ...], neighbours: int = 0) -> SliceDataset:
-        """The slices of some patients as a torch dataset, with their neighbours in further channels."""
+        """Return the slices of some patients as a dataset, neighbours in further channels."""
         return SliceDataset(self.cache, patients, neighbours)
 
     def report(self) -> str:
-        """What was found, in a few lines."""
+        """Return a summary of the data, in a few lines."""
         records = self.cache.records.values()
         counts = [record.geometry.shape[0] for record in records]
         lines = [
-            f"{self.name}: {len(records)} patients, {sum(counts)} slices ({min(counts)} to {max(counts)} each), "
+            f"{self.name}: {len(records)} patients, {sum(counts)} slices "
+            f"({min(counts)} to {max(counts)} each), "
             f"{sum(record.tumour_slices for record in records)} with tumour"
         ]
         remarks = self.cache.remarks
         lines += [f"  note: {remark}" for remark in remarks[:5]]
-        return "\n".join(lines + [f"  ... and {len(remarks) - 5} more notes"] * (len(remarks) > 5))
+        if len(remarks) > 5:
+            lines.append(f"  ... and {len(remarks) - 5} more notes")
+        return "\n".join(lines)
+
+    def has_mask(self, patient: str) -> bool:
+        """Return whether there is ground truth for a patient."""
+        return self.record(patient).has_mask
 
 
 def load_data(
     root: str | Path, image_size: int = 256, preprocessing: str = "reference"
 ) -> BrainData:
-    """Find, check and preprocess a dataset in the Kaggle layout; from the second call on, open its cache.
+    """Find, check and preprocess a dataset in the Kaggle layout, or open its cache.
 
     Args:
         root: the Kaggle folder, a folder that holds it, ``archive.zip``, or ``kaggle`` to download
-        it.
+            it.
         image_size: edge of the network's slices, pixels.
         preprocessing: ``reference`` or ``native``, see ``lib.transform.preprocess``.
 
@@ -130,23 +138,22 @@ def load_data(
 
 
 def make_split(data: BrainData, spec: str = "auto") -> Split:
-    """The split that ``Config.split`` names.
+    """Return the split that ``Config.split`` names.
 
-    ``auto`` is ``published`` when all 110 patients of the dataset are there, a third of the
-    patients for phantoms, and
-    otherwise ``holdout``: a stratified tenth, at least 5 and at most 10 patients. ``holdout:N``
-    holds out N patients, ``fold-I-of-K`` is one of ``folds(data, K)``. ``all`` holds out nobody:
-    for weights that are to be used, by a recipe that was chosen before.
+    ``auto`` is ``published`` if all 110 patients of the dataset are there, and a third of the
+    patients for phantoms. Otherwise it is ``holdout``: a stratified tenth, at least 5 and at most
+    10 patients. ``holdout:N`` holds out N patients, ``fold-I-of-K`` is one of ``folds(data, K)``.
+    ``all`` holds out nobody: for weights to be used, by a recipe that was chosen before.
 
     Raises:
         KitError: the data cannot be split so.
     """
     names = tuple(data.patients)
-    unlabelled = [name for name in names if data.record(name).truth < 0]
+    unlabelled = [name for name in names if not data.has_mask(name)]
     if unlabelled:
         raise KitError(
-            f"{data.root}: {len(unlabelled)} patients have no masks, e.g. {unlabelled[0]}; training and "
-            f"scoring need them"
+            f"{data.root}: {len(unlabelled)} patients have no masks, e.g. {unlabelled[0]}; "
+            f"training and scoring need them"
         )
     if spec == "auto":
         complete = len(names) == 110 and set(PUBLISHED_VALIDATION) <= set(names)
@@ -162,8 +169,8 @@ def make_split(data: BrainData, spec: str = "auto") -> Split:
         missing = set(PUBLISHED_VALIDATION).difference(names)
         if missing:
             raise KitError(
-                f"{data.root}: the published split needs {min(missing)} and {len(missing) - 1} more; use "
-                f"split=auto or fold-1-of-5"
+                f"{data.root}: the published split needs {min(missing)} and {len(missing) - 1} "
+                f"more; use split=auto or fold-1-of-5"
             )
         return _split("published", names, PUBLISHED_VALIDATION)
     if spec == "all":
@@ -198,8 +205,8 @@ def _holdout(data: BrainData, count: int) -> Split:
     order = _dealing_order(data, _SPLIT_SEED)
     if not 1 <= count < len(order):
         raise KitError(
-            f"{data.root}: cannot hold out {count} of {len(order)} patients; at least one must be left to "
-            f"learn from and one to score"
+            f"{data.root}: cannot hold out {count} of {len(order)} patients; at least one must be "
+            f"left to learn from and one to score"
         )
     # evenly spaced along an order sorted by institution: each is represented by its share
     picks = [order[int((i + 0.5) * len(order) / count)] for i in range(count)]
@@ -207,7 +214,10 @@ def _holdout(data: BrainData, count: int) -> Split:
 
 
 def _dealing_order(data: BrainData, seed: int) -> list[str]:
-    """Patients sorted by institution and shuffled within: dealt out like cards, each hand gets its share of each."""
+    """Return patients sorted by institution and shuffled within.
+
+    Every k-th patient of this order is a sample with its share of each institution.
+    """
     names = np.random.default_rng(seed).permutation(sorted(data.patients))
     return sorted((str(name) for name in names), key=lambda name: data.patients[name].institution)
 
@@ -220,35 +230,32 @@ def _split(name: str, everyone: tuple[str, ...], validation: tuple[str, ...] | l
 # --- slices ---------------------------------------------------------------------------------------
 
 
-class SliceDataset(Dataset):
-    """Slices of some patients, patient by patient, as an ordinary torch dataset without augmentation.
+class SliceDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Give the slices of some patients, patient by patient, as a torch dataset.
 
-    An item is ``(image (C, H, W) float32, mask (1, H, W) float32 {0, 1})``. ``batch`` gathers many
-    at once, which is what training uses; ``__getitems__`` lets a ``DataLoader`` do the same.
+    Nothing is augmented. An item is ``(image (C, H, W) float32, mask (1, H, W) float32 {0, 1})``.
+    Training uses ``batch``, which gathers many at once; ``__getitems__`` lets a ``DataLoader`` do
+    the same.
 
     Args:
-        neighbours: how many slices below and above are given too. The slice's own three channels
-            come first, then those of the next one below, above, the second below and so on; past a
-            patient's end its last slice is repeated.
+        neighbours: how many slices below and above are given too. The channels of the slice come
+            first, then those of the next one below, above, the second below and so on. Beyond the
+            end of a patient its last slice is repeated.
     """
 
     def __init__(self, cache: Cache, patients: tuple[str, ...], neighbours: int = 0) -> None:
         ranges = [cache.records[name].rows for name in patients]
         self.patients = patients
         self.lengths = [stop - start for start, stop in ranges]
-        offsets = [
-            0,
-            *(step for distance in range(1, neighbours + 1) for step in (-distance, distance)),
-        ]
-        self._seen = np.concatenate(
-            [
-                np.empty((0, len(offsets)), int),
-                *(  # (len, 2 neighbours + 1), rows of the arrays
-                    np.clip(np.arange(start, stop)[:, None] + offsets, start, stop - 1)
-                    for start, stop in ranges
-                ),
-            ]
-        )
+        offsets = [0]
+        for distance in range(1, neighbours + 1):
+            offsets += [-distance, distance]
+        # rows of the arrays that each slice is made of, (len, 2 neighbours + 1)
+        rows = [np.empty((0, len(offsets)), int)]
+        for start, stop in ranges:
+            wanted = np.arange(start, stop)[:, None] + offsets
+            rows.append(np.clip(wanted, start, stop - 1))
+        self._rows = np.concatenate(rows)
         with warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", ".*not writable"
@@ -259,17 +266,17 @@ class SliceDataset(Dataset):
             )
 
     def __len__(self) -> int:
-        return len(self._seen)
+        return len(self._rows)
 
     @property
     def nbytes(self) -> int:
-        """What ``move_to`` takes of a device's memory."""
+        """Return the bytes that ``move_to`` needs on a device."""
         return len(self) * (self._images[:1].nbytes + self._masks[:1].nbytes)
 
     def move_to(self, device: torch.device) -> None:
-        """Copy the slices to ``device``, so that ``batch`` gathers there; without it they stay mapped into memory."""
-        rows, seen = np.unique(self._seen, return_inverse=True)
-        self._seen = seen.reshape(self._seen.shape)
+        """Copy the slices to ``device``, where ``batch`` then gathers them."""
+        rows, places = np.unique(self._rows, return_inverse=True)
+        self._rows = places.reshape(self._rows.shape)
         kept = torch.from_numpy(rows)
         self._images, self._masks = self._images[kept].to(device), self._masks[kept].to(device)
 
@@ -281,28 +288,27 @@ class SliceDataset(Dataset):
         return list(zip(*self.batch(np.asarray(indices)), strict=True))
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """``(N, C, H, W)`` and ``(N, 1, H, W)`` float32, where the slices are: one gather for all."""
-        rows = to_device(torch.from_numpy(self._seen[indices]), self._images.device)
+        """Return images ``(N, C, H, W)`` and masks ``(N, 1, H, W)``, both float32."""
+        rows = to_device(torch.from_numpy(self._rows[indices]), self._images.device)
         return self._images[rows].flatten(1, 2).float(), self._masks[rows[:, :1]].float()
 
     def volume_masks(self) -> list[np.ndarray]:
-        """The masks of each patient, ``(S, H, W)`` {0, 1} uint8, in the order of ``patients``."""
-        return np.split(
-            self._masks[torch.from_numpy(self._seen[:, 0]).to(self._masks.device)].cpu().numpy(),
-            np.cumsum(self.lengths)[:-1],
-        )
+        """Return the masks of each of ``patients``, ``(S, H, W)`` {0, 1} uint8."""
+        rows = torch.from_numpy(self._rows[:, 0]).to(self._masks.device)
+        masks = self._masks[rows].cpu().numpy()
+        return np.split(masks, np.cumsum(self.lengths)[:-1])
 
     @cached_property
     def areas(self) -> np.ndarray:
-        """Tumour pixels of each slice, ``(len,)``."""
-        return np.array([int(self._masks[row].sum()) for row in self._seen[:, 0]])
+        """Return the tumour pixels of each slice, ``(len,)``."""
+        return np.array([int(self._masks[row].sum()) for row in self._rows[:, 0]])
 
 
 class Sampler:
-    """The published sampling: a random patient, then one of its slices, weighted by tumour area + a share of the mean.
+    """Draw samples as published: a random patient, then one of its slices by weight.
 
-    With weight w, and a share e of a patient's slices without tumour, these make e w / (1 + w) of
-    its samples.
+    The weight is the tumour area plus a share w of its mean. If a share e of a patient's slices is
+    without tumour, these are e w / (1 + w) of its samples.
 
     A draw depends on (seed, epoch) alone, so that an interrupted run goes on with the samples it
     would have seen. ``frozen`` repeats the draw of epoch 0: the published code seeds its loader's
@@ -319,15 +325,15 @@ class Sampler:
         self._patients = len(slices.patients)
         # patient p owns the interval [p, p + 1), shared out among its slices by weight: one uniform
         # number draws both
-        self._cumulative = np.concatenate(
-            [
-                p + _cumulative_weights(areas, config.background_weight)
-                for p, areas in enumerate(np.split(slices.areas, np.cumsum(slices.lengths)[:-1]))
-            ]
-        )
+        areas_by_patient = np.split(slices.areas, np.cumsum(slices.lengths)[:-1])
+        intervals = [
+            patient + _cumulative_weights(areas, config.background_weight)
+            for patient, areas in enumerate(areas_by_patient)
+        ]
+        self._cumulative = np.concatenate(intervals)
 
     def draw(self, epoch: int) -> tuple[np.ndarray, Drawn]:
-        """Draw the samples of an epoch, counted from 0: indices of slices, ``(n,)``, and what augments them."""
+        """Draw the samples of an epoch, counted from 0: indices ``(n,)`` and augmentation."""
         n, config = len(self._cumulative), self._config
         rng = np.random.default_rng([config.seed, 0 if config.sampling == "frozen" else epoch])
         indices = np.searchsorted(self._cumulative, rng.random(n) * self._patients, side="right")
@@ -335,8 +341,10 @@ class Sampler:
 
 
 def _cumulative_weights(areas: np.ndarray, background_weight: float) -> np.ndarray:
-    """Cumulative probabilities of a patient's slices, ending at 1."""
-    weights = areas + background_weight * areas.mean() if areas.any() else np.ones(len(areas))
+    """Return the cumulative probabilities of a patient's slices, ending at 1."""
+    weights = np.ones(len(areas))
+    if areas.any():
+        weights = areas + background_weight * areas.mean()
     cumulative = np.cumsum(weights / weights.sum())
     cumulative[-1] = 1.0
     return cumulative

@@ -1,9 +1,10 @@
-"""A network and patients -> probabilities, DSC per patient, the table of cases, and calibration."""
+"""Evaluate a network on patients: probabilities, DSC per patient, table of cases, calibration."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,32 +12,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lib.config import Config
 from lib.dataset import BrainData, SliceDataset
-from lib.metrics import counts, dsc, hd95, largest_component
-from lib.runtime import Machine, deterministic
+from lib.metrics import COLUMNS, Counts, counts, dsc, hd95, largest_component
+from lib.runtime import Machine, deterministic, tune_allocator
 from lib.runtime.device import prepare
 
 THRESHOLD = 0.5
 BATCH_SIZE = 16  # of predictions; nothing but memory depends on it
-CASE_COLUMNS = (
-    "patient",
-    "slices",
-    "dsc",
-    "dsc_native",
-    "tp",
-    "fp",
-    "fn",
-    "iou",
-    "precision",
-    "recall",
-    "hd95",
-)
+CASE_COLUMNS = ("patient", "slices", *COLUMNS)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network with its weights, and what to know before using it.
+
+    Attributes:
+        network: in eval mode, on the CPU unless it has been used since.
+        config: how the network was built and trained, and how images are prepared for it.
+        trained_on: names of the patients it was trained on; empty if not known.
+    """
+
+    network: nn.Module
+    config: Config
+    trained_on: tuple[str, ...]
 
 
 def forward_batches(
     model: nn.Module, slices: SliceDataset, machine: Machine, batch_size: int, tta: bool = False
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits and masks, ``(N, 1, H, W)`` float32 on the device, batch by batch in the order of the slices.
+    """Yield logits and masks batch by batch, in the order of the slices.
+
+    ``(N, 1, H, W)`` float32 each, on the device.
 
     Args:
         tta: average over a left-right flip, see ``Config.tta``.
@@ -56,7 +63,7 @@ def _logits(model: nn.Module, images: Tensor, tta: bool) -> Tensor:
 
 
 def mean_logits(one: Tensor, other: Tensor) -> Tensor:
-    """Logits of the mean of two predictions' probabilities; finite where both are."""
+    """Return the logits of the mean of two probabilities; finite where both logits are."""
     present, absent = (
         torch.logaddexp(F.logsigmoid(sign * one), F.logsigmoid(sign * other)) for sign in (1, -1)
     )
@@ -64,29 +71,27 @@ def mean_logits(one: Tensor, other: Tensor) -> Tensor:
 
 
 def predict_volumes(
-    model: nn.Module,
+    network: nn.Module,
+    config: Config,
     data: BrainData,
-    patients: tuple[str, ...],
+    patients: Sequence[str],
     machine: Machine,
     batch_size: int = BATCH_SIZE,
-    tta: bool | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(patient, probabilities ``(S', size, size)`` float32 on the network's grid), one patient at a time.
+    """Yield each patient's name and probabilities, one patient at a time.
+
+    The probabilities are ``(S', size, size)`` float32 on the network's grid.
 
     Args:
-        model: from ``build_model`` or ``load_weights``: its ``config`` says how many neighbours it
-        sees.
-        tta: average over a left-right flip; by default as its ``config`` says.
+        network: on the device of ``machine``.
+        config: of the network; ``neighbours`` and ``tta`` count.
     """
-    tta = model.config.tta if tta is None else tta
     for patient in patients:
-        slices = data.slices((patient,), model.config.neighbours)
-        with machine.precision.autocast(
-            machine.device
-        ):  # around all batches, so that weights are converted once
-            logits = [
-                logits for logits, _ in forward_batches(model, slices, machine, batch_size, tta)
-            ]
+        slices = data.slices((patient,), config.neighbours)
+        # around all batches, so that weights are converted once
+        with machine.precision.autocast(machine.device):
+            batches = forward_batches(network, slices, machine, batch_size, config.tta)
+            logits = [logits for logits, _ in batches]
         yield patient, torch.sigmoid(torch.cat(logits)[:, 0]).cpu().numpy()
 
 
@@ -98,10 +103,11 @@ def validate(
     batch_size: int,
     tta: bool = False,
 ) -> tuple[float, float]:
-    """(mean loss over batches, mean DSC of the largest component over patients) on the network's grid.
+    """Return the mean loss over batches and the mean DSC over patients, on the network's grid.
 
-    Predictions are made as for the table of cases, flips included: the epoch is chosen by what is
-    scored. Without slices both are NaN.
+    The DSC is that of the largest connected component. Predictions are made as for the table of
+    cases, flips included: the best epoch is chosen by the score that is reported. Without slices
+    both are NaN.
     """
     if not len(slices):
         return math.nan, math.nan
@@ -118,7 +124,11 @@ def validate(
 
 
 def native_mask(data: BrainData, patient: str, probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities on the network's grid -> largest component of the mask on the file's grid, ``(S, H, W)`` uint8."""
+    """Return the largest connected component of the mask on the file's grid, ``(S, H, W)`` uint8.
+
+    Args:
+        probabilities: ``(S', size, size)``, on the network's grid.
+    """
     restored = data.record(patient).geometry.restore(probabilities)
     return largest_component(restored > THRESHOLD).astype(np.uint8)
 
@@ -126,7 +136,7 @@ def native_mask(data: BrainData, patient: str, probabilities: np.ndarray) -> np.
 def case_row(
     data: BrainData, patient: str, probabilities: np.ndarray, mask: np.ndarray
 ) -> dict[str, Any]:
-    """A row of cases.csv; only ``patient`` and ``slices`` for a patient without masks.
+    """Return a row of cases.csv; only ``patient`` and ``slices`` for a patient without masks.
 
     Args:
         probabilities: ``(S', size, size)``, on the network's grid.
@@ -138,19 +148,28 @@ def case_row(
         return row
     network_truth = data.slices((patient,)).volume_masks()[0]
     native = counts(mask, truth)
-    return row | {
+    scores = {
         "dsc": dsc(largest_component(probabilities > THRESHOLD), network_truth),
-        "dsc_native": native.dsc,
         **native._asdict(),
+        **native_scores(native),
+        "hd95": hd95(mask, truth),
+    }
+    return row | {name: scores[name] for name in COLUMNS}
+
+
+def native_scores(native: Counts) -> dict[str, float]:
+    """Return the columns of cases.csv that follow from the voxel counts on the file's grid."""
+    return {
+        "dsc_native": native.dsc,
         "iou": native.iou,
         "precision": native.precision,
         "recall": native.recall,
-        "hd95": hd95(mask, truth),
     }
 
 
 def score_cases(
-    model: nn.Module,
+    network: nn.Module,
+    config: Config,
     data: BrainData,
     patients: Sequence[str],
     machine: Machine,
@@ -161,7 +180,7 @@ def score_cases(
     Args:
         batch_size: slices computed at once.
     """
-    volumes = predict_volumes(model, data, tuple(patients), machine, batch_size)
+    volumes = predict_volumes(network, config, data, patients, machine, batch_size)
     return [
         case_row(data, patient, volume, native_mask(data, patient, volume))
         for patient, volume in volumes
@@ -175,10 +194,10 @@ THRESHOLDS = np.round(np.arange(0.05, 1, 0.05), 2)
 
 
 class Calibration(NamedTuple):
-    """Voxels by predicted probability, and what each threshold is worth.
+    """Hold counts of voxels by predicted probability, and the DSC at each threshold.
 
     Attributes:
-        voxels: how many fall into each of ten equally wide bins, ``(10,)``.
+        voxels: number in each of ten equally wide bins, ``(10,)``.
         predicted: their mean probability, NaN for an empty bin.
         observed: share of them that is tumour, NaN for an empty bin.
         thresholds: ``(T,)``.
@@ -192,21 +211,25 @@ class Calibration(NamedTuple):
     dsc: np.ndarray
 
 
-def calibrate(network: nn.Module, data: BrainData, patients: Sequence[str]) -> Calibration:
-    """Probabilities of ``network``, from ``load_weights``, against the truth of patients that it has not seen.
+def calibrate(trained: TrainedModel, data: BrainData, patients: Sequence[str]) -> Calibration:
+    """Compare predicted probabilities with the ground truth of patients new to the network.
 
     Patients without masks, and those that it was trained on, are left out; without any others, all
-    is empty.
-    Takes about a fifth of a second per patient and threshold at 256x256: components are searched
-    each time.
+    is empty. It takes about a fifth of a second per patient and threshold at 256x256, as
+    components are searched each time.
+
+    Args:
+        trained: from ``lib.predict.load_weights``.
     """
-    machine = prepare([network], "auto", "auto")
+    machine = prepare([trained.network], "auto", "auto")
+    tune_allocator(machine.device)
     sums, scores = np.zeros((3, BINS)), []
     fair = tuple(
-        name for name in patients if data.record(name).truth >= 0 and name not in network.trained_on
+        name for name in patients if data.has_mask(name) and name not in trained.trained_on
     )
     with deterministic():
-        for name, probabilities in predict_volumes(network, data, fair, machine):
+        volumes = predict_volumes(trained.network, trained.config, data, fair, machine)
+        for name, probabilities in volumes:
             truth = data.slices((name,)).volume_masks()[0]
             sums += _by_bin(probabilities, truth)
             scores.append([dsc(largest_component(probabilities > t), truth) for t in THRESHOLDS])
@@ -222,7 +245,7 @@ def calibrate(network: nn.Module, data: BrainData, patients: Sequence[str]) -> C
 
 
 def _by_bin(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Number of voxels, sum of probabilities and number of tumour voxels in each bin, ``(3, BINS)``."""
+    """Return voxels, sum of probabilities and tumour voxels of each bin, ``(3, BINS)``."""
     p = probabilities.ravel()
     places = np.minimum((p * BINS).astype(int), BINS - 1)
     return np.stack([np.bincount(places, weights, BINS) for weights in (None, p, truth.ravel())])

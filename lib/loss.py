@@ -1,20 +1,19 @@
-"""Losses: one soft Tversky core, of which Dice and IoU are special cases; pixel losses; MS-SSIM; deep supervision.
+"""Losses: a soft Tversky core, with Dice and IoU as special cases; pixel losses; MS-SSIM.
 
 All take logits in any floating format and targets in {0, 1}, both ``(N, 1, H, W)``, and return a
-scalar, computed in float32 (float64 for float64 logits). They raise ``KitError`` when the two
-shapes differ: shapes that merely broadcast would give a number, of something else.
+scalar, computed in float32 (float64 for float64 logits). They raise ``KitError`` if the two
+shapes differ: shapes that merely broadcast would give a meaningless number.
 
-Overlap losses lie in [0, 1]. Their sums run over the whole batch, as published: a slice without
-tumour then costs what is falsely drawn on it, but its own ratio, 0/0, never arises. With
-``per_image=True`` each image has its own ratio and
-the loss is their mean: small tumours count as much as large ones, and on an empty slice a single
-false pixel costs half as much as nothing but false pixels.
+Overlap losses are in [0, 1]. Their sums run over the whole batch, as published: a slice without
+tumour then costs the pixels falsely marked on it, but its own ratio, 0/0, never arises. With
+``per_image=True`` each image has its own ratio and the loss is their mean. Small tumours then
+count as much as large ones, and on an empty slice a single false pixel costs half as much as
+nothing but false pixels.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,18 +26,18 @@ from lib.utils import KitError
 
 
 class MaskLoss(nn.Module):
-    """What all losses share: a check of the shapes, and numbers wide enough to sum a million pixels."""
+    """Check shapes and widen numbers, enough to sum a million pixels; base of all losses."""
 
     @staticmethod
     def prepare(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Both in float32, or in float64 when the logits are."""
+        """Return both in float32, or in float64 if the logits are."""
         require_same_shape(logits, target)
         logits = widen(logits)
         return logits, target.to(logits.dtype)
 
 
 def widen(logits: Tensor) -> Tensor:
-    """In float32, or in float64 when they are; 16 bits cannot hold the sum of a batch's pixels."""
+    """Return logits in float32, or in float64 if they are: 16 bits cannot hold a sum."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
@@ -46,8 +45,9 @@ def require_same_shape(logits: Tensor, target: Tensor) -> None:
     """Raise ``KitError`` unless logits and target have the same shape."""
     if logits.shape != target.shape:
         raise KitError(
-            f"loss: logits of shape {tuple(logits.shape)} against a target of shape {tuple(target.shape)}; "
-            f"they must be equal, the outputs of deep supervision at the full size too"
+            f"loss: logits of shape {tuple(logits.shape)} against a target of shape "
+            f"{tuple(target.shape)}; they must be equal, the outputs of deep supervision at the "
+            f"full size too"
         )
 
 
@@ -68,16 +68,19 @@ class TverskyLoss(MaskLoss):
         self.alpha, self.beta, self.smooth, self.per_image = alpha, beta, smooth, per_image
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The loss of a batch, a scalar."""
+        """Return the loss of a batch, a scalar."""
         return self.losses(logits, target).mean()
 
     def losses(self, logits: Tensor, target: Tensor) -> Tensor:
-        """One loss for the batch, a scalar, or one for each image, ``(N,)``."""
+        """Return one loss for the batch, a scalar, or one for each image, ``(N,)``."""
         tp, fp, fn = self.soft_counts(logits, target)
         return 1 - (tp + self.smooth) / (tp + self.alpha * fn + self.beta * fp + self.smooth)
 
     def soft_counts(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Soft true positives, false positives and false negatives, in pixels: of the batch or of each image."""
+        """Return soft true positives, false positives and false negatives, in pixels.
+
+        They are of the batch, or of each image.
+        """
         logits, target = self.prepare(logits, target)
         probability = torch.sigmoid(logits)
         dims = (1, 2, 3) if self.per_image else None
@@ -90,14 +93,14 @@ class TverskyLoss(MaskLoss):
 
 
 class DiceLoss(TverskyLoss):
-    """1 - (2 TP + 1) / (2 TP + FP + FN + 1): Tversky with both weights and the smoothing at one half."""
+    """1 - (2 TP + 1) / (2 TP + FP + FN + 1): Tversky with weights and smoothing at one half."""
 
     def __init__(self, per_image: bool = False) -> None:
         super().__init__(alpha=0.5, beta=0.5, smooth=0.5, per_image=per_image)
 
 
 class IOULoss(TverskyLoss):
-    """1 - (TP + 1) / (TP + FP + FN + 1): Tversky with both weights at one (Jaccard, intersection over union)."""
+    """1 - (TP + 1) / (TP + FP + FN + 1): Tversky with both weights at one (Jaccard)."""
 
     def __init__(self, per_image: bool = False) -> None:
         super().__init__(alpha=1.0, beta=1.0, smooth=1.0, per_image=per_image)
@@ -118,9 +121,9 @@ class FocalTverskyLoss(TverskyLoss):
         self.gamma = gamma
 
     def losses(self, logits: Tensor, target: Tensor) -> Tensor:
-        """One loss for the batch, a scalar, or one for each image, ``(N,)``: the power comes before the mean."""
-        # the power's slope is infinite at 0, and infinity times a zero gradient is NaN: stop just
-        # above it
+        """Return one loss for the batch, or one for each image: the power comes before the mean."""
+        # The slope of the power is infinite at 0, and infinity times a zero gradient is NaN: stop
+        # just above 0.
         return super().losses(logits, target).clamp(min=1e-6) ** (1 / self.gamma)
 
 
@@ -131,16 +134,16 @@ class BCELoss(MaskLoss):
     """Binary cross-entropy, mean over all pixels; at least 0, without an upper bound."""
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The loss of a batch, a scalar."""
+        """Return the loss of a batch, a scalar."""
         return F.binary_cross_entropy_with_logits(*self.prepare(logits, target))
 
 
 class FocalLoss(MaskLoss):
-    """-alpha_t (1 - p_t) ** gamma log p_t, Lin et al. 2017 (arXiv:1708.02002), equation 5; mean over all pixels.
+    """-alpha_t (1 - p_t) ** gamma log p_t, mean over all pixels.
 
-    ``p_t`` is the probability given to the true class; ``alpha`` weighs tumour pixels and 1 -
-    ``alpha`` the others. The paper divides by the number of objects instead of pixels, which a mask
-    does not have.
+    Lin et al. 2017 (arXiv:1708.02002), equation 5. ``p_t`` is the probability given to the true
+    class; ``alpha`` weighs tumour pixels and 1 - ``alpha`` the others. The paper divides by the
+    number of objects instead of pixels, which a mask does not have.
     """
 
     def __init__(self, gamma: float = 2.0, alpha: float = 0.25) -> None:
@@ -148,12 +151,11 @@ class FocalLoss(MaskLoss):
         self.gamma, self.alpha = gamma, alpha
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The loss of a batch, a scalar."""
+        """Return the loss of a batch, a scalar."""
         logits, target = self.prepare(logits, target)
         margin = logits * (2 * target - 1)  # logit of the true class: p_t is its sigmoid
         alpha = self.alpha * target + (1 - self.alpha) * (1 - target)
-        # logarithms of p_t and of 1 - p_t, either taken from the logit: neither probability is ever
-        # rounded to 0
+        # The logarithms of p_t and 1 - p_t are taken from the logit: neither is rounded to 0.
         log_right, log_wrong = F.logsigmoid(margin), F.logsigmoid(-margin)
         return -(alpha * torch.exp(self.gamma * log_wrong) * log_right).mean()
 
@@ -162,11 +164,12 @@ class FocalLoss(MaskLoss):
 
 
 class MultiScaleSSIM(nn.Module):
-    """MS-SSIM of images in [0, 1]: Wang, Simoncelli, Bovik 2003 (doi:10.1109/ACSSC.2003.1292216), equation 7.
+    """MS-SSIM of images in [0, 1].
 
+    Wang, Simoncelli, Bovik 2003 (doi:10.1109/ACSSC.2003.1292216), equation 7:
     ``l_M ** w_M * prod over scales j of cs_j ** w_j``, where ``l`` compares brightness and ``cs``
     contrast and structure. Brightness counts once, at the coarsest scale ``M``; versions that
-    multiply it in at every scale punish it five times over. Windows and constants are those of SSIM
+    multiply it in at every scale count it five times. Windows and constants are those of SSIM
     (Wang et al. 2004, doi:10.1109/TIP.2003.819861); maps are averaged over the image before the
     power is taken, as in the authors' code.
 
@@ -175,22 +178,22 @@ class MultiScaleSSIM(nn.Module):
     sum of all five. Small images can thus be trained on, but values of images of different size are
     not comparable.
 
-    An image whose prediction runs against its mask at some scale has no gradient there, see
+    An image whose prediction contradicts its mask at some scale has no gradient there, see
     ``FLOOR``.
     """
 
     SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # finest first
     WINDOW, SIGMA = 11, 1.5  # pixels
     C1, C2 = 0.01**2, 0.03**2
-    # cs is negative where prediction and truth run against each other. A negative number has no
-    # fractional power, and at 0 the power's slope is infinite, so the mean of an image stops here:
-    # it is about the least that any prediction has on an empty mask, where the gradient must not be
-    # lost
+    # cs is negative where prediction and ground truth contradict each other. A negative number has
+    # no fractional power, and the slope of the power is infinite at 0. So the mean of an image
+    # stops here: about the least of any prediction on an empty mask, whose gradient must be kept.
     FLOOR = 1e-6
 
     def forward(self, image: Tensor, other: Tensor) -> Tensor:
-        """Similarity of each pair, ``(N,)`` in [0, 1], of two ``(N, C, H, W)``; an odd last row or column is left out
-        of the next coarser scale.
+        """Return the similarity of each pair, ``(N,)`` in [0, 1], of two ``(N, C, H, W)``.
+
+        An odd last row or column is left out of the next coarser scale.
 
         Raises:
             KitError: an edge is shorter than the window of 11 pixels.
@@ -207,7 +210,10 @@ class MultiScaleSSIM(nn.Module):
         return torch.stack(factors).prod(0)
 
     def weights(self, height: int, width: int) -> list[float]:
-        """The weights of the scales that an image of this size has, finest first; their sum is that of all five."""
+        """Return the weights of the scales of an image of this size, finest first.
+
+        Their sum is that of all five.
+        """
         edge = min(height, width)
         fitting = [
             weight
@@ -216,13 +222,17 @@ class MultiScaleSSIM(nn.Module):
         ]
         if not fitting:
             raise KitError(
-                f"image of {height}x{width} pixels: MS-SSIM needs at least {self.WINDOW}x{self.WINDOW}, "
-                f"and {self.WINDOW << len(self.SCALE_WEIGHTS) - 1} along each edge for all of its scales"
+                f"image of {height}x{width} pixels: MS-SSIM needs at least "
+                f"{self.WINDOW}x{self.WINDOW}, and {self.WINDOW << len(self.SCALE_WEIGHTS) - 1} "
+                f"along each edge for all of its scales"
             )
         return [weight * (sum(self.SCALE_WEIGHTS) / sum(fitting)) for weight in fitting]
 
     def maps(self, image: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-        """Luminance, and contrast times structure, of every window: ``(N, C, H - 10, W - 10)`` each."""
+        """Return luminance, and contrast times structure, of every window.
+
+        ``(N, C, H - 10, W - 10)`` each.
+        """
         moments = torch.stack([image, other, image * image, other * other, image * other])
         mean, other_mean, square, other_square, product = self.blur(moments)
         variances = square - mean**2 + other_square - other_mean**2
@@ -231,17 +241,18 @@ class MultiScaleSSIM(nn.Module):
         return luminance, (2 * covariance + self.C2) / (variances + self.C2)
 
     def blur(self, images: Tensor) -> Tensor:
-        """Gaussian means of the windows that lie inside ``(..., H, W)``: ``(..., H - 10, W - 10)``."""
-        # sums of shifted images rather than a convolution: GPUs round the factors of those to ten
-        # bits (TF32), and the variances, differences of almost equal numbers, would drown in that
+        """Return Gaussian means of all windows in ``(..., H, W)``: ``(..., H - 10, W - 10)``."""
+        # Sums of shifted images, no convolution: GPUs round the factors of a convolution to ten
+        # bits (TF32). The variances, differences of almost equal numbers, would be lost.
         centre = self.WINDOW // 2
         bell = [math.exp(-0.5 * ((i - centre) / self.SIGMA) ** 2) for i in range(self.WINDOW)]
         for dim in (-2, -1):
             size = images.shape[dim] - self.WINDOW + 1
-            images = sum(
+            weighted = (
                 height / sum(bell) * images.narrow(dim, start, size)
                 for start, height in enumerate(bell)
             )
+            images = torch.as_tensor(sum(weighted))
         return images
 
 
@@ -256,9 +267,10 @@ class MSSSIMLoss(MaskLoss):
         self.similarity = MultiScaleSSIM()
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The loss of a batch, a scalar."""
+        """Return the loss of a batch, a scalar."""
         logits, target = self.prepare(logits, target)
-        return 1 - self.similarity(torch.sigmoid(logits), target).mean()
+        similarity: Tensor = self.similarity(torch.sigmoid(logits), target)
+        return 1 - similarity.mean()
 
 
 class DiceBCELoss(MaskLoss):
@@ -270,14 +282,15 @@ class DiceBCELoss(MaskLoss):
         self.dice, self.bce = DiceLoss(per_image), BCELoss()
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The loss of a batch, a scalar."""
-        return self.dice(logits, target) + self.weight * self.bce(logits, target)
+        """Return the loss of a batch, a scalar."""
+        loss: Tensor = self.dice(logits, target) + self.weight * self.bce(logits, target)
+        return loss
 
 
 class HybridLoss(MaskLoss):
-    """Focal + MS-SSIM + IoU loss, unweighted: pixel, patch and map, Huang et al.
+    """Focal + MS-SSIM + IoU loss, unweighted: pixel, patch and map.
 
-    2020 (UNet 3+, arXiv:2004.08790).
+    Huang et al. 2020 (UNet 3+, arXiv:2004.08790).
     """
 
     def __init__(self, per_image: bool = False) -> None:
@@ -285,8 +298,10 @@ class HybridLoss(MaskLoss):
         self.focal, self.ms_ssim, self.iou = FocalLoss(), MSSSIMLoss(), IOULoss(per_image)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The loss of a batch, a scalar."""
-        return self.focal(logits, target) + self.ms_ssim(logits, target) + self.iou(logits, target)
+        """Return the loss of a batch, a scalar."""
+        losses = [loss(logits, target) for loss in (self.focal, self.ms_ssim, self.iou)]
+        total: Tensor = losses[0] + losses[1] + losses[2]
+        return total
 
 
 # --- by name, and on many outputs -----------------------------------------------------------------
@@ -308,7 +323,7 @@ LOSSES: dict[str, type[nn.Module]] = {
 
 
 def build_loss(name: str) -> nn.Module:
-    """The loss of that name with its published settings, or one's own by ``"module:Class"``.
+    """Return the loss of that name with its published settings, or a custom ``"module:Class"``.
 
     Raises:
         KitError: no loss of that name.
@@ -321,7 +336,7 @@ def build_loss(name: str) -> nn.Module:
 
 
 def build_objective(config: Config) -> nn.Module:
-    """What ``config`` minimises: its loss, on every output where its network has several.
+    """Return the objective of ``config``: its loss, on every output if its network has several.
 
     Raises:
         KitError: no loss of that name.
@@ -331,10 +346,10 @@ def build_objective(config: Config) -> nn.Module:
 
 
 class DeepSupervisionLoss(nn.Module):
-    """Any loss of a mask, applied to whatever a network returns: ``(output, target)`` -> scalar.
+    """Apply any loss of a mask to whatever a network returns: ``(output, target)`` -> scalar.
 
     - A Tensor, as in eval mode: the loss itself.
-    - A list of logits, finest first: the weighted mean of their losses. U-Net++ (Zhou et al. 2018,
+    - A list of logits, finest first: the mean of their losses. U-Net++ (Zhou et al. 2018,
       arXiv:1807.10165, equation 3) adds them with equal weights; their mean has the same minimum,
       keeps the scale of a single loss and with it the meaning of a learning rate.
     - ``Guided``: the same, where slices whose mask is empty are set to "no tumour" first, as the
@@ -344,43 +359,31 @@ class DeepSupervisionLoss(nn.Module):
 
     Args:
         loss: takes logits and target, ``(N, 1, H, W)``.
-        weights: of the outputs, finest first; only their ratios count. Equal when None.
 
     Raises:
-        KitError: a weight is negative or all are 0; there are more or fewer outputs than weights;
-            an output has another shape than the target.
+        KitError: an output has another shape than the target.
     """
 
-    def __init__(self, loss: nn.Module, weights: Sequence[float] | None = None) -> None:
+    def __init__(self, loss: nn.Module) -> None:
         super().__init__()
-        if weights is not None and (min(weights, default=0) < 0 or not sum(weights) > 0):
-            raise KitError(
-                f"deep supervision: weights {list(weights)} must not be negative, nor all be 0"
-            )
-        self.loss, self.presence, self.weights = loss, BCELoss(), weights
+        self.loss, self.presence = loss, BCELoss()
 
     def forward(self, output: Tensor | list[Tensor] | Guided, target: Tensor) -> Tensor:
-        """The loss of a batch, a scalar."""
+        """Return the loss of a batch, a scalar."""
         outputs = output.logits if isinstance(output, Guided) else output
         for logits in [outputs] if isinstance(outputs, Tensor) else outputs:
             require_same_shape(logits, target)
         if isinstance(outputs, Tensor):
-            return self.loss(outputs, target)
+            loss: Tensor = self.loss(outputs, target)
+            return loss
         if not isinstance(output, Guided):
             return self.mean(outputs, target)
         empty = (target == 0).flatten(1).all(1)
         gated = [logits.masked_fill(empty.view(-1, 1, 1, 1), EMPTY_LOGIT) for logits in outputs]
-        return self.mean(gated, target) + self.presence(output.presence, ~empty)
+        presence: Tensor = self.presence(output.presence, ~empty)
+        return self.mean(gated, target) + presence
 
     def mean(self, outputs: list[Tensor], target: Tensor) -> Tensor:
-        """The weighted mean of the outputs' losses."""
-        weights = self.weights or [1.0] * len(outputs)
-        if len(weights) != len(outputs):
-            raise KitError(
-                f"deep supervision: {len(weights)} weights for a network with {len(outputs)} outputs"
-            )
-        losses = [
-            weight * self.loss(widen(logits), target)
-            for weight, logits in zip(weights, outputs, strict=True)
-        ]
-        return torch.stack(losses).sum() / sum(weights)
+        """Return the mean of the outputs' losses."""
+        losses = [self.loss(widen(logits), target) for logits in outputs]
+        return torch.stack(losses).sum() / len(losses)

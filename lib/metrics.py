@@ -1,4 +1,4 @@
-"""How well a mask agrees with the truth: counts, DSC, IoU, HD95, and what to say about a group of patients.
+"""Compare a mask with the ground truth: counts, DSC, IoU, HD95; summarise a group of patients.
 
 All functions take {0, 1} (or bool) volumes ``(S, H, W)``. A patient without tumour makes ratios
 0/0; the rules are: both empty -> DSC = IoU = 1 and HD95 = 0; exactly one empty -> DSC = IoU = 0 and
@@ -13,6 +13,36 @@ import numpy as np
 from scipy import ndimage
 
 
+class Column(NamedTuple):
+    """Describe a score of a patient, a column of cases.csv.
+
+    Attributes:
+        kind: int for counts of voxels, float otherwise.
+        highest: largest value that can occur; the smallest is 0.
+        label: name in tables and figures.
+        higher_is_better: None for a count, which means nothing alone.
+    """
+
+    kind: type[int] | type[float]
+    highest: float
+    label: str
+    higher_is_better: bool | None = None
+
+
+COLUMNS = {
+    "dsc": Column(float, 1, "DSC", True),
+    "dsc_native": Column(float, 1, "DSC (native)", True),
+    "tp": Column(int, 2**40, "true positives"),
+    "fp": Column(int, 2**40, "false positives"),
+    "fn": Column(int, 2**40, "false negatives"),
+    "iou": Column(float, 1, "IoU", True),
+    "precision": Column(float, 1, "precision", True),
+    "recall": Column(float, 1, "recall", True),
+    "hd95": Column(float, 1e6, "HD95", False),
+}
+"""The scores of a patient, in the order of cases.csv; ``lib.evaluate.case_row`` computes them."""
+
+
 class Counts(NamedTuple):
     """Voxels that are truly positive, falsely positive and falsely negative."""
 
@@ -22,22 +52,22 @@ class Counts(NamedTuple):
 
     @property
     def dsc(self) -> float:
-        """Dice similarity coefficient, 2 TP / (2 TP + FP + FN), in [0, 1]."""
+        """Return the Dice similarity coefficient, 2 TP / (2 TP + FP + FN), in [0, 1]."""
         return _ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
 
     @property
     def iou(self) -> float:
-        """Intersection over union (Jaccard), TP / (TP + FP + FN), in [0, 1]."""
+        """Return intersection over union (Jaccard), TP / (TP + FP + FN), in [0, 1]."""
         return _ratio(self.tp, self.tp + self.fp + self.fn)
 
     @property
     def precision(self) -> float:
-        """Share of the prediction that is tumour; 1 when nothing was predicted and nothing was there."""
+        """Return the share of the prediction that is tumour; 1 when both masks are empty."""
         return _ratio(self.tp, self.tp + self.fp) if self.tp + self.fp or not self.fn else 0.0
 
     @property
     def recall(self) -> float:
-        """Share of the tumour that was found; 1 when nothing was there and nothing was predicted."""
+        """Return the share of the tumour that was found; 1 when both masks are empty."""
         return _ratio(self.tp, self.tp + self.fn) if self.tp + self.fn or not self.fp else 0.0
 
 
@@ -46,14 +76,14 @@ def _ratio(part: int, whole: int) -> float:
 
 
 def counts(pred: np.ndarray, true: np.ndarray) -> Counts:
-    """Exact voxel counts of a predicted against a true mask.
+    """Count the voxels of a predicted mask that agree with a true one, and those that do not.
 
     Raises:
         ValueError: the shapes differ.
     """
     if pred.shape != true.shape:
         raise ValueError(
-            f"prediction of {pred.shape} voxels, truth of {true.shape}: they must agree"
+            f"prediction of {pred.shape} voxels, ground truth of {true.shape}: they must agree"
         )
     pred, true = pred.astype(bool), true.astype(bool)
     tp = int(np.count_nonzero(pred & true))
@@ -61,71 +91,71 @@ def counts(pred: np.ndarray, true: np.ndarray) -> Counts:
 
 
 def dsc(pred: np.ndarray, true: np.ndarray) -> float:
-    """Dice similarity coefficient of two volumes, in [0, 1].
+    """Return the Dice similarity coefficient of two volumes, in [0, 1].
 
-    As they are: see ``largest_component``.
+    All connected components count; see ``largest_component``.
     """
     return counts(pred, true).dsc
 
 
-def iou(pred: np.ndarray, true: np.ndarray) -> float:
-    """Intersection over union of two volumes, in [0, 1]."""
-    return counts(pred, true).iou
-
-
 def largest_component(mask: np.ndarray) -> np.ndarray:
-    """The largest face-connected component of a 3-D mask, bool; the first of equals; nothing for an empty mask.
+    """Return the largest face-connected component of a 3-D mask, bool.
 
-    The published protocol scores this. It assumes that a patient has one tumour, and specks
-    elsewhere are errors that cost nothing; of a tumour in two places only the larger part can be
-    found.
+    It is the first of equals, and empty for an empty mask. The published protocol scores this. It
+    assumes that a patient has one tumour: specks elsewhere cost nothing, and of a tumour in two
+    places only the larger part can be found.
     """
     labels, n = ndimage.label(mask)
     if n < 2:
         return mask.astype(bool)
-    return labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    largest: np.ndarray = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    return largest
 
 
 def hd95(pred: np.ndarray, true: np.ndarray) -> float:
-    """Hausdorff distance with 95th percentiles: the larger of the two directed ones, in voxels.
+    """Return the Hausdorff distance with 95th percentiles, in voxels.
 
-    Distances run between the surfaces (voxels with a face towards the outside). The files tell no
-    voxel size, so a step between slices counts as much as one within them.
+    It is the larger of the two directed ones. Distances run between the surfaces (voxels with a
+    face towards the outside). The files contain no voxel size, so a step between slices counts as
+    much as one within them.
     """
     pred, true = pred.astype(bool), true.astype(bool)
     if not pred.any() or not true.any():
-        return 0.0 if pred.any() == true.any() else float(np.linalg.norm(pred.shape))
+        both_empty = pred.any() == true.any()
+        return 0.0 if both_empty else float(np.linalg.norm(pred.shape))
     return max(float(np.percentile(distances, 95)) for distances in surface_distances(pred, true))
 
 
 def surface_distances(pred: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distances from each surface voxel of ``pred`` to the surface of ``true``, and the other way round.
+    """Return the distances from each surface to the other, of all its voxels.
+
+    First from ``pred`` to ``true``, then the other way round.
 
     Args:
         pred, true: bool volumes, neither of them empty.
     """
-    box = _box(
-        pred | true
-    )  # outside of it there is no surface: the distance maps need not go there
+    box = _box(pred | true)  # there is no surface outside, so no distance map is needed there
     a, b = (_surface(mask[box]) for mask in (pred, true))
     return ndimage.distance_transform_edt(~b)[a], ndimage.distance_transform_edt(~a)[b]
 
 
 def _box(mask: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box around a mask that is not empty."""
-    lines = (
-        mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis))
-        for axis in range(mask.ndim)
-    )
-    return tuple(slice(int(line.argmax()), len(line) - int(line[::-1].argmax())) for line in lines)
+    """Return the smallest box around a mask that is not empty."""
+    box = []
+    for axis in range(mask.ndim):
+        others = tuple(other for other in range(mask.ndim) if other != axis)
+        line = np.flatnonzero(np.asarray(mask.any(axis=others)))
+        box.append(slice(int(line[0]), int(line[-1]) + 1))
+    return tuple(box)
 
 
 def _surface(mask: np.ndarray) -> np.ndarray:
-    return mask & ~ndimage.binary_erosion(mask)
+    surface: np.ndarray = mask & ~ndimage.binary_erosion(mask)
+    return surface
 
 
 class Summary(NamedTuple):
-    """A group of patients in a line."""
+    """Summarise the scores of a group of patients; ``str()`` puts it into one line."""
 
     n: int
     mean: float
@@ -138,13 +168,16 @@ class Summary(NamedTuple):
         if self.n == 1:  # how others would differ is not known
             return f"{self.mean:.3f}, 1 patient"
         return (
-            f"mean {self.mean:.3f} (95 % CI {self.low:.3f} to {self.high:.3f}), median {self.median:.3f}, "
-            f"SD {self.sd:.3f}, {self.n} patients"
+            f"mean {self.mean:.3f} (95 % CI {self.low:.3f} to {self.high:.3f}), "
+            f"median {self.median:.3f}, SD {self.sd:.3f}, {self.n} patients"
         )
 
 
 def summarise(values: np.ndarray) -> Summary:
-    """Mean, median, SD and the BCa bootstrap 95 % CI of the mean (9,999 resamples, fixed seed), one value a patient."""
+    """Return mean, median, SD and the 95 % CI of the mean of one value per patient.
+
+    The interval is a BCa bootstrap: 9,999 resamples, fixed seed.
+    """
     values = np.asarray(values, float)
     mean, median = float(values.mean()), float(np.median(values))
     if len(values) < 2 or np.ptp(values) < 1e-9:  # nothing to resample

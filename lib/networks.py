@@ -1,6 +1,6 @@
-"""From a ``Config`` to a network, and what that network costs: parameters, arithmetic, memory.
+"""Build the network of a ``Config``, and find its costs: parameters, arithmetic, memory.
 
-The costs are computed without computing the network: a training step runs on tensors that have a
+The costs are found without computing the network: a training step runs on tensors that have a
 shape and a number format but no content.
 """
 
@@ -17,16 +17,20 @@ from lib.config import MODELS, REFERENCE, Config
 from lib.loss import build_objective
 from lib.runtime import (
     Machine,
+    can_recompute,
     free_memory,
     load_class,
     pick_device,
     pick_precision,
     seed_everything,
+    set_recompute,
+    use_fast_bias_gradient,
 )
 from lib.runtime.cost import Trace, count_parameters, forward_flops, step_on_shapes, without_content
 from lib.unet import UNet
 from lib.unet_2plus import UNet2Plus
 from lib.unet_3plus import UNet3Plus
+from lib.unet_init_weights import initialise
 from lib.utils import KitError
 
 NETWORKS: dict[str, type[nn.Module]] = {
@@ -34,29 +38,25 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "unet_2plus": UNet2Plus,
     "unet_3plus": UNet3Plus,
 }
-CHOICES = (
-    "activation",
-    "normalisation",
-    "initialiser",
-    "checkpointing",
-    "deep_supervision",
-    "guided",
-)
+CHOICES = ("activation", "normalisation", "deep_supervision", "guided")
 ARGUMENTS = ("init_features", *CHOICES)
-"""Fields of ``Config`` that a network's constructor may take. The width is also the profile's to set, so a network of
-one's own may do without it; a choice that it does not take would change nothing unnoticed."""
+"""Fields of ``Config`` that are passed to the constructor of a network.
+
+A custom network may ignore ``init_features``. Any other field that it does not accept must keep
+its default; otherwise the setting would silently have no effect.
+"""
+ARCHITECTURE = ("model", "neighbours", *ARGUMENTS, "checkpointing")  # what the costs depend on
 
 
 def build_model(config: Config) -> nn.Module:
-    """The network that ``config`` describes, freshly initialised from torch's current random state, on the CPU.
+    """Build the network that ``config`` describes, on the CPU, from torch's current random state.
 
-    ``config`` becomes an attribute of it. A network of one's own is given ``in_channels`` and those
-    of ``ARGUMENTS`` that its constructor names.
+    A custom network is given ``in_channels`` and those of ``ARGUMENTS`` that its constructor
+    accepts.
 
     Raises:
-        KitError: ``config.model`` is ``"module:Class"`` and there is no such network, its
-            constructor needs something else, or it does not take what ``config`` chooses, or
-            ``in_channels`` where there are neighbours.
+        KitError: ``config.model`` is ``"module:Class"``, and there is no such class, its
+            constructor needs another argument, or it does not accept a field that ``config`` sets.
     """
     network = NETWORKS[config.model] if config.model in NETWORKS else load_class(config.model)
     values = {name: getattr(config, name) for name in ("in_channels", *ARGUMENTS)}
@@ -65,21 +65,29 @@ def build_model(config: Config) -> nn.Module:
         default = getattr(REFERENCE, name)
         if values[name] != default and name not in accepted:
             raise KitError(
-                f"{config.model}: its constructor has no argument {name}; leave it at {default!r}, or add "
-                "one"
+                f"{config.model}: its constructor has no argument {name}; leave it at {default!r}, "
+                f"or add one"
             )
     if config.neighbours and "in_channels" not in accepted:
         raise KitError(
-            f"{config.model}: its constructor has no argument in_channels; set neighbours=0, or add one"
+            f"{config.model}: its constructor has no argument in_channels; set neighbours=0, or "
+            f"add one"
         )
     unknown = sorted(needed.difference(values))
     if unknown:
         raise KitError(
-            f"{config.model}: its constructor needs {', '.join(unknown)}; give it a default, as only "
-            f"{', '.join(values)} are passed"
+            f"{config.model}: its constructor needs {', '.join(unknown)}; give it a default, as "
+            f"only {', '.join(values)} are passed"
         )
     model = network(**{name: value for name, value in values.items() if name in accepted})
-    model.config = config
+    if config.checkpointing and not can_recompute(model):
+        raise KitError(
+            f"{config.model}: checkpointing recomputes blocks such as lib.unet_layers.DoubleConv, "
+            f"and it has none; leave checkpointing at False"
+        )
+    initialise(model, config.initialiser)
+    set_recompute(model, config.checkpointing)
+    use_fast_bias_gradient(model)
     return model
 
 
@@ -97,13 +105,14 @@ def build(config: Config) -> tuple[nn.Module, nn.Module]:
 
 
 def _constructor(network: type[nn.Module]) -> tuple[set[str], set[str]]:
-    """Names that a class's constructor accepts, ``**kwargs`` followed to the class it comes from; names without which
-    it cannot be called.
+    """Return the arguments that a constructor accepts, and those that it needs.
+
+    ``**kwargs`` are followed to the base class.
     """
     accepted: set[str] = set()
     for cls in network.__mro__:
         if "__init__" in cls.__dict__:
-            parameters = inspect.signature(cls.__init__).parameters
+            parameters = inspect.signature(cls.__dict__["__init__"]).parameters
             accepted.update(parameters)
             if not any(
                 parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
@@ -117,25 +126,23 @@ def _constructor(network: type[nn.Module]) -> tuple[set[str], set[str]]:
     }
 
 
-# --- what it costs --------------------------------------------------------------------------------
+# --- costs ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a network costs; ``str()`` puts it into one line. Sizes are in bytes.
+    """List the costs of a network; ``str()`` puts them into one line. Sizes are in bytes.
 
     Attributes:
         model: ``config.model``.
         parameters: trainable ones.
         gflops: billions of floating-point operations in the convolutions of a forward pass, per
             slice; a multiply-add counts as two. A training step takes three times that.
-        saved_bytes: what the forward pass of a training step keeps for backward, parameters left
-        out.
+        saved_bytes: kept by the forward pass of a training step for backward, without parameters.
         largest_bytes, largest_shape: the largest tensor of a training step that is not kept.
-        peak_bytes: most that lies in memory at once during a training step: weights, gradients,
-            optimiser state and everything computed on the way. Scratch space of the convolution
-            library and the loss come on top.
-        batch_size, image_size, precision: what all that is for.
+        peak_bytes: most in memory at once during a training step: weights, gradients, optimiser
+            state and all features. Scratch space of the convolution library and the loss add to it.
+        batch_size, image_size, precision: of the training step.
     """
 
     model: str
@@ -152,10 +159,10 @@ class Summary:
     def __str__(self) -> str:
         shape = "x".join(map(str, self.largest_shape))
         return (
-            f"{self.model}: {self.parameters:,} parameters, {self.gflops:.1f} GFLOPs a slice; a step of "
-            f"{self.batch_size} at {self.image_size}x{self.image_size} in {self.precision} keeps "
-            f"{_gib(self.saved_bytes)} for backward, largest other tensor {_gib(self.largest_bytes)} ({shape}), "
-            f"peak {_gib(self.peak_bytes)}"
+            f"{self.model}: {self.parameters:,} parameters, {self.gflops:.1f} GFLOPs a slice; "
+            f"a step of {self.batch_size} at {self.image_size}x{self.image_size} in "
+            f"{self.precision} keeps {_gib(self.saved_bytes)} for backward, largest other tensor "
+            f"{_gib(self.largest_bytes)} ({shape}), peak {_gib(self.peak_bytes)}"
         )
 
 
@@ -169,11 +176,10 @@ def summary(
     image_size: int | None = None,
     precision: str | None = None,
 ) -> Summary:
-    """What ``config``'s network costs, for other sizes and another precision if these are given.
+    """Return the costs of the network of ``config``, for other sizes and precision if given.
 
     Args:
-        config: model and device, of which batch size, image size and precision are taken by
-        default.
+        config: batch size, image size and precision are taken from it by default.
         precision: fp32, bf16 or fp16; ``"auto"`` is resolved for ``config.device``. Operations that
             CUDA computes in float32 under autocast and the CPU does not (group normalisation) are
             counted in 16 bits.
@@ -201,14 +207,14 @@ def summary(
 
 
 def largest_batch(config: Config, image_size: int, memory_bytes: float, precision: str) -> int:
-    """The most slices of ``image_size`` that a training step fits into ``memory_bytes`` at once; 0 if not even one.
+    """Return how many slices of ``image_size`` a training step fits into ``memory_bytes`` at once.
 
-    Activations grow linearly with the batch, weights, gradients and optimiser state do not: the
-    line goes through the peaks of batches of 8 and 16. A tenth of the memory is left to the
-    convolution library and to fragmentation.
+    It is 0 if not even one fits. Activations grow linearly with the batch; weights, gradients and
+    optimiser state do not. So the line goes through the peaks of batches of 8 and 16. A tenth of
+    the memory is left to the convolution library and to fragmentation.
 
     Args:
-        memory_bytes: of the device, as far as it is free.
+        memory_bytes: free memory of the device.
         precision: fp32, bf16 or fp16.
 
     Raises:
@@ -223,7 +229,7 @@ def largest_batch(config: Config, image_size: int, memory_bytes: float, precisio
 
 
 def cost_line(config: Config, chunk: int, machine: Machine) -> str:
-    """Return what a training costs on this machine, in words, and what to do if a chunk is too large.
+    """Return the costs of a training, in words, and what to do if a chunk is too large.
 
     Args:
         chunk: slices that are computed at once.
@@ -241,18 +247,18 @@ def cost_line(config: Config, chunk: int, machine: Machine) -> str:
 
 
 def _state_bytes(config: Config, parameters: int) -> int:
-    """Weights and what the optimiser keeps for each: two moments, or the momentum of SGD."""
+    """Return the bytes of weights and of the optimiser's state: two moments, or SGD's momentum."""
     return 4 * parameters * (2 if config.optimizer == "SGD" else 3)
 
 
 def _architecture(config: Config) -> Config:
-    """What costs depend on, everything else left at its default: the runs of a sweep then share them."""
-    return Config(**{name: getattr(config, name) for name in ("model", "neighbours", *ARGUMENTS)})
+    """Return the settings that costs depend on: the runs of a sweep then share them."""
+    return Config(**{name: getattr(config, name) for name in ARCHITECTURE})
 
 
 @lru_cache
 def _forward_flops(config: Config, image_size: int) -> int:
-    """Operations in the convolutions of one slice's forward pass."""
+    """Return the operations in the convolutions of one slice's forward pass."""
     with torch.device("meta"):
         return forward_flops(build_model(config), config.in_channels, image_size)
 
@@ -261,7 +267,7 @@ def _forward_flops(config: Config, image_size: int) -> int:
 def _step_on_shapes(
     config: Config, batch_size: int, image_size: int, precision: str
 ) -> tuple[int, Trace]:
-    """Number of parameters, and a training step followed on tensors without content."""
+    """Return the number of parameters, and the trace of a training step without content."""
     with without_content():
         model = build_model(config)
         return count_parameters(model), step_on_shapes(

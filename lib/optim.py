@@ -1,4 +1,4 @@
-"""Optimisers, learning-rate schedules and the moving average of weights, all chosen by ``Config``."""
+"""Optimisers, learning-rate schedules and the moving average of weights, chosen by ``Config``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from lib.config import Config
 
 
 def build_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser that ``config`` describes.
+    """Return the optimiser that ``config`` describes.
 
-    Weight decay is an L2 penalty but in AdamW, where it is decoupled.
+    Weight decay is an L2 penalty, except in AdamW, where it is decoupled.
     """
     parameters = list(parameters)
     fused = parameters[0].device.type == "cuda"  # all weights by one kernel
@@ -29,18 +29,20 @@ def build_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> torch
             nesterov=config.nesterov,
             fused=fused,
         )
-    kind = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[config.optimizer]
+    kind = torch.optim.AdamW if config.optimizer == "AdamW" else torch.optim.Adam
     return kind(parameters, config.lr, weight_decay=config.weight_decay, fused=fused)
 
 
 def learning_rate(config: Config, epoch: int, val_losses: Sequence[float] = ()) -> float:
-    """The learning rate during ``epoch``, counted from 0. It depends on nothing else, so a resumed run needs no state.
+    """Return the learning rate during ``epoch``, counted from 0.
+
+    It depends on nothing else, so a resumed run needs no state.
 
     ``none``: constant. ``linear``: from lr in the first to lr / 10 in the last epoch. ``cosine``:
     half a cosine towards 0 (Loshchilov and Hutter, arXiv:1608.03983). ``poly``: lr (1 - epoch /
     epochs) ** 0.9 (Chen et al., arXiv:1606.00915). ``step``: lr_factor every lr_step epochs.
-    ``plateau``: lr_factor each time that the validation loss has not fallen for lr_step epochs. The
-    first ``warmup`` epochs climb to it in equal steps.
+    ``plateau``: lr_factor each time that the validation loss has not fallen for lr_step epochs.
+    During the first ``warmup`` epochs the rate climbs to lr in equal steps.
 
     Args:
         val_losses: validation loss of each epoch before this one; only ``plateau`` looks at them.
@@ -49,23 +51,20 @@ def learning_rate(config: Config, epoch: int, val_losses: Sequence[float] = ()) 
     if done < 0:
         return config.lr * (epoch + 1) / (config.warmup + 1)
     share = done / whole
-    return (
-        config.lr
-        * {
-            "none": lambda: 1.0,
-            "linear": lambda: 1 - 0.9 * done / max(whole - 1, 1),
-            "cosine": lambda: (1 + math.cos(math.pi * share)) / 2,
-            "poly": lambda: (1 - share) ** 0.9,
-            "step": lambda: config.lr_factor ** (done // config.lr_step),
-            "plateau": lambda: (
-                config.lr_factor ** _plateaus(val_losses[config.warmup : epoch], config.lr_step)
-            ),
-        }[config.lr_scheduler]()
-    )
+    plateaus = _plateaus(val_losses[config.warmup : epoch], config.lr_step)
+    factors: dict[str, float] = {
+        "none": 1.0,
+        "linear": 1 - 0.9 * done / max(whole - 1, 1),
+        "cosine": (1 + math.cos(math.pi * share)) / 2,
+        "poly": (1 - share) ** 0.9,
+        "step": config.lr_factor ** (done // config.lr_step),
+        "plateau": config.lr_factor**plateaus,
+    }
+    return config.lr * factors[config.lr_scheduler]
 
 
 def _plateaus(losses: Sequence[float], patience: int) -> int:
-    """How often the loss has not reached a new minimum for ``patience`` epochs; each time the count begins anew."""
+    """Return how often the loss has reached no new minimum for ``patience`` epochs in a row."""
     best, waited, found = math.inf, 0, 0
     for loss in losses:
         best, waited = (loss, 0) if loss < best else (best, waited + 1)
@@ -78,8 +77,8 @@ class MovingAverage:
     """Exponential moving average of a network's weights and buffers, Polyak and Juditsky 1992.
 
     After step t the average is a + (1 - d) (w - a) with d = min(decay, (1 + t) / (10 + t)). The
-    decay
-    is warmed up: otherwise the random initial weights dominate the average for hundreds of steps.
+    decay is warmed up: otherwise the random initial weights dominate the average for hundreds of
+    steps.
 
     Args:
         model: on its device already.
@@ -105,9 +104,8 @@ class MovingAverage:
                 new_weights.append(new)
             else:  # a count of batches
                 self.weights[name].copy_(new)
-        torch._foreach_lerp_(
-            averages, new_weights, 1 - decay
-        )  # on a GPU one kernel for many weights
+        # on a GPU one kernel for many weights
+        torch._foreach_lerp_(averages, new_weights, 1 - decay)
 
     @contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Weights and images -> masks in the Kaggle layout and the table of cases.
+"""Segment images with trained weights: masks in the Kaggle layout and the table of cases.
 
 Command line: ``python -m lib.predict --data DIR --out DIR [--weights FILE]``
 """
@@ -15,16 +15,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
 from lib.config import MODELS, REFERENCE, Config
 from lib.data import write_masks
 from lib.dataset import BrainData, load_data
-from lib.evaluate import BATCH_SIZE, case_row, native_mask, predict_volumes
+from lib.evaluate import BATCH_SIZE, TrainedModel, case_row, native_mask, predict_volumes
 from lib.logger import Run, finished_runs, outside_folds, to_csv
 from lib.metrics import summarise
 from lib.networks import build_model
-from lib.runtime import CommandParser, deterministic, run_command
+from lib.runtime import CommandParser, deterministic, run_command, tune_allocator
 from lib.runtime.device import prepare
 from lib.unet import from_published
 from lib.utils import PROJECT, KitError, progress, short_path, write_atomic
@@ -34,7 +33,7 @@ KIT_WEIGHTS = PRETRAINED / "best.pt"  # the recipe that did better in cross-vali
 
 
 def default_weights(out: str | Path = "result", data: BrainData | None = None) -> Path:
-    """Weights of the best run of one's own, or the kit's where there is none.
+    """Return the weights of your best run, or those of the kit if there is none.
 
     Args:
         data: only runs on these patients count; without it, all that were not trained on phantoms.
@@ -53,28 +52,26 @@ def default_weights(out: str | Path = "result", data: BrainData | None = None) -
     ]
     if not runs and not KIT_WEIGHTS.is_file():
         raise KitError(
-            f"{Path(out) / 'runs'}: no finished run on {data.name if data else 'patients'}; train one first"
+            f"{Path(out) / 'runs'}: no finished run on {data.name if data else 'patients'}; "
+            f"train one first"
         )
     return max(outside_folds(runs), key=lambda run: run.dsc.mean).weights if runs else KIT_WEIGHTS
 
 
-def unseen(network: nn.Module, data: BrainData) -> tuple[str, ...]:
-    """The patients of ``data`` that a network from ``load_weights`` was not trained on."""
-    return tuple(name for name in data.patients if name not in network.trained_on)
+def unseen(trained: TrainedModel, data: BrainData) -> tuple[str, ...]:
+    """Return the patients of ``data`` that a network was not trained on."""
+    return tuple(name for name in data.patients if name not in trained.trained_on)
 
 
-def load_weights(file: str | Path, model: str | None = None) -> nn.Module:
-    """The network that a file describes, in eval mode on the CPU.
-
-    Its ``config`` says how to prepare images for it, its ``trained_on`` which patients it has
-    learnt from, if known.
+def load_weights(file: str | Path, model: str | None = None) -> TrainedModel:
+    """Load the network that a file describes, in eval mode on the CPU.
 
     Args:
         file: ``best.pt`` of a run, or a bare state dict of the published U-Net
             (``encoder1.enc1conv1.weight`` ...). Opened as data: a file that wants to run code is
             refused.
-        model: for a network of your own, its ``"module:Class"`` once more: a file must not choose
-        code to run.
+        model: for a custom network, its ``"module:Class"`` once more: a file must not choose which
+            code runs.
 
     Raises:
         KitError: no such file, no weights in it, or weights of another network.
@@ -85,7 +82,7 @@ def load_weights(file: str | Path, model: str | None = None) -> nn.Module:
         config, weights = _config_of(file, content["config"]), content["weights"]
         if config.model not in MODELS and config.model != model:
             raise KitError(
-                f"{file}: made by a network of its own, {config.model}; if you trust that code, say "
+                f"{file}: made by a custom network, {config.model}; if you trust that code, pass "
                 f"model={config.model!r}"
             )
     else:
@@ -93,33 +90,32 @@ def load_weights(file: str | Path, model: str | None = None) -> nn.Module:
         head = weights.get("conv.weight")
         if not isinstance(head, torch.Tensor) or head.ndim != 4:
             raise KitError(
-                f"{file}: neither best.pt of a run nor a state dict of the published U-Net; give either"
+                f"{file}: neither best.pt of a run nor a state dict of the published U-Net; "
+                f"give either"
             )
         config = _config_of(file, REFERENCE.to_dict() | {"init_features": head.shape[1]})
-    model = build_model(config)
+    network = build_model(config)
     try:
-        model.load_state_dict(weights)
+        network.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise KitError(
-            f"{file}: its weights are not those of {config.model} with {config.init_features} features "
-            f"({reason})"
+            f"{file}: its weights are not those of {config.model} with {config.init_features} "
+            f"features ({reason})"
         ) from None
-    model.trained_on = tuple(content.get("trained_on", ()))
-    return model.eval()
+    return TrainedModel(network.eval(), config, tuple(content.get("trained_on", ())))
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
-    """What a file of weights holds, by name; opened as data.
+    """Return the content of a file of weights, by name; the file is opened as data.
 
     Raises:
         KitError: no such file, damaged, or it wants to run code.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # about old pickles: what cannot be read is reported below
+            # about old pickles: a file that cannot be read is reported below
+            warnings.simplefilter("ignore")
             content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise KitError(
@@ -134,7 +130,8 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         raise KitError(f"{file}: cannot be read as weights ({reason})") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise KitError(
-            f"{file}: holds no dict of weights by name; give best.pt of a run or a published state dict"
+            f"{file}: holds no dict of weights by name; give best.pt of a run or a published "
+            f"state dict"
         )
     return content
 
@@ -150,14 +147,14 @@ def _config_of(file: Path, values: dict[str, Any]) -> Config:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted masks and how good they are.
+    """Hold predicted masks and their scores.
 
-    ``lib.stats`` pairs it with runs, as it has ``cases`` and ``config`` like them.
+    ``lib.stats`` pairs it with runs: it has ``cases`` and ``config`` like them.
 
     Attributes:
         config: of the network, ``tta`` as it was predicted with.
-        cases: a row per patient: ``patient``, ``slices``, ``seen`` (bool: was the network trained
-            on this patient? Then its scores tell what it remembers), and where there are masks the
+        cases: a row per patient: ``patient``, ``slices``, ``seen`` (bool: the network was trained
+            on this patient, so its scores show what it remembers), and where there are masks the
             scores of ``lib.evaluate.case_row``.
     """
 
@@ -168,16 +165,16 @@ class Prediction:
 
     @property
     def seen(self) -> tuple[str, ...]:
-        """The patients that the network was trained on."""
+        """Return the patients that the network was trained on."""
         return tuple(self.cases.loc[self.cases["seen"], "patient"])
 
     def mask(self, patient: str) -> np.ndarray:
-        """Largest component of the predicted mask on the file's grid, ``(S, H, W)`` {0, 1} uint8."""
+        """Return the predicted mask on the file's grid, ``(S, H, W)`` {0, 1} uint8."""
         shape = self.data.record(patient).geometry.shape
         return np.unpackbits(self._packed[patient], count=int(np.prod(shape))).reshape(shape)
 
     def ranked(self) -> list[str]:
-        """Patients from the worst to the best native DSC; by name where there is no truth."""
+        """Return patients from the worst to the best native DSC; by name without ground truth."""
         by = [name for name in ("dsc_native", "patient") if name in self.cases]
         return list(self.cases.sort_values(by)["patient"])
 
@@ -200,7 +197,7 @@ class Prediction:
 
 
 def predict(
-    weights: nn.Module | str | Path,
+    weights: TrainedModel | str | Path,
     data: BrainData | str | Path,
     out: str | Path | None = None,
     patients: tuple[str, ...] | list[str] | None = None,
@@ -209,7 +206,7 @@ def predict(
     batch_size: int = BATCH_SIZE,
     tta: bool | None = None,
 ) -> Prediction:
-    """Segment patients: prepare, run the network, bring masks back to the file's grid, keep the largest component.
+    """Segment patients: the largest connected component, on the grid of the files.
 
     Args:
         weights: from ``load_weights``, or a file for it.
@@ -226,15 +223,33 @@ def predict(
     Raises:
         KitError: unusable weights, data or patient names, or data prepared for another image size.
     """
-    model = weights if isinstance(weights, nn.Module) else load_weights(weights)
-    config = replace(model.config, tta=model.config.tta if tta is None else tta)
+    trained = _trained(weights)
+    config = trained.config if tta is None else replace(trained.config, tta=tta)
     if not isinstance(data, BrainData):
         data = load_data(data, config.image_size, config.preprocessing)
     names = check_patients(data, config, patients)
-    machine = prepare([model], device, precision)
-    volumes = predict_volumes(model, data, names, machine, batch_size, config.tta)
-    return segment(
-        volumes, data, config, names, tuple(name for name in names if name in model.trained_on), out
+    machine = prepare([trained.network], device, precision)
+    tune_allocator(machine.device)
+    volumes = predict_volumes(trained.network, config, data, names, machine, batch_size)
+    seen = tuple(name for name in names if name in trained.trained_on)
+    return segment(volumes, data, config, names, seen, out)
+
+
+def _trained(weights: object) -> TrainedModel:
+    """Return the network with its weights, from a file where that is given.
+
+    Raises:
+        KitError: it is neither.
+    """
+    if isinstance(weights, (str, Path)):
+        return load_weights(weights)
+    if isinstance(weights, TrainedModel):
+        return weights
+    if isinstance(weights, Run):
+        raise KitError("predict takes a file of weights, not a run; give it run.weights")
+    raise KitError(
+        f"predict takes a file of weights or the TrainedModel of load_weights, not "
+        f"{type(weights).__name__}; a bare network does not say how its images are prepared"
     )
 
 
@@ -270,15 +285,16 @@ def most_different(
 def check_patients(
     data: BrainData, config: Config, patients: tuple[str, ...] | list[str] | None
 ) -> tuple[str, ...]:
-    """The names asked for, all of them for None, of data that a network of ``config`` can read.
+    """Return the names asked for, or all, of data that a network of ``config`` can read.
 
     Raises:
         KitError: data prepared for another image size, or no such patient.
     """
     if (data.image_size, data.preprocessing) != (config.image_size, config.preprocessing):
         raise KitError(
-            f"the network was trained on {config.preprocessing} at {config.image_size} pixels, the data was "
-            f"loaded as {data.preprocessing} at {data.image_size}; load it with the network's values"
+            f"the network was trained on {config.preprocessing} at {config.image_size} pixels, "
+            f"the data was loaded as {data.preprocessing} at {data.image_size}; load it with the "
+            f"network's values"
         )
     names = tuple(data.patients) if patients is None else tuple(patients)
     unknown = [name for name in names if name not in data.patients]
@@ -298,7 +314,7 @@ def segment(
     seen: tuple[str, ...],
     out: str | Path | None,
 ) -> Prediction:
-    """Probabilities of patients -> masks on the files' grid and their scores, written to ``out`` if it is given.
+    """Turn probabilities into masks on the files' grid and scores; write them to ``out`` if given.
 
     Args:
         volumes: (patient, probabilities) as ``predict_volumes`` yields them.
@@ -324,7 +340,7 @@ def segment(
 
 
 def _require_free(out: Path, data: BrainData) -> None:
-    """Raise KitError unless masks can be written below ``out`` without replacing those that experts drew."""
+    """Raise KitError unless masks can be written below ``out`` without replacing the data's."""
     folders = {patient.images[0].parent.resolve() for patient in data.patients.values()}
     if any((out / folder.name).resolve() == folder for folder in folders):
         raise KitError(
@@ -337,7 +353,7 @@ def _require_free(out: Path, data: BrainData) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = CommandParser(
         prog="python -m lib.predict", description="Segment the patients of a folder."
     )
@@ -350,9 +366,7 @@ def main() -> None:
         "--data", required=True, help="Kaggle folder, a folder that holds it, or archive.zip"
     )
     parser.add_argument("--out", required=True, help="folder for masks and cases.csv")
-    parser.add_argument(
-        "--model", help="module:Class, where the weights are of a network of your own"
-    )
+    parser.add_argument("--model", help="module:Class, if the weights are of a custom network")
     parser.add_argument(
         "--tta", action="store_true", default=None, help="average over left-right flips"
     )
@@ -360,10 +374,10 @@ def main() -> None:
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
     arguments = parser.parse_args()
     weights = arguments.weights or default_weights()
-    model = load_weights(weights, arguments.model)
+    trained = load_weights(weights, arguments.model)
     print(
         predict(
-            model,
+            trained,
             arguments.data,
             arguments.out,
             device=arguments.device,

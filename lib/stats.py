@@ -20,20 +20,14 @@ import numpy as np
 import pandas as pd
 
 from lib.config import Config
-from lib.metrics import summarise
+from lib.metrics import COLUMNS, summarise
 from lib.utils import KitError
 
 ALPHA, POWER = 0.05, 0.8
 DIGITS = 10  # decimals kept of a difference: equal ones, and sums that cancel, are then exactly so
 RESAMPLES = 2**14  # sign patterns of 14 patients: up to there the permutation test is exact
-METRICS = {
-    "dsc": "DSC",
-    "dsc_native": "DSC (native)",
-    "iou": "IoU",
-    "precision": "precision",
-    "recall": "recall",
-}
-"""Columns of cases.csv in which more is better -> their names in a table."""
+METRICS = {name: column.label for name, column in COLUMNS.items() if column.higher_is_better}
+"""Columns of cases.csv in which more is better, and what a table calls them."""
 
 
 class Scored(Protocol):

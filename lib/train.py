@@ -39,7 +39,15 @@ from lib.logger import (
 from lib.loss import LOSSES, widen
 from lib.networks import NETWORKS, build, cost_line
 from lib.optim import MovingAverage, build_optimizer, learning_rate
-from lib.runtime import CommandParser, code_fingerprint, deterministic, run_command, seed_everything
+from lib.runtime import (
+    CommandParser,
+    code_fingerprint,
+    deterministic,
+    return_freed_memory,
+    run_command,
+    seed_everything,
+    tune_allocator,
+)
 from lib.runtime.cli import DATA_HELP, RESUMES, add_arguments, from_arguments
 from lib.runtime.cuda_graph import Recorded, can_record, compile_if_it_pays
 from lib.runtime.device import prepare
@@ -185,6 +193,8 @@ class Training:
         self.model, self.objective = model, objective
         self.machine = prepare([model, objective], config.device, config.precision)
         device = self.machine.device
+        return_freed_memory()
+        tune_allocator(device)
         self.optimizer = build_optimizer(config, model.parameters())
         self.scaler = self.machine.precision.grad_scaler(device)
         self.average = MovingAverage(model, config.ema)
@@ -219,7 +229,12 @@ class Training:
     def score(self) -> list[dict[str, Any]]:
         """Return a row of cases.csv for each validation patient."""
         return score_cases(
-            self.model, self.data, self.split.validation, self.machine, self.memory.scoring_chunk
+            self.model,
+            self.config,
+            self.data,
+            self.split.validation,
+            self.machine,
+            self.memory.scoring_chunk,
         )
 
 

@@ -1,4 +1,7 @@
-"""Preprocessing of a volume, with its way back, and augmentation: drawn on the host by numpy, applied on the device."""
+"""Preprocess volumes, with the way back, and augment slices.
+
+Augmentation is drawn on the host by numpy, and applied on the device.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from lib.config import Config
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where a preprocessed volume lies in its file's grid: enough to bring a prediction back.
+    """Hold the place of a preprocessed volume in its file's grid, to bring a prediction back.
 
     Attributes:
         shape: slices, height and width of the files, voxels.
@@ -34,13 +37,13 @@ class Geometry:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Geometry:
-        """The inverse of ``to_dict``."""
+        """Return the Geometry of which ``to_dict`` returned ``values``."""
         return cls(
             tuple(values["shape"]), tuple(values["box"]), tuple(values["pad"]), values["size"]
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Field name -> value, fit for JSON."""
+        """Return field name -> value, fit for JSON."""
         return dataclasses.asdict(self)
 
     def resize(self, slices: np.ndarray, order: int) -> np.ndarray:
@@ -50,22 +53,22 @@ class Geometry:
         Padding adds only zeros, so its columns of the matrices are left out.
         """
         rows, columns = self._matrices(order)
-        return (
-            rows @ slices.astype(np.float32, order="C") @ columns.T
-        )  # BLAS wants contiguous slices
+        # BLAS wants contiguous slices
+        resized: np.ndarray = rows @ slices.astype(np.float32, order="C") @ columns.T
+        return resized
 
     def restore(self, slices: np.ndarray) -> np.ndarray:
-        """Bring probabilities or a {0, 1} mask back: ``(S', size, size)`` -> ``(S, H, W)`` float32, zero outside.
+        """Bring probabilities or a {0, 1} mask back to the file's grid.
 
-        Linear interpolation; threshold the result at 0.5 for a mask.
+        ``(S', size, size)`` -> ``(S, H, W)`` float32, zero outside the box. Linear interpolation;
+        threshold the result at 0.5 for a mask.
         """
         z0, z1, y0, y1, x0, x1 = self.box
         edge = max(y1 - y0, x1 - x0)
         matrix = torch.from_numpy(resize_matrix(self.size, edge, 1, "nearest"))
         (top, left), volume = self.pad, np.zeros(self.shape, np.float32)
         rows, columns = matrix[top : top + y1 - y0], matrix[left : left + x1 - x0]
-        # numpy's threads would wait for more work for a while, and hold up the network on the next
-        # patient
+        # by torch: the threads of numpy would go on waiting for work, and slow the network down
         volume[z0:z1, y0:y1, x0:x1] = rows @ (
             torch.from_numpy(slices.astype(np.float32)) @ columns.T
         )
@@ -80,10 +83,13 @@ class Geometry:
 
 @lru_cache(maxsize=256)
 def resize_matrix(old: int, new: int, order: int, mode: str) -> np.ndarray:
-    """``(new, old)`` float32: what ``skimage.transform.resize`` does to one axis, read off the identity matrix."""
+    """Return the matrix by which ``skimage.transform.resize`` changes one axis.
+
+    ``(new, old)`` float32, read off the resized identity matrix.
+    """
     matrix = ndimage.zoom(np.eye(old), (new / old, 1), order=order, mode=mode, grid_mode=True)
-    # a spline's weights decay for ever; below the smallest normal float they would slow products
-    # tenfold
+    # The weights of a spline never reach 0; below the smallest normal float products are ten
+    # times slower.
     return np.where(np.abs(matrix) < 1e-12, 0, matrix).astype(np.float32)
 
 
@@ -102,26 +108,22 @@ def preprocess(
         mode: ``reference`` or ``native``.
 
     Returns:
-        ``(S', C, size, size)`` float32 with mean 0 and SD 1 per channel, and where it lies in the
+        ``(S', C, size, size)`` float32 with mean 0 and SD 1 per channel, and its place in the
         file's grid.
 
     Raises:
         ValueError: nothing in the volume is brighter than the background.
     """
-    # one or two slices: nothing would be left between the first and the last
-    first, last = (
-        (1, len(volume) - 1) if mode == "reference" and len(volume) > 2 else (0, len(volume))
-    )
+    first, last = 0, len(volume)
+    if mode == "reference" and len(volume) > 2:  # of two slices, none would be left
+        first, last = 1, len(volume) - 1
     kept = volume[first:last]
     kept = np.where(kept < kept.max() * 0.1, 0, kept).astype(np.uint8)
     if not kept.any():
         raise ValueError("all slices are black")
-    box = (
-        _nonzero_box(kept)
-        if mode == "reference"
-        else (0, len(kept), 0, kept.shape[1], 0, kept.shape[2])
-    )
-    z0, z1, y0, y1, x0, x1 = box
+    z0, z1, y0, y1, x0, x1 = 0, len(kept), 0, kept.shape[1], 0, kept.shape[2]
+    if mode == "reference":
+        z0, z1, y0, y1, x0, x1 = _nonzero_box(kept)
     height, width = y1 - y0, x1 - x0
     edge = max(height, width)
     geometry = Geometry(
@@ -137,16 +139,22 @@ def preprocess(
 
 
 def preprocess_mask(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """The mask on the network's grid, nearest neighbour: ``(S, H, W)`` -> ``(S', size, size)``, both {0, 1} uint8."""
+    """Bring a mask to the network's grid, by nearest neighbour.
+
+    ``(S, H, W)`` -> ``(S', size, size)``, both {0, 1} uint8.
+    """
     z0, z1, y0, y1, x0, x1 = geometry.box
     return (geometry.resize(mask[z0:z1, y0:y1, x0:x1], order=0) > 0.5).astype(np.uint8)
 
 
 def _nonzero_box(volume: np.ndarray) -> tuple[int, ...]:
-    """Smallest half-open box ``(z0, z1, y0, y1, x0, x1)`` around the non-zero voxels of ``(S, H, W, C)``."""
+    """Return the smallest box around the non-zero voxels of ``(S, H, W, C)``.
+
+    ``(z0, z1, y0, y1, x0, x1)``, half-open.
+    """
     occupied, box = volume.any(axis=3), []
     for axes in ((1, 2), (0, 2), (0, 1)):
-        indices = np.flatnonzero(occupied.any(axis=axes))
+        indices = np.flatnonzero(np.any(occupied, axis=axes))
         box += [int(indices[0]), int(indices[-1]) + 1]
     return tuple(box)
 
@@ -158,14 +166,13 @@ def _normalise(volume: np.ndarray) -> np.ndarray:
     mean = volume.mean(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
     deviation = volume.std(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
     volume -= mean.astype(np.float32)
-    volume /= np.maximum(deviation, 1e-6).astype(
-        np.float32
-    )  # a constant channel becomes 0, not NaN
+    # a constant channel becomes 0, not NaN
+    volume /= np.maximum(deviation, 1e-6).astype(np.float32)
     return volume
 
 
 PREPROCESSING = (Geometry, resize_matrix, preprocess, preprocess_mask, _nonzero_box, _normalise)
-"""What prepared slices are made by: an edit of any of it prepares them anew, an edit of the augmentation does not."""
+"""The code that prepares slices: an edit of it builds new caches."""
 
 
 # --- augmentation, where: zoom, rotation, flip ----------------------------------------------------
@@ -174,7 +181,7 @@ PREPROCESSING = (Geometry, resize_matrix, preprocess, preprocess_mask, _nonzero_
 def draw_affine(
     rng: np.random.Generator, n: int, scale: float, rotation: float, flip: float
 ) -> np.ndarray:
-    """Random zoom, rotation and left-right flip of ``n`` slices as matrices ``(n, 2, 3)`` float32.
+    """Draw zoom, rotation and left-right flip of ``n`` slices as matrices ``(n, 2, 3)`` float32.
 
     The matrices map output to input coordinates in [-1, 1], as ``affine_grid`` wants them.
 
@@ -200,8 +207,8 @@ def warp(images: Tensor, masks: Tensor, theta: Tensor, padding: str) -> tuple[Te
         images: ``(N, C, H, W)`` float, square slices.
         masks: ``(N, 1, H, W)`` {0, 1} float.
         theta: ``(N, 2, 3)``.
-        padding: value of what comes in from outside: ``zero``, or ``background``, the darkest value
-            of each slice and channel (after z-scoring, black is not 0).
+        padding: value outside the slice: ``zero``, or ``background``, the darkest value of each
+            slice and channel (after z-scoring, black is not 0).
     """
     grid = _affine_grid(theta, images.shape[-1])
     if padding == "background":
@@ -213,7 +220,10 @@ def warp(images: Tensor, masks: Tensor, theta: Tensor, padding: str) -> tuple[Te
 
 
 def _affine_grid(theta: Tensor, size: int) -> Tensor:
-    """``F.affine_grid`` without aligned corners, ``(N, size, size, 2)``, from rows and columns: a tenth of the time."""
+    """Return ``F.affine_grid`` without aligned corners, ``(N, size, size, 2)``.
+
+    Computed from rows and columns, in a tenth of the time.
+    """
     at = (torch.arange(size, device=theta.device, dtype=theta.dtype) * 2 + 1) / size - 1
     rows = theta[:, :, 1:2] * at + theta[:, :, 2:]
     return torch.addcmul(rows[..., None], theta[:, :, 0, None, None], at).permute(0, 2, 3, 1)
@@ -227,9 +237,11 @@ INTENSITY = {
     "contrast": (0.75, 1.25),
     "gamma": (0.7, 1.5),
 }
-"""Change of intensity -> range of its strength, drawn uniformly: an SD, two factors, an exponent. The ranges are those
-of nnU-Net's code (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z), which applies them to 10,
-15, 15 and 30 % of samples, and blurs some besides."""
+"""Change of intensity -> range of its strength, drawn uniformly: an SD, two factors, an exponent.
+
+The ranges are those of nnU-Net's code (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z), which
+applies them to 10, 15, 15 and 30 % of samples, and also blurs some.
+"""
 
 SEQUENCES = 3  # pre-contrast, FLAIR, post-contrast
 _BACKGROUND_MARGIN = 1e-3  # above a channel's darkest value; interpolation rounds
@@ -245,7 +257,7 @@ def draw_intensity(
 
     Returns:
         Strengths ``(n, 4, 3)`` float32, one per change of ``INTENSITY`` and sequence, NaN where a
-        slice is spared; and seeds of the noise, ``(n,)`` int64.
+        slice is not changed; and seeds of the noise, ``(n,)`` int64.
     """
     strengths = np.empty((n, len(INTENSITY), SEQUENCES), np.float32)
     for change, (low, high) in enumerate(INTENSITY.values()):
@@ -258,8 +270,8 @@ def change_intensity(images: Tensor, strengths: Tensor, seeds: Tensor) -> Tensor
     """Apply noise, brightness, contrast and gamma, in this order.
 
     On a CPU, a slice's result does not depend on the others in its batch. The neighbours of a slice
-    share its strengths. The darkest value of a channel is background: it stays one even value and
-    takes no noise.
+    share its strengths. The darkest value of a channel is background: it stays one even value,
+    without noise.
 
     Args:
         images: ``(N, C, H, W)`` float, z-scored, C a multiple of three.
@@ -282,15 +294,14 @@ def change_intensity(images: Tensor, strengths: Tensor, seeds: Tensor) -> Tensor
 def _add_noise(images: Tensor, deviation: Tensor, seeds: Tensor) -> Tensor:
     """Add Gaussian noise of that SD.
 
-    On a CPU each slice has its own stream of random numbers; on a GPU the batch takes them from the
-    device's.
+    On a CPU each slice has its own stream of random numbers; on a GPU the batch takes them from
+    that of the device.
     """
     if images.device.type == "cpu":
         noise = torch.zeros_like(images)
         for row in torch.nonzero(~deviation.isnan()[:, 0, 0, 0])[:, 0].tolist():
-            noise[row] = torch.randn(
-                images.shape[1:], generator=torch.Generator().manual_seed(int(seeds[row]))
-            )
+            generator = torch.Generator().manual_seed(int(seeds[row]))
+            noise[row] = torch.randn(images.shape[1:], generator=generator)
     else:
         noise = torch.randn_like(images)
     head = images > images.amin(dim=(2, 3), keepdim=True) + _BACKGROUND_MARGIN
@@ -309,7 +320,7 @@ def _change_contrast(images: Tensor, factor: Tensor, _: Tensor) -> Tensor:
 
 
 def _change_gamma(images: Tensor, gamma: Tensor, _: Tensor) -> Tensor:
-    """Raise the values to a power, the channel's range taken as 0 to 1; restore mean and SD of the channel."""
+    """Raise the values of a channel, scaled to [0, 1], to a power; restore its mean and SD."""
     low, high = _range(images)
     curved = ((images - low) / (high - low).clamp(min=1e-6)).pow(gamma)
     deviation, mean = torch.std_mean(curved, dim=(2, 3), keepdim=True)
@@ -329,32 +340,33 @@ _CHANGES = {
 }
 
 
-# --- augmentation, which: a missing sequence ---
+# --- augmentation, which: a missing sequence ------------------------------------------------------
 
 _PRESENT = (0, 1, 2)
-_STAND_INS = (
-    (1, 1, 2),
-    (0, 1, 1),
-    (1, 1, 1),
-)  # without pre-contrast, without post-contrast, without both
+_SUBSTITUTES = (
+    (1, 1, 2),  # without pre-contrast
+    (0, 1, 1),  # without post-contrast
+    (1, 1, 1),  # without both
+)
 
 
 def draw_sources(rng: np.random.Generator, n: int, probability: float) -> np.ndarray:
-    """Which sequence each channel of ``n`` slices shows, ``(n, 3)`` int64: ``(0, 1, 2)`` where nothing is missing.
+    """Draw the sequence that each channel of ``n`` slices shows, ``(n, 3)`` int64.
 
-    The dataset puts FLAIR where a patient has no pre- or post-contrast sequence. Training with
-    inputs that are missing
-    at random: Neverova et al. 2016, ModDrop (arXiv:1501.00102).
+    It is ``(0, 1, 2)`` where nothing is missing. The dataset substitutes FLAIR where a patient has
+    no pre- or post-contrast sequence. Training with inputs that are missing at random: Neverova et
+    al. 2016, ModDrop (arXiv:1501.00102).
 
     Args:
         probability: that something is missing: pre-contrast, post-contrast or both, equally often.
     """
     missing = rng.random((n, 1)) < probability
-    return np.where(missing, np.array(_STAND_INS)[rng.integers(len(_STAND_INS), size=n)], _PRESENT)
+    substitutes = np.array(_SUBSTITUTES)[rng.integers(len(_SUBSTITUTES), size=n)]
+    return np.where(missing, substitutes, _PRESENT)
 
 
-def stand_in(images: Tensor, sources: Tensor) -> Tensor:
-    """Apply ``draw_sources`` to a batch; the neighbours of a slice miss what it misses.
+def substitute(images: Tensor, sources: Tensor) -> Tensor:
+    """Substitute missing sequences, see ``draw_sources``; a slice and its neighbours lack the same.
 
     Args:
         images: ``(N, C, H, W)``, C a multiple of three.
@@ -363,9 +375,8 @@ def stand_in(images: Tensor, sources: Tensor) -> Tensor:
     Returns:
         Images of the same shape.
     """
-    slices = torch.arange(
-        0, images.shape[1], SEQUENCES, device=images.device
-    )  # where the channels of each begin
+    # first channel of the slice and of each neighbour
+    slices = torch.arange(0, images.shape[1], SEQUENCES, device=images.device)
     channels = (slices[:, None] + sources[:, None]).flatten(1)
     return images.gather(1, channels[:, :, None, None].expand_as(images))
 
@@ -374,7 +385,7 @@ def stand_in(images: Tensor, sources: Tensor) -> Tensor:
 
 
 class Drawn(NamedTuple):
-    """What augments some samples; see ``draw_affine``, ``draw_intensity`` and ``draw_sources``."""
+    """Hold the drawn augmentation of samples, see ``draw_affine``, ``_intensity``, ``_sources``."""
 
     theta: Tensor  # (n, 2, 3)
     strengths: Tensor  # (n, 4, 3)
@@ -382,22 +393,22 @@ class Drawn(NamedTuple):
     sources: Tensor  # (n, 3)
 
     def of(self, samples: slice) -> Drawn:
-        """The part that belongs to these samples."""
+        """Return the augmentation of these samples."""
         return Drawn(*(part[samples] for part in self))
 
     def to(self, device: torch.device) -> Drawn:
-        """The same on a device."""
+        """Return the same on a device."""
         return Drawn(*(part.to(device) for part in self))
 
 
 class Augmentation:
-    """The augmentation that a ``Config`` describes: ``draw`` on the host, ``apply`` to a batch on its device."""
+    """Augment as a ``Config`` describes: ``draw`` on the host, ``apply`` on the device."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     def draw(self, rng: np.random.Generator, n: int) -> Drawn:
-        """Draw what augments ``n`` samples."""
+        """Draw the augmentation of ``n`` samples."""
         config = self.config
         theta = draw_affine(rng, n, config.scale, config.rotation, config.flip)
         strengths, seeds = draw_intensity(rng, n, config.intensity)
@@ -419,5 +430,5 @@ class Augmentation:
         if self.config.intensity:
             images = change_intensity(images, drawn.strengths, drawn.seeds)
         if self.config.sequence_dropout:
-            images = stand_in(images, drawn.sources)
+            images = substitute(images, drawn.sources)
         return images, masks

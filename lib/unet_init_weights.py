@@ -10,41 +10,42 @@ from torch import nn
 
 from lib.utils import KitError
 
+Convolution = nn.Conv2d | nn.ConvTranspose2d
 
-def _fans(conv: nn.Module) -> tuple[float, float]:
-    """(inputs that reach an output, outputs that an input reaches) of a convolution or transposed convolution.
 
-    torch's own count is wrong for transposed ones: it swaps the channels and forgets the stride.
+def _fans(conv: Convolution) -> tuple[float, float]:
+    """Return how many inputs reach an output, and how many outputs an input reaches.
+
+    The count of torch is wrong for transposed convolutions: it swaps the channels and ignores the
+    stride.
     """
     area, stride = math.prod(conv.kernel_size), math.prod(conv.stride)
-    into, out_of = (
-        (area / stride, area) if isinstance(conv, nn.ConvTranspose2d) else (area, area / stride)
-    )
-    return conv.in_channels * into, conv.out_channels * out_of
+    if isinstance(conv, nn.ConvTranspose2d):
+        return conv.in_channels * (area / stride), conv.out_channels * float(area)
+    return conv.in_channels * float(area), conv.out_channels * (area / stride)
 
 
-def _xavier(conv: nn.Module) -> None:
+def _xavier(conv: Convolution) -> None:
     nn.init.normal_(conv.weight, std=math.sqrt(2 / sum(_fans(conv))))
 
 
-def _kaiming(conv: nn.Module) -> None:
+def _kaiming(conv: Convolution) -> None:
     nn.init.normal_(conv.weight, std=math.sqrt(2 / _fans(conv)[0]))
 
 
-INITIALISERS: dict[str, Callable[[nn.Module], object]] = {
+INITIALISERS: dict[str, Callable[[Convolution], object]] = {
     "default": lambda conv: None,  # torch's, as published: kaiming_uniform with a = sqrt(5)
     "normal": lambda conv: nn.init.normal_(conv.weight, std=0.02),
     "xavier": _xavier,  # Glorot and Bengio 2010: std = sqrt(2 / (fan in + fan out))
     "kaiming": _kaiming,  # He et al. 2015 (arXiv:1502.01852): std = sqrt(2 / fan in), made for ReLU
-    "orthogonal": lambda conv: nn.init.orthogonal_(
-        conv.weight
-    ),  # Saxe et al. 2014 (arXiv:1312.6120)
+    # Saxe et al. 2014 (arXiv:1312.6120)
+    "orthogonal": lambda conv: nn.init.orthogonal_(conv.weight),
 }
 
 
 @torch.no_grad()
 def initialise(network: nn.Module, name: str) -> None:
-    """Draw the weights of all convolutions of a network anew from torch's random state and set their biases to 0.
+    """Draw the weights of all convolutions of a network from torch's random state; set biases to 0.
 
     Normalisations start at scale 1 and shift 0 anyway. ``"default"`` leaves everything as it is.
 

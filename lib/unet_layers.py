@@ -3,54 +3,58 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lib.config import NORMALISATIONS
 from lib.runtime import Recomputing
 from lib.utils import KitError
 
 EMPTY_LOGIT = -30.0
-"""Logit of a pixel that is surely not tumour: its sigmoid is 1e-13, and it is finite in every number format."""
+"""Logit of a pixel that is surely not tumour.
+
+Its sigmoid is 1e-13, and it is finite in every number format.
+"""
 
 
 class Guided(NamedTuple):
-    """What a network with a classification-guided module returns in train mode.
+    """Hold the output of a network with a classification-guided module, in train mode.
 
     Attributes:
         logits: of the masks, ``(N, 1, H, W)`` each, finest first.
-        presence: logit of "this slice holds tumour", ``(N,)``.
+        presence: logit of "this slice contains tumour", ``(N,)``.
     """
 
     logits: list[Tensor]
     presence: Tensor
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Any] = {
     act.__name__: act for act in (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Mish)
 }
-NORMALISATIONS = ("batch", "instance", "group", "none")
 
 
-def make_activation(name: str, inplace: bool = True) -> nn.Module:
-    """The activation of that name, computed in place where torch allows it.
+def make_activation(name: str) -> nn.Module:
+    """Return the activation of that name, computed in place where torch allows it.
 
     Raises:
         KitError: the name is not a key of ``ACTIVATIONS``.
     """
     if name not in ACTIVATIONS:
         raise KitError(f"activation {name!r} is unknown; use one of {', '.join(ACTIVATIONS)}")
-    return nn.GELU() if name == "GELU" else ACTIVATIONS[name](inplace=inplace)
+    if name == "GELU":
+        return nn.GELU()
+    activation: nn.Module = ACTIVATIONS[name](inplace=True)
+    return activation
 
 
 def make_normalisation(name: str, channels: int) -> nn.Module:
-    """The normalisation of that name, with a learned scale and shift per channel.
+    """Return the normalisation of that name, with a learned scale and shift per channel.
 
-    Groups (Wu and He 2018, arXiv:1803.08494) have 16 channels, or the largest divisor of 16 that
-    ``channels`` allows.
+    Groups (Wu and He 2018, arXiv:1803.08494) have 16 channels. If ``channels`` cannot be divided
+    by 16, they have as many as its greatest common divisor with 16.
 
     Raises:
         KitError: the name is not one of ``NORMALISATIONS``.
@@ -66,13 +70,26 @@ def make_normalisation(name: str, channels: int) -> nn.Module:
     raise KitError(f"normalisation {name!r} is unknown; use one of {', '.join(NORMALISATIONS)}")
 
 
-def concat(*features: Tensor) -> Tensor:
-    """Join feature maps along the channels."""
-    return features[0] if len(features) == 1 else torch.cat(features, dim=1)
+class Style(TypedDict):
+    """Settings that all blocks of a network share, see ``DoubleConv``."""
+
+    activation: str
+    normalisation: str
+
+
+class Concat(nn.Module):
+    """Join feature maps of equal size along the channels."""
+
+    def forward(self, *features: Tensor) -> Tensor:
+        """Return ``(N, sum of the channels, H, W)``."""
+        return features[0] if len(features) == 1 else torch.cat(features, dim=1)
 
 
 class DoubleConv(Recomputing):
-    """(3x3 convolution, normalisation, activation) twice: ``(N, in, H, W)`` -> ``(N, out, H, W)``.
+    """Apply (3x3 convolution, normalisation, activation) twice, at the same size.
+
+    ``entry`` makes one input of all features that the block is given, and the modules follow one
+    after the other. Shapes: ``(N, in, H, W)`` in total -> ``(N, out, H, W)``.
 
     Args:
         in_channels, out_channels: of the features.
@@ -80,6 +97,7 @@ class DoubleConv(Recomputing):
         normalisation: one of ``NORMALISATIONS``.
         bias: of the convolutions. A normalisation by channel subtracts it again, so the baseline
             has none; the published U-Net++ and UNet 3+ have it all the same.
+        entry: joins the features along their channels by default, as a skip connection needs.
     """
 
     def __init__(
@@ -89,63 +107,41 @@ class DoubleConv(Recomputing):
         activation: str = "ReLU",
         normalisation: str = "batch",
         bias: bool = False,
+        entry: nn.Module | None = None,
     ) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=bias)
-        self.norm1 = make_normalisation(normalisation, out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=bias)
-        self.norm2 = make_normalisation(normalisation, out_channels)
-        # without normalisation the activation would overwrite what a step has to start from again
-        self.activation = make_activation(activation, inplace=normalisation != "none")
-
-    def forward(self, *features: Tensor, join: Callable[..., Tensor] = concat) -> Tensor:
-        """Features of a batch.
-
-        Args:
-            features: what ``join`` makes the input of; pooled or enlarged there, they need not be
-            kept in that form.
-            join: takes the features, gives ``(N, in, H, W)``.
-        """
-        x = self.step(lambda *inputs: self.conv1(join(*inputs)), *features)
-        x = self.step(lambda x: self.conv2(self.activation(self.norm1(x))), x)
-        return self.step(lambda x: self.activation(self.norm2(x)), x)
+        super().__init__(
+            entry=entry or Concat(),
+            conv1=nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=bias),
+            norm1=make_normalisation(normalisation, out_channels),
+            act1=make_activation(activation),
+            conv2=nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=bias),
+            norm2=make_normalisation(normalisation, out_channels),
+            act2=make_activation(activation),
+        )
 
 
-class UpConv(nn.ConvTranspose2d):
-    """2x2 transposed convolution with stride 2, each pixel to four: ``(N, in, H, W)`` -> ``(N, out, 2 H, 2 W)``.
+class Down(DoubleConv):
+    """Halve height and width by 2x2 max pooling, then apply ``DoubleConv``."""
 
-    Weights and results are those of torch's, only the gradient of the bias is computed here. On a
-    CPU torch leaves it to a loop of oneDNN that takes twice as long as the rest of the backward
-    pass.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, kernel_size=2, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Enlarged features of a batch."""
-        x = F.conv_transpose2d(x, self.weight, self.bias.detach(), self.stride)
-        return _BiasGradient.apply(x, self.bias)
-
-
-class _BiasGradient(torch.autograd.Function):
-    """Features that hold a bias already, unchanged: it gets the sum of their gradients over all pixels."""
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, bias: Tensor) -> Tensor:
-        return features.view_as(features)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        return gradient, gradient.sum((0, 2, 3), dtype=torch.float32)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        activation: str = "ReLU",
+        normalisation: str = "batch",
+        bias: bool = False,
+    ) -> None:
+        pool = nn.MaxPool2d(kernel_size=2)
+        super().__init__(in_channels, out_channels, activation, normalisation, bias, entry=pool)
 
 
 class Upsample(nn.Module):
-    """Bilinear enlargement by a whole factor, as ``F.interpolate(..., align_corners=False)`` computes it.
+    """Enlarge features bilinearly by a whole factor.
 
-    Written as one matrix product per axis: torch's own has no deterministic backward on CUDA, and
-    its substitute under ``use_deterministic_algorithms`` keeps many times the memory. The weights
-    are multiples of 1 / (2 factor), exact in bfloat16 for factors up to 16.
+    The result is that of ``F.interpolate(..., align_corners=False)``, computed as one matrix
+    product per axis. The function of torch has no deterministic backward on CUDA. Its substitute
+    under ``use_deterministic_algorithms`` keeps many times the memory. The weights are multiples
+    of 1 / (2 factor), exact in bfloat16 for factors up to 16.
 
     Shapes:
         ``(N, C, H, W)`` -> ``(N, C, factor H, factor W)`` in channels_last.
@@ -156,7 +152,7 @@ class Upsample(nn.Module):
         self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
-        """Enlarged features of a batch."""
+        """Return the enlarged features of a batch."""
         n, c, h, w = x.shape
         rows = self._weights(h, x)
         columns = rows if h == w else self._weights(w, x)
@@ -166,18 +162,22 @@ class Upsample(nn.Module):
         return x.view(n, len(rows), len(columns), c).permute(0, 3, 1, 2)
 
     def _weights(self, size: int, like: Tensor) -> Tensor:
-        """``(factor size, size)``: the share of each old pixel in each new one, whose centre lies between two."""
+        """Return the share of each old pixel in each new one, ``(factor size, size)``."""
         old = torch.arange(size, device=like.device, dtype=torch.float32)
         new = torch.arange(0.5 / self.factor - 0.5, size - 0.5, 1 / self.factor, device=like.device)
         return (1 - (new.clamp(0, size - 1)[:, None] - old).abs()).clamp(min=0).to(like.dtype)
 
 
 def require_divisible(x: Tensor, factor: int) -> None:
-    """Raise ``KitError`` with the size to pad to unless height and width of ``(N, C, H, W)`` divide by ``factor``."""
+    """Check that height and width of ``(N, C, H, W)`` are multiples of ``factor``.
+
+    Raises:
+        KitError: they are not; the message names the size to pad to.
+    """
     height, width = x.shape[-2:]
     if height % factor or width % factor:
         up = [-(-edge // factor) * factor for edge in (height, width)]
         raise KitError(
-            f"image of {height}x{width} pixels: this network halves it {factor.bit_length() - 1} times, "
-            f"pad it to {up[0]}x{up[1]}"
+            f"image of {height}x{width} pixels: this network halves it "
+            f"{factor.bit_length() - 1} times, pad it to {up[0]}x{up[1]}"
         )

@@ -19,18 +19,18 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 class KitError(ValueError):
-    """Bad input. Its text is one line that says what is wrong, where, and what to do about it."""
+    """Report bad input, in one line that says what is wrong, where, and what to do about it."""
 
 
 class EditedError(KitError):
-    """Code was edited after Python loaded it: what would run is not what the file says."""
+    """Report code that was edited after Python loaded it: the old code would run."""
 
 
 # --- hashing and writing --------------------------------------------------------------------------
 
 
 def sha256(data: bytes | Path) -> str:
-    """Hex SHA-256 of bytes or of a file's content."""
+    """Return the hex SHA-256 of bytes or of a file's content."""
     if isinstance(data, bytes):
         return hashlib.sha256(data).hexdigest()
     with open(data, "rb") as stream:
@@ -38,12 +38,12 @@ def sha256(data: bytes | Path) -> str:
 
 
 def fingerprint(value: Any) -> str:
-    """Hex SHA-256 of a JSON-like value; equal values give equal fingerprints on every machine."""
+    """Return the hex SHA-256 of a JSON-like value, the same on every computer."""
     return sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
 
 
 def write_atomic(path: Path, data: bytes | memoryview | str) -> None:
-    """Write a whole file or nothing: a reader, or a power cut, never meets half of it."""
+    """Write a whole file or nothing: no reader sees half of it, not even after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(data, str):
         data = data.encode("utf-8")
@@ -75,13 +75,13 @@ def _replace(new: Path, path: Path) -> None:
 
 
 def build_folder(target: Path, ready: Callable[[], bool], build: Callable[[Path], None]) -> None:
-    """Make a folder as a whole or not at all, and only once however many processes of this machine ask for it.
+    """Build a folder as a whole or not at all, and only once on this computer.
 
-    ``build`` fills a temporary folder beside ``target``, which is then renamed; whoever comes
-    meanwhile waits. Machines that share a disk may both build; the first to rename wins.
+    ``build`` fills a temporary folder beside ``target``, which is then renamed; other processes
+    wait. Computers that share a disk may both build; the first to rename wins.
 
     Args:
-        ready: is it there already? Asked before and after waiting.
+        ready: returns whether the folder is there already; called before and after waiting.
 
     Raises:
         OSError: no space or no right to write, or ``target`` holds something.
@@ -90,9 +90,8 @@ def build_folder(target: Path, ready: Callable[[], bool], build: Callable[[Path]
         return
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    lock = fingerprint([str(Path.home()), str(target)])[
-        :16
-    ]  # of this user, and not among his files
+    # a lock of this user, outside their files
+    lock = fingerprint([str(Path.home()), str(target)])[:16]
     with FileLock(Path(tempfile.gettempdir()) / f"segmentation-kit-{lock}.lock"):
         if ready():
             return
@@ -111,7 +110,10 @@ def build_folder(target: Path, ready: Callable[[], bool], build: Callable[[Path]
 
 
 def short_path(path: Path) -> str:
-    """A path as seen from the current folder or the project: no home folder belongs in a committed notebook."""
+    """Return a path relative to the current folder or the project.
+
+    A committed notebook must not show a home folder.
+    """
     for base in (Path.cwd(), PROJECT):
         if path.resolve().is_relative_to(base.resolve()):
             return path.resolve().relative_to(base.resolve()).as_posix()
@@ -124,7 +126,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def progress(*args: Any, **kwargs: Any) -> Any:
-    """A tqdm bar: a widget in Jupyter, text elsewhere; ``KIT_PROGRESS=text`` asks for text, ``off`` for none."""
+    """Return a tqdm bar: a widget in Jupyter, text elsewhere.
+
+    ``KIT_PROGRESS=text`` asks for text, ``off`` for none.
+    """
     wanted = os.environ.get("KIT_PROGRESS")
     if wanted in ("text", "off"):
         from tqdm.std import tqdm
@@ -136,7 +141,7 @@ def progress(*args: Any, **kwargs: Any) -> Any:
 
 
 def in_notebook() -> bool:
-    """Does this code run in a Jupyter kernel?"""
+    """Return whether this code runs in a Jupyter kernel."""
     interpreter = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return getattr(interpreter, "kernel", None) is not None
 
@@ -149,10 +154,7 @@ def say(line: str, stream: TextIO | None = None) -> None:
 
 
 def cores() -> int:
-    """Cores that this process may use: fewer than the machine has where it shares them, e.g.
-
-    on a cluster.
-    """
+    """Return the number of cores that this process may use, e.g. its share of a cluster node."""
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -7,15 +7,15 @@ Command line: ``python -m maintain.postprocess --data DIR [--folder result/refer
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import ndimage
-from torch import nn
 
 from lib.dataset import BrainData, load_data
-from lib.evaluate import THRESHOLD, predict_volumes
+from lib.evaluate import THRESHOLD, TrainedModel, predict_volumes
 from lib.logger import to_csv
 from lib.metrics import dsc, largest_component
 from lib.predict import load_weights
@@ -67,7 +67,7 @@ def score_rules(folds: Mapping[str, CrossValidation], data: BrainData) -> pd.Dat
             networks = {
                 label: load_weights(run.weights) for label, run in zip(folds, runs, strict=True)
             }
-            machine = prepare(list(networks.values()), "auto", "auto")
+            machine = prepare([each.network for each in networks.values()], "auto", "auto")
             for patient in runs[0].cases["patient"]:
                 truth = data.slices((patient,)).volume_masks()[0]
                 rows += [
@@ -90,13 +90,17 @@ def score_rules(folds: Mapping[str, CrossValidation], data: BrainData) -> pd.Dat
 
 
 def _predictions(
-    networks: Mapping[str, nn.Module], data: BrainData, patient: str, machine: Machine
+    networks: Mapping[str, TrainedModel], data: BrainData, patient: str, machine: Machine
 ) -> dict[str, np.ndarray]:
     """Return recipe -> probabilities of a patient on the network's grid."""
     plain, flipped = (
         {
-            label: next(predict_volumes(network, data, (patient,), machine, tta=tta))[1]
-            for label, network in networks.items()
+            label: next(
+                predict_volumes(
+                    each.network, replace(each.config, tta=tta), data, (patient,), machine
+                )
+            )[1]
+            for label, each in networks.items()
         }
         for tta in (False, True)
     )

@@ -19,7 +19,7 @@ from lib.transform import (
     draw_affine,
     draw_intensity,
     draw_sources,
-    stand_in,
+    substitute,
     warp,
 )
 
@@ -193,7 +193,7 @@ def heads(n=4, channels=3, size=24):
 
 
 def drawn(n=4, seed=0, **only):
-    """Strengths and seeds with these strengths, a value or one per sequence, and no other change."""
+    """Strengths and seeds with these strengths, one or one per sequence, and no other change."""
     strengths, seeds = random_changes(n, seed, 0.0)
     for name, strength in only.items():
         strengths[:, NAMES.index(name)] = torch.as_tensor(strength)
@@ -342,7 +342,7 @@ def test_flair_stands_in_for_what_is_missing():
         1, 3, 1, 1
     ).expand(4, 3, 2, 2)
     sources = torch.tensor([[0, 1, 2], [1, 1, 2], [0, 1, 1], [1, 1, 1]])
-    assert stand_in(images.clone(), sources)[:, :, 0, 0].tolist() == [
+    assert substitute(images.clone(), sources)[:, :, 0, 0].tolist() == [
         [0, 1, 2],
         [11, 11, 12],
         [20, 21, 21],
@@ -353,10 +353,10 @@ def test_flair_stands_in_for_what_is_missing():
 def test_neighbours_miss_what_their_slice_misses():
     images = torch.randn(5, 9, 4, 4)
     sources = torch.from_numpy(draw_sources(np.random.default_rng(4), 5, 0.7))
-    changed = stand_in(images.clone(), sources)
+    changed = substitute(images.clone(), sources)
     for first in (0, 3, 6):
         assert torch.equal(
-            changed[:, first : first + 3], stand_in(images[:, first : first + 3].clone(), sources)
+            changed[:, first : first + 3], substitute(images[:, first : first + 3].clone(), sources)
         )
 
 
@@ -388,7 +388,7 @@ def test_what_is_drawn_is_applied_in_order():
     images, _ = heads(n=6)
     masks = (images[:, :1] > 1).float()
     expected, expected_masks = warp(images, masks, drawn.theta, "background")
-    expected = stand_in(change_intensity(expected, drawn.strengths, drawn.seeds), drawn.sources)
+    expected = substitute(change_intensity(expected, drawn.strengths, drawn.seeds), drawn.sources)
     found, found_masks = augmentation.apply(images, masks, drawn)
     assert torch.equal(found, expected) and torch.equal(found_masks, expected_masks)
     half, _ = augmentation.apply(images[2:5], masks[2:5], drawn.of(slice(2, 5)))

@@ -204,25 +204,27 @@ def test_a_network_gets_what_its_constructor_takes():
     assert chosen.given == (3, True, "GELU", 3)
 
 
-@pytest.mark.parametrize(
-    ("name", "switch"),
-    [
-        ("Bare", "deep_supervision"),
-        ("Bare", "checkpointing"),
-        ("Derived", "guided"),
-        ("Chosen", "checkpointing"),
-    ],
-)
+@pytest.mark.parametrize(("name", "switch"), [("Bare", "deep_supervision"), ("Derived", "guided")])
 def test_a_switch_that_a_network_does_not_know(name, switch):
     with pytest.raises(KitError, match=f"{name}.*no argument {switch}"):
         build_model(Config(model=f"{OWN}{name}", **{switch: True}))
+
+
+def test_checkpointing_needs_a_block_that_can_be_recomputed():
+    with pytest.raises(KitError, match=r"Chosen: checkpointing.*DoubleConv"):
+        build_model(Config(model=f"{OWN}Chosen", checkpointing=True))
+
+
+def test_a_custom_network_is_initialised():
+    torch.manual_seed(0)
+    network = build_model(Config(model=f"{OWN}Bare", initialiser="normal"))
+    assert not network.conv.bias.any()
 
 
 @pytest.mark.parametrize("model", NETWORKS)
 def test_neighbours_are_further_input_channels(model):
     config = Config(model=model, init_features=2, image_size=32, neighbours=2)
     network = build_model(config).eval()
-    assert network.config == config
     assert network(torch.zeros(1, 15, 32, 32)).shape == (1, 1, 32, 32)
     cost, plain = (
         summary(dataclasses.replace(config, neighbours=n), precision="fp32") for n in (2, 0)

@@ -555,18 +555,10 @@ def test_one_output_costs_what_the_loss_says(batch, name):
     torch.testing.assert_close(DeepSupervisionLoss(loss)([batch[0]] * 3, batch[1]), loss(*batch))
 
 
-def test_outputs_count_equally_unless_weighted(batch, outputs):
+def test_outputs_count_equally(batch, outputs):
     target = batch[1]
     alone = torch.stack([DiceLoss()(logits, target) for logits in outputs])
     torch.testing.assert_close(DeepSupervisionLoss(DiceLoss())(outputs, target), alone.mean())
-    expected = 0.5 * alone[0] + 0.25 * alone[1] + 0.25 * alone[2]
-    for weights in ([0.5, 0.25, 0.25], (4, 2, 2)):
-        torch.testing.assert_close(
-            DeepSupervisionLoss(DiceLoss(), weights)(outputs, target), expected
-        )
-    DeepSupervisionLoss(DiceLoss(), [1, 1, 0])(outputs, target).backward()
-    assert outputs[0].grad.abs().sum() > 0 and outputs[1].grad.abs().sum() > 0
-    assert outputs[2].grad.abs().sum() == 0
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -623,7 +615,7 @@ def test_guided_in_half_precision(batch, outputs, dtype):
 def test_gradients_of_the_guided_loss_are_those_of_finite_differences(name):
     logits, target = blob(12, 11)
     presence = torch.tensor([0.3, -0.2], dtype=torch.float64, requires_grad=True)
-    loss = DeepSupervisionLoss(build_loss(name), [2, 1])
+    loss = DeepSupervisionLoss(build_loss(name))
     assert torch.autograd.gradcheck(
         lambda one, two, p: loss(Guided([one, two], p), target),
         (logits.requires_grad_(), (logits.detach() / 2).requires_grad_(), presence),
@@ -642,14 +634,6 @@ def test_outputs_of_another_size_are_refused(wrap):
     full, half = torch.zeros(2, 1, 16, 16), torch.zeros(2, 1, 8, 8)
     with pytest.raises(KitError, match=r"\(2, 1, 8, 8\).*\(2, 1, 16, 16\).*full size"):
         DeepSupervisionLoss(DiceLoss())(wrap(full, half), torch.zeros(2, 1, 16, 16))
-
-
-def test_weights_that_do_not_fit_are_refused(batch, outputs):
-    with pytest.raises(KitError, match="2 weights for a network with 3 outputs"):
-        DeepSupervisionLoss(DiceLoss(), [1, 1])(outputs, batch[1])
-    for weights in ([1, -1, 1], [0, 0], []):
-        with pytest.raises(KitError, match="must not be negative"):
-            DeepSupervisionLoss(DiceLoss(), weights)
 
 
 def test_any_loss_of_ones_own_can_be_supervised_deeply(batch, outputs):

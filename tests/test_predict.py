@@ -1,5 +1,6 @@
 """From weights and images to masks: what is opened, what is refused, what is written."""
 
+import dataclasses
 import io
 import os
 import pickle
@@ -19,8 +20,9 @@ from lib import predict
 from lib.config import Config
 from lib.data import kaggle
 from lib.dataset import load_data
-from lib.evaluate import mean_logits, predict_volumes
-from lib.metrics import dsc, hd95, iou, largest_component
+from lib.evaluate import TrainedModel, mean_logits, predict_volumes
+from lib.logger import Run
+from lib.metrics import counts, dsc, hd95, largest_component
 from lib.networks import build_model
 from lib.predict import load_weights
 from lib.runtime import Machine, pick_precision
@@ -54,9 +56,10 @@ def weights(tmp_path) -> Path:
 class Bright(nn.Module):
     """Finds what shines on FLAIR: on the synthetic patients, the tumour."""
 
-    def __init__(self, **changes):
-        super().__init__()
-        self.config, self.trained_on = Config(**{**TINY.to_dict(), **changes}), ()
+    @classmethod
+    def trained(cls, trained_on=(), **changes) -> TrainedModel:
+        """Return it as ``load_weights`` would."""
+        return TrainedModel(cls(), Config(**{**TINY.to_dict(), **changes}), trained_on)
 
     def forward(self, x):
         return (x[:, 1:2] - 1.8) * 20
@@ -73,10 +76,11 @@ class Silent(Bright):
 
 
 def test_weights_of_a_run(weights):
-    network = load_weights(weights)
+    trained = load_weights(weights)
+    network = trained.network
     assert isinstance(network, UNet)
     assert not network.training
-    assert network.config == TINY
+    assert trained.config == TINY and trained.trained_on == ()
     saved = torch.load(weights, weights_only=True)["weights"]
     assert all(torch.equal(value, saved[name]) for name, value in network.state_dict().items())
     assert load_weights(str(weights)).config == TINY
@@ -86,8 +90,9 @@ def test_published_state_dict(tmp_path):
     torch.manual_seed(0)
     published = Published(4).eval()
     torch.save(published.state_dict(), tmp_path / "unet.pt")
-    network = load_weights(tmp_path / "unet.pt")
-    assert (network.config.init_features, network.config.image_size) == (4, 256)
+    trained = load_weights(tmp_path / "unet.pt")
+    assert (trained.config.init_features, trained.config.image_size) == (4, 256)
+    network = trained.network
     images = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(network(images).sigmoid(), published(images), atol=1e-6, rtol=0)
@@ -255,7 +260,7 @@ def test_flipped_bytes_load_or_are_refused(weights):
 
 def test_masks_are_written_in_the_kaggle_layout(tiny_kaggle, tmp_path):
     prediction = predict.predict(
-        Bright(), tiny_kaggle, tmp_path / "out", device="cpu", precision="fp32"
+        Bright.trained(), tiny_kaggle, tmp_path / "out", device="cpu", precision="fp32"
     )
     for name in NAMES:
         volume, truth, _ = kaggle.read_patient(prediction.data.patients[name])
@@ -275,7 +280,7 @@ def test_masks_are_written_in_the_kaggle_layout(tiny_kaggle, tmp_path):
 
 
 def test_cases_are_computed_from_the_written_masks(tiny_kaggle, tmp_path):
-    prediction = predict.predict(Bright(), tiny_kaggle, tmp_path / "out", device="cpu")
+    prediction = predict.predict(Bright.trained(), tiny_kaggle, tmp_path / "out", device="cpu")
     table = pd.read_csv(tmp_path / "out" / "cases.csv")
     assert b"\r" not in (tmp_path / "out" / "cases.csv").read_bytes()
     assert list(table.columns)[:8] == [
@@ -297,7 +302,7 @@ def test_cases_are_computed_from_the_written_masks(tiny_kaggle, tmp_path):
         assert (row.slices, row.tp) == (6, (mask & truth).sum())
         assert (row.fp, row.fn) == ((mask & ~truth).sum(), (truth & ~mask).sum())
         assert row.dsc_native == pytest.approx(dsc(mask, truth), abs=1e-7)
-        assert row.iou == pytest.approx(iou(mask, truth), abs=1e-7)
+        assert row.iou == pytest.approx(counts(mask, truth).iou, abs=1e-7)
         assert row.hd95 == pytest.approx(hd95(mask, truth), rel=1e-7)
         assert 0.7 < row.dsc <= 1
     pd.testing.assert_frame_equal(table, prediction.cases, rtol=1e-7, check_dtype=False)
@@ -311,7 +316,7 @@ def test_masks_come_back_to_the_files_own_grid(tmp_path, mode, size):
     volume, mask = brain(3, 8, 50, 41)
     write_patient(tmp_path / "data", NAMES[0], volume, mask, numbers=(1, 2, 3, 5, 8, 9, 10, 11))
     prediction = predict.predict(
-        Bright(image_size=size, preprocessing=mode), tmp_path / "data", device="cpu"
+        Bright.trained(image_size=size, preprocessing=mode), tmp_path / "data", device="cpu"
     )
     assert prediction.mask(NAMES[0]).shape == (8, 50, 41)
     assert prediction.cases["dsc_native"][0] > 0.8
@@ -319,7 +324,7 @@ def test_masks_come_back_to_the_files_own_grid(tmp_path, mode, size):
 
 def test_unlabelled_patients(kaggle_folder, tmp_path):
     root = kaggle_folder(NAMES[:2], masks=False)
-    prediction = predict.predict(Bright(), root, tmp_path / "out", device="cpu")
+    prediction = predict.predict(Bright.trained(), root, tmp_path / "out", device="cpu")
     assert list(prediction.cases.columns) == ["patient", "slices", "seen"]
     assert prediction.ranked() == list(NAMES[:2])
     assert prediction.mask(NAMES[0]).any()
@@ -330,14 +335,14 @@ def test_unlabelled_patients(kaggle_folder, tmp_path):
 def test_some_patients_without_masks(kaggle_folder, tmp_path):
     root = kaggle_folder(NAMES[:2], masks=False)
     write_patient(root, NAMES[2], *brain(5))
-    prediction = predict.predict(Bright(), root, device="cpu")
+    prediction = predict.predict(Bright.trained(), root, device="cpu")
     assert prediction.cases["dsc"].isna().tolist() == [True, True, False]
     assert prediction.ranked()[0] == NAMES[2]
     assert "1 patient\n" in str(prediction)
 
 
 def test_nothing_found(tiny_kaggle):
-    prediction = predict.predict(Silent(), tiny_kaggle, patients=[NAMES[4]], device="cpu")
+    prediction = predict.predict(Silent.trained(), tiny_kaggle, patients=[NAMES[4]], device="cpu")
     row = prediction.cases.iloc[0]
     assert (row["dsc"], row["dsc_native"], row["tp"], row["fp"], row["recall"]) == (0, 0, 0, 0, 0)
     assert row["hd95"] == pytest.approx(np.sqrt(6**2 + 32**2 + 32**2))
@@ -346,9 +351,8 @@ def test_nothing_found(tiny_kaggle):
 
 @pytest.mark.parametrize("learnt", [NAMES[1:3], NAMES, ()])
 def test_patients_seen_in_training_are_marked(tiny_kaggle, tmp_path, learnt):
-    network = Bright()
-    network.trained_on = (*learnt, "TCGA_somebody_else")
-    prediction = predict.predict(network, tiny_kaggle, tmp_path, device="cpu")
+    trained = Bright.trained((*learnt, "TCGA_somebody_else"))
+    prediction = predict.predict(trained, tiny_kaggle, tmp_path, device="cpu")
     assert prediction.seen == tuple(learnt)
     assert prediction.cases["seen"].tolist() == [name in learnt for name in sorted(NAMES)]
     flags = [line.split(",")[2] for line in (tmp_path / "cases.csv").read_text().splitlines()]
@@ -360,7 +364,7 @@ def test_patients_seen_in_training_are_marked(tiny_kaggle, tmp_path, learnt):
 
 
 def test_nobody_to_segment(tiny_kaggle, tmp_path):
-    prediction = predict.predict(Bright(), tiny_kaggle, tmp_path, patients=[], device="cpu")
+    prediction = predict.predict(Bright.trained(), tiny_kaggle, tmp_path, patients=[], device="cpu")
     assert (tmp_path / "cases.csv").read_text() == "patient,slices,seen\n"
     assert (prediction.seen, prediction.ranked()) == ((), [])
     assert "0 patients" in str(prediction)
@@ -368,12 +372,12 @@ def test_nobody_to_segment(tiny_kaggle, tmp_path):
 
 def test_chosen_patients_only(tiny_kaggle, tmp_path):
     prediction = predict.predict(
-        Bright(), tiny_kaggle, tmp_path / "out", patients=[NAMES[3], NAMES[0]], device="cpu"
+        Bright.trained(), tiny_kaggle, tmp_path / "out", patients=[NAMES[3], NAMES[0]], device="cpu"
     )
     assert list(prediction.cases["patient"]) == [NAMES[3], NAMES[0]]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {NAMES[0], NAMES[3], "cases.csv"}
     with pytest.raises(KitError, match=f"nobody.*{NAMES[0]}"):
-        predict.predict(Bright(), tiny_kaggle, patients=["nobody"], device="cpu")
+        predict.predict(Bright.trained(), tiny_kaggle, patients=["nobody"], device="cpu")
 
 
 def test_batch_size_does_not_matter(tiny_kaggle, weights):
@@ -382,6 +386,20 @@ def test_batch_size_does_not_matter(tiny_kaggle, weights):
         for n in (1, 5)
     )
     pd.testing.assert_frame_equal(one.cases, many.cases)
+
+
+@pytest.mark.parametrize(
+    ("weights", "answer"),
+    [(Bright(), "not Bright; a bare network"), (None, "not NoneType"), (["a.pt"], "not list")],
+)
+def test_neither_a_file_nor_a_trained_model(tiny_kaggle, weights, answer):
+    with pytest.raises(KitError, match=answer):
+        predict.predict(weights, tiny_kaggle)
+
+
+def test_a_run_instead_of_its_weights(tiny_kaggle, tmp_path):
+    with pytest.raises(KitError, match=r"give it run\.weights"):
+        predict.predict(Run(tmp_path), tiny_kaggle)
 
 
 def test_where_new_memory_is_slow_slices_are_computed_in_parts(tiny_kaggle, weights, monkeypatch):
@@ -412,8 +430,9 @@ def test_flips_are_averaged(tiny_kaggle):
     one, other = (
         torch.sigmoid(part)[:, 0] for part in (model(images), model(images.flip(3)).flip(3))
     )
-    ((_, plain),) = predict_volumes(model, data, (NAMES[0],), machine, 3)
-    ((_, both),) = predict_volumes(model, data, (NAMES[0],), machine, 3, tta=True)
+    ((_, plain),) = predict_volumes(model, TINY, data, (NAMES[0],), machine, 3)
+    flips = dataclasses.replace(TINY, tta=True)
+    ((_, both),) = predict_volumes(model, flips, data, (NAMES[0],), machine, 3)
     np.testing.assert_allclose(plain, one, atol=1e-6)
     np.testing.assert_allclose(both, (one + other) / 2, atol=1e-6)
 
@@ -431,27 +450,28 @@ def test_averaged_logits_stay_finite():
 
 def test_flips_by_argument_or_by_the_networks_config(tiny_kaggle):
     plain, asked = (
-        predict.predict(Lopsided(), tiny_kaggle, device="cpu", tta=tta) for tta in (None, True)
+        predict.predict(Lopsided.trained(), tiny_kaggle, device="cpu", tta=tta)
+        for tta in (None, True)
     )
-    config = predict.predict(Lopsided(tta=True), tiny_kaggle, device="cpu")
+    config = predict.predict(Lopsided.trained(tta=True), tiny_kaggle, device="cpu")
     pd.testing.assert_frame_equal(asked.cases, config.cases)
     assert (plain.config.tta, asked.config.tta, config.config.tta) == (False, True, True)
     assert not plain.cases.equals(asked.cases)
-    off = predict.predict(Lopsided(tta=True), tiny_kaggle, device="cpu", tta=False)
+    off = predict.predict(Lopsided.trained(tta=True), tiny_kaggle, device="cpu", tta=False)
     pd.testing.assert_frame_equal(plain.cases, off.cases)
 
 
 def test_data_of_another_size_is_refused(tiny_kaggle):
     for data in (load_data(tiny_kaggle, 64), load_data(tiny_kaggle, 32, "native")):
         with pytest.raises(KitError, match="reference at 32"):
-            predict.predict(Bright(), data, device="cpu")
+            predict.predict(Bright.trained(), data, device="cpu")
 
 
 def test_the_true_masks_are_never_overwritten(tiny_kaggle, tmp_path):
     """With the data folder as ``--out``, predictions would replace what the doctors drew."""
     before = {file: file.read_bytes() for file in tiny_kaggle.rglob("*.tif")}
     with pytest.raises(KitError) as caught:
-        predict.predict(Bright(), tiny_kaggle, tiny_kaggle, device="cpu")
+        predict.predict(Bright.trained(), tiny_kaggle, tiny_kaggle, device="cpu")
     assert str(tiny_kaggle) in str(caught.value)
     assert {file: file.read_bytes() for file in tiny_kaggle.rglob("*.tif")} == before
 

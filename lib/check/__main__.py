@@ -1,4 +1,4 @@
-"""Check a custom network or loss: ``python -m lib.check my_module:MyLoss``"""
+"""Check a custom network or loss: ``python -m lib.check my_module:MyLoss``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lib.runtime import CommandParser, run_command
 
 
 def main() -> None:
-    """The command line: exit 1 where a check fails."""
+    """Run the command line; exit 1 if a check fails."""
     parser = CommandParser(
         prog="python -m lib.check", description="Check a custom network or loss on random images."
     )

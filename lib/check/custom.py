@@ -1,4 +1,4 @@
-"""A second of random images through a custom network or loss: does it do what a training relies on?"""
+"""Check a custom network or loss on random images, within a second."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SLICES, _SIZE = 4, 64  # edge in pixels: a network may halve it six times
 
 
 class Check(NamedTuple):
-    """What was checked, whether it holds, and what to do if it does not; ``str()`` puts it into one line."""
+    """Hold the outcome of a check, and the remedy if it fails; ``str()`` puts it into a line."""
 
     name: str
     passed: bool
@@ -30,10 +30,11 @@ class Check(NamedTuple):
 
 
 def check(spec: str) -> list[Check]:
-    """Check a custom network or loss, given as ``"module:Class"``; importing it runs that module's code.
+    """Check a custom network or loss, given as ``"module:Class"``.
 
-    A class whose ``forward`` takes one argument is a network, any other a loss. The checks stop at
-    one that fails where those after it could not be run. Torch's random state stays as it is.
+    Importing it runs that module's code. A class whose ``forward`` takes one argument is a
+    network, any other a loss. The checks stop at one that fails if those after it could not be
+    run. Torch's random state stays as it is.
 
     Raises:
         KitError: no such class, or its constructor needs an argument that the kit does not pass.
@@ -47,7 +48,7 @@ def check(spec: str) -> list[Check]:
 
 
 def _needed(cls: type[nn.Module]) -> list[str]:
-    """The arguments without which ``forward`` cannot be called, ``self`` left out."""
+    """Return the arguments that ``forward`` needs, without ``self``."""
     _, *parameters = inspect.signature(cls.forward).parameters.values()
     return [
         parameter.name
@@ -79,7 +80,7 @@ def _check_network(network: nn.Module) -> Iterator[Check]:
     yield Check(
         "gives logits",
         not bounded,
-        "all numbers lie between 0 and 1: leave out the sigmoid, the losses apply it",
+        "all numbers are between 0 and 1: leave out the sigmoid, the losses apply it",
     )
     outputs = tensors_in(network.train()(images))
     torch.stack([values.float().square().sum() for values in outputs]).sum().backward()
@@ -135,8 +136,6 @@ def _check_loss(loss: nn.Module) -> Iterator[Check]:
 
 
 def _described(value: object) -> str:
-    return (
-        f"a tensor of shape {tuple(value.shape)}"
-        if isinstance(value, Tensor)
-        else type(value).__name__
-    )
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return type(value).__name__

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ _VERSION = 1  # of the files below; changes of the preprocessing itself are seen
 
 @dataclass(frozen=True)
 class Record:
-    """What the cache knows of one patient.
+    """Describe a patient in the cache.
 
     Attributes:
         rows: half-open range of the patient's slices in the arrays.
@@ -50,6 +50,11 @@ class Record:
     tumour_slices: int
     sha256: str
     geometry: Geometry
+
+    @property
+    def has_mask(self) -> bool:
+        """Return whether the patient has masks."""
+        return self.truth >= 0
 
 
 @dataclass(frozen=True)
@@ -69,9 +74,9 @@ class Cache:
     truth: np.ndarray
 
     def native_mask(self, name: str) -> np.ndarray | None:
-        """The mask as in the files, ``(S, H, W)`` {0, 1} uint8; None for a patient without masks."""
+        """Return the mask as in the files, ``(S, H, W)`` {0, 1} uint8; None without masks."""
         record = self.records[name]
-        if record.truth < 0:
+        if not record.has_mask:
             return None
         shape = record.geometry.shape
         voxels = int(np.prod(shape))
@@ -80,7 +85,7 @@ class Cache:
 
 
 def cache_folder() -> Path:
-    """Where caches lie: ``KIT_CACHE``, else ``data/cache`` of the project, else the system's temporary folder."""
+    """Return the folder of caches: ``KIT_CACHE``, else ``data/cache``, else a temporary folder."""
     if os.environ.get("KIT_CACHE"):
         return Path(os.environ["KIT_CACHE"])
     folder = PROJECT / "data" / "cache"
@@ -88,18 +93,16 @@ def cache_folder() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return Path(tempfile.gettempdir()) / "brain-segmentation-cache"
-    return (
-        folder
-        if os.access(folder, os.W_OK)
-        else Path(tempfile.gettempdir()) / "brain-segmentation-cache"
-    )
+    if os.access(folder, os.W_OK):
+        return folder
+    return Path(tempfile.gettempdir()) / "brain-segmentation-cache"
 
 
 def open_cache(root: Path, patients: list[Patient], size: int, preprocessing: str) -> Cache:
-    """The cache of these patients at this size: opened when it is there and its sources are unchanged, else built.
+    """Open the cache of these patients at this size; build it if it is missing or outdated.
 
-    It is built beside its place under a lock and renamed: two processes build it once, and an
-    interruption leaves nothing half-made.
+    It is built under a lock and renamed: two processes build it once, and an interruption leaves
+    no incomplete cache.
 
     Raises:
         KitError: a file that cannot be used; see ``kaggle.read_patient``.
@@ -119,8 +122,8 @@ def open_cache(root: Path, patients: list[Patient], size: int, preprocessing: st
         build_folder(folder, (folder / "index.json").is_file, build)
     except OSError as error:
         raise KitError(
-            f"{folder.parent}: the cache cannot be written ({error}); free some space, or name another "
-            f"folder in KIT_CACHE"
+            f"{folder.parent}: the cache cannot be written ({error}); free some space, or name "
+            f"another folder in KIT_CACHE"
         ) from None
     return _open(folder)
 
@@ -174,10 +177,9 @@ def _build(folder: Path, root: str, patients: list[Patient], size: int, preproce
 def _prepare_all(
     patients: list[Patient], size: int, preprocessing: str
 ) -> Iterator[dict[str, Any]]:
-    """Prepared patients in order; a few at a time are under way, so memory does not grow with their number.
+    """Yield prepared patients in order; only a few are prepared at a time, to save memory.
 
-    Threads, not processes: the work is in numpy and zlib, which let other threads run, and nothing
-    has to be copied.
+    Threads, not processes: numpy and zlib let other threads run, and nothing has to be copied.
     """
     workers = min(len(patients), cores())
     # one BLAS thread a worker: more of them than cores wait for each other in busy loops
@@ -186,7 +188,8 @@ def _prepare_all(
         ThreadPoolExecutor(workers) as pool,
         progress(total=len(patients), desc=f"preparing {size}x{size}", unit="patient") as bar,
     ):
-        under_way, queue = deque(), iter(patients)
+        under_way: deque[Future[dict[str, Any]]] = deque()
+        queue = iter(patients)
         try:
             for patient in queue:
                 under_way.append(pool.submit(_prepare, patient, size, preprocessing))

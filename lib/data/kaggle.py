@@ -51,7 +51,7 @@ class Patient:
 
     @property
     def institution(self) -> str:
-        """Where the images come from: ``CS`` of ``TCGA_CS_4941_19960909``; else the name up to the first _."""
+        """Return the source of the images: ``CS`` of ``TCGA_CS_4941_...``, or the name up to _."""
         parts = self.name.split("_")
         return parts[1] if parts[0] == "TCGA" and len(parts) > 1 else parts[0]
 
@@ -60,7 +60,7 @@ class Patient:
 
 
 def find_root(source: str | Path) -> Path:
-    """The folder whose sub-folders are patients.
+    """Return the folder whose sub-folders are patients.
 
     Args:
         source: that folder, one that holds it (at most four levels up), Kaggle's ``archive.zip``,
@@ -74,7 +74,8 @@ def find_root(source: str | Path) -> Path:
     source = Path(source).expanduser()
     if not source.exists():
         raise KitError(
-            f"{source}: no such file or folder; give the Kaggle folder (kaggle_3m) or Kaggle's archive.zip"
+            f"{source}: no such file or folder; give the Kaggle folder (kaggle_3m) or Kaggle's "
+            f"archive.zip"
         )
     if source.is_file():
         return unpack(source)
@@ -87,7 +88,8 @@ def find_root(source: str | Path) -> Path:
     if _looks_like_patient(source):
         raise KitError(f"{source}: this is one patient's folder; give the folder that holds it")
     raise KitError(
-        f"{source}: no patient folders found; expected <patient>/<patient>_<slice>.tif with ..._mask.tif"
+        f"{source}: no patient folders found; expected <patient>/<patient>_<slice>.tif with "
+        f"..._mask.tif"
     )
 
 
@@ -117,17 +119,17 @@ def _download() -> Path:
     except Exception as error:  # network, credentials, quota: kagglehub raises many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise KitError(
-            f"download of {KAGGLE_DATASET} failed ({reason}); get archive.zip by hand, see data/README.md"
+            f"download of {KAGGLE_DATASET} failed ({reason}); get archive.zip by hand, see "
+            f"data/README.md"
         ) from None
 
 
 def unpack(archive: Path) -> Path:
-    """Unpack the slices of a zip beside it, once: ``archive.zip`` into ``kaggle_3m``, others into a folder of their
-    name.
+    """Unpack the slices of a zip beside it, once.
 
-    Only entries named ``<patient>/<patient>_<slice>.tif`` are read, and only those two names decide
-    where they go: an absolute path, ``..`` or a link in the archive cannot lead outside. Everything
-    else in it is left out.
+    ``archive.zip`` goes into ``kaggle_3m``, others into a folder of their name. Only entries named
+    ``<patient>/<patient>_<slice>.tif`` are read, and only those two names decide where they go: an
+    absolute path, ``..`` or a link in the archive cannot lead outside.
 
     Raises:
         KitError: not a zip, damaged, without slices, or far larger than the dataset.
@@ -155,7 +157,7 @@ def unpack(archive: Path) -> Path:
 def _slice_entries(
     archive: Path, bundle: zipfile.ZipFile
 ) -> dict[tuple[str, str], zipfile.ZipInfo]:
-    """(patient, file name) -> entry; Kaggle's zip holds the dataset twice, the first copy is taken."""
+    """Return (patient, file name) -> entry; of Kaggle's two copies the first is taken."""
     entries: dict[tuple[str, str], zipfile.ZipInfo] = {}
     for entry in bundle.infolist():
         parts = re.split(r"[\\/]", entry.filename)
@@ -169,13 +171,15 @@ def _slice_entries(
             entries.setdefault((parts[-2], parts[-1]), entry)
     if not entries:
         raise KitError(
-            f"{archive}: holds no <patient>/<patient>_<slice>.tif; expected Kaggle's archive.zip of "
+            f"{archive}: holds no <patient>/<patient>_<slice>.tif; expected Kaggle's archive.zip "
+            f"of "
             f"{KAGGLE_DATASET}"
         )
     size = sum(entry.file_size for entry in entries.values())
     if len(entries) > _MAX_FILES or size > _MAX_BYTES:
         raise KitError(
-            f"{archive}: {len(entries)} slices of {size / 2**30:.1f} GiB, far more than the dataset; "
+            f"{archive}: {len(entries)} slices of {size / 2**30:.1f} GiB, far more than the "
+            f"dataset; "
             f"unpack it by hand if you trust it"
         )
     return entries
@@ -185,7 +189,7 @@ def _slice_entries(
 
 
 def list_patients(root: Path) -> list[Patient]:
-    """The patients of a Kaggle folder, sorted by name; files that are no slices (README.md, .DS_Store) are passed over.
+    """Return the patients of a Kaggle folder, sorted by name; files that are no slices are ignored.
 
     Raises:
         KitError: an image without its mask, a mask without its image, a slice number twice, or a
@@ -207,13 +211,14 @@ def _list_patient(folder: Path) -> Patient | None:
             continue
         if match["stem"] != folder.name:
             raise KitError(
-                f"{folder}: {name} is a slice of another patient, or the folder was renamed or copied; give "
-                f"it the name {match['stem']}, or remove it"
+                f"{folder}: {name} is a slice of another patient, or the folder was renamed or "
+                f"copied; give it the name {match['stem']}, or remove it"
             )
         files, number = found[match["mask"] is not None], int(match["number"])
         if number in files:
             raise KitError(
-                f"{folder}: slice {number} stands there twice, {files[number].name} and {name}; remove one"
+                f"{folder}: slice {number} is there twice, {files[number].name} and {name}; "
+                f"remove one"
             )
         files[number] = folder / name
     images, masks = found[False], found[True]
@@ -223,8 +228,8 @@ def _list_patient(folder: Path) -> Patient | None:
     if odd and masks:
         here, missing = ("image", "mask") if odd[0] in images else ("mask", "image")
         raise KitError(
-            f"{folder}: slice {odd[0]} has its {here} but no {missing} ({len(odd)} such slices); restore "
-            f"the files, or remove the patient"
+            f"{folder}: slice {odd[0]} has its {here} but no {missing} ({len(odd)} such slices); "
+            f"restore the files, or remove the patient"
         )
     numbers = tuple(sorted(images))
     return Patient(
@@ -236,7 +241,7 @@ def _list_patient(folder: Path) -> Patient | None:
 
 
 def stat_key(patients: list[Patient]) -> list[tuple[str, int, int]]:
-    """(name, bytes, modification time in ns) of every file: cheap to take, changes when a source file does."""
+    """Return name, bytes and modification time in ns of every file, to notice changed files."""
     stats = (
         (path, path.stat()) for patient in patients for path in (*patient.images, *patient.masks)
     )
@@ -264,13 +269,14 @@ def read_patient(patient: Patient) -> tuple[np.ndarray, np.ndarray | None, list[
     mask = _stack(patient.masks, channels=1)
     if mask.shape != volume.shape[:3]:
         raise KitError(
-            f"{patient.masks[0].parent}: masks of {mask.shape[1:]} pixels, images of {volume.shape[1:3]}; "
-            f"they must agree"
+            f"{patient.masks[0].parent}: masks of {mask.shape[1:]} pixels, images of "
+            f"{volume.shape[1:3]}; they must agree"
         )
     remarks = []
     if not np.isin(np.unique(mask), (0, 1, 255)).all():
         remarks.append(
-            f"{patient.name}: mask has values other than 0 and 255; everything above 0 counts as tumour"
+            f"{patient.name}: mask has values other than 0 and 255; everything above 0 counts as "
+            f"tumour"
         )
     mask = (mask > 0).astype(np.uint8)
     if not mask.any():
@@ -293,8 +299,8 @@ def _stack(paths: tuple[Path, ...], channels: int) -> np.ndarray:
             )
         if image.shape != slices[0].shape:
             raise KitError(
-                f"{path}: {image.shape} pixels, but {paths[0].name} has {slices[0].shape}; all slices of a "
-                f"patient must agree"
+                f"{path}: {image.shape} pixels, but {paths[0].name} has {slices[0].shape}; all "
+                f"slices of a patient must agree"
             )
     return np.stack(slices)
 
@@ -322,7 +328,13 @@ def _read(path: Path) -> np.ndarray:
 
 
 def twins(digests: dict[str, str]) -> list[str]:
-    """A remark for each group of patients with identical images (name -> digest): they would leak across a split."""
+    """Return a remark for each group of patients with identical images.
+
+    They would leak across a split.
+
+    Args:
+        digests: name -> digest of the images.
+    """
     counts = Counter(digests.values())
     groups = {
         digest: [name for name, d in digests.items() if d == digest]
@@ -339,7 +351,7 @@ def twins(digests: dict[str, str]) -> list[str]:
 
 
 def write_masks(folder: Path, patient: Patient, mask: np.ndarray) -> None:
-    """Write ``(S, H, W)`` {0, 1} as ``<folder>/<patient>/<patient>_<slice>_mask.tif``, 0 and 255."""
+    """Write ``(S, H, W)`` {0, 1} as ``<patient>/<patient>_<slice>_mask.tif``, 0 and 255."""
     target = folder / patient.name
     target.mkdir(parents=True, exist_ok=True)
     for number, plane in zip(patient.numbers, mask, strict=True):

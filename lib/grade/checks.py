@@ -17,6 +17,7 @@ import pandas as pd
 from lib import train
 from lib.config import LOSSES, MODELS
 from lib.dataset import Split
+from lib.evaluate import native_scores
 from lib.grade.solutions import without_solutions
 from lib.grade.submission import Submission
 from lib.grade.test_set import Exam
@@ -130,12 +131,7 @@ def _problem_of_case(row: dict[Hashable, Any], exam: Exam) -> str | None:
     """Return why no run can have written a row of cases.csv, or None."""
     patient, slices = row["patient"], row["slices"]
     found = Counts(int(row["tp"]), int(row["fp"]), int(row["fn"]))
-    derived = {
-        "dsc_native": found.dsc,
-        "iou": found.iou,
-        "precision": found.precision,
-        "recall": found.recall,
-    }
+    derived = native_scores(found)
     wrong = [name for name, value in derived.items() if abs(row[name] - value) > EXACT]
     if wrong:
         return f"{wrong[0]} of {patient} does not follow from its tp, fp and fn"

@@ -10,11 +10,9 @@ import numpy as np
 import pandas as pd
 import tifffile
 import torch
-from torch import nn
 
 from lib.config import MODELS
-from lib.dataset import BrainData
-from lib.evaluate import case_row, native_mask, predict_volumes
+from lib.evaluate import score_cases
 from lib.grade.checkpoint import read_checked
 from lib.grade.checks import (
     Finding,
@@ -29,7 +27,7 @@ from lib.grade.checks import (
 from lib.grade.submission import Submission
 from lib.grade.test_set import Exam
 from lib.metrics import counts, largest_component, summarise
-from lib.runtime import Machine, deterministic
+from lib.runtime import deterministic, tune_allocator
 from lib.runtime.device import prepare
 from lib.utils import KitError, sha256
 
@@ -175,32 +173,18 @@ def _score_weights(
                 "best.pt says another config, or other training patients, than run.json.",
             )
         )
-    model = checkpoint.network()
-    machine = prepare([model], str(device), _precision(device, info))
+    network = checkpoint.network()
+    machine = prepare([network], str(device), _precision(device, info))
+    tune_allocator(device)
     batch_size = min(-(-config.batch_size * config.accumulate // info["accumulate"]), MAX_BATCH)
-    tables = [
-        _cases(
-            model,
-            exam.load(config.image_size, config.preprocessing, perturbed),
-            machine,
-            batch_size,
-        )
-        for perturbed in (False, True)
-    ]
+    tables = []
+    for perturbed in (False, True):
+        data = exam.load(config.image_size, config.preprocessing, perturbed)
+        patients = tuple(data.patients)
+        with deterministic():
+            rows = score_cases(network, checkpoint.config, data, patients, machine, batch_size)
+        tables.append(pd.DataFrame(rows))
     return tables[0], dict(zip(tables[1]["patient"], tables[1]["dsc"].astype(float), strict=True))
-
-
-def _cases(model: nn.Module, data: BrainData, machine: Machine, batch_size: int) -> pd.DataFrame:
-    """Return a row of scores for each patient."""
-    with deterministic():
-        return pd.DataFrame(
-            [
-                case_row(data, name, probabilities, native_mask(data, name, probabilities))
-                for name, probabilities in predict_volumes(
-                    model, data, tuple(data.patients), machine, batch_size
-                )
-            ]
-        )
 
 
 def _precision(device: torch.device, info: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ import pandas as pd
 
 from lib.config import Config
 from lib.logger import BEST_CSV, FOLD, TRAIN_CSV, updated
+from lib.metrics import COLUMNS
 from lib.utils import KitError
 
 READ = (".json", ".csv", ".pt", ".py", ".tif", ".tiff")  # files that are unpacked; others are not
@@ -41,13 +42,10 @@ _RUN_JSON = {
 }
 # column -> kind and largest value; none may be below 0
 _INF = math.inf
-_SHARES = ("dsc", "dsc_native", "iou", "precision", "recall")
 _CASES = {
     "patient": (str, 0),
     "slices": (int, 10_000),
-    **dict.fromkeys(_SHARES, (float, 1)),
-    **dict.fromkeys(("tp", "fp", "fn"), (int, 2**40)),
-    "hd95": (float, 1e6),
+    **{name: (column.kind, column.highest) for name, column in COLUMNS.items()},
 }
 _HISTORY = {
     "epoch": (int, _MAX_ROWS),

@@ -1,4 +1,4 @@
-"""Write the brain phantom: ``python -m lib.phantom DIR [--patients N --seed S --size PIXELS]``"""
+"""Write the brain phantom: ``python -m lib.phantom DIR [--patients N --seed S --size PIXELS]``."""
 
 from __future__ import annotations
 

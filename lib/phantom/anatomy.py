@@ -29,7 +29,7 @@ SUBSLICES = 3  # thin sections averaged into one thick slice (partial volume)
 
 
 def _pose(rng: np.random.Generator) -> np.ndarray:
-    """Matrix (3, 3) that takes scanner millimetres to anatomical ones: rotation, size and shape of the head."""
+    """Return the matrix (3, 3) from scanner to anatomical mm: rotation, size, shape of the head."""
     yaw, pitch, roll = np.deg2rad(rng.normal(0, (5, 7, 3)))
     cy, sy, cp, sp, cr, sr = (
         np.cos(yaw),
@@ -46,7 +46,7 @@ def _pose(rng: np.random.Generator) -> np.ndarray:
 
 
 def _grid(rng: np.random.Generator, size: int) -> tuple[np.ndarray, ...]:
-    """Axes (z, y, x) of the scanner grid in mm; the slices cover the head from the upper jaw to the vertex."""
+    """Return the axes (z, y, x) of the scanner grid in mm, from the upper jaw to the vertex."""
     slices = int(rng.integers(14, 23))
     fov = float(np.clip(rng.normal(234, 22), 205, 300))
     low, high = rng.uniform(-104, -66), rng.uniform(84, 94)
@@ -85,7 +85,7 @@ def _place_head(rng: np.random.Generator, size: int) -> Head:
 
 
 def _tissues(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Intensity (3,) of each tissue in (pre, FLAIR, post), with this scanner's contrast; white matter is about 1."""
+    """Return the intensity (3,) of each tissue in (pre, FLAIR, post); white matter is about 1."""
     grey_t1, grey_flair = rng.uniform(0.8, 0.97), rng.uniform(0.97, 1.22)
     csf_t1, csf_flair = rng.uniform(0.15, 0.5), rng.uniform(0.08, 0.4)
     fat = rng.uniform(1.7, 3.0) * rng.uniform(0.8, 1.2, 3)
@@ -110,7 +110,7 @@ def _tissues(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def _cavity(p: np.ndarray) -> np.ndarray:
-    """Signed distance (N,) to the inside of the skull: cerebral vault, temporal fossae, posterior fossa, canal."""
+    """Return the signed distance (N,) to the inside of the skull: vault, fossae and canal."""
     q = mirrored(p)
     vault = np.maximum(ellipsoid(q, (0, 0, 0), (67, 85, 71)), -16 - 0.1 * q[1] - q[2])
     d = union(vault, ellipsoid(q, (34, 8, -20), (30, 40, 27)), 8)
@@ -133,7 +133,7 @@ def _face_texture(head: Head, image: np.ndarray, tissue: dict[str, np.ndarray]) 
 
 
 def _face_organs(head: Head, image: np.ndarray, tissue: dict[str, np.ndarray]) -> None:
-    """Eyes, sinuses, mucosa, mastoid cells: the bright and dark things near the brain that are not tumour."""
+    """Draw eyes, sinuses, mucosa, mastoid cells: bright and dark parts that are not tumour."""
     q, width = mirrored(head.p), head.pixel
     wrinkle = 3 * head.noise(7)
     paint(
@@ -148,7 +148,8 @@ def _face_organs(head: Head, image: np.ndarray, tissue: dict[str, np.ndarray]) -
     eye = ellipsoid(q, (32, 72, -32), (12.5, 12.5, 12.5))
     paint(image, inside(eye, width), tissue["muscle"])
     paint(image, inside(eye + 1.8, width), tissue["csf"])
-    sinuses = (((28, 62, -64), (14, 17, 15)), ((0, 56, -58), (15, 34, 20)), ((8, 30, -42), (10, 12, 10)),
+    sinuses = (((28, 62, -64), (14, 17, 15)), ((0, 56, -58), (15, 34, 20)),
+               ((8, 30, -42), (10, 12, 10)),
                ((12, 86, -10), (14, 6, 10)), ((54, -22, -44), (13, 17, 15)))  # fmt: skip
     for centre, radii in sinuses:
         d = ellipsoid(q, centre, radii) + wrinkle
@@ -159,7 +160,7 @@ def _face_organs(head: Head, image: np.ndarray, tissue: dict[str, np.ndarray]) -
 def _skull(
     head: Head, image: np.ndarray, tissue: dict[str, np.ndarray], d_cavity: np.ndarray
 ) -> None:
-    """The bone around the cavity, with fatty marrow in its middle, and the venous sinuses of the dura."""
+    """Draw the bone around the cavity, with fatty marrow inside, and the sinuses of the dura."""
     thickness = np.maximum(6.5 + 1.5 * head.noise(40), 3)
     paint(image, inside(d_cavity - thickness, head.pixel), tissue["bone"])
     marrow = np.abs(d_cavity - 0.5 * thickness) - 0.12 * thickness * (1 + head.noise(20))
@@ -167,7 +168,7 @@ def _skull(
 
 
 def _sulci(head: Head, p: np.ndarray, d_surface: np.ndarray, atrophy: float) -> np.ndarray:
-    """Distance (N,) to the CSF of the sulci: sheets that go inwards from the zero set of band-limited noise."""
+    """Return the distance (N,) to the CSF of the sulci: the zero set of band-limited noise."""
     voxel = 2.5
     cube = band_noise(head.rng, 48, 21 / voxel)
     gradient = np.sqrt(sum(g * g for g in np.gradient(cube))) / voxel
@@ -187,7 +188,7 @@ def _sulci(head: Head, p: np.ndarray, d_surface: np.ndarray, atrophy: float) -> 
 
 
 def _fissures(q: np.ndarray, atrophy: float) -> np.ndarray:
-    """Distance (N,) to the CSF between the hemispheres, in the Sylvian fissures and in the basal cisterns."""
+    """Return the distance (N,) to the CSF between the hemispheres, in fissures and cisterns."""
     midline = q[0] - 0.8 * atrophy
     callosum = ellipsoid(q, (0, -2, 4), (40, 42, 22))
     d = np.maximum(midline, -callosum)
@@ -198,7 +199,7 @@ def _fissures(q: np.ndarray, atrophy: float) -> np.ndarray:
 
 
 def _ventricles(q: np.ndarray, swell: float) -> np.ndarray:
-    """Signed distance (N,) to the ventricles of points `q` (3, N) with x >= 0; `swell` widens them."""
+    """Return the signed distance (N,) to the ventricles of `q` (3, N), x >= 0; `swell` widens."""
     x, y, z = q
     arch = np.stack(
         [x - 8 - 0.007 * (y - 8) ** 2, y, z - 20 + 0.007 * (y - 5) ** 2]
@@ -255,7 +256,7 @@ def _cerebellum(head: Head, brain: Brain, tissue: dict[str, np.ndarray]) -> np.n
 
 
 def _grey_matter(head: Head, q: np.ndarray, grey: np.ndarray) -> np.ndarray:
-    """Intensities (3, N) of the cortex: uneven on FLAIR, and brighter in insula, cingulum and hippocampus."""
+    """Return the intensities (3, N) of the cortex: uneven on FLAIR, brighter in some regions."""
     limbic = ellipsoid(q, (39, 6, 4), (8, 26, 16))
     limbic = np.minimum(limbic, ellipsoid(q, (3, 30, 20), (10, 22, 24)))
     limbic = np.minimum(limbic, ellipsoid(q, (26, -14, -20), (9, 24, 9)))
@@ -271,7 +272,7 @@ def _grey_matter(head: Head, q: np.ndarray, grey: np.ndarray) -> np.ndarray:
 def _paint_brain(
     head: Head, image: np.ndarray, brain: Brain, tissue: dict[str, np.ndarray]
 ) -> None:
-    """Blend CSF, white and grey matter, nuclei, cerebellum, stem and ventricles into `image` (3, N)."""
+    """Blend fluid, matter, nuclei, cerebellum, stem and ventricles into `image` (3, N)."""
     q = mirrored(brain.p)
     width = max(head.pixel, 1.0)
     paint(image, np.ones(image.shape[1], np.float32), tissue["csf"])
@@ -294,7 +295,7 @@ def _paint_brain(
 def _vessels(
     head: Head, image: np.ndarray, brain: Brain, tissue: dict[str, np.ndarray], d_cavity: np.ndarray
 ) -> None:
-    """Sagittal and transverse sinus, choroid plexus and cortical veins: bright after contrast only."""
+    """Draw sinuses, choroid plexus and cortical veins: bright after contrast only."""
     p, width = brain.p, head.pixel
     q = mirrored(p)
     sagittal = np.maximum(np.abs(d_cavity + 2.5) - 2.5, np.abs(p[0]) - 4)
@@ -341,7 +342,7 @@ def draw_head(rng: np.random.Generator, size: int) -> tuple[np.ndarray, tuple[np
 def _inside_skull(
     head: Head, image: np.ndarray, tissue: dict[str, np.ndarray], d_cavity: np.ndarray
 ) -> np.ndarray:
-    """Fill the cavity of `image` (3, N) with a brain and its tumour; returns 1 where the mask is, else 0 (N,)."""
+    """Fill the cavity of `image` (3, N) with brain and tumour; return the mask (N,), 0 or 1."""
     chosen = np.flatnonzero(d_cavity < head.pixel)
     part = Head(
         head.rng, head.axes, head.index[chosen], head.p[:, chosen], head.depth[chosen], head.pixel

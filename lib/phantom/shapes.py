@@ -11,7 +11,7 @@ PRE, FLAIR, POST = 0, 1, 2
 
 
 def _interpolate(knots: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """Cubic B-spline along the first axis of `knots` (K, ...) at positions `u` (n,) in knot spacings: (n, ...)."""
+    """Return the cubic B-spline of `knots` (K, ...) at `u` (n,), in knot spacings: (n, ...)."""
     first = np.floor(u).astype(int)
     t = u - first
     weights = (
@@ -29,7 +29,7 @@ def _interpolate(knots: np.ndarray, u: np.ndarray) -> np.ndarray:
 def smooth_noise(
     rng: np.random.Generator, axes: tuple[np.ndarray, ...], scale: float
 ) -> np.ndarray:
-    """Smooth random field on the grid of `axes` (mm), mean 0, about unit variance, features of `scale` mm."""
+    """Return a smooth random field, mean 0, about unit variance, with features of `scale` mm."""
     positions = [np.abs(axis - axis[0]) / scale for axis in axes]
     field = rng.standard_normal([int(u[-1]) + 4 for u in positions], dtype=np.float32)
     for axis in reversed(
@@ -40,7 +40,7 @@ def smooth_noise(
 
 
 def band_noise(rng: np.random.Generator, size: int, wavelength: float) -> np.ndarray:
-    """Periodic cube (size,)*3 of noise with one dominant wavelength (in voxels): its zero set looks like sulci."""
+    """Return a periodic cube (size,)*3 of noise with one dominant wavelength (in voxels)."""
     frequency = np.fft.fftfreq(size)
     half = np.fft.rfftfreq(size)
     radius = np.sqrt(
@@ -80,7 +80,7 @@ def inside(distance: np.ndarray, width: float) -> np.ndarray:
 
 
 def paint(image: np.ndarray, alpha: np.ndarray, values: np.ndarray) -> None:
-    """Blend tissue `values` (3,) or (3, N) over `image` (3, N) in place; `alpha` (N,) is the tissue's share."""
+    """Blend `values` (3,) or (3, N) into `image` (3, N), in place, by the shares `alpha` (N,)."""
     values = np.asarray(values, np.float32)
     image += alpha * ((values[:, None] if values.ndim == 1 else values) - image)
 
@@ -108,7 +108,7 @@ class Head:
 
 @dataclass
 class Brain:
-    """Signed distances (N,) that later steps (lesions, artefacts) need, at the brain's points `p` (3, N)."""
+    """Hold the signed distances (N,) that later steps need, at the brain's points `p` (3, N)."""
 
     p: np.ndarray  # (3, N), already moved by the tumour's mass effect
     d_surface: np.ndarray  # to the outer surface of the brain

@@ -11,7 +11,7 @@ from lib.phantom.shapes import FLAIR, POST, Brain, Head, ellipsoid, inside, mirr
 
 @dataclass(frozen=True)
 class Tumour:
-    """What is drawn at random for one tumour; lengths in mm, intensities relative to white matter."""
+    """Hold the random traits of a tumour; lengths in mm, intensities relative to white matter."""
 
     centre: np.ndarray  # (3,)
     radii: np.ndarray  # (3,)
@@ -24,7 +24,7 @@ class Tumour:
 
 
 def draw_tumour(rng: np.random.Generator) -> Tumour:
-    """Site, size and look of a tumour; frontal and temporal sites are the most frequent, as in patients."""
+    """Draw site, size and look of a tumour, most often in the frontal and temporal lobes."""
     sites = np.array(
         [
             (30, 40, 22),
@@ -54,14 +54,14 @@ def draw_tumour(rng: np.random.Generator) -> Tumour:
 
 
 def mass_effect(p: np.ndarray, tumour: Tumour, strength: float) -> np.ndarray:
-    """Points (3, N) seen from the undeformed brain: the tumour has pushed everything away from its centre."""
+    """Return the points (3, N) before the tumour pushed everything away from its centre."""
     away = p - tumour.centre[:, None]
     near = np.exp(-0.5 * ((away / (1.1 * tumour.radii[:, None])) ** 2).sum(0))
     return p - np.float32(strength) * near * away
 
 
 def tumour_distance(head: Head, p: np.ndarray, brain: Brain, tumour: Tumour) -> np.ndarray:
-    """Signed distance (N,) to the tumour: a rough ellipsoid that spreads in white matter, stops at the midline."""
+    """Return the signed distance (N,) to the tumour: a rough ellipsoid, cut at the midline."""
     size = float(tumour.radii.mean())
     d = ellipsoid(p, tumour.centre, tumour.radii)
     d += size * tumour.roughness * (head.noise(0.9 * size) + 0.65 * head.noise(0.35 * size))
@@ -77,7 +77,7 @@ def tumour_distance(head: Head, p: np.ndarray, brain: Brain, tumour: Tumour) -> 
 def paint_tumour(
     head: Head, image: np.ndarray, d: np.ndarray, tumour: Tumour, tissue: dict[str, np.ndarray]
 ) -> None:
-    """Blend the tumour into `image` (3, N): bright on FLAIR, dark on T1, perhaps a cyst and contrast uptake."""
+    """Blend the tumour into `image` (3, N): bright on FLAIR, dark on T1, perhaps with a cyst."""
     size = float(tumour.radii.mean())
     texture = head.noise(9) + 0.7 * head.noise(20)
     share = inside(d - 0.25 * tumour.border, tumour.border)
@@ -97,7 +97,7 @@ def paint_tumour(
 
 
 def distractors(head: Head, image: np.ndarray, brain: Brain) -> None:
-    """Bright FLAIR signal that is not tumour: periventricular caps, white-matter spots, flowing CSF, coil."""
+    """Draw bright FLAIR signal that is not tumour: caps, white-matter spots, flowing CSF, coil."""
     rng, p = head.rng, brain.p
     matter = inside(4 - brain.d_csf, 3)
     caps = np.exp(-np.maximum(brain.d_ventricle, 0) / rng.uniform(2, 5)) * (brain.d_ventricle > -1)

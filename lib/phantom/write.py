@@ -32,7 +32,7 @@ PHANTOM_FOLDER = PROJECT / "data" / "phantom"
 
 
 def _scan(rng: np.random.Generator, clean: np.ndarray, axes: tuple[np.ndarray, ...]) -> np.ndarray:
-    """What one sequence's coil makes of its clean volume (S, H, W): bias, blur, ghost, slice gain, noise, gamma."""
+    """Degrade a clean volume (S, H, W): bias, blur, ghost, slice gain, noise, gamma."""
     z = axes[0].reshape(-1, SUBSLICES).mean(1)
     volume = clean * np.exp(rng.uniform(0.04, 0.18) * smooth_noise(rng, (z, axes[1], axes[2]), 110))
     blur = rng.uniform(0.1, 0.6) * len(axes[2]) / 128
@@ -53,13 +53,13 @@ def _scan(rng: np.random.Generator, clean: np.ndarray, axes: tuple[np.ndarray, .
 
 
 def _quantise(rng: np.random.Generator, volume: np.ndarray) -> np.ndarray:
-    """Map (S, H, W) to uint8; a few very bright voxels set the maximum, so most of the head is rather dark."""
+    """Map (S, H, W) to uint8; a few very bright voxels set the maximum, so the head is dark."""
     white = np.clip(np.exp(rng.normal(np.log(0.5), 0.26)), 0.24, 0.95) * 255
     return np.clip(volume * (white / np.percentile(volume, 99)), 0, 255).astype(np.uint8)
 
 
 def missing_sequences(seed: int, index: int) -> tuple[int, ...]:
-    """Channels of patient `index` that FLAIR stands in for: () for 85 % of patients, else `POST` or both T1."""
+    """Return the channels that FLAIR replaces: () for 85 % of patients, else `POST` or both T1."""
     return MISSING.get((index + 7 * seed) % MISSING_PERIOD, ())
 
 
@@ -113,7 +113,7 @@ def _check_request(patients: int, seed: int, size: int) -> None:
 
 
 def _already_there(root: Path, record: dict[str, int]) -> bool:
-    """True if `root` holds this very phantom, False if it is free; KitError if it holds anything else."""
+    """Return whether `root` holds this phantom; raise KitError if it holds anything else."""
     if not root.exists():
         return False
     if not root.is_dir():
@@ -158,7 +158,7 @@ def _write_all(folder: Path, patients: int, seed: int, size: int) -> None:
 def write_phantom(
     root: str | Path, patients: int = PATIENTS, seed: int = SEED, size: int = SIZE
 ) -> Path:
-    """Write phantom patients in the Kaggle layout and return `root`; nothing is done when they are there already.
+    """Write phantom patients in the Kaggle layout, unless they are there; return `root`.
 
     Files: `<root>/PHANTOM_0001/PHANTOM_0001_<slice>.tif`, (size, size, 3) uint8, and
     `..._<slice>_mask.tif`, (size, size) uint8 0/255; slices count from 1. `phantom.json` records

@@ -1,4 +1,4 @@
-"""What torch runs on: device and precision, memory, the same bits each time, command lines, classes of your own.
+"""Run torch: device and precision, memory, the same bits each time, command lines, custom classes.
 
 The door is ``pick_device``; start to read at ``device.py``. Nothing here knows a network, a loss or
 data.
@@ -13,16 +13,20 @@ from lib.runtime.device import (
     peak_memory,
     pick_device,
     pick_precision,
+    return_freed_memory,
     seed_everything,
+    tune_allocator,
 )
+from lib.runtime.fast_bias import use_fast_bias_gradient
 from lib.runtime.own_code import code_fingerprint, load_class
-from lib.runtime.recompute import Recomputing, set_recompute
+from lib.runtime.recompute import Recomputing, can_recompute, set_recompute
 
 __all__ = [
     "CommandParser",
     "Machine",
     "Precision",
     "Recomputing",
+    "can_recompute",
     "code_fingerprint",
     "deterministic",
     "free_memory",
@@ -30,7 +34,10 @@ __all__ = [
     "peak_memory",
     "pick_device",
     "pick_precision",
+    "return_freed_memory",
     "run_command",
     "seed_everything",
     "set_recompute",
+    "tune_allocator",
+    "use_fast_bias_gradient",
 ]

@@ -1,4 +1,4 @@
-"""What the command lines share: their manners, and an option for each field of ``Config``."""
+"""Run command lines: errors in one line, and an option for each field of ``Config``."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ RESUMES = "the same command goes on from the last finished epoch"
 def run_command(
     main: Callable[[], None], interrupted: str = "nothing is kept of what was not finished"
 ) -> None:
-    """Run a command line's ``main``: exit 2 with one line on bad input, or where a file cannot be read or written; 130
-    when the user interrupts.
+    """Run the ``main`` of a command line, and turn errors into one line and an exit code.
+
+    2: bad input, or a file that cannot be read or written. 130: the user has interrupted.
 
     Args:
-        interrupted: what the user has to know then.
+        interrupted: message for an interruption.
     """
     try:
         main()
@@ -52,9 +53,9 @@ def run_command(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` one option per field of ``Config``, e.g.
+    """Give ``parser`` an option for each field of ``Config``, e.g. ``--init-features``.
 
-    ``--init-features``; both - and _ are accepted.
+    Both - and _ are accepted.
     """
     group = parser.add_argument_group("hyper-parameters (fields of Config)")
     for spec in dataclasses.fields(Config):
@@ -71,8 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def _choices(spec: dataclasses.Field) -> str:
-    """The field's choices, unless its help text tells them already."""
+def _choices(spec: dataclasses.Field[Any]) -> str:
+    """Return the choices of a field, unless its help text contains them."""
     names = [name for name in spec.metadata["choices"] if name not in spec.metadata["help"]]
     return f": {', '.join(spec.metadata['choices'])}" if names else ""
 
@@ -84,11 +85,11 @@ def _true_or_false(text: str) -> bool:
 
 
 def from_arguments(arguments: argparse.Namespace, base: Config = REFERENCE) -> Config:
-    """``base`` with the fields that were given on the command line."""
+    """Return ``base`` with the fields that were given on the command line."""
     return dataclasses.replace(base, **changed_fields(arguments))
 
 
 def changed_fields(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Field -> value of those that were given on the command line."""
+    """Return field -> value of those that were given on the command line."""
     names = {spec.name for spec in dataclasses.fields(Config)}
     return {name: value for name, value in vars(arguments).items() if name in names}

@@ -1,4 +1,4 @@
-"""What a network costs, found without computing it: a training step is followed on tensors without content."""
+"""Find the costs of a network by following a training step on tensors without content."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of trainable parameters."""
+    """Return the number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def forward_flops(model: nn.Module, channels: int, image_size: int) -> int:
-    """Operations in the convolutions of one slice's forward pass, of a network on the meta device."""
+    """Return the operations in the convolutions of a forward pass of one slice.
+
+    Args:
+        model: on the meta device.
+    """
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         model.eval()(torch.zeros(1, channels, image_size, image_size))
@@ -34,7 +38,7 @@ def forward_flops(model: nn.Module, channels: int, image_size: int) -> int:
 
 @contextmanager
 def without_content() -> Iterator[None]:
-    """Tensors made within it have a shape and a number format, but no content.
+    """Make tensors that have a shape and a number format, but no content.
 
     Unlike those of the meta device they obey autocast. Torch's random state stays as it is.
     """
@@ -45,14 +49,14 @@ def without_content() -> Iterator[None]:
 def step_on_shapes(
     model: nn.Module, channels: int, batch_size: int, image_size: int, precision: str
 ) -> Trace:
-    """A training step of a network that was built ``without_content``, followed."""
+    """Follow a training step of a network that was built ``without_content``."""
     images = torch.zeros(batch_size, channels, image_size, image_size)
     images = images.to(memory_format=torch.channels_last)
     return trace_step(model.train(), images, precision)
 
 
 def trace_step(model: nn.Module, images: Tensor, precision: str) -> Trace:
-    """Forward and backward of one batch, followed."""
+    """Follow forward and backward of one batch."""
     trace = Trace([*model.parameters(), *model.buffers()])
     with trace:
         # one number format of 16 bits takes as much as another
@@ -66,7 +70,7 @@ def trace_step(model: nn.Module, images: Tensor, precision: str) -> Trace:
 
 
 class Trace(TorchDispatchMode):
-    """Follows which storages are alive while tensors are computed, and which of them are kept for backward.
+    """Follow which storages are alive, and which of them are kept for backward.
 
     Attributes:
         peak_bytes: most that was alive at once. What existed before the trace is counted nowhere.
@@ -74,12 +78,10 @@ class Trace(TorchDispatchMode):
 
     def __init__(self, existing: list[Tensor]) -> None:
         super().__init__()
-        self._keys = {
-            id(tensor.untyped_storage()): 0 for tensor in existing
-        }  # storages alive; 0: there before
-        self._made: list[tuple[int, tuple[int, ...]]] = [
-            (0, ())
-        ]  # by key: bytes and shape of all there ever were
+        # key of each storage that is alive; 0: there before
+        self._keys = {id(tensor.untyped_storage()): 0 for tensor in existing}
+        # by key: bytes and shape of all storages there ever were
+        self._made: list[tuple[int, tuple[int, ...]]] = [(0, ())]
         self._kept: set[int] = set()
         self._alive_bytes = self.peak_bytes = 0
 
@@ -90,7 +92,7 @@ class Trace(TorchDispatchMode):
         return out
 
     def _meet(self, tensor: Tensor) -> int:
-        """Key of the tensor's storage, which is noted if it is new and forgotten when it dies."""
+        """Return the key of a tensor's storage; note a new one, and forget it when it dies."""
         storage = tensor.untyped_storage()
         address, size = id(storage), storage.nbytes()
         if address not in self._keys:
@@ -106,27 +108,25 @@ class Trace(TorchDispatchMode):
         self._alive_bytes -= size
 
     def keep(self, tensor: Tensor) -> Tensor:
-        """Called by autograd with every tensor that it saves."""
+        """Note a tensor that autograd saves, and return it."""
         self._kept.add(self._meet(tensor))
         return tensor
 
     @property
     def saved_bytes(self) -> int:
-        """What was kept, each storage counted once."""
+        """Return the bytes that were kept, each storage counted once."""
         return sum(self._made[key][0] for key in self._kept)
 
     @property
     def largest(self) -> tuple[int, tuple[int, ...]]:
-        """The largest that was not kept."""
+        """Return bytes and shape of the largest tensor that was not kept."""
         return max(made for key, made in enumerate(self._made) if key not in self._kept)
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors of a network's output, or of an operation's: one, or several in lists and tuples."""
+    """Return the tensors of an output: one, or several in lists and tuples."""
     if isinstance(value, Tensor):
         return [value]
-    return (
-        [tensor for part in value for tensor in tensors_in(part)]
-        if isinstance(value, (list, tuple))
-        else []
-    )
+    if isinstance(value, (list, tuple)):
+        return [tensor for part in value for tensor in tensors_in(part)]
+    return []

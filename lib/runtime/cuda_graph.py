@@ -1,4 +1,4 @@
-"""Record a computation on a GPU once and replay it: starting its kernels then costs one call instead of hundreds."""
+"""Record a computation on a GPU and replay it: one call then starts hundreds of kernels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lib.utils import say
 WARM_UP = 3  # calls before the recording: libraries choose algorithms and allocate workspace
 CALLS_THAT_PAY = 8000  # compiling takes half a minute, then saves about 4 ms a step of the U-Net
 
-Compute = TypeVar("Compute", bound=Callable)
+Compute = TypeVar("Compute", bound=Callable[..., object])
 
 
 class Recorded:
@@ -50,7 +50,7 @@ class Recorded:
         return self.output.clone()
 
     def stop(self) -> str | None:
-        """Give the recording's memory back and record no more; say so, or return None if nothing was recorded."""
+        """Free the memory of the recording and record no more; return a message, or None."""
         if not self.record:
             return None
         self.record, self.graph = False, None
@@ -58,8 +58,7 @@ class Recorded:
         return "the kernels of a step are started one by one"
 
     def _compute_on_a_side_stream(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        # a recording is made on another stream than the default one; what is warmed up must be warm
-        # there
+        # a recording is not made on the default stream, so the warm-up must not be either
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -87,7 +86,7 @@ def can_record(config: Config, device: torch.device, scaler: torch.amp.GradScale
 
 
 def compile_if_it_pays(compute: Compute, device: torch.device, calls: int) -> Compute:
-    """Return ``compute`` compiled by ``torch.compile``, if this device can and the calls make up for the wait."""
+    """Return ``compute`` compiled by ``torch.compile``, if the device can and it saves time."""
     if (
         device.type != "cuda"
         or calls < CALLS_THAT_PAY

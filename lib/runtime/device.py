@@ -1,4 +1,4 @@
-"""Where and in which number format is computed: device, precision, memory, and the same bits each time."""
+"""Choose device and precision, watch memory, and compute the same bits each time."""
 
 from __future__ import annotations
 
@@ -25,10 +25,7 @@ except ImportError:  # Windows
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device to compute on: CUDA, then Apple MPS, then CPU, unless ``name`` says which, e.g. ``cuda:1``.
-
-    With the CPU chosen, this process keeps the memory that tensors give back, for the tensors to
-    come.
+    """Return the device of that name, e.g. ``cuda:1``; ``auto``: CUDA, then Apple MPS, then CPU.
 
     Raises:
         KitError: the named device does not exist on this machine.
@@ -45,35 +42,31 @@ def pick_device(name: str = "auto") -> torch.device:
     if not available.get(kind, False) or (index and not (index.isdecimal() and int(index) < count)):
         usable = ", ".join(kind for kind, there in available.items() if there)
         raise KitError(f"device {name!r} is not available here; use one of: auto, {usable}")
-    if name == "cpu":
-        _keep_freed_memory()
     return torch.device(name)
 
 
-def _keep_freed_memory() -> None:
-    """Tell glibc to give this process's freed memory to the next tensor, not back to the system.
+def tune_allocator(device: torch.device) -> None:
+    """Let this process keep the memory that its tensors on a CPU free, for the next ones.
 
-    By default each tensor of more than 32 MiB comes from the system, which hands out pages one by
-    one and fills them with zeros; that may take as long as the arithmetic. Other C libraries are
-    left as they are. What is computed does not change; the process may keep all that it needed at
-    its peak, see ``free_memory``.
+    By default glibc returns each tensor of more than 32 MiB to the system, which hands out pages
+    one by one and fills them with zeros. That may take as long as the arithmetic. Results do not
+    change. The process may keep what it needed at its peak until ``return_freed_memory``. Other
+    devices and C libraries are left as they are.
     """
-    if libc := _glibc():
+    libc = _glibc()
+    if libc and device.type == "cpu":
         mmap_max, trim_threshold = -4, -1  # numbers of mallopt's options, from malloc.h
         libc.mallopt(mmap_max, 0)
         libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def keeps_freed_memory() -> bool:
-    """Does this process keep the memory that tensors on the CPU give back?
-
-    Only with the C library of GNU.
-    """
+    """Return whether ``tune_allocator`` has an effect: only with the C library of GNU."""
     return _glibc() is not None
 
 
 def _glibc() -> ctypes.CDLL | None:
-    """The C library of this process, if it is that of GNU."""
+    """Return the C library of this process, if it is that of GNU."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         return ctypes.CDLL(None)
     return None
@@ -81,23 +74,23 @@ def _glibc() -> ctypes.CDLL | None:
 
 @dataclass(frozen=True)
 class Precision:
-    """Number format of the network's forward pass, and why it was chosen."""
+    """Name the number format of the network's forward pass, and why it was chosen."""
 
     name: str  # fp32, bf16 or fp16
     reason: str
 
     def autocast(self, device: torch.device) -> AbstractContextManager:
-        """Context in which the network runs; weights, losses and optimiser stay in float32."""
+        """Return the context for the network; weights, losses and optimiser stay in float32."""
         dtype = torch.float16 if self.name == "fp16" else torch.bfloat16
         return torch.autocast(device.type, dtype=dtype, enabled=self.name != "fp32")
 
     def grad_scaler(self, device: torch.device) -> torch.amp.GradScaler:
-        """Loss scaler: only fp16 gradients underflow without one."""
+        """Return a loss scaler: only fp16 gradients underflow without one."""
         return torch.amp.GradScaler(device.type, enabled=self.name == "fp16")
 
 
 def pick_precision(device: torch.device, name: str = "auto") -> Precision:
-    """fp32, bf16 or fp16 for ``device``: the fastest whose results stay within the noise of fp32.
+    """Return the fastest precision of ``device`` whose results stay within the noise of fp32.
 
     Raises:
         KitError: ``name`` is none of them, nor ``auto``.
@@ -125,7 +118,7 @@ def _cpu_has_bf16_units() -> bool:
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
-    """channels_last halves the time of convolutions on CPU and tensor cores; MPS gains nothing from it."""
+    """Return channels_last, which halves the time of convolutions, except on MPS."""
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 
@@ -133,24 +126,29 @@ def memory_format(device: torch.device) -> torch.memory_format:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on the device: of the GPU, of what Apple lets a GPU have, or of the machine.
+    """Return the bytes that are free: of the GPU, of what Apple lets it have, or of the computer.
 
-    What this process holds and does not need counts as free.
+    Memory that torch has cached on a GPU counts as free. On a CPU, memory that this process has
+    freed counts after ``return_freed_memory``.
     """
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
-    if libc := _glibc():
-        libc.malloc_trim(0)  # gives it back
     import psutil
 
     return psutil.virtual_memory().available
 
 
+def return_freed_memory() -> None:
+    """Return memory to the system that this process has freed and ``tune_allocator`` kept."""
+    if libc := _glibc():
+        libc.malloc_trim(0)
+
+
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """Peak memory so far in GiB: of this process, and of the GPU where there is one."""
+    """Return the peak memory so far in GiB: of this process, and of the GPU if there is one."""
     peaks = {}
     if resource is not None:  # not on Windows
         unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
@@ -172,7 +170,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 class deterministic:
-    """Context: torch computes the same bits each time, as far as the device can; restores the settings after."""
+    """Let torch compute the same bits each time, as far as the device can; a context."""
 
     def __enter__(self) -> None:
         self._before = (
@@ -184,8 +182,7 @@ class deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
-        # a help to find reads of memory that nobody wrote; it writes every new tensor twice,
-        # hundreds in a step
+        # It helps to find reads of uninitialised memory, but writes every new tensor twice.
         torch.utils.deterministic.fill_uninitialized_memory = False
 
     def __exit__(self, *exc: object) -> None:
@@ -201,7 +198,7 @@ def seed_everything(*key: int) -> None:
 
 
 def to_device(tensor: Tensor, device: torch.device, **layout: torch.memory_format) -> Tensor:
-    """Copy a tensor to a device; a GPU of NVIDIA copies while Python goes on.
+    """Copy a tensor to a device; with CUDA, Python does not wait for the copy.
 
     MPS does not: it may read the source after its memory was given to another tensor
     (pytorch/pytorch#189690).
@@ -216,19 +213,20 @@ def on_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and in which number format a network computes."""
+    """Hold the device and the precision of a computation."""
 
     device: torch.device
     precision: Precision
 
     def to_device(self, batch: Tensor) -> Tensor:
-        """``(N, C, H, W)`` in the layout that this device convolves fastest."""
+        """Copy ``(N, C, H, W)`` to the device, in the layout that it convolves fastest."""
         return to_device(batch, self.device, memory_format=memory_format(self.device))
 
     def at_once(self, batch: Tensor) -> tuple[Tensor, ...]:
-        """``(N, C, H, W)`` in the parts that a network segments fastest: the whole, but on a CPU where new memory is
-        slow. There 8 slices of 128x128 or 2 of 256x256 pixels, whose features are small enough to
-        be given out again.
+        """Split a batch ``(N, C, H, W)`` into chunks for a forward pass.
+
+        One chunk, except on CPUs whose allocator returns freed memory to the system: there, 2**17
+        pixels at a time keep the activations reusable.
         """
         if self.device.type == "cpu" and not keeps_freed_memory():
             return batch.split(max(1, 2**17 // batch[0, 0].numel()))
@@ -236,7 +234,7 @@ class Machine:
 
 
 def prepare(models: list[nn.Module], device: str, precision: str) -> Machine:
-    """The machine of that name, with the networks on it."""
+    """Move networks to the device of that name; return it with its precision."""
     chosen = pick_device(device)
     for model in models:
         model.to(chosen, memory_format=memory_format(chosen))
@@ -244,7 +242,7 @@ def prepare(models: list[nn.Module], device: str, precision: str) -> Machine:
 
 
 def device_name(device: torch.device) -> str:
-    """The device in words: the name of the GPU, or the kind of CPU."""
+    """Return the name of the GPU, or the kind of CPU."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} (CUDA {torch.version.cuda})"
     return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"

@@ -66,11 +66,11 @@ class DeviceMemory:
 
     @property
     def scoring_chunk(self) -> int:
-        """Slices scored at once: a whole batch, as the loss depends on it, unless memory has run out."""
+        """Slices scored at once: a batch, as the loss depends on it, unless memory ran out."""
         return -(-self.batch_size * self.accumulate // self.chunks)
 
     def __call__(self, compute: Callable[[], Result]) -> Result:
-        """Return what ``compute`` returns; call it again, with less memory in use, each time that memory runs out.
+        """Return what ``compute`` returns; each time that memory runs out, retry with less in use.
 
         Running statistics of batch normalisation may have seen a chunk twice after a second try.
 
@@ -80,9 +80,7 @@ class DeviceMemory:
         while True:
             try:
                 return compute()
-            except (
-                RuntimeError
-            ) as error:  # CUDA has a class for it, its libraries and other devices do not
+            except RuntimeError as error:  # only CUDA has a class for it
                 if not re.search(OUT_OF_MEMORY, str(error)):
                     raise
             self._use_less()  # not in the handler: the error keeps the activations alive
@@ -119,4 +117,7 @@ class DeviceMemory:
         if self.scoring_chunk == 1:
             return None
         self.chunks *= 2
-        return f"slices are computed {self.training_chunk} at a time, and scored {self.scoring_chunk} at a time"
+        return (
+            f"slices are computed {self.training_chunk} at a time, and scored "
+            f"{self.scoring_chunk} at a time"
+        )

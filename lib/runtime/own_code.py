@@ -1,4 +1,4 @@
-"""Classes that students write, and the fingerprint of the code that a run is made of."""
+"""Load custom classes, and take the fingerprint of the code of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lib.utils import EditedError, KitError, fingerprint
 
 
 def load_class(spec: str) -> type[nn.Module]:
-    """The class that ``"module:Class"`` names: a network or loss of one's own. Importing it runs that module's code.
+    """Return the custom network or loss ``"module:Class"``; importing it runs its module's code.
 
     Raises:
         KitError: no such module or class, or not a ``torch.nn.Module``.
@@ -38,10 +38,9 @@ def load_class(spec: str) -> type[nn.Module]:
 
 
 def source_fingerprint(*objects: Any) -> str:
-    """Return the hex SHA-256 of the code of modules, classes or functions, in whatever order they are given.
+    """Return the hex SHA-256 of the code of modules, classes or functions, in any order.
 
-    Only what the code does counts, see ``code_tokens``; not what the objects or their modules are
-    called from outside.
+    Only the effect of the code counts, see ``code_tokens``, not the names of the modules.
 
     Raises:
         EditedError: a file was edited after Python loaded it; the hash would be of code that does
@@ -55,10 +54,10 @@ def source_fingerprint(*objects: Any) -> str:
 def code_fingerprint(
     network: nn.Module, objective: nn.Module, sources: Sequence[ModuleType]
 ) -> str:
-    """Return the hex SHA-256 of the code that a run uses: adding another loss or network changes nothing here.
+    """Return the hex SHA-256 of the code that a run uses.
 
-    Of a network the whole modules of its classes count; of a loss its classes, as ``lib.loss``
-    holds all of them.
+    Another loss or network in the kit does not change it. Of a network the whole modules of its
+    classes count; of a loss its classes, as ``lib.loss`` contains all of them.
 
     Args:
         network: of ``build_model``.
@@ -77,7 +76,7 @@ def code_fingerprint(
 
 
 def _own_classes(module: nn.Module) -> set[type]:
-    """The classes that a module and its parts are made of, torch's own left out."""
+    """Return the classes of a module and its parts, without those of torch."""
     classes = {
         base for part in module.modules() for base in type(part).__mro__ if base is not object
     }
@@ -133,7 +132,10 @@ def _add(tokens: list[str], new: str) -> None:
 
 
 def _without_effect(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Positions (line from 1, character from 0) of docstrings, other lone strings and imports: from, to."""
+    """Return start and end of docstrings, other lone strings and imports.
+
+    Lines count from 1, characters from 0.
+    """
     lines = source.split("\n")
 
     def place(line: int, byte: int) -> tuple[int, int]:
@@ -152,7 +154,7 @@ def _without_effect(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]
 
 
 def _text(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
-    """The source between two positions."""
+    """Return the source between two positions."""
     (first, left), (last, right) = start, end
     if first == last:
         return lines[first - 1][left:right]
@@ -165,16 +167,16 @@ class _LoadedFiles:
     def __init__(self) -> None:
         self._changed: dict[str, int] = {}
 
-    def require_unchanged(self, module: ModuleType) -> None:
-        """Remember a module's file when it is met first; raise EditedError if it has changed since."""
+    def require_unchanged(self, module: ModuleType | None) -> None:
+        """Remember a module's file at first, raise EditedError if it has changed since."""
         file = getattr(module, "__file__", None)
         if file is None:
             return
         changed = Path(file).stat().st_mtime_ns
         if self._changed.setdefault(file, changed) != changed:
             raise EditedError(
-                f"{Path(file).name} was edited after it was loaded: restart the kernel, or the old code "
-                f"runs"
+                f"{Path(file).name} was edited after it was loaded: restart the kernel, or the old "
+                f"code runs"
             )
 
 

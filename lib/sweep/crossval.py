@@ -6,19 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import nn
 
 from lib.config import Config
 from lib.dataset import BrainData, folds
-from lib.evaluate import BATCH_SIZE, predict_volumes
+from lib.evaluate import BATCH_SIZE, TrainedModel, predict_volumes
 from lib.logger import Run
 from lib.metrics import Summary, summarise
 from lib.predict import Prediction, check_patients, load_weights, segment
-from lib.runtime import Machine
+from lib.runtime import Machine, tune_allocator
 from lib.runtime.device import prepare
 from lib.sweep.plans import Plan
 from lib.sweep.run import outcome, train_tasks
@@ -94,7 +92,7 @@ def cross_validate(
 
 
 def ensemble(
-    members: Sequence[Run | nn.Module],
+    members: Sequence[Run | TrainedModel],
     data: BrainData,
     patients: Sequence[str] | None = None,
     out: str | Path | None = None,
@@ -116,8 +114,8 @@ def ensemble(
         KitError: no members; a network that does not say what it was trained on, or reads other
             images; a patient on whom all of them were trained; or see ``predict``.
     """
-    networks: list[Any] = [
-        member if isinstance(member, nn.Module) else load_weights(member.weights)
+    networks = [
+        member if isinstance(member, TrainedModel) else load_weights(member.weights)
         for member in members
     ]
     if not networks:
@@ -138,18 +136,21 @@ def ensemble(
             f"ensemble: all {len(networks)} networks were trained on {spoilt[0]}, none can score "
             f"it; leave out {len(spoilt)} such patients, or add a network"
         )
-    machine = prepare(networks, device, precision)
+    machine = prepare([trained.network for trained in networks], device, precision)
+    tune_allocator(machine.device)
     volumes = _average(voters, data, machine, batch_size)
     return segment(volumes, data, networks[0].config, names, (), out)
 
 
 def _average(
-    voters: dict[str, list[nn.Module]], data: BrainData, machine: Machine, batch_size: int
+    voters: dict[str, list[TrainedModel]], data: BrainData, machine: Machine, batch_size: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (patient, mean probabilities of its networks on their grid)."""
     for name, networks in voters.items():
         volumes = (
-            next(predict_volumes(network, data, (name,), machine, batch_size))
-            for network in networks
+            next(
+                predict_volumes(trained.network, trained.config, data, (name,), machine, batch_size)
+            )
+            for trained in networks
         )
         yield name, np.mean([probabilities for _, probabilities in volumes], axis=0)

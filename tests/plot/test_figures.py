@@ -137,7 +137,7 @@ def test_patients_without_masks_leave_a_sentence():
 
 
 def test_a_prediction_of_nobody_leaves_a_sentence(tiny_kaggle):
-    nobody = predict(Bright(), tiny_kaggle, patients=[], device="cpu")
+    nobody = predict(Bright.trained(), tiny_kaggle, patients=[], device="cpu")
     for figure in (
         plot.overlays(nobody),
         plot.dsc_bars(nobody.cases),
@@ -147,8 +147,7 @@ def test_a_prediction_of_nobody_leaves_a_sentence(tiny_kaggle):
 
 
 def test_calibration_leaves_out_patients_trained_on(tiny_kaggle):
-    network, data = Bright(), load_data(tiny_kaggle, 32)
-    network.trained_on = NAMES[:4]
+    network, data = Bright.trained(NAMES[:4]), load_data(tiny_kaggle, 32)
     result = calibrate(network, data, NAMES)
     assert (
         result.dsc.shape == (2, len(THRESHOLDS))

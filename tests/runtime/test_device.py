@@ -67,7 +67,7 @@ def test_features_on_a_cpu_take_the_memory_of_those_before_them():
     code = """
 import resource, torch
 from lib.unet import UNet
-from lib.runtime import pick_device
+from lib.runtime import pick_device, tune_allocator
 
 network, images = UNet(init_features=4).eval(), torch.zeros(32, 3, 256, 256)
 
@@ -78,14 +78,17 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 usual = [faults(), faults()][1]
-pick_device("cpu")
-print(usual, [faults(), faults()][1])
+device = pick_device("cpu")
+untouched = [faults(), faults()][1]
+tune_allocator(device)
+print(usual, untouched, [faults(), faults()][1])
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT
     )
-    usual, kept = map(int, done.stdout.split())
+    usual, untouched, kept = map(int, done.stdout.split())
     assert kept < usual / 10
+    assert untouched > usual / 2  # to ask for a device changes nothing
 
 
 def test_deterministic_puts_everything_back():

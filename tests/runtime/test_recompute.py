@@ -7,17 +7,18 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lib.runtime import set_recompute
+from lib.runtime import set_recompute, use_fast_bias_gradient
+from lib.runtime.recompute import spare_buffers
 from lib.unet import UNet
 from lib.unet_2plus import UNet2Plus
 from lib.unet_3plus import Branch, UNet3Plus
-from lib.unet_layers import DoubleConv, UpConv, Upsample
+from lib.unet_layers import DoubleConv, Upsample
 
 CASES = [
     (UNet, {}),
     (UNet2Plus, {}),
     (UNet2Plus, {"deep_supervision": True}),
-    (UNet2Plus, {"upsampling": "transposed", "activation": "SiLU"}),
+    (UNet2Plus, {"activation": "SiLU"}),
     (UNet3Plus, {}),
     (UNet3Plus, {"deep_supervision": True}),
     (UNet3Plus, {"deep_supervision": True, "guided": True}),
@@ -48,12 +49,17 @@ def step(
     return outputs
 
 
+def recomputing(network: nn.Module) -> nn.Module:
+    set_recompute(network, True)
+    return network
+
+
 def twins(network, options, size=32, dtype=torch.float32):
     """A network with and without checkpointing, and images for it."""
     torch.manual_seed(0)
     images = torch.randn(3, 3, size, size, dtype=dtype)
     plain = network(init_features=4, **options).to(dtype)
-    frugal = network(init_features=4, checkpointing=True, **options).to(dtype)
+    frugal = recomputing(network(init_features=4, **options).to(dtype))
     frugal.load_state_dict(plain.state_dict())
     return plain, frugal, images
 
@@ -105,7 +111,7 @@ def test_same_outputs_gradients_and_statistics(network, options, layout):
 @pytest.mark.parametrize("switches", [{}, {"deep_supervision": True, "guided": True}])
 def test_the_batch_in_parts(switches, monkeypatch):
     """In double precision, as a single tiny image in float32 goes to another convolution, which rounds otherwise."""
-    monkeypatch.setattr(Branch, "part_size", 1)
+    monkeypatch.setattr("lib.runtime.recompute.CHUNK_NUMBERS", 1)
     plain, frugal, images = twins(UNet3Plus, switches, dtype=torch.float64)
     assert_equal(plain, frugal, (step(plain, images), step(frugal, images)), 1e-12)
 
@@ -113,9 +119,8 @@ def test_the_batch_in_parts(switches, monkeypatch):
 def test_a_branch_in_parts_in_float32(monkeypatch):
     torch.manual_seed(0)
     plain, x = Branch(64, 16, 2), torch.randn(3, 64, 16, 16)
-    frugal = copy.deepcopy(plain)
-    set_recompute(frugal, True)
-    monkeypatch.setattr(Branch, "part_size", 2 * 64 * 64 * 64)
+    frugal = recomputing(copy.deepcopy(plain))
+    monkeypatch.setattr("lib.runtime.recompute.CHUNK_NUMBERS", 2 * 64 * 64 * 64)
     inputs = [x.clone().requires_grad_() for _ in range(2)]
     outputs = plain(inputs[0]), frugal(inputs[1])
     for output in outputs:
@@ -154,7 +159,7 @@ class Convolutions(TorchDispatchMode):
 
 def test_no_convolution_is_computed_twice():
     for network in (UNet, UNet2Plus, UNet3Plus):
-        net = network(init_features=2, checkpointing=True)
+        net = recomputing(network(init_features=2))
         with Convolutions() as mode:
             step(net, torch.zeros(2, 3, 32, 32).normal_())
         there = sum(isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) for module in net.modules())
@@ -162,7 +167,7 @@ def test_no_convolution_is_computed_twice():
 
 
 def test_without_gradients_nothing_is_kept():
-    net = UNet3Plus(init_features=2, checkpointing=True)
+    net = recomputing(UNet3Plus(init_features=2))
     kept = []
     with torch.no_grad(), torch.autograd.graph.saved_tensors_hooks(kept.append, lambda x: x):
         net(torch.randn(2, 3, 32, 32))
@@ -173,12 +178,13 @@ def test_without_gradients_nothing_is_kept():
 
 def test_statistics_survive_an_error_in_backward():
     block = DoubleConv(3, 4)
-    set_recompute(block, True)
-    own = dict(block.norm1._buffers)
-    with pytest.raises(ZeroDivisionError), block._spare_buffers():
+    own = dict(block.norm1.named_buffers())
+    with pytest.raises(ZeroDivisionError), spare_buffers([block]):
         assert block.norm1.running_mean is not own["running_mean"]
         raise ZeroDivisionError
-    assert all(block.norm1._buffers[name] is buffer for name, buffer in own.items())
+    assert len(own) == 3
+    assert all(getattr(block.norm1, name) is buffer for name, buffer in own.items())
+    assert list(block.state_dict()) == list(DoubleConv(3, 4).state_dict())
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8, 16])
@@ -201,10 +207,32 @@ def test_enlarging_is_torchs_bilinear(factor, layout):
     )
 
 
+def fast(module: nn.ConvTranspose2d) -> nn.ConvTranspose2d:
+    use_fast_bias_gradient(module)
+    assert type(module) is not nn.ConvTranspose2d
+    return module
+
+
+def test_other_transposed_convolutions_with_a_fast_bias_gradient():
+    x = torch.randn(2, 4, 5, 7, generator=torch.Generator().manual_seed(0))
+    options = {"stride": 3, "padding": 1, "output_padding": 1, "groups": 2, "dilation": 2}
+    plain = nn.ConvTranspose2d(4, 6, 3, **options)
+    other = fast(copy.deepcopy(plain))
+    assert torch.equal(other(x), plain(x)) and repr(other) == repr(plain)
+    assert torch.equal(other(x, [17, 23]), plain(x, [17, 23]))
+    assert copy.deepcopy(other)(x).shape == plain(x).shape
+    without = nn.ConvTranspose2d(4, 6, 3, bias=False)
+    use_fast_bias_gradient(without)
+    assert type(without) is nn.ConvTranspose2d
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("bf16", [False, True])
 def test_transposed_convolution_is_torchs(layout, bf16):
-    ours, theirs = UpConv(8, 4), nn.ConvTranspose2d(8, 4, 2, stride=2)
+    ours, theirs = (
+        fast(nn.ConvTranspose2d(8, 4, 2, stride=2)),
+        nn.ConvTranspose2d(8, 4, 2, stride=2),
+    )
     theirs.load_state_dict(ours.state_dict())
     out = []
     for module in (ours, theirs):
@@ -226,7 +254,7 @@ def test_transposed_convolution_is_torchs(layout, bf16):
 
 
 def test_frozen_transposed_convolution():
-    module = UpConv(4, 2).requires_grad_(False)
+    module = fast(nn.ConvTranspose2d(4, 2, 2, stride=2)).requires_grad_(False)
     x = torch.randn(1, 4, 2, 2, requires_grad=True)
     module(x).sum().backward()
     assert x.grad is not None and module.bias.grad is None
@@ -243,11 +271,9 @@ def test_frozen_transposed_convolution():
 )
 def test_full_width_needs_at_most_7_gib(network, switches):
     """A whole training step at batch 16, 256x256, bfloat16."""
-    model = (
-        network(init_features=64, checkpointing=True, **switches)
-        .cuda()
-        .to(memory_format=torch.channels_last)
-    )
+    model = recomputing(network(init_features=64, **switches))
+    use_fast_bias_gradient(model)
+    model = model.cuda().to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters())
     images = torch.randn(16, 3, 256, 256, device="cuda").to(memory_format=torch.channels_last)
     torch.cuda.reset_peak_memory_stats()

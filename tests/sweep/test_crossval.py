@@ -108,7 +108,10 @@ def test_only_those_vote_who_have_not_learnt_from_the_patient(folds_of_3, data, 
     for name in NAMES:
         allowed = [network for network in networks if name not in network.trained_on]
         assert len(allowed) == 2, "one of each cross-validation"
-        volumes = [next(predict_volumes(network, data, (name,), CPU, 16))[1] for network in allowed]
+        volumes = [
+            next(predict_volumes(each.network, each.config, data, (name,), CPU, 16))[1]
+            for each in allowed
+        ]
         seen[name] = np.mean(volumes, axis=0)
     voters = {
         name: [network for network in networks if name not in network.trained_on] for name in NAMES
@@ -134,8 +137,7 @@ def test_a_patient_whom_all_were_trained_on_is_named(folds_of_3, data, tmp_path)
 def test_members_that_cannot_vote(folds_of_3, data, tiny_kaggle):
     with pytest.raises(KitError, match="no network"):
         ensemble([], data)
-    unknown = load_weights(folds_of_3.runs[0].weights)
-    unknown.trained_on = ()
+    unknown = dataclasses.replace(load_weights(folds_of_3.runs[0].weights), trained_on=())
     with pytest.raises(KitError, match="does not say"):
         ensemble([unknown, folds_of_3.runs[1]], data)
     with pytest.raises(KitError, match="32 pixels"):
