@@ -35,7 +35,7 @@ from lib.config import BEST, REFERENCE, Config
 from lib.dataset import load_data, make_split
 from lib.logger import RunFolder
 from lib.networks import build, summary
-from lib.runtime import deterministic, pick_device
+from lib.runtime import deterministic, pick_device, seed_everything
 from lib.runtime.device import on_cpu
 from lib.train import Training, train_epoch
 from lib.utils import PROJECT, progress, write_atomic, write_json
@@ -304,6 +304,7 @@ def _epoch_seconds(training: Training, epoch: int) -> float:
     device = training.machine.device
 
     def train() -> None:
+        seed_everything(training.config.seed, epoch)
         train_epoch(training, epoch, training.config.lr, tqdm(disable=True))
         if device.type == "cuda":
             torch.cuda.synchronize(device)

@@ -555,9 +555,9 @@ def updated(info: dict[str, Any]) -> dict[str, Any]:
             for plan in plans
             if isinstance(plan, str)
         }
-    before = [info.get("device"), info.get("precision")]
-    if "earlier" not in info and all(isinstance(text, str) for text in before):
-        devices, precisions = (text.split("; then ") for text in before)
+    device, precision = info.get("device"), info.get("precision")
+    if "earlier" not in info and isinstance(device, str) and isinstance(precision, str):
+        devices, precisions = device.split("; then "), precision.split("; then ")
         count = max(len(devices), len(precisions))
         # of the two, one may have changed more often
         devices += devices[-1:] * (count - len(devices))

@@ -39,7 +39,8 @@ def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 def brain(
     seed: int, slices: int = 6, height: int = 32, width: int = 32, tumour: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A bright ellipse on black with a disc that shines on FLAIR: (S, H, W, 3) uint8 and its mask (S, H, W) {0, 1}.
+    """A bright ellipse on black with a disc that shines on FLAIR: (S, H, W, 3) uint8 and its mask
+    (S, H, W) {0, 1}.
 
     The tumour lies in the slices around the middle one; the background is exactly 0, as after skull
     stripping."""
@@ -99,8 +100,9 @@ def tiny_kaggle(kaggle_folder: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def hand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of ``tests.grade.demo``, built once for all tests and processes; do not change what is in it. The code
-    in its pickle would leave ``TRACE`` beside it."""
+    """The folder of ``tests.grade.demo``, built once for all tests and processes; do not change
+    what is in it. The code in its pickle would leave ``TRACE`` beside it.
+    """
     from lib.utils import build_folder
     from tests.grade.demo import build
 

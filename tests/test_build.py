@@ -1,4 +1,6 @@
-"""``build_model``, and what all three networks have in common: arguments, normalisations, initialisers, options."""
+"""``build_model``, and what all three networks have in common: arguments, normalisations,
+initialisers, options.
+"""
 
 import argparse
 import dataclasses

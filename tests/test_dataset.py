@@ -354,7 +354,9 @@ def test_default_draw_is_the_one_that_earlier_runs_saw():
 
 @pytest.mark.parametrize(("weight", "share"), [(0.0, 0.0), (0.1, 6.06), (1.0, 33.3), (2.0, 44.4)])
 def test_share_of_empty_slices(weight, share):
-    """As the help of the field and the docstring of Sampler say, two of three slices being without tumour."""
+    """As the help of the field and the docstring of Sampler say, two of three slices being without
+    tumour.
+    """
     areas = Areas(*([0] * 20 + [10] * 6 + [40] * 4 for _ in range(5)))
     sampler = Sampler(areas, Config(background_weight=weight, sampling="fresh"))
     found = np.concatenate([sampler.draw(epoch)[0] for epoch in range(200)])

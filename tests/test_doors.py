@@ -1,4 +1,4 @@
-"""The doors of the house: every import and command that is documented, and what opening one loads."""
+"""The doors: every import and command that is documented, and what opening one loads."""
 
 import ast
 import importlib
@@ -15,8 +15,8 @@ import pytest
 from lib.utils import PROJECT
 
 SHELF = (
-    "unet_layers unet_init_weights unet unet_2plus unet_3plus networks loss transform dataset metrics optim "
-    "config train evaluate predict logger stats utils"
+    "unet_layers unet_init_weights unet unet_2plus unet_3plus networks loss transform dataset "
+    "metrics optim config train evaluate predict logger stats utils"
 )
 PACKAGES = "runtime data phantom sweep plot viewer report notebook check grade"
 NAMES = """
@@ -36,8 +36,10 @@ from lib.report import write_report
 from lib.phantom import write_phantom, make_patient, PHANTOM_FOLDER
 from lib.check import check
 from lib.evaluate import calibrate
-from lib.data import find_root, list_patients, read_patient, Patient, open_cache, Cache, cache_folder, write_masks
-from lib.runtime import pick_device, Machine, deterministic, Recomputing, load_class, code_fingerprint, run_command
+from lib.data import find_root, list_patients, read_patient, Patient
+from lib.data import open_cache, Cache, cache_folder, write_masks
+from lib.runtime import pick_device, Machine, deterministic, Recomputing
+from lib.runtime import load_class, code_fingerprint, run_command
 """
 """What notebooks, scripts and other people's code rely on."""
 COMMANDS = (

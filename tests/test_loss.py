@@ -50,7 +50,9 @@ def batch():
 
 
 def blob(height, width, count=2):
-    """A tumour to each image, the last one's image empty, and logits that half know where it is; float64."""
+    """A tumour to each image, the last one's image empty, and logits that half know where it is;
+    float64.
+    """
     generator = torch.Generator().manual_seed(height)
     y, x = torch.meshgrid(
         torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"

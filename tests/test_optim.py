@@ -1,4 +1,6 @@
-"""Optimisers and schedules against torch's own, the moving average against its sum, batches computed in parts."""
+"""Optimisers and schedules against torch's own, the moving average against its sum, batches
+computed in parts.
+"""
 
 import dataclasses
 

@@ -119,7 +119,7 @@ def config_with(**changes):
 
 
 def refused(file: Path) -> str:
-    """``load_weights`` raises a KitError of one line that names the file, and nothing else speaks."""
+    """Return the one line in which ``load_weights`` refuses a file; nothing else speaks."""
     with warnings.catch_warnings(record=True) as spoken, pytest.raises(KitError) as caught:
         warnings.simplefilter("always")
         load_weights(file)

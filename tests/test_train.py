@@ -234,7 +234,8 @@ def test_learns(data, tmp_path):
 
 
 def test_results_are_those_recorded(data, tmp_path):
-    """Measured once in float32 on an x86 CPU: whoever makes the code faster sees here that it still learns the same.
+    """Measured once in float32 on an x86 CPU: whoever makes the code faster sees here that it still
+    learns the same.
 
     A last bit of rounding in the augmentation moves the DSC of these small masks by 0.007 and the
     losses by less than 0.0005, bfloat16 by 0.015 and 0.0008: the tolerances leave room for another

@@ -17,7 +17,9 @@ from tests.conftest import REAL_DATA, brain
 
 
 def published(volume, mask, size, crop=True):
-    """The published preprocessing, step by step on the whole 4-D volume: (S', size, size, 3) and (S', size, size)."""
+    """The published preprocessing, step by step on the whole 4-D volume: (S', size, size, 3) and
+    (S', size, size).
+    """
     if crop and len(volume) > 2:
         volume, mask = volume[1:-1], mask[1:-1]
     volume = volume.copy()
@@ -173,7 +175,9 @@ def test_mask_comes_back_from_the_networks_grid(height, width, size):
 
 @pytest.mark.parametrize(("height", "width", "size"), [(60, 44, 32), (44, 61, 64), (60, 44, 128)])
 def test_restoring_does_not_shift(height, width, size):
-    """A ramp comes back as a ramp through the same pixel centres: half a pixel would cost a thin tumour its DSC."""
+    """A ramp comes back as a ramp through the same pixel centres: half a pixel would cost a thin
+    tumour its DSC.
+    """
     volume = np.full((5, height, width, 3), 100, np.uint8)
     _, geometry = preprocess(volume, size)
     edge = max(height, width)

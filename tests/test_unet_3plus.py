@@ -1,4 +1,6 @@
-"""UNet 3+: sizes of the paper, full-scale skip connections, deep supervision, the classification-guided module."""
+"""UNet 3+: sizes of the paper, full-scale skip connections, deep supervision, the classification-
+guided module.
+"""
 
 import pytest
 import torch
@@ -34,7 +36,9 @@ def test_published_sizes(switches, size):
 
 
 def test_it_is_the_figure(images):
-    """Level 2 (X_De^3 of the paper's figure) written out, with a normalisation per branch as in the published code."""
+    """Level 2 (X_De^3 of the paper's figure) written out, with a normalisation per branch as in the
+    published code.
+    """
     torch.manual_seed(0)
     width, net = 2, UNet3Plus(init_features=2).eval()
     seen = {}

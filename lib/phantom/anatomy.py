@@ -172,10 +172,9 @@ def _sulci(head: Head, p: np.ndarray, d_surface: np.ndarray, atrophy: float) -> 
     voxel = 2.5
     cube = band_noise(head.rng, 48, 21 / voxel)
     gradient = np.sqrt(sum(g * g for g in np.gradient(cube))) / voxel
-    radius = np.sqrt(((p / np.float32([67, 85, 71])[:, None]) ** 2).sum(0))
-    at = p / (
-        np.maximum(radius, 0.2) ** 0.7 * voxel
-    )  # nearly constant along a ray: a sulcus is a radial sheet
+    radius = np.sqrt(((p / np.array([67, 85, 71], np.float32)[:, None]) ** 2).sum(0))
+    # nearly constant along a ray: a sulcus is a radial sheet
+    at = p / (np.maximum(radius, 0.2) ** 0.7 * voxel)
     wave = ndimage.map_coordinates(cube, at, order=1, mode="grid-wrap")
     slope = ndimage.map_coordinates(gradient, at, order=1, mode="grid-wrap")
     reach = (13 + 6 * head.noise(25)) * np.clip(
@@ -249,7 +248,7 @@ def _cerebellum(head: Head, brain: Brain, tissue: dict[str, np.ndarray]) -> np.n
         > 0.4
     )
     outer = 1 - inside(11 + brain.d_cerebellum + 5 * head.noise(12), 10)
-    body = np.repeat(np.float32(tissue["white"])[:, None], brain.p.shape[1], axis=1)
+    body = np.repeat(np.asarray(tissue["white"], np.float32)[:, None], brain.p.shape[1], axis=1)
     paint(body, outer, tissue["grey"])
     paint(body, outer * leaf * head.rng.uniform(0.1, 0.4), tissue["csf"])
     return body
@@ -260,7 +259,7 @@ def _grey_matter(head: Head, q: np.ndarray, grey: np.ndarray) -> np.ndarray:
     limbic = ellipsoid(q, (39, 6, 4), (8, 26, 16))
     limbic = np.minimum(limbic, ellipsoid(q, (3, 30, 20), (10, 22, 24)))
     limbic = np.minimum(limbic, ellipsoid(q, (26, -14, -20), (9, 24, 9)))
-    values = np.repeat(np.float32(grey)[:, None], q.shape[1], axis=1)
+    values = np.repeat(np.asarray(grey, np.float32)[:, None], q.shape[1], axis=1)
     values[FLAIR] *= (
         1
         + head.rng.uniform(0.03, 0.12) * head.noise(28)
@@ -278,7 +277,7 @@ def _paint_brain(
     paint(image, np.ones(image.shape[1], np.float32), tissue["csf"])
     tissue_share = 1 - inside(brain.d_csf, width)
     cortex = inside(brain.d_csf - head.rng.uniform(2.8, 4.0), width)
-    matter = np.repeat(np.float32(tissue["white"])[:, None], image.shape[1], axis=1)
+    matter = np.repeat(np.asarray(tissue["white"], np.float32)[:, None], image.shape[1], axis=1)
     paint(matter, cortex, _grey_matter(head, q, tissue["grey"]))
     for centre, radii in (
         ((12, -11, 5), (9, 14, 9)),

@@ -53,7 +53,9 @@ def band_noise(rng: np.random.Generator, size: int, wavelength: float) -> np.nda
     return (cube / cube.std()).astype(np.float32)
 
 
-def ellipsoid(p: np.ndarray, centre: Sequence[float], radii: Sequence[float]) -> np.ndarray:
+def ellipsoid(
+    p: np.ndarray, centre: Sequence[float] | np.ndarray, radii: Sequence[float] | np.ndarray
+) -> np.ndarray:
     """Approximate signed distance (N,) in mm of points `p` (3, N) to an ellipsoid."""
     squared = slope = np.float32(0)
     for x, middle, radius in zip(p, centre, radii, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from lib.utils import say
 WARM_UP = 3  # calls before the recording: libraries choose algorithms and allocate workspace
 CALLS_THAT_PAY = 8000  # compiling takes half a minute, then saves about 4 ms a step of the U-Net
 
-Compute = TypeVar("Compute", bound=Callable[..., object])
+Compute = TypeVar("Compute", bound=Callable[..., Any])
 
 
 class Recorded:
@@ -33,7 +33,7 @@ class Recorded:
 
     def __init__(self, compute: Callable[..., Tensor], record: bool) -> None:
         self.compute, self.record, self.calls = compute, record, 0
-        self.graph: torch.cuda.CUDAGraph | None = None
+        self.recording: _Recording | None = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Return the result for these inputs; their shapes must be those of the first call."""
@@ -42,19 +42,18 @@ class Recorded:
         self.calls += 1
         if self.calls <= WARM_UP:
             return self._compute_on_a_side_stream(inputs)
-        if self.graph is None:
-            self._record(inputs)
-        for held, given in zip(self.inputs, inputs, strict=True):
+        if self.recording is None:
+            self.recording = self._made(inputs)
+        for held, given in zip(self.recording.inputs, inputs, strict=True):
             held.copy_(given, non_blocking=True)
-        self.graph.replay()
-        return self.output.clone()
+        self.recording.graph.replay()
+        return self.recording.output.clone()
 
     def stop(self) -> str | None:
         """Free the memory of the recording and record no more; return a message, or None."""
         if not self.record:
             return None
-        self.record, self.graph = False, None
-        self.inputs = self.output = None
+        self.record, self.recording = False, None
         return "the kernels of a step are started one by one"
 
     def _compute_on_a_side_stream(self, inputs: tuple[Tensor, ...]) -> Tensor:
@@ -66,14 +65,22 @@ class Recorded:
         torch.cuda.current_stream().wait_stream(stream)
         return output
 
-    def _record(self, inputs: tuple[Tensor, ...]) -> None:
+    def _made(self, inputs: tuple[Tensor, ...]) -> _Recording:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()  # a recording has memory of its own
-        self.inputs = tuple(given.clone() for given in inputs)
+        held = tuple(given.clone() for given in inputs)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self.output = self.compute(*self.inputs)
-        self.graph = graph
+            output = self.compute(*held)
+        return _Recording(graph, held, output)
+
+
+class _Recording(NamedTuple):
+    """Hold a graph, and the memory that it reads its inputs from and writes its output to."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: tuple[Tensor, ...]
+    output: Tensor
 
 
 def can_record(config: Config, device: torch.device, scaler: torch.amp.GradScaler) -> bool:
@@ -96,4 +103,5 @@ def compile_if_it_pays(compute: Compute, device: torch.device, calls: int) -> Co
     if torch.cuda.get_device_capability(device) < (7, 0):  # Triton needs Volta or newer
         return compute
     say("compiling for this GPU: the first step takes up to a minute")
-    return torch.compile(compute)
+    compiled: Any = torch.compile(compute)
+    return cast(Compute, compiled)

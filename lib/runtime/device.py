@@ -8,6 +8,7 @@ import platform
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,10 @@ from lib.utils import KitError
 try:
     import resource
 except ImportError:  # Windows
-    resource = None
+    resource = None  # type: ignore[assignment]
 
+
+_torch_deterministic: Any = torch.utils.deterministic  # whose types lack an attribute
 
 # --- device and precision -------------------------------------------------------------------------
 
@@ -177,19 +180,19 @@ class deterministic:
             torch.are_deterministic_algorithms_enabled(),
             torch.is_deterministic_algorithms_warn_only_enabled(),
             torch.backends.cudnn.benchmark,
-            torch.utils.deterministic.fill_uninitialized_memory,
+            _torch_deterministic.fill_uninitialized_memory,
         )
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
         # It helps to find reads of uninitialised memory, but writes every new tensor twice.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        _torch_deterministic.fill_uninitialized_memory = False
 
     def __exit__(self, *exc: object) -> None:
         enabled, warn_only, benchmark, fill = self._before
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
         torch.backends.cudnn.benchmark = benchmark
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        _torch_deterministic.fill_uninitialized_memory = fill
 
 
 def seed_everything(*key: int) -> None:
@@ -197,13 +200,15 @@ def seed_everything(*key: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
 
 
-def to_device(tensor: Tensor, device: torch.device, **layout: torch.memory_format) -> Tensor:
+def to_device(
+    tensor: Tensor, device: torch.device, layout: torch.memory_format = torch.preserve_format
+) -> Tensor:
     """Copy a tensor to a device; with CUDA, Python does not wait for the copy.
 
     MPS does not: it may read the source after its memory was given to another tensor
     (pytorch/pytorch#189690).
     """
-    return tensor.to(device, non_blocking=device.type == "cuda", **layout)
+    return tensor.to(device, non_blocking=device.type == "cuda", memory_format=layout)
 
 
 def on_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -220,7 +225,7 @@ class Machine:
 
     def to_device(self, batch: Tensor) -> Tensor:
         """Copy ``(N, C, H, W)`` to the device, in the layout that it convolves fastest."""
-        return to_device(batch, self.device, memory_format=memory_format(self.device))
+        return to_device(batch, self.device, memory_format(self.device))
 
     def at_once(self, batch: Tensor) -> tuple[Tensor, ...]:
         """Split a batch ``(N, C, H, W)`` into chunks for a forward pass.
@@ -237,7 +242,7 @@ def prepare(models: list[nn.Module], device: str, precision: str) -> Machine:
     """Move networks to the device of that name; return it with its precision."""
     chosen = pick_device(device)
     for model in models:
-        model.to(chosen, memory_format=memory_format(chosen))
+        model.to(chosen, memory_format=memory_format(chosen))  # type: ignore[call-overload]
     return Machine(chosen, pick_precision(chosen, precision))
 
 

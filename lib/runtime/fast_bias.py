@@ -39,7 +39,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
             self.groups,
             self.dilation,
         )
-        features: Tensor = _BiasGradient.apply(x, bias)  # type: ignore[no-untyped-call]
+        features: Tensor = _BiasGradient.apply(x, bias)
         return features
 
 

@@ -142,7 +142,10 @@ def _without_effect(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]
         return line, len(lines[line - 1].encode()[:byte].decode())
 
     return sorted(
-        (place(node.lineno, node.col_offset), place(node.end_lineno, node.end_col_offset))
+        (
+            place(node.lineno, node.col_offset),
+            place(node.end_lineno or node.lineno, node.end_col_offset or 0),
+        )
         for node in ast.walk(ast.parse(source))
         if isinstance(node, (ast.Import, ast.ImportFrom))
         or (

@@ -90,7 +90,9 @@ def test_two_datasets_of_the_same_folder_name(kaggle_folder):
 
 
 def test_equal_names_sizes_and_times_are_not_equal_pixels(tmp_path):
-    """Archives with normalised times: a corrected release must not be answered with the cache of the first one."""
+    """Archives with normalised times: a corrected release must not be answered with the cache of
+    the first one.
+    """
     found = []
     for seed, place in enumerate(("first", "corrected")):
         folder = write_patient(tmp_path / place / "kaggle_3m", NAMES[0], *brain(seed))
@@ -195,7 +197,8 @@ def test_threads_build_it_once(tiny_kaggle, builds):
 
 def test_processes_build_it_once(tiny_kaggle):
     code = (
-        "import sys\nfrom lib.data import cache\nfrom lib.dataset import load_data\nbuild = cache._build\n"
+        "import sys\nfrom lib.data import cache\nfrom lib.dataset import load_data\n"
+        "build = cache._build\n"
         "def counted(*a):\n    print('built')\n    build(*a)\ncache._build = counted\n"
         f"print(load_data(sys.argv[1], {SIZE}).fingerprint)"
     )

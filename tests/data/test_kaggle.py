@@ -1,4 +1,4 @@
-"""The Kaggle layout: what is found, what is refused and in which words, what is read and written."""
+"""The Kaggle layout: what is found, what is refused and how, what is read and written."""
 
 import os
 import shutil
@@ -159,7 +159,9 @@ def test_zip_bomb(tiny_kaggle, tmp_path, monkeypatch, limit, value):
 
 
 def test_size_that_the_archive_lies_about(tmp_path):
-    """The limit is taken from the directory of the zip: an entry must not grow beyond what it says there."""
+    """The limit is taken from the directory of the zip: an entry must not grow beyond what it says
+    there.
+    """
     archive = tmp_path / "archive.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
         bundle.writestr(f"{NAME}/{NAME}_1.tif", bytes(5_000_000))
@@ -183,7 +185,9 @@ def damage_entry(content):
 
 
 def damage_start(content):
-    """Garbage where the first slice's compressed bytes begin: the decompressor itself stumbles, before any checksum."""
+    """Garbage where the first slice's compressed bytes begin: the decompressor itself stumbles,
+    before any checksum.
+    """
     at = content.index(b".tif") + 4
     return content[:at] + b"\xff" * 20 + content[at + 20 :]
 

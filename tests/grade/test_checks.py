@@ -107,7 +107,8 @@ def test_the_lib_that_was_handed_in_is_compared_and_never_imported(ada, tmp_path
         if name.startswith("lib/"):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_bytes(content)
-    (tmp_path / "lib" / "metrics.py").write_text("raise SystemExit\n")
+    with open(tmp_path / "lib" / "metrics.py", "a", encoding="utf-8") as metrics:
+        metrics.write("raise SystemExit\n")
     (tmp_path / "lib" / "own" / "new.py").write_text("raise SystemExit\n")
     (tmp_path / "lib" / "optim.py").unlink()
     (tmp_path / "lib" / "grade" / "rubric.py").write_text("raise SystemExit\n")

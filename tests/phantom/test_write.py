@@ -1,4 +1,6 @@
-"""The phantom: same seed, same bytes; the Kaggle layout; tumours that look like tumours; nobody's data is touched."""
+"""The phantom: same seed, same bytes; the Kaggle layout; tumours that look like tumours; nobody's
+data is touched.
+"""
 
 import json
 import subprocess

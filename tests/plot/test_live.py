@@ -1,4 +1,6 @@
-"""The view of a training: it changes nothing of the run, shows one picture, and keeps quiet outside notebooks."""
+"""The view of a training: it changes nothing of the run, shows one picture, and keeps quiet outside
+notebooks.
+"""
 
 import io
 from dataclasses import replace

@@ -33,7 +33,9 @@ def test_arithmetic_at_full_size(config, gflops):
 
 
 def test_arithmetic_by_hand():
-    """U-Net of one feature at 16x16; a 3x3 convolution from a to b channels costs 2 * 9 * a * b a pixel."""
+    """U-Net of one feature at 16x16; a 3x3 convolution from a to b channels costs 2 * 9 * a * b a
+    pixel.
+    """
     pixels = [256, 64, 16, 4, 1]
     encoder = sum(
         18 * p * (a * b + b * b)

@@ -41,7 +41,9 @@ def tensors(output):
 def step(
     network: nn.Module, images: torch.Tensor, precision: torch.dtype | None = None
 ) -> list[torch.Tensor]:
-    """Outputs of a training step with its gradients left in the network; dropout is the same each time."""
+    """Outputs of a training step with its gradients left in the network; dropout is the same each
+    time.
+    """
     torch.manual_seed(1)
     with torch.autocast("cpu", precision or torch.bfloat16, enabled=precision is not None):
         outputs = tensors(network(images))
@@ -110,7 +112,9 @@ def test_same_outputs_gradients_and_statistics(network, options, layout):
 
 @pytest.mark.parametrize("switches", [{}, {"deep_supervision": True, "guided": True}])
 def test_the_batch_in_parts(switches, monkeypatch):
-    """In double precision, as a single tiny image in float32 goes to another convolution, which rounds otherwise."""
+    """In double precision, as a single tiny image in float32 goes to another convolution, which
+    rounds otherwise.
+    """
     monkeypatch.setattr("lib.runtime.recompute.CHUNK_NUMBERS", 1)
     plain, frugal, images = twins(UNet3Plus, switches, dtype=torch.float64)
     assert_equal(plain, frugal, (step(plain, images), step(frugal, images)), 1e-12)

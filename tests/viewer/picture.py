@@ -1,4 +1,5 @@
-"""The picture of the slice browser in the README, phantoms only: ``python -m tests.viewer.picture img/viewer.png``
+"""The picture of the slice browser in the README, phantoms only: ``python -m tests.viewer.picture
+img/viewer.png``
 
 Trains two small networks on the phantom for a minute, exports both to a file, and photographs it in
 Chromium."""

@@ -1,4 +1,6 @@
-"""The slice browser without a browser: pixels, what the kernel answers, the exported file, the still picture."""
+"""The slice browser without a browser: pixels, what the kernel answers, the exported file, the
+still picture.
+"""
 
 import base64
 import io
@@ -29,7 +31,7 @@ LONG_NAME = "TCGA_CS_" + "a_name_that_goes_on_and_on_" + 25 * "x"
 
 
 def prediction(data, shift=1, patients=None, seen=()):
-    """A prediction that is the truth moved by ``shift`` pixels, of a network trained on ``seen``."""
+    """A prediction: the truth moved by ``shift`` pixels, of a network trained on ``seen``."""
     rows, packed = [], {}
     for name in patients or data.patients:
         truth = data.truth(name)
@@ -327,7 +329,7 @@ def test_a_patient_of_88_slices_opens_fast(tmp_path):
         browser.answer(NAMES[0], FLAIR, slices)
         seconds.append(time.perf_counter() - start)
     print(
-        f"\nkernel's part of opening 88 slices of 256x256: {1000 * seconds[0]:.0f} ms to the first picture, "
-        f"{1000 * seconds[1]:.0f} ms for all slices of a sequence"
+        f"\nkernel's part of opening 88 slices of 256x256: {1000 * seconds[0]:.0f} ms to the first "
+        f"picture, {1000 * seconds[1]:.0f} ms for all slices of a sequence"
     )
     assert sum(seconds) < 5

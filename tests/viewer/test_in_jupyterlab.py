@@ -1,4 +1,6 @@
-"""The slice browser as a student meets it: real JupyterLab, the exported file without a network, real Chromium."""
+"""The slice browser as a student meets it: real JupyterLab, the exported file without a network,
+real Chromium.
+"""
 
 import io
 import os
@@ -85,7 +87,8 @@ OPENING = """async (name) => {
   menu.value = name;
   menu.dispatchEvent(new Event('change'));
   const until = (place) => new Promise((resolve) => {
-    const look = () => place()?.startsWith(name) ? setTimeout(() => resolve(performance.now() - start))
+    const done = () => resolve(performance.now() - start);
+    const look = () => place()?.startsWith(name) ? setTimeout(done)
       : requestAnimationFrame(look);
     look();
   });
@@ -275,7 +278,9 @@ def run_all(context, address, name):
 
 @pytest.fixture(scope="module")
 def lab(chromium, server):
-    """inference.ipynb, run in JupyterLab, with its slice browser in view; and what went wrong on the page."""
+    """inference.ipynb, run in JupyterLab, with its slice browser in view; and what went wrong on
+    the page.
+    """
     # tall: JupyterLab draws only the cells that are on screen
     context = chromium.new_context(viewport={"width": 1200, "height": 5200})
     page, problems = run_all(context, server, "inference.ipynb")
@@ -390,7 +395,8 @@ def test_lab_menus_and_toggles(lab, environment):
     for overlay in ("fill", "error", "both", "off", "contour"):
         choose(page, OVERLAY_MENU, overlay)
         assert (picture(page) == expected(data, shown(page), mask, overlay)).all(), overlay
-        lines = page.evaluate("""() => new Uint32Array(document.querySelector('.slices canvas.lines').getContext('2d')
+        lines = page.evaluate("""() => new Uint32Array(
+          document.querySelector('.slices canvas.lines').getContext('2d')
           .getImageData(0, 0, 5000, 5000).data.buffer).some((pixel) => pixel)""")
         assert lines == (overlay in ("contour", "both"))
         page.locator(".slices").screenshot(path=SHOTS / f"lab_{overlay}.png")
@@ -425,12 +431,14 @@ def test_lab_menus_and_toggles(lab, environment):
 def test_lab_in_the_dark(lab):
     page, _ = lab
     page.evaluate(
-        "() => window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })"
+        "() => window.jupyterapp.commands.execute("
+        "'apputils:change-theme', { theme: 'JupyterLab Dark' })"
     )
     page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")
     page.wait_for_timeout(500)
     page.locator(".slices").screenshot(path=SHOTS / "lab_dark.png")
-    colours = page.evaluate("""() => [...document.querySelectorAll('.slices select, .slices .key, .slices b')].map(
+    colours = page.evaluate("""() => [
+      ...document.querySelectorAll('.slices select, .slices .key, .slices b')].map(
       (node) => getComputedStyle(node).color)""")
     assert all(sum(map(float, re.findall(r"[\d.]+", colour)[:3])) > 3 * 150 for colour in colours)
 
@@ -445,8 +453,8 @@ def test_lab_is_faster_than_interact(lab, chromium, server, capsys):
     context.close()
     with capsys.disabled():
         print(
-            f"\nkey press to new picture in JupyterLab, median of {PRESSES}: slice browser {ours:.0f} ms, "
-            f"interact + matplotlib {theirs:.0f} ms"
+            f"\nkey press to new picture in JupyterLab, median of {PRESSES}: "
+            f"slice browser {ours:.0f} ms, interact + matplotlib {theirs:.0f} ms"
         )
     assert ours < theirs
 
@@ -464,8 +472,9 @@ def test_lab_opens_a_large_patient(kind, lab, environment, chromium, server, cap
     context.close()
     with capsys.disabled():
         print(
-            f"\nopening 88 slices of 256x256 ({kind}) with truth, two predictions in JupyterLab, ms to the picture, "
-            f"to all slices: {' and '.join(f'{one:.0f}, {all_:.0f}' for one, all_ in waits)}; one seen before "
+            f"\nopening 88 slices of 256x256 ({kind}) with truth, two predictions in JupyterLab, "
+            f"ms to the picture, to all slices: "
+            f"{' and '.join(f'{one:.0f}, {all_:.0f}' for one, all_ in waits)}; one seen before "
             f"{again[0]:.0f}, {again[1]:.0f}"
         )
     assert not problems
@@ -483,8 +492,8 @@ def test_lab_draws_a_training_in_place(lab, chromium, server, capsys):
     context.close()
     with capsys.disabled():
         print(
-            f"\nlive view: {seen['changes']} pictures, {seen['without']} frames of the screen without one, "
-            f"heights {seen['heights']}"
+            f"\nlive view: {seen['changes']} pictures, {seen['without']} frames of the screen "
+            f"without one, heights {seen['heights']}"
         )
     assert seen["changes"] > 2 and len(seen["heights"]) == 1 and not problems
 
@@ -568,7 +577,7 @@ def test_file_is_fast_without_a_network(theme, tmp_path, offline, capsys):
     wait = median_wait(page, SHOWN, page.locator(".slices"))
     with capsys.disabled():
         print(
-            f"\nkey press to new picture in the exported file ({theme}), two runs, median of {PRESSES}: "
-            f"{wait:.0f} ms"
+            f"\nkey press to new picture in the exported file ({theme}), two runs, "
+            f"median of {PRESSES}: {wait:.0f} ms"
         )
     assert not problems
