@@ -107,13 +107,13 @@ def test_the_lib_that_was_handed_in_is_compared_and_never_imported(ada, tmp_path
         if name.startswith("lib/"):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_bytes(content)
-    (tmp_path / "lib" / "metrics.py").write_text("raise SystemExit\n")
+    (tmp_path / "lib" / "unet.py").write_text("raise SystemExit\n")
     (tmp_path / "lib" / "own" / "new.py").write_text("raise SystemExit\n")
     (tmp_path / "lib" / "optim.py").unlink()
     (tmp_path / "lib" / "grade" / "rubric.py").write_text("raise SystemExit\n")
     diff = lib_diff(tmp_path / "lib")
     assert "+raise SystemExit" in diff["grade/rubric.py"]
-    assert list(diff) == ["grade/rubric.py", "metrics.py", "optim.py", "own/new.py"]
-    assert "+raise SystemExit" in diff["metrics.py"]
+    assert list(diff) == ["grade/rubric.py", "optim.py", "own/new.py", "unet.py"]
+    assert "+raise SystemExit" in diff["unet.py"]
     assert (diff["optim.py"], diff["own/new.py"]) == (["removed"], ["added: 1 lines"])
     assert lib_diff(tmp_path / "nowhere") == {}
