@@ -4,6 +4,8 @@ The door is any of the figures below, such as ``curves(run)``, and ``fit(..., wa
 start to read at ``style.py``.
 """
 
+# fmt: off
+# isort: off
 from lib.plot.images import disagreement, overlays, patient_slices
 from lib.plot.live import LiveView
 from lib.plot.scores import calibration, dsc_bars, dsc_strips, forest, size_against_dsc
@@ -12,19 +14,7 @@ from lib.plot.teaching import augmented_slices, sliding_mask
 from lib.plot.training import curves, sweep_curves, sweep_scores
 
 __all__ = [
-    "LiveView",
-    "augmented_slices",
-    "calibration",
-    "curves",
-    "disagreement",
-    "dsc_bars",
-    "dsc_strips",
-    "forest",
-    "overlays",
-    "patient_slices",
-    "size_against_dsc",
-    "sliding_mask",
-    "styled",
-    "sweep_curves",
-    "sweep_scores",
+    "LiveView", "augmented_slices", "calibration", "curves", "disagreement", "dsc_bars",
+    "dsc_strips", "forest", "overlays", "patient_slices", "size_against_dsc", "sliding_mask",
+    "styled", "sweep_curves", "sweep_scores",
 ]

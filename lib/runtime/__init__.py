@@ -4,40 +4,19 @@ The door is ``pick_device``; start to read at ``device.py``. Nothing here knows 
 data.
 """
 
+# fmt: off
+# isort: off
 from lib.runtime.cli import CommandParser, run_command
-from lib.runtime.device import (
-    Machine,
-    Precision,
-    deterministic,
-    free_memory,
-    peak_memory,
-    pick_device,
-    pick_precision,
-    return_freed_memory,
-    seed_everything,
-    tune_allocator,
-)
+from lib.runtime.device import Machine, Precision, deterministic, free_memory, peak_memory
+from lib.runtime.device import pick_device, pick_precision, return_freed_memory, seed_everything
+from lib.runtime.device import tune_allocator
 from lib.runtime.fast_bias import use_fast_bias_gradient
 from lib.runtime.own_code import code_fingerprint, load_class
 from lib.runtime.recompute import Recomputing, can_recompute, set_recompute
 
 __all__ = [
-    "CommandParser",
-    "Machine",
-    "Precision",
-    "Recomputing",
-    "can_recompute",
-    "code_fingerprint",
-    "deterministic",
-    "free_memory",
-    "load_class",
-    "peak_memory",
-    "pick_device",
-    "pick_precision",
-    "return_freed_memory",
-    "run_command",
-    "seed_everything",
-    "set_recompute",
-    "tune_allocator",
+    "CommandParser", "Machine", "Precision", "Recomputing", "can_recompute", "code_fingerprint",
+    "deterministic", "free_memory", "load_class", "peak_memory", "pick_device", "pick_precision",
+    "return_freed_memory", "run_command", "seed_everything", "set_recompute", "tune_allocator",
     "use_fast_bias_gradient",
 ]
