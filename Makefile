@@ -21,30 +21,32 @@ report: .venv/run ## result/report.html and .md: every attempt so far
 
 # what stands between these delimiters is not in the student edition
 ### BEGIN SOLUTION
+STEP := .ci/step
+
 test: lint types test-unit test-notebooks test-browser ## all checks but the slow tests
 
 test-all: test test-slow ## the same and the slow tests
 
 lint: .venv/dev  ## ruff, format, spelling, the order of imports
-	$(PY) -m ruff check .
-	$(PY) -m ruff format --check -q .
-	.venv/bin/codespell
-	.venv/bin/lint-imports
+	$(STEP) $(PY) -m ruff check .
+	$(STEP) $(PY) -m ruff format --check -q .
+	$(STEP) .venv/bin/codespell
+	$(STEP) .venv/bin/lint-imports
 
-types: .venv/dev ## mypy
-	$(PY) -m mypy
+types: .venv/dev ## mypy, strict on the shelf and on lib/grade
+	$(STEP) $(PY) -m mypy
 
 test-unit: .venv/dev ## unit tests, and how much of lib they reach: at least 90 %
-	$(PY) -m pytest -q -n 2 --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(STEP) $(PY) -m pytest -q -n 2 --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 test-notebooks: .venv/dev ## the four notebooks (smoke profile)
-	$(PY) -m tests.notebooks $(NOTEBOOKS)
+	$(STEP) $(PY) -m tests.notebooks $(NOTEBOOKS)
 
 test-browser: .venv/dev ## the slice browser in Chromium, where it is installed
-	$(PY) -m pytest -q -m browser
+	$(STEP) $(PY) -m pytest -q -m browser
 
 test-slow: .venv/dev ## tests of more than a few seconds
-	$(PY) -m pytest -q -m slow
+	$(STEP) $(PY) -m pytest -q -m slow
 
 bench: .venv/dev ## speed and memory, measured side by side on this machine, 4 minutes; all with FULL=1, half an hour
 	$(PY) -m benchmarks.run $(if $(FULL),--full)
@@ -57,7 +59,7 @@ notebooks: .venv/run ## execute the notebooks in place on the phantom, as they a
 reference-figures: .venv/run ## tables and figures of what was measured on patients, in result/reference and README
 	$(PY) -m maintain.results
 
-grade-demo: .venv/run ## grade ten fake hand-ins, and print the gradebook of docs/instructors.md
+grade-demo: .venv/run ## grade ten made-up submissions, and print the gradebook of docs/instructors.md
 	$(PY) -m tests.grade.demo result/grade-demo
 
 student: .venv/run ## write the student edition: without solutions, results and weights
