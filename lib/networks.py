@@ -237,8 +237,11 @@ def cost_line(config: Config, chunk: int, machine: Machine) -> str:
     if config.model not in MODELS:
         return f"{config.model}: its cost is not known before it runs"
     precision = machine.precision.name
-    cost = summary(config, chunk, precision=precision)
-    most = largest_batch(config, config.image_size, free_memory(machine.device), precision)
+    try:
+        cost = summary(config, chunk, precision=precision)
+        most = largest_batch(config, config.image_size, free_memory(machine.device), precision)
+    except Exception as error:  # advice must not stop a training: it uses private parts of torch
+        return f"{config.model}: its cost is not known with this torch ({type(error).__name__})"
     line = f"{cost}\nfree memory of this device: enough for {most} slices at once"
     if most >= chunk:
         return line

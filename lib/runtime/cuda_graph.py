@@ -43,7 +43,11 @@ class Recorded:
         if self.calls <= WARM_UP:
             return self._compute_on_a_side_stream(inputs)
         if self.recording is None:
-            self.recording = self._made(inputs)
+            try:
+                self.recording = self._made(inputs)
+            except RuntimeError:  # memory ran out, most likely; CUDA then speaks of the recording
+                say(f"a step cannot be recorded: {self.stop()}")
+                return self.compute(*inputs)
         for held, given in zip(self.recording.inputs, inputs, strict=True):
             held.copy_(given, non_blocking=True)
         self.recording.graph.replay()

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lib.config import Config
-from lib.networks import _forward_flops, build_model, largest_batch, summary
+from lib.networks import _forward_flops, build_model, cost_line, largest_batch, summary
+from lib.runtime import Machine, pick_precision
 from lib.runtime.cost import trace_step
 from lib.utils import KitError
 
@@ -144,3 +145,14 @@ def test_sgd_keeps_one_number_a_weight():
         summary(Config(init_features=2, optimizer=name), 1, 32, "fp32") for name in ("Adam", "SGD")
     )
     assert adam.peak_bytes - sgd.peak_bytes == 4 * adam.parameters
+
+
+def test_unknown_costs_stop_no_training(monkeypatch):
+    """The costs rest on private parts of torch, which its next release may change."""
+
+    def changed(*_, **__):
+        raise AttributeError("FakeTensorMode")
+
+    monkeypatch.setattr("lib.networks.summary", changed)
+    machine = Machine(torch.device("cpu"), pick_precision(torch.device("cpu"), "fp32"))
+    assert "not known with this torch (AttributeError)" in cost_line(Config(), 16, machine)
