@@ -317,7 +317,7 @@ class Sampler:
     Args:
         slices: the training slices; an epoch has as many samples.
         config: its ``seed``, ``sampling`` (``frozen`` or ``fresh``), ``background_weight`` and
-        augmentation count.
+            augmentation count.
     """
 
     def __init__(self, slices: SliceDataset, config: Config) -> None:

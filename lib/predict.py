@@ -211,7 +211,7 @@ def predict(
     Args:
         weights: from ``load_weights``, or a file for it.
         data: from ``load_data``, or a folder for it; masks are used for scoring where there are
-        any.
+            any.
         out: where ``<patient>/<patient>_<slice>_mask.tif`` and ``cases.csv`` go, the latter with
             the columns of ``Prediction.cases``; nothing is written without it.
         patients: names; all of them by default.

@@ -76,7 +76,7 @@ def fit(
 
     Args:
         config: hyper-parameters; its ``image_size`` and ``preprocessing`` must be those of
-        ``data``.
+            ``data``.
         data: from ``load_data``.
         out: folder of results.
         plan: the experiment that this run belongs to.

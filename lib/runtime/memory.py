@@ -38,7 +38,7 @@ class DeviceMemory:
     Args:
         datasets: moved to the device if together they take at most a third of what is free there.
         config: its ``batch_size``, and ``accumulate``: chunks that a step is asked to be computed
-        in.
+            in.
         first_remedy: called first when memory runs out; see ``__call__``.
     """
 

@@ -44,7 +44,7 @@ def source_fingerprint(*objects: Any) -> str:
 
     Raises:
         EditedError: a file was edited after Python loaded it; the hash would be of code that does
-        not run.
+            not run.
     """
     for module in {inspect.getmodule(thing) for thing in objects}:
         _LOADED.require_unchanged(module)
