@@ -217,25 +217,13 @@ class Training:
 
     def validate(self) -> tuple[float, float]:
         """Return loss and mean DSC of the validation patients."""
-        return validate(
-            self.model,
-            self.objective,
-            self.validation_slices,
-            self.machine,
-            self.memory.scoring_chunk,
-            self.config.tta,
-        )
+        slices, chunk = self.validation_slices, self.memory.scoring_chunk
+        return validate(self.model, self.objective, slices, self.machine, chunk, self.config.tta)
 
     def score(self) -> list[dict[str, Any]]:
         """Return a row of cases.csv for each validation patient."""
-        return score_cases(
-            self.model,
-            self.config,
-            self.data,
-            self.split.validation,
-            self.machine,
-            self.memory.scoring_chunk,
-        )
+        patients, chunk = self.split.validation, self.memory.scoring_chunk
+        return score_cases(self.model, self.config, self.data, patients, self.machine, chunk)
 
 
 def main() -> None:
