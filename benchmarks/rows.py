@@ -194,7 +194,7 @@ def inference(image_size: int = 128, rounds: int = 3, precision: str = "auto") -
         def ours() -> None:
             volumes = predict_volumes(step.model, step.config, data, (name,), step.machine)
             for patient, probabilities in volumes:
-                native_mask(data, patient, probabilities)
+                native_mask(data, patient, probabilities, step.config.component)
 
         with (
             apart(_plain_prediction, images, step.device, BATCH) as published,

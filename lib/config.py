@@ -31,6 +31,7 @@ Loss = Literal[
 ]
 Optimizer = Literal["Adam", "AdamW", "SGD"]
 Scheduler = Literal["none", "linear", "cosine", "poly", "step", "plateau"]
+Component = Literal["largest", "likeliest", "all"]
 Sampling = Literal["frozen", "fresh"]
 Padding = Literal["zero", "background"]
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
@@ -188,6 +189,12 @@ class Config:
         False,
         "test-time augmentation: average predictions over a left-right flip, in validation too",
     )
+    component: Component = _option(
+        "largest",
+        "which connected component of a predicted mask is kept: largest (as published), likeliest "
+        "(largest sum of log-odds) or all",
+        get_args(Component),
+    )
     # machine
     device: str = _option("auto", "auto, cpu, cuda, cuda:1, mps", pattern=DEVICES)
     precision: PrecisionName = _option("auto", "auto, fp32, bf16 or fp16", get_args(PrecisionName))
@@ -340,6 +347,7 @@ PUBLISHED: dict[str, Any] = {
     "sequence_dropout": 0.0,
     "seed": 42,
     "tta": False,
+    "component": "largest",
     "device": "auto",
     "precision": "auto",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.config import Config
+from lib.config import Component, Config
 from lib.dataset import BrainData, SliceDataset
-from lib.metrics import COLUMNS, Counts, counts, dsc, hd95, largest_component
+from lib.metrics import COLUMNS, Counts, counts, dsc, hd95, largest_component, likeliest_component
 from lib.runtime import Machine, deterministic, tune_allocator
 from lib.runtime.device import prepare
 
@@ -36,6 +37,13 @@ class TrainedModel:
     network: nn.Module
     config: Config
     trained_on: tuple[str, ...]
+
+    def __str__(self) -> str:
+        size, known = self.config.image_size, len(self.trained_on)
+        return (
+            f"{self.config.model}, {self.config.init_features} features, {size}x{size} pixels, "
+            f"trained on {f'{known} patients' if known else 'patients that it does not name'}"
+        )
 
 
 def forward_batches(
@@ -95,52 +103,90 @@ def predict_volumes(
         yield patient, torch.sigmoid(torch.cat(logits)[:, 0]).cpu().numpy()
 
 
+def segmentation(
+    probabilities: np.ndarray, component: Component, threshold: float = THRESHOLD
+) -> np.ndarray:
+    """Return the mask of a patient: what is above the threshold, and of that what a rule keeps.
+
+    Args:
+        probabilities: ``(S, H, W)``.
+        component: see ``Config.component``.
+
+    Returns:
+        bool, ``(S, H, W)``.
+    """
+    mask = probabilities > threshold
+    if component == "largest":
+        return largest_component(mask)
+    if component == "likeliest":
+        return likeliest_component(mask, probabilities)
+    return mask
+
+
+def seconds_per_slice(trained: TrainedModel, machine: Machine) -> float:
+    """Measure how long the network takes here, on four blank slices, after four to warm up.
+
+    Args:
+        trained: its network is on the device of ``machine``.
+    """
+    config = trained.config
+    shape = (4, config.in_channels, config.image_size, config.image_size)
+    images, started = machine.to_device(torch.zeros(shape)), 0.0
+    for _ in range(2):
+        started = time.perf_counter()
+        with torch.inference_mode(), machine.precision.autocast(machine.device):
+            _logits(trained.network, images, config.tta).sum().item()  # waits for a GPU
+    return (time.perf_counter() - started) / len(images)
+
+
 def validate(
-    model: nn.Module,
+    network: nn.Module,
+    config: Config,
     loss: nn.Module,
     slices: SliceDataset,
     machine: Machine,
     batch_size: int,
-    tta: bool = False,
 ) -> tuple[float, float]:
     """Return the mean loss over batches and the mean DSC over patients, on the network's grid.
 
-    The DSC is that of the largest connected component. Predictions are made as for the table of
-    cases, flips included: the best epoch is chosen by the score that is reported. Without slices
-    both are NaN.
+    Predictions are made as for the table of cases, with flips and components as ``config`` says:
+    the best epoch is chosen by the score that is reported. Without slices both are NaN.
     """
     if not len(slices):
         return math.nan, math.nan
-    losses, masks = [], []
-    for logits, truth in forward_batches(model, slices, machine, batch_size, tta):
+    losses, probabilities = [], []
+    for logits, truth in forward_batches(network, slices, machine, batch_size, config.tta):
         losses.append(loss(logits, truth))
-        masks.append(torch.sigmoid(logits[:, 0]) > THRESHOLD)
-    predicted = np.split(torch.cat(masks).cpu().numpy(), np.cumsum(slices.lengths)[:-1])
+        probabilities.append(torch.sigmoid(logits[:, 0]))
+    volumes = np.split(torch.cat(probabilities).cpu().numpy(), np.cumsum(slices.lengths)[:-1])
     scores = [
-        dsc(largest_component(mask), truth)
-        for mask, truth in zip(predicted, slices.volume_masks(), strict=True)
+        dsc(segmentation(volume, config.component), truth)
+        for volume, truth in zip(volumes, slices.volume_masks(), strict=True)
     ]
     return torch.stack(losses).mean().item(), float(np.mean(scores))
 
 
-def native_mask(data: BrainData, patient: str, probabilities: np.ndarray) -> np.ndarray:
-    """Return the largest connected component of the mask on the file's grid, ``(S, H, W)`` uint8.
+def native_mask(
+    data: BrainData, patient: str, probabilities: np.ndarray, component: Component
+) -> np.ndarray:
+    """Return the ``segmentation`` on the file's grid, ``(S, H, W)`` uint8.
 
     Args:
         probabilities: ``(S', size, size)``, on the network's grid.
     """
     restored = data.record(patient).geometry.restore(probabilities)
-    return largest_component(restored > THRESHOLD).astype(np.uint8)
+    return segmentation(restored, component).astype(np.uint8)
 
 
 def case_row(
-    data: BrainData, patient: str, probabilities: np.ndarray, mask: np.ndarray
+    data: BrainData, patient: str, probabilities: np.ndarray, mask: np.ndarray, component: Component
 ) -> dict[str, Any]:
     """Return a row of cases.csv; only ``patient`` and ``slices`` for a patient without masks.
 
     Args:
         probabilities: ``(S', size, size)``, on the network's grid.
-        mask: ``(S, H, W)``, see ``native_mask``.
+        mask: ``(S, H, W)``, the ``native_mask`` with the same rule.
+        component: see ``Config.component``.
     """
     row: dict[str, Any] = {"patient": patient, "slices": len(mask)}
     truth = data.truth(patient)
@@ -149,7 +195,7 @@ def case_row(
     network_truth = data.slices((patient,)).volume_masks()[0]
     native = counts(mask, truth)
     scores = {
-        "dsc": dsc(largest_component(probabilities > THRESHOLD), network_truth),
+        "dsc": dsc(segmentation(probabilities, component), network_truth),
         **native._asdict(),
         **native_scores(native),
         "hd95": hd95(mask, truth),
@@ -181,8 +227,9 @@ def score_cases(
         batch_size: slices computed at once.
     """
     volumes = predict_volumes(network, config, data, patients, machine, batch_size)
+    rule = config.component
     return [
-        case_row(data, patient, volume, native_mask(data, patient, volume))
+        case_row(data, patient, volume, native_mask(data, patient, volume, rule), rule)
         for patient, volume in volumes
     ]
 
@@ -201,7 +248,7 @@ class Calibration(NamedTuple):
         predicted: their mean probability, NaN for an empty bin.
         observed: share of them that is tumour, NaN for an empty bin.
         thresholds: ``(T,)``.
-        dsc: by patient and threshold, ``(P, T)``, of the largest component on the network's grid.
+        dsc: by patient and threshold, ``(P, T)``, on the network's grid.
     """
 
     voxels: np.ndarray
@@ -232,7 +279,8 @@ def calibrate(trained: TrainedModel, data: BrainData, patients: Sequence[str]) -
         for name, probabilities in volumes:
             truth = data.slices((name,)).volume_masks()[0]
             sums += _by_bin(probabilities, truth)
-            scores.append([dsc(largest_component(probabilities > t), truth) for t in THRESHOLDS])
+            masks = (segmentation(probabilities, trained.config.component, t) for t in THRESHOLDS)
+            scores.append([dsc(mask, truth) for mask in masks])
     voxels, predicted, observed = sums
     with np.errstate(invalid="ignore"):
         return Calibration(

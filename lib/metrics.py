@@ -112,6 +112,24 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
     return largest
 
 
+def likeliest_component(mask: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return the face-connected component of a 3-D mask with the largest sum of log-odds, bool.
+
+    It is the first of equals, and empty for an empty mask. A large piece of which the network is
+    hardly sure loses against a smaller one of which it is.
+
+    Args:
+        probabilities: of the shape of ``mask``, in [0, 1]; log-odds are limited to +-13.8.
+    """
+    labels, n = ndimage.label(mask)
+    if n < 2:
+        return mask.astype(bool)
+    p = np.clip(probabilities.astype(np.float64), 1e-6, 1 - 1e-6)
+    sums = np.bincount(labels.ravel(), np.log(p / (1 - p)).ravel())
+    likeliest: np.ndarray = labels == 1 + int(np.argmax(sums[1:]))
+    return likeliest
+
+
 def hd95(pred: np.ndarray, true: np.ndarray) -> float:
     """Return the Hausdorff distance with 95th percentiles, in voxels.
 

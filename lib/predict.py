@@ -19,7 +19,14 @@ import torch
 from lib.config import MODELS, REFERENCE, Config
 from lib.data import write_masks
 from lib.dataset import BrainData, load_data
-from lib.evaluate import BATCH_SIZE, TrainedModel, case_row, native_mask, predict_volumes
+from lib.evaluate import (
+    BATCH_SIZE,
+    TrainedModel,
+    case_row,
+    native_mask,
+    predict_volumes,
+    seconds_per_slice,
+)
 from lib.logger import Run, finished_runs, outside_folds, to_csv
 from lib.metrics import summarise
 from lib.networks import build_model
@@ -30,6 +37,8 @@ from lib.utils import PROJECT, KitError, progress, short_path, write_atomic
 
 PRETRAINED = PROJECT / "result" / "pretrained"
 KIT_WEIGHTS = PRETRAINED / "best.pt"  # the recipe that did better in cross-validation
+SMALL_WEIGHTS = PRETRAINED / "best-128.pt"  # the same recipe for slow machines
+SLOW = 60  # seconds
 
 
 def default_weights(out: str | Path = "result", data: BrainData | None = None) -> Path:
@@ -206,7 +215,7 @@ def predict(
     batch_size: int = BATCH_SIZE,
     tta: bool | None = None,
 ) -> Prediction:
-    """Segment patients: the largest connected component, on the grid of the files.
+    """Segment patients on the grid of the files, and keep what ``Config.component`` says.
 
     Args:
         weights: from ``load_weights``, or a file for it.
@@ -326,8 +335,8 @@ def segment(
     rows, packed = [], {}
     with deterministic(), progress(total=len(names), desc="segmenting", unit="patient") as bar:
         for name, probabilities in volumes:
-            mask = native_mask(data, name, probabilities)
-            rows.append(case_row(data, name, probabilities, mask))
+            mask = native_mask(data, name, probabilities, config.component)
+            rows.append(case_row(data, name, probabilities, mask, config.component))
             packed[name] = np.packbits(mask)
             if out is not None:
                 write_masks(Path(out), data.patients[name], mask)
@@ -373,19 +382,33 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
     arguments = parser.parse_args()
-    weights = arguments.weights or default_weights()
+    weights = Path(arguments.weights or default_weights())
     trained = load_weights(weights, arguments.model)
+    if arguments.tta is not None:
+        trained = replace(trained, config=replace(trained.config, tta=arguments.tta))
+    data = load_data(arguments.data, trained.config.image_size, trained.config.preprocessing)
+    print(f"weights: {short_path(weights)}: {trained}")
+    seconds, what = _forecast(trained, data, arguments.device, arguments.precision)
+    advice = ""
+    if seconds > SLOW and weights == KIT_WEIGHTS and SMALL_WEIGHTS.is_file():
+        advice = f"; several times faster: --weights {short_path(SMALL_WEIGHTS)}"
+    print(f"{what}: about {seconds:.0f} s{advice}")
     print(
         predict(
-            trained,
-            arguments.data,
-            arguments.out,
-            device=arguments.device,
-            precision=arguments.precision,
-            tta=arguments.tta,
+            trained, data, arguments.out, device=arguments.device, precision=arguments.precision
         )
     )
-    print(f"weights: {short_path(Path(weights))}\nmasks and cases.csv: {arguments.out}")
+    print(f"masks and cases.csv: {arguments.out}")
+
+
+def _forecast(
+    trained: TrainedModel, data: BrainData, device: str, precision: str
+) -> tuple[float, str]:
+    """Return how many seconds the network needs for all slices here, and what they are."""
+    machine = prepare([trained.network], device, precision)
+    count = len(data.slices(tuple(data.patients)))
+    seconds = count * seconds_per_slice(trained, machine)
+    return seconds, f"{count} slices on {machine.device}, {machine.precision.name}"
 
 
 if __name__ == "__main__":

@@ -218,7 +218,7 @@ class Training:
     def validate(self) -> tuple[float, float]:
         """Return loss and mean DSC of the validation patients."""
         slices, chunk = self.validation_slices, self.memory.scoring_chunk
-        return validate(self.model, self.objective, slices, self.machine, chunk, self.config.tta)
+        return validate(self.model, self.config, self.objective, slices, self.machine, chunk)
 
     def score(self) -> list[dict[str, Any]]:
         """Return a row of cases.csv for each validation patient."""

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import os
 import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -20,7 +21,7 @@ from lib import predict
 from lib.config import Config
 from lib.data import kaggle
 from lib.dataset import load_data
-from lib.evaluate import TrainedModel, mean_logits, predict_volumes
+from lib.evaluate import TrainedModel, predict_volumes
 from lib.logger import Run
 from lib.metrics import counts, dsc, hd95, largest_component
 from lib.networks import build_model
@@ -30,7 +31,7 @@ from lib.unet import UNet
 from lib.utils import KitError
 from tests.conftest import NAMES, brain, write_patient
 from tests.runtime.test_cli import command
-from tests.test_networks import Published
+from tests.test_unet import Published
 
 ROOT = Path(__file__).parent.parent
 TINY = Config(image_size=32, init_features=2, device="cpu")
@@ -437,17 +438,6 @@ def test_flips_are_averaged(tiny_kaggle):
     np.testing.assert_allclose(both, (one + other) / 2, atol=1e-6)
 
 
-def test_averaged_logits_stay_finite():
-    extreme = torch.tensor([-90.0, -30.0, 0.0, 30.0, 90.0])
-    assert torch.equal(mean_logits(extreme, extreme), extreme)
-    mixed = mean_logits(extreme, -extreme)
-    torch.testing.assert_close(mixed.sigmoid(), torch.full((5,), 0.5))
-    one, other = torch.randn(2, 50, generator=torch.Generator().manual_seed(0)) * 4
-    torch.testing.assert_close(
-        mean_logits(one, other).sigmoid(), (one.sigmoid() + other.sigmoid()) / 2
-    )
-
-
 def test_flips_by_argument_or_by_the_networks_config(tiny_kaggle):
     plain, asked = (
         predict.predict(Lopsided.trained(), tiny_kaggle, device="cpu", tta=tta)
@@ -494,6 +484,10 @@ def test_command_line(weights, tiny_kaggle, tmp_path, monkeypatch, capfd):
         "cpu",
     )
     assert status == 0
+    assert (
+        "best.pt: unet, 2 features, 32x32 pixels, trained on patients that it does not name" in out
+    )
+    assert re.search(r"\d+ slices on cpu, (fp32|bf16): about 0 s\n", out)
     assert "DSC on the file's grid: mean" in out
     assert "error" not in err
     assert len(pd.read_csv(tmp_path / "out" / "cases.csv")) == 6

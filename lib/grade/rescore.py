@@ -217,7 +217,9 @@ def _score_masks(submission: Submission, exam: Exam, result: Result) -> pd.DataF
             _read_mask(submission.masks / name / f"{name}_{number}_mask.tif", truth.shape[1:])
             for number in patient.numbers
         ]
-        found = counts(largest_component(np.stack(planes)), truth)
+        mask = np.stack(planes)
+        kept = largest_component(mask) if submission.config.component == "largest" else mask
+        found = counts(kept, truth)
         rows.append({"patient": name, "dsc_native": found.dsc, **found._asdict()})
     return pd.DataFrame(rows)
 
