@@ -1,6 +1,6 @@
 """Score what needs no training: flips, two recipes together, other thresholds and components.
 
-Command line: ``python -m maintain.postprocess --data DIR [--folder result/reference]``, after
+Command line: ``python -m maintain.postprocess --data DIR [--at cpu-long]``, after
 ``python -m maintain.reference`` has left the checkpoints of the cross-validation there.
 """
 
@@ -23,7 +23,7 @@ from lib.runtime import CommandParser, Machine, deterministic, run_command
 from lib.runtime.device import prepare
 from lib.sweep import CrossValidation
 from lib.utils import progress, write_atomic
-from maintain.reference import FOLDER, cross_validated
+from maintain.reference import FOLDER, SCALES, cross_validations
 
 THRESHOLDS = tuple(np.round(np.arange(0.1, 1, 0.1), 1))
 
@@ -148,11 +148,12 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, default=FOLDER, help="of the reference (default: result/reference)"
     )
+    parser.add_argument("--at", choices=list(SCALES), default="cpu-long", help="scale")
     arguments = parser.parse_args()
-    scale, folds = cross_validated(arguments.folder)
+    folds = cross_validations(arguments.folder)[arguments.at]
     config = next(iter(folds.values())).config
     table = score_rules(folds, load_data(arguments.data, config.image_size, config.preprocessing))
-    file = arguments.folder / POSTPROCESSING.format(scale)
+    file = arguments.folder / POSTPROCESSING.format(arguments.at)
     write_atomic(file, to_csv(table))
     print(file)
 

@@ -1,63 +1,81 @@
-"""Export the kit's weights: runs of the reference as float16, with a model card.
+"""Export the kit's weights: runs of the reference as float16; and write the model card of the box.
 
 Command line: ``python -m maintain.pretrained``, after ``python -m maintain.reference`` has trained
-them.
+them. Weights in the box whose checkpoint is not at hand stay as they are; the card tells of all.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-from lib.config import changes
+from lib.config import REFERENCE, changes
 from lib.logger import Run
-from lib.predict import KIT_WEIGHTS, PRETRAINED, read_checkpoint
+from lib.predict import KIT_WEIGHTS, PRETRAINED, SMALL_WEIGHTS, load_weights, read_checkpoint
 from lib.runtime import CommandParser, run_command
+from lib.runtime.cost import count_parameters
 from lib.utils import KitError, sha256, write_atomic
-from maintain.reference import FOLDER, WEIGHTS, cross_validated, measured
-from maintain.results import choice, cross_validation_table, markdown
+from maintain.reference import FOLDER, SCALES, WEIGHTS, cross_validations, measured
+from maintain.results import all_cross_validations, choice, in_words, markdown
 
 CARD, SUMS = "README.md", "SHA256SUMS"
 _TEMPLATE = Path(__file__).with_name("model_card.md")
 
 
 def export(runs: Path = FOLDER, target: Path = PRETRAINED) -> list[Path]:
-    """Write the weights as ``<label>.pt``, their hashes, and the card.
+    """Write the weights of the reference's runs, the hashes of all weights there, and the card.
+
+    Returns:
+        The files of weights that were written.
 
     Raises:
         KitError: weights, their checkpoints, or the cross-validation for the card are missing.
             Nothing has been written then.
     """
-    contents = {f"{label}.pt": _halved(run) for label, run in weight_runs(runs).items()}
-    text = card({name: (len(content), sha256(content)) for name, content in contents.items()}, runs)
+    contents = {
+        name: _halved(run)
+        for name, run in weight_runs(runs).items()
+        if run.weights.is_file() or not (target / name).is_file()
+    }
+    cross_validations(runs)
     for name, content in contents.items():
         write_atomic(target / name, content)
-    write_atomic(
-        target / SUMS, "".join(f"{sha256(content)}  {name}\n" for name, content in contents.items())
-    )
-    write_atomic(target / CARD, text)
+    sums = "".join(f"{sha256(file.read_bytes())}  {file.name}\n" for file in weight_files(target))
+    write_atomic(target / SUMS, sums)
+    write_atomic(target / CARD, card(target, runs))
     return [target / name for name in contents]
 
 
 def weight_runs(folder: Path = FOLDER) -> dict[str, Run]:
-    """Return label -> its run on all patients, the baseline first.
+    """Return name of a file -> its run on all patients, of every size of images once.
 
-    They are of the largest scale that was cross-validated.
+    ``best.pt`` is of the published size, ``best-128.pt`` of 128x128 pixels.
 
     Raises:
         KitError: there are none.
     """
-    scale, _ = cross_validated(folder)
-    runs = measured(WEIGHTS, scale, folder)
-    if not runs:
+    found = {
+        file_name(label, run.config.image_size): run
+        for scale in SCALES  # the largest of a size last
+        for label, [run] in measured(WEIGHTS, scale, folder).items()
+    }
+    if not found:
         raise KitError(
-            f"{folder}: no weights at scale {scale}; python -m maintain.reference --only {WEIGHTS} "
-            f"--at {scale} trains them"
+            f"{folder}: no weights there; python -m maintain.reference --only {WEIGHTS} trains them"
         )
-    return {label: run for label, [run] in runs.items()}
+    return found
+
+
+def file_name(label: str, size: int) -> str:
+    """Return the name of the file of a recipe's weights at a size of images."""
+    return f"{label}.pt" if size == REFERENCE.image_size else f"{label}-{size}.pt"
+
+
+def weight_files(folder: Path = PRETRAINED) -> list[Path]:
+    """Return the files of weights in a folder, by name."""
+    return sorted(folder.glob("*.pt"))
 
 
 def _halved(run: Run) -> bytes:
@@ -92,41 +110,45 @@ def _halved(run: Run) -> bytes:
 # --- the card -------------------------------------------------------------------------------------
 
 
-def card(files: Mapping[str, tuple[int, str]], runs: Path = FOLDER) -> str:
-    """Return the model card, as Markdown.
-
-    Args:
-        files: name of each file of weights -> its size in bytes and its SHA-256.
-    """
-    chosen, (scale, folds) = weight_runs(runs), cross_validated(runs)
-    some = next(iter(chosen.values()))
-    patients = some.info["split"]["train"]
+def card(folder: Path = PRETRAINED, runs: Path = FOLDER) -> str:
+    """Return the model card of the weights in a folder, as Markdown."""
+    files, scales = weight_files(folder), cross_validations(runs)
+    trained = {file.name: load_weights(file) for file in files}
+    known = {tuple(each.trained_on) for each in trained.values()}
+    if len(known) != 1:
+        raise KitError(f"{folder}: the files were not all trained on the same patients")
+    [patients] = known
+    folds = list(scales.values())[-1]
     return _TEMPLATE.read_text(encoding="utf-8").format(
-        files="\n".join(
-            _file_line(name, *files[name], chosen[name.removesuffix(".pt")]) for name in files
+        files="\n".join(map(_file_line, files)),
+        recipes="\n".join(
+            f"* `{name}`: {changes(each.config) or 'as published'}"
+            for name, each in trained.items()
         ),
-        recipes="\n".join(f"* `{label}`: {changes(run.config)}" for label, run in chosen.items()),
-        results=markdown(cross_validation_table(folds)),
-        fold_epochs=next(iter(folds.values())).config.epochs,
+        results=markdown(all_cross_validations(runs)),
+        scales="\n".join(f"* `{scale}`: {in_words(scale)}" for scale in scales),
         trials=choice(folds, runs).replace("(#trials)", "(../reference/results.md#trials)"),
-        scale=scale,
         default=KIT_WEIGHTS.name,
-        size=some.config.image_size,
+        small=SMALL_WEIGHTS.name,
         count=len(patients),
         ids=", ".join(patients),
-        sha=some.info["data"]["sha256"],
+        sha=next(iter(folds.values())).runs[0].info["data"]["sha256"],
     )
 
 
-def _file_line(name: str, size: int, digest: str, run: Run) -> str:
+def _file_line(file: Path) -> str:
     """Return the line of a file in the table of the card."""
+    content, trained = read_checkpoint(file), load_weights(file)
     cells = (
-        f"`{name}`",
-        f"{size / 1e6:.1f} MB",
-        f"{run.info['parameters']:,}",
-        run.config.epochs,
-        f"`{run.id}`",
-        f"`{digest}`",
+        f"`{file.name}`",
+        f"{trained.config.image_size}x{trained.config.image_size}",
+        f"{file.stat().st_size / 1e6:.1f} MB",
+        f"{count_parameters(trained.network):,}",
+        content["epoch"],
+        f"`{content['run_id']}`"
+        if "run_id" in content
+        else "[elsewhere](../reference/elsewhere.md)",
+        f"`{sha256(file.read_bytes())}`",
     )
     return f"| {' | '.join(map(str, cells))} |"
 

@@ -6,14 +6,17 @@ no patient is needed.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, get_args
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from lib import stats
-from lib.config import changes
+from lib.config import Component, changes
 from lib.evaluate import THRESHOLD
 from lib.logger import Run, write_result_csvs
 from lib.metrics import Summary
@@ -30,7 +33,7 @@ from maintain.reference import (
     SCALES,
     WEIGHTS,
     Measured,
-    cross_validated,
+    cross_validations,
     measured,
 )
 
@@ -64,6 +67,16 @@ def cross_validation_table(folds: Mapping[str, CrossValidation]) -> pd.DataFrame
     return pd.DataFrame.from_dict(rows, orient="index").fillna(
         {"its 95 % CI": "", "p (Holm)": "", "verdict": ""}
     )
+
+
+def all_cross_validations(folder: Path = FOLDER) -> pd.DataFrame:
+    """Return the ``cross_validation_table`` of every scale, one below the other."""
+    tables = {
+        scale: cross_validation_table(folds) for scale, folds in cross_validations(folder).items()
+    }
+    whole = pd.concat(tables)
+    whole.index = pd.Index([f"{scale}, {label}" for scale, label in whole.index])
+    return whole
 
 
 def _spread(dsc: Summary) -> dict[str, float | str]:
@@ -125,6 +138,62 @@ def choice(folds: Mapping[str, CrossValidation], folder: Path = FOLDER) -> str:
     )
 
 
+COMPONENTS = "components.json"
+"""Every connected component of each validation patient, where a run has it."""
+
+
+def component_table(folds: Mapping[str, CrossValidation]) -> pd.DataFrame:
+    """Return a row per recipe and rule for components, at the last epoch of each fold.
+
+    The last row of a recipe is the best single component that there is, which no rule can know.
+    It is empty where the runs have not kept their components.
+    """
+    files = {label: [run.folder / COMPONENTS for run in each.runs] for label, each in folds.items()}
+    if not all(file.is_file() for several in files.values() for file in several):
+        return pd.DataFrame()
+    rows: dict[str, dict[str, Any]] = {}
+    tests, changed = {}, {}
+    for label, several in files.items():
+        patients = [
+            patient for file in several for patient in json.loads(file.read_text(encoding="utf-8"))
+        ]
+        scores = pd.DataFrame([_by_rule(patient) for patient in patients])
+        for rule in scores:
+            rows[f"{label}, {rule}"] = {"patients": len(scores), "mean DSC": scores[rule].mean()}
+        for rule in get_args(Component)[1:]:
+            differences = scores[rule] - scores["largest"]
+            tests[f"{label}, {rule}"] = stats.paired_test(differences)
+            changed[f"{label}, {rule}"] = int((differences != 0).sum())
+    for (row, result), p in zip(
+        tests.items(), stats.holm(each.p for each in tests.values()), strict=True
+    ):
+        rows[row] |= {
+            "difference": result.mean,
+            "its 95 % CI": _interval(result.low, result.high),
+            "p (Holm)": stats.p_in_cell(p),
+            "changed": f"{changed[row]} of {result.n}",
+            "verdict": stats.verdict(result.mean, p),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").fillna(
+        {"its 95 % CI": "", "p (Holm)": "", "changed": "", "verdict": ""}
+    )
+
+
+def _by_rule(patient: Mapping[str, Any]) -> dict[str, float]:
+    """Return rule of ``Config.component`` -> DSC of a patient of ``COMPONENTS``."""
+    voxels, true = np.array(patient["voxels"]), np.array(patient["true"])
+    truth, count = patient["ground truth"], len(voxels)
+    if not count:
+        return dict.fromkeys((*get_args(Component), "best there is"), float(not truth))
+    each = 2 * true / (voxels + truth)
+    return {
+        "largest": float(each[np.argmax(voxels)]),
+        "likeliest": float(each[np.argmax(patient["log odds"])]),
+        "all": float(2 * true.sum() / (voxels.sum() + truth)),
+        "best there is": float(each.max()),
+    }
+
+
 def worst_patients(folds: Mapping[str, CrossValidation], count: int = WORST) -> pd.DataFrame:
     """Return the patients with the lowest DSC of the last recipe, and their errors.
 
@@ -179,6 +248,13 @@ def _sections(scale: str, folder: Path) -> Iterator[str]:
                     markdown(worst_patients(folds)),
                 )
             )
+            components = component_table(folds)
+            if len(components):
+                yield (
+                    f"### Which component is kept\n\n"
+                    f"At the last epoch, by `Config.component`, against the largest, as published; "
+                    f"`best there is` needs the ground truth.\n\n{markdown(components)}"
+                )
         else:
             table = markdown(_shown(name, runs))
             yield "\n\n".join((heading, table, _basis(name, runs), pictures))
@@ -332,12 +408,12 @@ def _effort(scale: str, folder: Path) -> str:
 
 def readme_table(folder: Path = FOLDER) -> str:
     """Return the block of README between its marks."""
-    scale, folds = cross_validated(folder)
-    patients = len(next(iter(folds.values())).cases)
-    count = PARTS[CROSS_VALIDATION].folds
+    found = cross_validations(folder)
+    patients = len(next(iter(found[next(iter(found))].values())).cases)
+    scales = "; ".join(f"`{scale}`: {in_words(scale)}" for scale in found)
     return (
-        f"Cross-validated on {patients} patients, {count} folds, at scale `{scale}`: "
-        f"{in_words(scale)}.\n\n{markdown(cross_validation_table(folds))}"
+        f"Cross-validated on {patients} patients, {PARTS[CROSS_VALIDATION].folds} folds, at each "
+        f"scale ({scales}; the rest as published).\n\n{markdown(all_cross_validations(folder))}"
     )
 
 
@@ -426,9 +502,12 @@ def _figures(name: str, runs: Measured) -> tuple[Figure, Figure]:
 def write_tables(folder: Path = FOLDER) -> list[Path]:
     """Write the tables that ``train_best.ipynb`` shows; return their files.
 
-    Each is of the largest scale that it was measured at.
+    The ladder, and the rules for components, are of the largest scale that they were measured at.
     """
-    tables = {"cross_validation.csv": cross_validation_table(cross_validated(folder)[1])}
+    tables = {"cross_validation.csv": all_cross_validations(folder)}
+    components = [component_table(folds) for folds in cross_validations(folder).values()]
+    if any(map(len, components)):
+        tables["components.csv"] = [table for table in components if len(table)][-1]
     for scale in reversed(SCALES):
         if runs := measured(LADDER_PLAN, scale, folder):
             tables["ladder.csv"] = stats.readable(stats.compare_ladder(runs))

@@ -37,6 +37,41 @@ def test_cross_validation_table_is_what_the_run_folders_say(reference):
     assert table.loc["best", "difference"] == pytest.approx(means["best"] - means["baseline"])
 
 
+def test_component_table_is_counted_from_the_components(copied):
+    """Every patient has a large false component and a smaller true one, of which one is sure."""
+    _, folds = cross_validated(copied)
+    assert results.component_table(folds).empty
+    for label, each in folds.items():
+        for run in each.runs:
+            patient = {"ground truth": 10, "voxels": [20, 6], "true": [0.0, 6.0]}
+            patient["log odds"] = [4.0, 60.0 if label == "best" else 3.0]
+            rows = [patient | {"patient": name} for name in run.cases["patient"]]
+            (run.folder / results.COMPONENTS).write_text(json.dumps(rows))
+    table = results.component_table(folds)
+    true_piece, everything = 2 * 6 / (6 + 10), 2 * 6 / (26 + 10)
+    assert table["mean DSC"].to_dict() == pytest.approx(
+        {
+            "baseline, largest": 0,
+            "baseline, likeliest": 0,
+            "baseline, all": everything,
+            "baseline, best there is": true_piece,
+            "best, largest": 0,
+            "best, likeliest": true_piece,
+            "best, all": everything,
+            "best, best there is": true_piece,
+        }
+    )
+    assert table.loc["best, likeliest", "changed"] == "6 of 6"
+    assert table.loc["baseline, likeliest", "changed"] == "0 of 6"
+    assert "### Which component is kept" in results.page(copied)
+
+
+def test_a_patient_in_whom_nothing_was_found():
+    nothing = {"voxels": [], "true": [], "probability": [], "log odds": []}
+    assert set(results._by_rule(nothing | {"ground truth": 0}).values()) == {1.0}
+    assert set(results._by_rule(nothing | {"ground truth": 5}).values()) == {0.0}
+
+
 def test_parts_that_are_not_complete_are_not_shown(copied):
     best = part_runs(copied, CROSS_VALIDATION, "best")[0]
     (best.folder / "run.json").write_text(json.dumps(best.info | {"status": "running"}))
