@@ -43,10 +43,10 @@ test-notebooks: .venv/dev ## the four notebooks (smoke profile)
 	$(STEP) $(PY) -m tests.notebooks $(NOTEBOOKS)
 
 test-browser: .venv/dev ## the slice browser in Chromium, where it is installed
-	$(STEP) $(PY) -m pytest -q -m browser
+	$(STEP) $(PY) -m pytest -q -m "browser and not slow"
 
 test-slow: .venv/dev ## tests of more than a few seconds
-	$(STEP) $(PY) -m pytest -q -m slow
+	$(STEP) $(PY) -m pytest -q -n 2 -m slow
 
 bench: .venv/dev ## speed and memory, measured side by side on this machine, 4 minutes; all with FULL=1, half an hour
 	$(PY) -m benchmarks.run $(if $(FULL),--full)

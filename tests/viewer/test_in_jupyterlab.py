@@ -443,6 +443,7 @@ def test_lab_in_the_dark(lab):
     assert all(sum(map(float, re.findall(r"[\d.]+", colour)[:3])) > 3 * 150 for colour in colours)
 
 
+@pytest.mark.slow
 def test_lab_is_faster_than_interact(lab, chromium, server, capsys):
     page, _ = lab
     ours = median_wait(page, SHOWN, page.locator(".slices"))
@@ -459,6 +460,7 @@ def test_lab_is_faster_than_interact(lab, chromium, server, capsys):
     assert ours < theirs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LARGE_KINDS)
 def test_lab_opens_a_large_patient(kind, lab, environment, chromium, server, capsys):
     for seed, name in enumerate(NAMES[:3]):
@@ -480,6 +482,7 @@ def test_lab_opens_a_large_patient(kind, lab, environment, chromium, server, cap
     assert not problems
 
 
+@pytest.mark.slow
 def test_lab_draws_a_training_in_place(lab, chromium, server, capsys):
     context = chromium.new_context(viewport={"width": 1200, "height": 1400})
     page, problems = run_all(context, server, "live.ipynb")
