@@ -288,7 +288,7 @@ def _training(
     with (
         temporary() as folder,
         deterministic(),
-        mock.patch("lib.train.can_record", lambda *_: recorded),
+        mock.patch("lib.train.can_replay", lambda *_: recorded),
         mock.patch("lib.runtime.cuda_graph.CALLS_THAT_PAY", 0 if compiled else math.inf),
     ):
         slices = 6 if size is TINY else 36

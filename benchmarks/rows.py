@@ -25,7 +25,7 @@ from benchmarks.step import FULL_WIDTH, Step, random_batch
 from lib.config import Config
 from lib.data import list_patients, read_patient
 from lib.dataset import load_data, make_split
-from lib.evaluate import native_mask, predict_volumes
+from lib.evaluate import predict_volumes, predicted_mask
 from lib.logger import Epoch
 from lib.loss import DiceLoss
 from lib.metrics import hd95, surface_distances
@@ -194,7 +194,7 @@ def inference(image_size: int = 128, rounds: int = 3, precision: str = "auto") -
         def ours() -> None:
             volumes = predict_volumes(step.model, step.config, data, (name,), step.machine)
             for patient, probabilities in volumes:
-                native_mask(data, patient, probabilities, step.config.component)
+                predicted_mask(data, patient, probabilities, step.config.component)
 
         with (
             apart(_plain_prediction, images, step.device, BATCH) as published,

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from lib.config import Config
 from lib.data import Cache, Patient, kaggle, open_cache
-from lib.data.cache import Record
+from lib.data.cache import CachedPatient
 from lib.runtime.device import to_device
 from lib.transform import Augmentation, Drawn
 from lib.utils import KitError, fingerprint
@@ -76,13 +76,13 @@ class BrainData:
                 f"config's values"
             )
 
-    def record(self, patient: str) -> Record:
+    def record(self, patient: str) -> CachedPatient:
         """Return what the cache knows of one patient."""
         return self.cache.records[patient]
 
     def truth(self, patient: str) -> np.ndarray | None:
         """Return the mask on the file's grid, ``(S, H, W)`` {0, 1} uint8; None without masks."""
-        return self.cache.native_mask(patient)
+        return self.cache.truth_mask(patient)
 
     def volume(self, patient: str) -> np.ndarray:
         """Return the images, ``(S, H, W, 3)`` uint8: pre-contrast, FLAIR, post-contrast."""

@@ -166,7 +166,7 @@ def validate(
     return torch.stack(losses).mean().item(), float(np.mean(scores))
 
 
-def native_mask(
+def predicted_mask(
     data: BrainData, patient: str, probabilities: np.ndarray, component: Component
 ) -> np.ndarray:
     """Return the ``segmentation`` on the file's grid, ``(S, H, W)`` uint8.
@@ -185,7 +185,7 @@ def case_row(
 
     Args:
         probabilities: ``(S', size, size)``, on the network's grid.
-        mask: ``(S, H, W)``, the ``native_mask`` with the same rule.
+        mask: ``(S, H, W)``, the ``predicted_mask`` with the same rule.
         component: see ``Config.component``.
     """
     row: dict[str, Any] = {"patient": patient, "slices": len(mask)}
@@ -229,7 +229,7 @@ def score_cases(
     volumes = predict_volumes(network, config, data, patients, machine, batch_size)
     rule = config.component
     return [
-        case_row(data, patient, volume, native_mask(data, patient, volume, rule), rule)
+        case_row(data, patient, volume, predicted_mask(data, patient, volume, rule), rule)
         for patient, volume in volumes
     ]
 

@@ -13,6 +13,7 @@ nothing but false pixels.
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import torch
@@ -326,13 +327,20 @@ def build_loss(name: str) -> nn.Module:
     """Return the loss of that name with its published settings, or a custom ``"module:Class"``.
 
     Raises:
-        KitError: no loss of that name.
+        KitError: no loss of that name, or its constructor needs an argument.
     """
     if name in LOSSES:
         return LOSSES[name]()
     if ":" not in name:
         raise KitError(f"loss {name!r} is not one of {', '.join(LOSSES)}")
-    return load_class(name)()
+    loss = load_class(name)
+    try:
+        inspect.signature(loss).bind()
+    except TypeError as error:
+        raise KitError(
+            f"{name}: its constructor is called without arguments ({error}); give each a default"
+        ) from None
+    return loss()
 
 
 def build_objective(config: Config) -> nn.Module:

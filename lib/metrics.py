@@ -40,7 +40,12 @@ COLUMNS = {
     "recall": Column(float, 1, "recall", True),
     "hd95": Column(float, 1e6, "HD95", False),
 }
-"""The scores of a patient, in the order of cases.csv; ``lib.evaluate.case_row`` computes them."""
+"""The scores of a patient, in the order of cases.csv; ``lib.evaluate.case_row`` computes them.
+
+``dsc`` is on the network's grid, as published: cropped to the head, without the first and the last
+slice, resized. All others are on the file's grid, so ``dsc_native`` follows from the counts, and
+``dsc`` does not.
+"""
 
 
 class Counts(NamedTuple):

@@ -23,8 +23,8 @@ from lib.evaluate import (
     BATCH_SIZE,
     TrainedModel,
     case_row,
-    native_mask,
     predict_volumes,
+    predicted_mask,
     seconds_per_slice,
 )
 from lib.logger import Run, finished_runs, outside_folds, to_csv
@@ -335,7 +335,7 @@ def segment(
     rows, packed = [], {}
     with deterministic(), progress(total=len(names), desc="segmenting", unit="patient") as bar:
         for name, probabilities in volumes:
-            mask = native_mask(data, name, probabilities, config.component)
+            mask = predicted_mask(data, name, probabilities, config.component)
             rows.append(case_row(data, name, probabilities, mask, config.component))
             packed[name] = np.packbits(mask)
             if out is not None:

@@ -234,7 +234,10 @@ def compare_to_baseline(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.Dat
     if metric not in METRICS:
         raise KitError(f"metric {metric!r} is not one of {', '.join(METRICS)}")
     if len(runs) < 2:
-        raise KitError("compare: no candidate to compare with the baseline; train some more first")
+        raise KitError(
+            "compare: one run has nothing to be compared with; give two or more, the baseline "
+            'first (in a Plan it is a variant without changes: {"baseline": {}, ...})'
+        )
     listed = {label: _as_list(label, given) for label, given in runs.items()}
     baseline, *candidates = listed
     reference = listed[baseline][0]

@@ -49,7 +49,7 @@ from lib.runtime import (
     tune_allocator,
 )
 from lib.runtime.cli import DATA_HELP, RESUMES, add_arguments, from_arguments
-from lib.runtime.cuda_graph import Recorded, can_record, compile_if_it_pays
+from lib.runtime.cuda_graph import Replayed, can_replay, compile_if_it_pays
 from lib.runtime.device import prepare
 from lib.runtime.memory import DeviceMemory
 from lib.transform import Augmentation, Drawn
@@ -118,7 +118,7 @@ def train(training: Training, watch: Callable[[Epoch], None] | None = None) -> N
             lr = learning_rate(config, epoch, [row["val loss"] for row in history])
             train_loss = train_epoch(training, epoch, lr, bar)
             with training.average.applied_to(training.model):
-                val_loss, val_dsc = training.memory(training.validate)
+                val_loss, val_dsc = training.memory.retrying(training.validate)
             outcome = (epoch + 1, lr, train_loss, val_loss, val_dsc)
             row = dict(zip(HISTORY_COLUMNS, outcome, strict=True))
             training.record.keep(row, time.perf_counter() - started)
@@ -128,7 +128,7 @@ def train(training: Training, watch: Callable[[Epoch], None] | None = None) -> N
                     slices, machine = training.validation_slices, training.machine
                     watch(Epoch(config, history, training.model, slices, machine))
     training.model.load_state_dict(training.record.best_weights())
-    cases = training.memory(training.score)
+    cases = training.memory.retrying(training.score)
     training.record.finish(cases, steps * config.batch_size, training.memory)
 
 
@@ -150,7 +150,7 @@ def train_epoch(training: Training, epoch: int, lr: float, bar: tqdm) -> float:
 
 def step(training: Training, images: Tensor, masks: Tensor, drawn: Drawn) -> Tensor:
     """Take one optimiser step; return its loss, on the device, so that nothing waits for it."""
-    loss = training.memory(lambda: training.gradients(images, masks, *drawn))
+    loss = training.memory.retrying(lambda: training.compute_gradients(images, masks, *drawn))
     if training.config.clip:
         training.scaler.unscale_(training.optimizer)
         nn.utils.clip_grad_norm_(training.model.parameters(), training.config.clip)
@@ -207,10 +207,10 @@ class Training:
         steps = config.epochs * self.steps_per_epoch if ours else 0
         self.augment = compile_if_it_pays(Augmentation(config).apply, device, steps)
         self.forward = compile_if_it_pays(model, device, steps)
-        record = ours and can_record(config, device, self.scaler)
-        self.gradients = Recorded(partial(compute_gradients, self), record)
+        replay = ours and can_replay(config, device, self.scaler)
+        self.compute_gradients = Replayed(partial(compute_gradients, self), replay)
         datasets = (self.train_slices, self.validation_slices)
-        self.memory = DeviceMemory(device, datasets, config, self.gradients.stop)
+        self.memory = DeviceMemory(device, datasets, config, self.compute_gradients.stop)
         parts: dict[str, Stateful] = {"weights": model, "optimizer": self.optimizer}
         parts |= {"scaler": self.scaler, "memory": self.memory}
         self.record = Record(folder, config, split, self.average, parts)

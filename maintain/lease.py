@@ -93,7 +93,7 @@ def use(mode: str) -> None:
     """Compile and record in this process as ``mode`` of ``MODES`` says, however short a run is."""
     cuda_graph.CALLS_THAT_PAY = 0 if mode == "compiled" else sys.maxsize
     if mode == "plain":
-        train.can_record = lambda *_: False
+        train.can_replay = lambda *_: False
 
 
 def warm(work: Path, tiny: bool, number: int) -> float:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from lib.config import Config
 from lib.data import Cache, Patient
-from lib.data.cache import Record
+from lib.data.cache import CachedPatient
 from lib.dataset import (
     PUBLISHED_VALIDATION,
     BrainData,
@@ -35,7 +35,7 @@ def fake_data(names, labelled=True) -> BrainData:
     """Patients who exist as names only: enough to split them."""
     geometry = Geometry((1, 1, 1), (0, 1, 0, 1, 0, 1), (0, 0), 16)
     records = {
-        name: Record(name, (i, i + 1), 0 if labelled else -1, 1, str(i), geometry)
+        name: CachedPatient(name, (i, i + 1), 0 if labelled else -1, 1, str(i), geometry)
         for i, name in enumerate(names)
     }
     nothing = Cache(

@@ -311,7 +311,7 @@ def test_missing_scores_and_runs_are_named():
         compare(run, {"unlabelled": run_of([0.5] * 3 + [math.nan] + [0.5] * 6)})
     with pytest.raises(KitError, match="failed: no finished run"):
         compare(run, {"failed": []})
-    with pytest.raises(KitError, match="no candidate"):
+    with pytest.raises(KitError, match="one run has nothing to be compared with"):
         compare(run, {})
 
 

@@ -35,7 +35,7 @@ _VERSION = 1  # of the files below; changes of the preprocessing itself are seen
 
 
 @dataclass(frozen=True)
-class Record:
+class CachedPatient:
     """Describe a patient in the cache.
 
     Attributes:
@@ -64,16 +64,16 @@ class Cache:
     Attributes:
         images: ``(N, 3, size, size)`` float16, z-scored; rounding is at most 1 part in 2,048.
         masks: ``(N, size, size)`` {0, 1} uint8.
-        truth: native masks as packed bits; see ``native_mask``.
+        truth: native masks as packed bits; see ``truth_mask``.
     """
 
-    records: dict[str, Record]
+    records: dict[str, CachedPatient]
     remarks: list[str]
     images: np.ndarray
     masks: np.ndarray
     truth: np.ndarray
 
-    def native_mask(self, name: str) -> np.ndarray | None:
+    def truth_mask(self, name: str) -> np.ndarray | None:
         """Return the mask as in the files, ``(S, H, W)`` {0, 1} uint8; None without masks."""
         record = self.records[name]
         if not record.has_mask:
@@ -131,7 +131,7 @@ def open_cache(root: Path, patients: list[Patient], size: int, preprocessing: st
 def _open(folder: Path) -> Cache:
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     records = {
-        r["name"]: Record(
+        r["name"]: CachedPatient(
             **{**r, "rows": tuple(r["rows"]), "geometry": Geometry.from_dict(r["geometry"])}
         )
         for r in index["patients"]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from lib.config import REFERENCE
 from lib.logger import TABLES, Place, Run
 from lib.metrics import Summary, summarise
 from lib.stats import Scored, compare_to_baseline, corrected
@@ -291,7 +292,7 @@ def experiments(attempts: Iterable[Attempt]) -> dict[str, list[Experiment]]:
 
     Plans are sorted by name, those of the best CSV last. Runs without a place in a plan, started by
     ``fit`` alone, make an experiment for each set of patients: their labels are the settings that
-    differ, and the earliest of them is the reference.
+    differ, and the one with the fewest changes of the published recipe is the reference.
     """
     groups: dict[tuple[str, str], dict[Place, list[Attempt]]] = defaultdict(
         lambda: defaultdict(list)
@@ -309,9 +310,8 @@ def experiments(attempts: Iterable[Attempt]) -> dict[str, list[Experiment]]:
         for plan in set(info["plans"]).difference(place.plan for place in places):
             alone[plan, f"without places, {patients}"][same].append(attempt)
     for key, recipes in alone.items():
-        groups[key] = {
-            Place(*key, position, ""): same for position, same in enumerate(recipes.values())
-        }
+        by_changes = sorted(recipes.values(), key=lambda same: len(_changed_fields(same[0].run)))
+        groups[key] = {Place(*key, position, ""): same for position, same in enumerate(by_changes)}
     found: dict[str, list[Experiment]] = defaultdict(list)
     for plan, group in sorted(groups, key=lambda key: (key[0] in best, key)):
         found[plan].append(_experiment(plan, groups[plan, group]))
@@ -348,6 +348,12 @@ def _experiment(plan: str, rows: dict[Place, list[Attempt]]) -> Experiment:
 def _asked_last(attempts: list[Attempt]) -> int:
     """Return when one of these runs was last asked for: the date of run.json."""
     return max((attempt.run.folder / "run.json").stat().st_mtime_ns for attempt in attempts)
+
+
+def _changed_fields(run: Run) -> list[str]:
+    """Return the settings in which a run differs from the published recipe."""
+    published = REFERENCE.to_dict()
+    return [name for name, value in _settings(run).items() if value != published[name]]
 
 
 def _settings(run: Run) -> dict[str, Any]:

@@ -18,7 +18,7 @@ CALLS_THAT_PAY = 8000  # compiling takes half a minute, then saves about 4 ms a 
 Compute = TypeVar("Compute", bound=Callable[..., Any])
 
 
-class Recorded:
+class Replayed:
     """Replay ``compute`` as one CUDA graph from its fourth call on.
 
     A training step of the U-Net starts about 800 kernels. A fast GPU finishes them sooner than
@@ -28,16 +28,16 @@ class Recorded:
     Args:
         compute: takes tensors, returns one. It must not wait for the GPU, and what it writes
             besides its result, such as gradients, must be in the same memory at each call.
-        record: without it, ``compute`` is only called.
+        replay: without it, ``compute`` is only called.
     """
 
-    def __init__(self, compute: Callable[..., Tensor], record: bool) -> None:
-        self.compute, self.record, self.calls = compute, record, 0
+    def __init__(self, compute: Callable[..., Tensor], replay: bool) -> None:
+        self.compute, self.replay, self.calls = compute, replay, 0
         self.recording: _Recording | None = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Return the result for these inputs; their shapes must be those of the first call."""
-        if not self.record:
+        if not self.replay:
             return self.compute(*inputs)
         self.calls += 1
         if self.calls <= WARM_UP:
@@ -55,9 +55,9 @@ class Recorded:
 
     def stop(self) -> str | None:
         """Free the memory of the recording and record no more; return a message, or None."""
-        if not self.record:
+        if not self.replay:
             return None
-        self.record, self.recording = False, None
+        self.replay, self.recording = False, None
         return "the kernels of a step are started one by one"
 
     def _compute_on_a_side_stream(self, inputs: tuple[Tensor, ...]) -> Tensor:
@@ -87,7 +87,7 @@ class _Recording(NamedTuple):
     output: Tensor
 
 
-def can_record(config: Config, device: torch.device, scaler: torch.amp.GradScaler) -> bool:
+def can_replay(config: Config, device: torch.device, scaler: torch.amp.GradScaler) -> bool:
     """Return whether a training step of the kit's networks and losses can be recorded.
 
     It must not wait for the GPU, as a loss scale does, nor change its random state, as recomputing

@@ -39,7 +39,7 @@ class DeviceMemory:
         datasets: moved to the device if together they take at most a third of what is free there.
         config: its ``batch_size``, and ``accumulate``: chunks that a step is asked to be computed
             in.
-        first_remedy: called first when memory runs out; see ``__call__``.
+        first_remedy: called first when memory runs out; see ``retrying``.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class DeviceMemory:
         """Slices scored at once: a batch, as the loss depends on it, unless memory ran out."""
         return -(-self.batch_size * self.accumulate // self.chunks)
 
-    def __call__(self, compute: Callable[[], Result]) -> Result:
+    def retrying(self, compute: Callable[[], Result]) -> Result:
         """Return what ``compute`` returns; each time that memory runs out, retry with less in use.
 
         Running statistics of batch normalisation may have seen a chunk twice after a second try.

@@ -25,6 +25,11 @@ def load_class(spec: str) -> type[nn.Module]:
         KitError: no such module or class, or not a ``torch.nn.Module``.
     """
     module, _, name = spec.partition(":")
+    if module == "__main__":
+        raise KitError(
+            f"{spec}: a class in a cell is gone with the kernel; move it into a file beside the "
+            f"notebooks, e.g. my_module.py, and name it my_module:{name}"
+        )
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:

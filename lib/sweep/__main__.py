@@ -16,9 +16,10 @@ from lib.dataset import BrainData, load_data
 from lib.runtime import CommandParser, run_command
 from lib.runtime.cli import RESUMES, add_arguments, changed_fields
 from lib.stats import compare_to_baseline, readable, resolution
-from lib.sweep.plans import PLANS, Overrides, find_plan
+from lib.sweep.plans import PLANS, Overrides, Plan, find_plan
 from lib.sweep.run import EXECUTORS, cost_of, sweep
 from lib.sweep.task import make_tasks
+from lib.utils import KitError
 
 
 def main() -> None:
@@ -89,7 +90,8 @@ def _one_plan(arguments: argparse.Namespace, changes: Overrides) -> dict[str, st
     Returns:
         Label -> why it failed.
     """
-    plan, base = find_plan(arguments.plan), replace(REFERENCE, **changes)
+    plan, changes = with_own_value(find_plan(arguments.plan), changes)
+    base = replace(REFERENCE, **changes)
     data = load(arguments, base)
     if arguments.dry_run:
         tasks = make_tasks(plan, base, data, Path(arguments.out).absolute(), arguments.seeds)
@@ -108,6 +110,29 @@ def _one_plan(arguments: argparse.Namespace, changes: Overrides) -> dict[str, st
         table = compare_to_baseline(done.runs)
         print(f"\n{plan.question}\n{resolution(table)}\n{readable(table).to_string()}")
     return done.failures
+
+
+def with_own_value(plan: Plan, changes: Overrides) -> tuple[Plan, Overrides]:
+    """Return a plan with a further variant for a value of its own field, and the other changes.
+
+    ``lib.sweep loss --loss my_module:MyLoss`` compares that loss with those of the plan.
+
+    Raises:
+        KitError: all variants set the field and others, so that the value would have no effect.
+    """
+    others = dict(changes)
+    for field, value in changes.items():
+        fields = [set(variant) for variant in plan.variants.values()]
+        if all(names == {field} for names in fields):
+            del others[field]
+            if value not in [variant[field] for variant in plan.variants.values()]:
+                plan = replace(plan, variants={**plan.variants, str(value): {field: value}})
+        elif all(field in names for names in fields):
+            raise KitError(
+                f"--{field.replace('_', '-')}: every variant of plan {plan.name} sets {field}; "
+                f"leave it out, or take another plan"
+            )
+    return plan, others
 
 
 def load(arguments: argparse.Namespace, base: Config) -> BrainData:

@@ -33,7 +33,7 @@ class Plan:
     """Hold a question, and the variants that are tried to answer it.
 
     Attributes:
-        variants: label -> the fields of ``Config`` that change.
+        variants: label -> the fields of ``Config`` that change; ``{}`` is the baseline.
         ladder: each variant is compared with the one before it, not with the reference.
         table: the result CSV of its runs, ``train`` or ``best``.
     """

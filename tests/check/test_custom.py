@@ -9,6 +9,7 @@ from torch import nn
 
 from lib.check import check
 from lib.config import LOSSES
+from lib.loss import build_loss
 from lib.utils import PROJECT, KitError
 
 
@@ -37,6 +38,13 @@ class Idle(Plain):
     def __init__(self):
         super().__init__()
         self.spare = nn.Conv2d(3, 1, 1)
+
+
+class Wanting(nn.Module):
+    """Cannot be made without an argument."""
+
+    def __init__(self, weight):
+        super().__init__()
 
 
 class Mean(nn.Module):
@@ -100,6 +108,18 @@ def test_nothing_is_drawn_and_what_is_not_there_is_named():
     assert torch.equal(torch.random.get_rng_state(), before)
     with pytest.raises(KitError, match="cannot be loaded"):
         check("tests.check.test_custom:Nothing")
+
+
+def test_a_constructor_that_wants_an_argument_is_named():
+    with pytest.raises(KitError, match=r"Wanting: its constructor .*'weight'.*give each a default"):
+        build_loss("tests.check.test_custom:Wanting")
+
+
+def test_a_class_of_a_notebook_is_sent_into_a_file():
+    with pytest.raises(
+        KitError, match=r"__main__:MyLoss: .*move it into a file .*my_module:MyLoss"
+    ):
+        build_loss("__main__:MyLoss")
 
 
 @pytest.mark.parametrize(

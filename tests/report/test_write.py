@@ -232,6 +232,19 @@ def test_of_a_run_whose_code_was_changed_the_latest_counts(tmp_path):
     assert "not counted: 1 earlier run" in " ".join(pages(tmp_path)[1].split())
 
 
+def test_runs_without_a_plan_are_compared_with_the_one_of_fewest_changes(tmp_path):
+    for name, changes in (
+        ("a", {"lr": 3e-3, "loss": "BCELoss"}),
+        ("b", {"lr": 3e-3}),
+        ("c", {"lr": 3e-3, "activation": "ELU"}),
+    ):
+        write_run(tmp_path, name, **changes)
+    [found] = [
+        group for several in experiments(read_attempts(tmp_path)[0]).values() for group in several
+    ]
+    assert [run.folder.name for run in found.recipes[0].runs] == ["b"]
+
+
 def test_a_folder_that_was_never_begun_is_no_attempt(out):
     before = len(read_attempts(out)[0])
     (out / "runs" / "planned").mkdir()

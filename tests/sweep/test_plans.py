@@ -7,6 +7,7 @@ from scipy.stats import loguniform
 
 from lib.config import PROFILES, REFERENCE, Config
 from lib.sweep import PLANS, Plan, grid, random_plan
+from lib.sweep.__main__ import with_own_value
 from lib.sweep.plans import find_plan
 from lib.utils import KitError
 
@@ -105,3 +106,17 @@ def test_a_variant_that_no_config_allows_is_named(changes, reason):
 def test_unknown_plan():
     with pytest.raises(KitError, match="plan 'los' is unknown; use one of sampling, loss"):
         find_plan("los")
+
+
+def test_a_value_of_the_plans_own_field_is_a_further_variant():
+    plan, others = with_own_value(PLANS["loss"], {"loss": "my_module:MyLoss", "lr": 1e-3})
+    assert others == {"lr": 1e-3}
+    assert list(plan.configs(REFERENCE)) == ["Dice", "IoU", "Focal Tversky", "my_module:MyLoss"]
+    assert plan.configs(REFERENCE)["my_module:MyLoss"].loss == "my_module:MyLoss"
+    assert with_own_value(PLANS["loss"], {"loss": "IOULoss"}) == (PLANS["loss"], {})
+    assert with_own_value(PLANS["loss"], {"seed": 1}) == (PLANS["loss"], {"seed": 1})
+
+
+def test_a_value_that_every_variant_would_overwrite_is_refused():
+    with pytest.raises(KitError, match=r"--init-features: every variant of plan network_wide sets"):
+        with_own_value(PLANS["network_wide"], {"init_features": 8})
