@@ -46,7 +46,7 @@ test-browser: .venv/dev ## the slice browser in Chromium, where it is installed
 	$(STEP) $(PY) -m pytest -q -m "browser and not slow"
 
 test-slow: .venv/dev ## tests of more than a few seconds
-	$(STEP) $(PY) -m pytest -q -n 2 -m slow
+	$(STEP) $(PY) -m pytest -q -n 2 --dist worksteal -m slow
 
 bench: .venv/dev ## speed and memory, measured side by side on this machine, 4 minutes; all with FULL=1, half an hour
 	$(PY) -m benchmarks.run $(if $(FULL),--full)

@@ -202,7 +202,7 @@ def test_killed_run_ends_as_if_it_had_not_been(tiny_kaggle, tmp_path):
     )
     whole = outcome(find_run(tmp_path / "whole"))
     kills = 0
-    for attempt in range(20):
+    for attempt in range(8):
         process = subprocess.Popen(
             [*command, "--out", str(tmp_path / "cut")], cwd=ROOT, env=environment
         )

@@ -76,13 +76,13 @@ def test_workers_killed_at_random_moments(data, tmp_path, cluster):
     whole = content_of_sweep(base, data, tmp_path / "whole")
     steps = count(tmp_path / "steps")
     (tmp_path / "steps").write_text("")
-    killer = Killer(tmp_path / "steps", kills=6)
+    killer = Killer(tmp_path / "steps", kills=3)
     killer.start()
     killed = content_of_sweep(base, data, tmp_path / "killed", executor="ray", retries=20)
     killer.join()
-    assert killer.killed == 6
+    assert killer.killed == 3
     assert killed == whole
-    assert steps < count(tmp_path / "steps") <= steps + 6 * (steps // (3 * 60))
+    assert steps < count(tmp_path / "steps") <= steps + 3 * (steps // (3 * 60))
 
 
 def content_of_sweep(base, data, out, **how):

@@ -276,7 +276,7 @@ def test_two_processes_share_the_work(data, tmp_path, steps):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 def test_killed_at_random_moments(data, tmp_path, steps):
-    kills, epochs, moment = 14, 40, random.Random(0)
+    kills, epochs, moment = 6, 40, random.Random(0)
     for _ in range(kills):
         before = count(steps)
         driver = start_driver(data.root, tmp_path / "killed", epochs)
