@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,6 +60,7 @@ class BrainData:
     preprocessing: str
     patients: dict[str, Patient]
     cache: Cache
+    remarks: tuple[str, ...] = ()  # on the files, the most serious first
 
     @cached_property
     def fingerprint(self) -> str:
@@ -101,7 +103,7 @@ class BrainData:
             f"({min(counts)} to {max(counts)} each), "
             f"{sum(record.tumour_slices for record in records)} with tumour"
         ]
-        remarks = self.cache.remarks
+        remarks = self.remarks
         lines += [f"  note: {remark}" for remark in remarks[:5]]
         if len(remarks) > 5:
             lines.append(f"  ... and {len(remarks) - 5} more notes")
@@ -129,9 +131,39 @@ def load_data(
     folder = kaggle.find_root(root)
     patients = kaggle.list_patients(folder)
     cache = open_cache(folder, patients, image_size, preprocessing)
-    return BrainData(
-        folder.name, folder, image_size, preprocessing, {p.name: p for p in patients}, cache
-    )
+    by_name = {patient.name: patient for patient in patients}
+    remarks = (*_same_people(by_name, cache), *cache.remarks, *kaggle.passed_over(folder, patients))
+    return BrainData(folder.name, folder, image_size, preprocessing, by_name, cache, remarks)
+
+
+def _people(patients: dict[str, Patient], cache: Cache) -> list[tuple[str, ...]]:
+    """Return the patients of each person: several visits, or the same images under two names."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(patients):
+        marks = (patients[name].person, cache.records[name].images_sha256)
+        known = [groups[mark] for mark in marks if mark in groups]
+        group = known[0] if known else []
+        if len(known) == 2 and known[1] is not group:  # this patient is the link between them
+            group += known[1]
+            groups |= {mark: group for mark, other in groups.items() if other is known[1]}
+        group.append(name)
+        groups |= dict.fromkeys(marks, group)
+    unique = {id(group): tuple(sorted(group)) for group in groups.values()}
+    return sorted(unique.values())
+
+
+def _same_people(patients: dict[str, Patient], cache: Cache) -> list[str]:
+    """Return a remark for each person who is there more than once."""
+    remarks = []
+    for names in _people(patients, cache):
+        if len(names) > 1:
+            copies = len({cache.records[name].images_sha256 for name in names}) < len(names)
+            what = "the same images" if copies else "visits of one person"
+            remarks.append(
+                f"{' = '.join(names)}: {what}; a split keeps them on one side"
+                + ("; remove all but one" if copies else "")
+            )
+    return remarks
 
 
 # --- splits ---------------------------------------------------------------------------------------
@@ -143,7 +175,8 @@ def make_split(data: BrainData, spec: str = "auto") -> Split:
     ``auto`` is ``published`` if all 110 patients of the dataset are there, and a third of the
     patients for phantoms. Otherwise it is ``holdout``: a stratified tenth, at least 5 and at most
     10 patients. ``holdout:N`` holds out N patients, ``fold-I-of-K`` is one of ``folds(data, K)``.
-    ``all`` holds out nobody: for weights to be used, by a recipe that was chosen before.
+    ``all`` holds out nobody: for weights to be used, by a recipe that was chosen before. All visits
+    of a person, and the same images under two names, are on the same side.
 
     Raises:
         KitError: the data cannot be split so.
@@ -172,9 +205,9 @@ def make_split(data: BrainData, spec: str = "auto") -> Split:
                 f"{data.root}: the published split needs {min(missing)} and {len(missing) - 1} "
                 f"more; use split=auto or fold-1-of-5"
             )
-        return _split("published", names, PUBLISHED_VALIDATION)
+        return _published(data)
     if spec == "all":
-        return _split("all", names, ())
+        return _split(data, "all", ())
     if match := re.fullmatch(r"holdout(?::(\d+))?", spec):
         count = int(match[1]) if match[1] else min(max(len(names) // 10, 5), 10, len(names) // 2)
         return _holdout(data, count)
@@ -185,6 +218,18 @@ def make_split(data: BrainData, spec: str = "auto") -> Split:
     raise KitError(
         f"split {spec!r} is unknown; use auto, published, holdout, holdout:N, fold-I-of-K or all"
     )
+
+
+def _published(data: BrainData) -> Split:
+    """Return the published split. Raises KitError if a person is on both sides of it."""
+    split = _split(data, "published", [PUBLISHED_VALIDATION])
+    for names in _people(data.patients, data.cache):
+        if 0 < len(set(names) & set(split.train)) < len(names):
+            raise KitError(
+                f"{data.root}: {' and '.join(names)} are one person, on both sides of the "
+                f"published split; remove what is not of the dataset"
+            )
+    return split
 
 
 def folds(data: BrainData, k: int = 5, seed: int = _SPLIT_SEED) -> list[Split]:
@@ -198,7 +243,7 @@ def folds(data: BrainData, k: int = 5, seed: int = _SPLIT_SEED) -> list[Split]:
         raise KitError(
             f"{k} folds of {len(order)} patients: k must lie between 2 and the number of patients"
         )
-    return [_split(f"fold-{i + 1}-of-{k}", tuple(data.patients), order[i::k]) for i in range(k)]
+    return [_split(data, f"fold-{i + 1}-of-{k}", order[i::k]) for i in range(k)]
 
 
 def _holdout(data: BrainData, count: int) -> Split:
@@ -210,21 +255,24 @@ def _holdout(data: BrainData, count: int) -> Split:
         )
     # evenly spaced along an order sorted by institution: each is represented by its share
     picks = [order[int((i + 0.5) * len(order) / count)] for i in range(count)]
-    return _split(f"holdout:{count}", tuple(data.patients), picks)
+    return _split(data, f"holdout:{count}", picks)
 
 
-def _dealing_order(data: BrainData, seed: int) -> list[str]:
-    """Return patients sorted by institution and shuffled within.
+def _dealing_order(data: BrainData, seed: int) -> list[tuple[str, ...]]:
+    """Return people, each with their patients, sorted by institution and shuffled within.
 
-    Every k-th patient of this order is a sample with its share of each institution.
+    Every k-th of this order is a sample with its share of each institution.
     """
-    names = np.random.default_rng(seed).permutation(sorted(data.patients))
-    return sorted((str(name) for name in names), key=lambda name: data.patients[name].institution)
+    people = _people(data.patients, data.cache)
+    shuffled = [people[i] for i in np.random.default_rng(seed).permutation(len(people))]
+    return sorted(shuffled, key=lambda names: data.patients[names[0]].institution)
 
 
-def _split(name: str, everyone: tuple[str, ...], validation: tuple[str, ...] | list[str]) -> Split:
-    held_out = set(validation)
-    return Split(name, tuple(p for p in everyone if p not in held_out), tuple(sorted(held_out)))
+def _split(data: BrainData, name: str, people: Sequence[tuple[str, ...]]) -> Split:
+    """Return the split whose validation patients are those of ``people``."""
+    held_out = {patient for names in people for patient in names}
+    train = tuple(patient for patient in data.patients if patient not in held_out)
+    return Split(name, train, tuple(sorted(held_out)))
 
 
 # --- slices ---------------------------------------------------------------------------------------

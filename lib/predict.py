@@ -387,8 +387,9 @@ def main() -> None:
     if arguments.tta is not None:
         trained = replace(trained, config=replace(trained.config, tta=arguments.tta))
     data = load_data(arguments.data, trained.config.image_size, trained.config.preprocessing)
-    print(f"weights: {short_path(weights)}: {trained}")
+    _require_free(Path(arguments.out), data)
     seconds, what = _forecast(trained, data, arguments.device, arguments.precision)
+    print(f"{data.report()}\nweights: {short_path(weights)}: {trained}")
     advice = ""
     if seconds > SLOW and weights == KIT_WEIGHTS and SMALL_WEIGHTS.is_file():
         advice = f"; several times faster: --weights {short_path(SMALL_WEIGHTS)}"

@@ -34,12 +34,12 @@ def export(runs: Path = FOLDER, target: Path = PRETRAINED) -> list[Path]:
         KitError: weights, their checkpoints, or the cross-validation for the card are missing.
             Nothing has been written then.
     """
+    cross_validations(runs)
     contents = {
         name: _halved(run)
         for name, run in weight_runs(runs).items()
         if run.weights.is_file() or not (target / name).is_file()
     }
-    cross_validations(runs)
     for name, content in contents.items():
         write_atomic(target / name, content)
     sums = "".join(f"{sha256(file.read_bytes())}  {file.name}\n" for file in weight_files(target))

@@ -1,10 +1,12 @@
 """The splits and the draw of training slices."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from scipy import stats
 from torch.utils.data import DataLoader
@@ -31,11 +33,22 @@ SIZE = 32
 # --- splits ---------------------------------------------------------------------------------------
 
 
-def fake_data(names, labelled=True) -> BrainData:
-    """Patients who exist as names only: enough to split them."""
+def fake_data(names, labelled=True, images=None) -> BrainData:
+    """Patients who exist as names only: enough to split them.
+
+    ``images``: name -> what its images are; by default all differ.
+    """
     geometry = Geometry((1, 1, 1), (0, 1, 0, 1, 0, 1), (0, 0), 16)
     records = {
-        name: CachedPatient(name, (i, i + 1), 0 if labelled else -1, 1, str(i), geometry)
+        name: CachedPatient(
+            name,
+            (i, i + 1),
+            0 if labelled else -1,
+            1,
+            str(i),
+            (images or {}).get(name, name),
+            geometry,
+        )
         for i, name in enumerate(names)
     }
     nothing = Cache(
@@ -152,6 +165,65 @@ def test_folds_by_name_and_seed():
     assert make_split(data, "fold-2-of-4") == folds(data, 4)[1]
     assert folds(data, 4) == folds(data, 4)
     assert folds(data, 4, seed=1) != folds(data, 4, seed=2)
+
+
+VISITS = [
+    *(f"TCGA_CS_{number:04}_{date}" for number in range(6) for date in (19990101, 20000101)),
+    *(f"TCGA_DU_{number:04}_19990101" for number in range(8)),
+]
+
+
+def sides(split, names):
+    return {name in split.validation for name in names}
+
+
+@pytest.mark.parametrize(
+    "spec", ["holdout", "holdout:3", *(f"fold-{i}-of-4" for i in (1, 2, 3, 4))]
+)
+def test_visits_of_a_person_are_on_one_side(spec):
+    split = make_split(fake_data(VISITS), spec)
+    assert sorted(split.train + split.validation) == sorted(VISITS)
+    for number in range(6):
+        pair = [name for name in VISITS if f"CS_{number:04}" in name]
+        assert len(pair) == 2 and len(sides(split, pair)) == 1
+
+
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_the_same_images_under_several_names_are_on_one_side(k):
+    names = names_of(CS=6, DU=6, HT=6)
+    chain = [names[0], names[7], names[13]]  # the first two look alike, the last is a second visit
+    other = chain[1].replace("19990101", "20010101")
+    data = fake_data([*names, other], images={chain[0]: "same", chain[1]: "same", other: "x"})
+    for split in folds(data, k):
+        assert len(sides(split, [chain[0], chain[1], other])) == 1
+    assert sum(len(split.validation) for split in folds(data, k)) == len(names) + 1
+
+
+def test_people_who_are_there_twice_are_the_first_remark(kaggle_folder, tmp_path):
+    names = (*NAMES[:4], NAMES[0].replace("1996", "1999"))
+    root = kaggle_folder(names)
+    copy = root / "TCGA_FG_0009_19990101"
+    shutil.copytree(root / NAMES[1], copy)
+    for file in copy.iterdir():
+        file.rename(copy / file.name.replace(NAMES[1], copy.name))
+    first = copy / f"{copy.name}_3_mask.tif"
+    mask = tifffile.imread(first)
+    mask[0, 0] = 255  # the images are the same, the masks differ by a voxel
+    tifffile.imwrite(first, mask)
+    remarks = load_data(root, SIZE).remarks
+    assert remarks[0] == (
+        f"{names[0]} = {names[4]}: visits of one person; a split keeps them on one side"
+    )
+    assert remarks[1] == (
+        f"{NAMES[1]} = {copy.name}: the same images; a split keeps them on one side; remove all "
+        f"but one"
+    )
+
+
+def test_a_person_on_both_sides_of_the_published_split_is_refused():
+    names = [*PUBLISHED_VALIDATION, *names_of(ZZ=99), "TCGA_CS_4944_19990101"]
+    with pytest.raises(KitError, match="TCGA_CS_4944_19990101 and TCGA_CS_4944_20010208 are one"):
+        make_split(fake_data(names), "published")
 
 
 def test_split_does_not_depend_on_the_order_of_the_folder():

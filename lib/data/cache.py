@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,22 +17,13 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from lib.data import kaggle
+from lib.data import kaggle, pictures
 from lib.data.kaggle import Patient
 from lib.runtime.own_code import source_fingerprint
 from lib.transform import PREPROCESSING, Geometry, preprocess, preprocess_mask
-from lib.utils import (
-    PROJECT,
-    KitError,
-    build_folder,
-    cores,
-    fingerprint,
-    progress,
-    sha256,
-    write_json,
-)
+from lib.utils import PROJECT, KitError, build_folder, cores, fingerprint, progress, write_json
 
-_VERSION = 1  # of the files below; changes of the preprocessing itself are seen from its source
+_VERSION = 2  # of the files below; changes of the preprocessing itself are seen from its source
 
 
 @dataclass(frozen=True)
@@ -42,6 +34,7 @@ class CachedPatient:
         rows: half-open range of the patient's slices in the arrays.
         truth: offset in bytes of the packed native mask, or -1 without masks.
         sha256: of the decoded pixels of images and masks.
+        images_sha256: of the images alone.
     """
 
     name: str
@@ -49,6 +42,7 @@ class CachedPatient:
     truth: int
     tumour_slices: int
     sha256: str
+    images_sha256: str
     geometry: Geometry
 
     @property
@@ -108,7 +102,7 @@ def open_cache(root: Path, patients: list[Patient], size: int, preprocessing: st
         KitError: a file that cannot be used; see ``kaggle.read_patient``.
     """
     place = str(root.resolve())  # equal names, sizes and dates elsewhere may be other pixels
-    code = source_fingerprint(*PREPROCESSING)
+    code = source_fingerprint(*PREPROCESSING, pictures)
     key = fingerprint([_VERSION, code, place, kaggle.stat_key(patients), size, preprocessing])
     series = f"{root.name}-{preprocessing}-{size}"
     folder = cache_folder() / f"{series}-{key[:16]}"
@@ -167,7 +161,6 @@ def _build(folder: Path, root: str, patients: list[Patient], size: int, preproce
             )
             remarks += done["remarks"]
             rows, truth_bytes = rows + n, truth_bytes + len(done["truth"])
-    remarks += kaggle.twins({record["name"]: record["sha256"] for record in records})
     write_json(
         folder / "index.json",
         {"root": root, "size": size, "slices": rows, "remarks": remarks, "patients": records},
@@ -214,9 +207,13 @@ def _prepare(patient: Patient, size: int, preprocessing: str) -> dict[str, Any]:
     masks = (
         np.zeros(images[:, 0].shape, np.uint8) if mask is None else preprocess_mask(mask, geometry)
     )
+    images_digest = hashlib.sha256(repr(volume.shape).encode() + volume.tobytes())
+    digest = images_digest.copy()
+    digest.update(truth)
     record = {
         "tumour_slices": 0 if mask is None else int(mask.any(axis=(1, 2)).sum()),
-        "sha256": sha256(repr(volume.shape).encode() + volume.tobytes() + truth),
+        "sha256": digest.hexdigest(),
+        "images_sha256": images_digest.hexdigest(),
         "geometry": geometry.to_dict(),
     }
     return {

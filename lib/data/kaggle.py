@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import lzma
 import re
 import shutil
-import threading
-import warnings
 import zipfile
 import zlib
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tifffile
-from PIL import Image
 
-from lib.utils import PROJECT, KitError, build_folder
+from lib.data.pictures import MAX_BYTES, read_picture
+from lib.utils import PROJECT, KitError, build_folder, fingerprint
 
 KAGGLE_DATASET = "mateuszbuda/lgg-mri-segmentation"
 KAGGLE_FOLDERS = (
@@ -26,8 +24,12 @@ KAGGLE_FOLDERS = (
     Path("/kaggle/input/lgg-mri-segmentation"),
 )  # the last: where Kaggle's own notebooks find it
 _SLICE = re.compile(r"(?P<stem>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?", re.IGNORECASE)
+_PICTURE = re.compile(r".+\.(tiff?|png|jpe?g|bmp|gif|dcm|nii|gz)", re.IGNORECASE)
 _MAX_FILES, _MAX_BYTES = 50_000, 8 * 2**30  # the real archive: 15,718 files (each twice), 2 GiB
 _SEARCH_DEPTH = 4
+_UNPACKED = ".unpacked"  # beside the patients: what the archive held
+_TOO_MUCH = 0.5  # of the head, or of the air: no tumour is that large
+_NAMED = "slices are named <patient>/<patient>_<slice>.tif, their masks ..._<slice>_mask.tif"
 DAMAGED_ZIP = (
     zipfile.BadZipFile,
     zipfile.LargeZipFile,
@@ -37,7 +39,6 @@ DAMAGED_ZIP = (
     NotImplementedError,
     RuntimeError,
 )  # the last two: a kind of compression that Python lacks, a password
-_pillow = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,16 @@ class Patient:
     numbers: tuple[int, ...]
     images: tuple[Path, ...]
     masks: tuple[Path, ...]
+
+    @property
+    def mask_names(self) -> tuple[str, ...]:
+        """Return the file name of each slice's mask: that of the image, and ``_mask.tif``."""
+        return tuple(f"{image.stem}_mask.tif" for image in self.images)
+
+    @property
+    def person(self) -> str:
+        """Return who it is: the name without the date of the visit, ``TCGA_CS_4941``."""
+        return re.sub(r"_\d{8}$", "", self.name)
 
     @property
     def institution(self) -> str:
@@ -81,16 +92,25 @@ def find_root(source: str | Path) -> Path:
         return unpack(source)
     level = [source]
     for _ in range(_SEARCH_DEPTH + 1):
-        for folder in level:
-            if any(_looks_like_patient(child) for child in _folders(folder)):
-                return folder
+        found = [
+            folder
+            for folder in level
+            if any(_looks_like_patient(child) for child in _folders(folder))
+        ]
+        if len(found) > 1:
+            raise KitError(
+                f"{source}: {len(found)} folders hold patients, {found[0].name} and "
+                f"{found[1].name}{' ...' if len(found) > 2 else ''}; give the one that is meant"
+            )
+        if found:
+            return found[0]
         level = [child for folder in level for child in _folders(folder)]
     if _looks_like_patient(source):
         raise KitError(f"{source}: this is one patient's folder; give the folder that holds it")
-    raise KitError(
-        f"{source}: no patient folders found; expected <patient>/<patient>_<slice>.tif with "
-        f"..._mask.tif"
-    )
+    some = itertools.islice(source.rglob("*"), 20_000)
+    here = next((path for path in some if _PICTURE.fullmatch(path.name)), None)
+    seen = f", there is e.g. {here.relative_to(source).as_posix()}" if here else ""
+    raise KitError(f"{source}: no patient folders found; {_NAMED}{seen}")
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -132,7 +152,8 @@ def unpack(archive: Path) -> Path:
     absolute path, ``..`` or a link in the archive cannot lead outside.
 
     Raises:
-        KitError: not a zip, damaged, without slices, or far larger than the dataset.
+        KitError: not a zip, damaged, without slices, or far larger than the dataset; or the folder
+            is there already and was not unpacked from this archive.
     """
     target = archive.parent / ("kaggle_3m" if archive.name == "archive.zip" else archive.stem)
 
@@ -142,9 +163,11 @@ def unpack(archive: Path) -> Path:
                 (folder / patient).mkdir(exist_ok=True)
                 with bundle.open(entry) as source, open(folder / patient / name, "wb") as sink:
                     shutil.copyfileobj(source, sink)
+            (folder / _UNPACKED).write_text(_content_of(archive, bundle))
 
     try:
         build_folder(target, lambda: target.is_dir() and any(_folders(target)), extract)
+        _require_unpacked_from(archive, target)
     except DAMAGED_ZIP as error:
         raise KitError(f"{archive}: cannot be unpacked ({error}); download it again") from None
     except OSError as error:
@@ -152,6 +175,35 @@ def unpack(archive: Path) -> Path:
             f"{archive}: cannot be unpacked here ({error}); unpack it by hand elsewhere"
         ) from None
     return target
+
+
+def _content_of(archive: Path, bundle: zipfile.ZipFile) -> str:
+    """Return the fingerprint of the slices of an archive, by names, sizes and checksums."""
+    entries = _slice_entries(archive, bundle)
+    return fingerprint([(place, entry.file_size, entry.CRC) for place, entry in entries.items()])
+
+
+def _require_unpacked_from(archive: Path, target: Path) -> None:
+    """Raise ``KitError`` unless a folder holds what an archive holds."""
+    with zipfile.ZipFile(archive) as bundle:
+        mark = target / _UNPACKED
+        if mark.is_file() and mark.read_text() == _content_of(archive, bundle):
+            return
+        entries = _slice_entries(archive, bundle)
+    here = {
+        (path.parent.name, path.name): path
+        for path in target.glob("*/*")
+        if _SLICE.fullmatch(path.name)
+    }
+    odd = sorted(entries.keys() ^ here.keys()) or sorted(
+        place for place, path in here.items() if zlib.crc32(path.read_bytes()) != entries[place].CRC
+    )
+    if odd:
+        raise KitError(
+            f"{target}: is not what {archive.name} holds ({len(odd)} slices differ, e.g. "
+            f"{'/'.join(odd[0])}); move the folder away to unpack the archive, or name the folder "
+            f"to use it as it is"
+        )
 
 
 def _slice_entries(
@@ -162,12 +214,7 @@ def _slice_entries(
     for entry in bundle.infolist():
         parts = re.split(r"[\\/]", entry.filename)
         match = _SLICE.fullmatch(parts[-1])
-        if (
-            match
-            and len(parts) > 1
-            and parts[-2] == match["stem"]
-            and re.fullmatch(r"\w[\w.-]*", parts[-2])
-        ):
+        if match and len(parts) > 1 and parts[-2] == match["stem"] and _is_safe(parts[-2]):
             entries.setdefault((parts[-2], parts[-1]), entry)
     if not entries:
         raise KitError(
@@ -176,13 +223,19 @@ def _slice_entries(
             f"{KAGGLE_DATASET}"
         )
     size = sum(entry.file_size for entry in entries.values())
-    if len(entries) > _MAX_FILES or size > _MAX_BYTES:
+    largest = max(entry.file_size for entry in entries.values())
+    if len(entries) > _MAX_FILES or size > _MAX_BYTES or largest > MAX_BYTES:
         raise KitError(
-            f"{archive}: {len(entries)} slices of {size / 2**30:.1f} GiB, far more than the "
-            f"dataset; "
-            f"unpack it by hand if you trust it"
+            f"{archive}: {len(entries)} slices of {size / 2**30:.1f} GiB, the largest of "
+            f"{largest / 2**20:.0f} MiB, far more than the dataset; unpack it by hand if you trust "
+            f"it"
         )
     return entries
+
+
+def _is_safe(folder: str) -> bool:
+    """Return whether a folder of this name can be made, and inside of another, on any system."""
+    return not re.search(r'^\.|[<>:"|?*\x00-\x1f]|[. ]$', folder) and folder == folder.strip()
 
 
 # --- listing --------------------------------------------------------------------------------------
@@ -240,6 +293,21 @@ def _list_patient(folder: Path) -> Patient | None:
     )
 
 
+def passed_over(root: Path, patients: list[Patient]) -> list[str]:
+    """Return a remark if there are pictures in the folders of ``root`` that are no slices."""
+    taken = {path for patient in patients for path in (*patient.images, *patient.masks)}
+    others = [
+        folder / name
+        for folder in _folders(root)
+        for name in sorted(_names(folder))
+        if _PICTURE.fullmatch(name) and not name.startswith(".") and folder / name not in taken
+    ]
+    if not others:
+        return []
+    example = others[0].relative_to(root).as_posix()
+    return [f"pictures passed over: {len(others)}, e.g. {example}; {_NAMED}"]
+
+
 def stat_key(patients: list[Patient]) -> list[tuple[str, int, int]]:
     """Return name, bytes and modification time in ns of every file, to notice changed files."""
     stats = (
@@ -256,95 +324,80 @@ def stat_key(patients: list[Patient]) -> list[tuple[str, int, int]]:
 def read_patient(patient: Patient) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
     """Read and check all slices of a patient.
 
+    Of the two values of a patient's masks the larger one is tumour, e.g. 255 of 0 and 255.
+
     Returns:
         volume ``(S, H, W, 3)`` uint8; mask ``(S, H, W)`` {0, 1} uint8, or None; remarks, a line
         each.
 
     Raises:
-        KitError: a file that cannot be read, or of another shape or type than the first.
+        KitError: a file that cannot be read, or of another shape or type than the first; masks of
+            more than two values, or over most of the head or of the air.
     """
-    volume = _stack(patient.images, channels=3)
-    if not patient.masks:
-        return volume, None, []
-    mask = _stack(patient.masks, channels=1)
-    if mask.shape != volume.shape[:3]:
-        raise KitError(
-            f"{patient.masks[0].parent}: masks of {mask.shape[1:]} pixels, images of "
-            f"{volume.shape[1:3]}; they must agree"
-        )
-    remarks = []
-    if not np.isin(np.unique(mask), (0, 1, 255)).all():
-        remarks.append(
-            f"{patient.name}: mask has values other than 0 and 255; everything above 0 counts as "
-            f"tumour"
-        )
-    mask = (mask > 0).astype(np.uint8)
-    if not mask.any():
-        remarks.append(f"{patient.name}: no tumour in any slice")
+    volume, remarks = _stack(patient.images, channels=3), []
     gaps = set(range(patient.numbers[0], patient.numbers[-1] + 1)).difference(patient.numbers)
     if gaps:
         remarks.append(
             f"{patient.name}: slice numbers missing: {', '.join(map(str, sorted(gaps)[:5]))}"
             + (" ..." if len(gaps) > 5 else "")
         )
+    if not patient.masks:
+        return volume, None, remarks
+    folder = patient.masks[0].parent
+    mask = _stack(patient.masks, channels=1)
+    if mask.shape != volume.shape[:3]:
+        raise KitError(
+            f"{folder}: masks of {mask.shape[1:]} pixels, images of {volume.shape[1:3]}; they must "
+            f"agree"
+        )
+    mask = _tumour(folder, mask)
+    _require_plausible(folder, volume, mask)
+    if not mask.any():
+        remarks.append(f"{patient.name}: no tumour in any slice")
     return volume, mask, remarks
 
 
+def _tumour(folder: Path, mask: np.ndarray) -> np.ndarray:
+    """Return {0, 1} uint8: the larger of the two values that a patient's masks have.
+
+    Raises:
+        KitError: more than two values.
+    """
+    values = np.flatnonzero(sum(np.bincount(plane.ravel(), minlength=256) for plane in mask))
+    if len(values) > 2:
+        shown = ", ".join(map(str, values[:4])) + (", ..." if len(values) > 4 else "")
+        raise KitError(
+            f"{folder}: masks with {len(values)} values ({shown}), expected one for tumour and one "
+            f"for the rest; save them with two, and without JPEG or smooth edges"
+        )
+    return (mask == values[-1]).astype(np.uint8) if values[-1] else mask
+
+
+def _require_plausible(folder: Path, volume: np.ndarray, mask: np.ndarray) -> None:
+    """Raise ``KitError`` for a mask that covers most of the head or of the air: it is inverted."""
+    if mask.mean() < _TOO_MUCH / 5:  # of a picture a fifth at least is head, and a fifth is air
+        return
+    head = volume.max(axis=3) > volume.max() / 10
+    for where, voxels in (("head", head), ("air around it", ~head)):
+        if voxels.any() and mask[voxels].mean() > _TOO_MUCH:
+            raise KitError(
+                f"{folder}: the masks cover {mask[voxels].mean():.0%} of the {where}: they are "
+                f"inverted, or outline something else; save tumour brighter than the rest"
+            )
+
+
 def _stack(paths: tuple[Path, ...], channels: int) -> np.ndarray:
-    slices = [_read(path) for path in paths]
+    slices = [read_picture(path) for path in paths]
     for path, image in zip(paths, slices, strict=True):
         if image.ndim != (3 if channels > 1 else 2) or image.shape[2:] not in ((), (channels,)):
-            raise KitError(
-                f"{path}: shape {image.shape}, expected (H, W{', 3' if channels == 3 else ''})"
-            )
+            wanted = "(H, W, 3), an RGB picture" if channels > 1 else "(H, W), a greyscale mask"
+            raise KitError(f"{path}: shape {image.shape}, expected {wanted}")
         if image.shape != slices[0].shape:
             raise KitError(
                 f"{path}: {image.shape} pixels, but {paths[0].name} has {slices[0].shape}; all "
                 f"slices of a patient must agree"
             )
     return np.stack(slices)
-
-
-def _read(path: Path) -> np.ndarray:
-    """One TIFF as uint8; booleans become 0 and 1."""
-    try:
-        try:
-            image = tifffile.imread(path)
-        except ValueError:  # compressed in a way that tifffile leaves to an extra package
-            # one thread at a time: filters of warnings are shared by all
-            with _pillow, warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a damaged file is reported below, in our words
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                with Image.open(path) as opened:
-                    image = np.asarray(opened)
-    except Exception as error:  # damaged files raise almost anything
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise KitError(f"{path}: cannot be read as TIFF ({reason}); copy the file again") from None
-    if image.dtype != np.uint8 and image.dtype != bool:
-        raise KitError(
-            f"{path}: pixels of type {image.dtype}, expected uint8 as in the Kaggle dataset"
-        )
-    return image.astype(np.uint8, copy=False)
-
-
-def twins(digests: dict[str, str]) -> list[str]:
-    """Return a remark for each group of patients with identical images.
-
-    They would leak across a split.
-
-    Args:
-        digests: name -> digest of the images.
-    """
-    counts = Counter(digests.values())
-    groups = {
-        digest: [name for name, d in digests.items() if d == digest]
-        for digest, n in counts.items()
-        if n > 1
-    }
-    return [
-        f"{' = '.join(names)}: the same images under {len(names)} names; remove all but one"
-        for names in groups.values()
-    ]
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -354,10 +407,8 @@ def write_masks(folder: Path, patient: Patient, mask: np.ndarray) -> None:
     """Write ``(S, H, W)`` {0, 1} as ``<patient>/<patient>_<slice>_mask.tif``, 0 and 255."""
     target = folder / patient.name
     target.mkdir(parents=True, exist_ok=True)
-    for number, plane in zip(patient.numbers, mask, strict=True):
-        tifffile.imwrite(
-            target / f"{patient.name}_{number}_mask.tif", plane.astype(bool) * np.uint8(255)
-        )
+    for name, plane in zip(patient.mask_names, mask, strict=True):
+        tifffile.imwrite(target / name, plane.astype(bool) * np.uint8(255))
 
 
 def write_images(folder: Path, patient: Patient, volume: np.ndarray) -> None:

@@ -214,8 +214,8 @@ def _score_masks(submission: Submission, exam: Exam, result: Result) -> pd.DataF
     for name in exam.split.validation:
         patient, truth = exam.data.patients[name], exam.truth(name)
         planes = [
-            _read_mask(submission.masks / name / f"{name}_{number}_mask.tif", truth.shape[1:])
-            for number in patient.numbers
+            _read_mask(submission.masks / name / file, truth.shape[1:])
+            for file in patient.mask_names
         ]
         mask = np.stack(planes)
         kept = largest_component(mask) if submission.config.component == "largest" else mask

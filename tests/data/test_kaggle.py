@@ -13,7 +13,8 @@ import tifffile
 from PIL import Image
 
 from lib.data import find_root, kaggle, list_patients, read_patient, write_masks
-from lib.data.kaggle import twins, unpack
+from lib.data.kaggle import passed_over, unpack
+from lib.dataset import load_data
 from lib.utils import KitError
 from tests.conftest import NAMES, brain, write_patient
 
@@ -109,11 +110,80 @@ def test_archive_is_unpacked_once(tiny_kaggle, tmp_path):
     archive = write_zip(tmp_path / "archive.zip", tiny_kaggle)
     root = find_root(archive)
     assert contents(root) == contents(tiny_kaggle)
-    assert {file.name for file in root.iterdir()} == set(NAMES)
+    assert {file.name for file in root.iterdir()} == {*NAMES, ".unpacked"}
     (root / NAMES[1] / f"{NAMES[1]}_1.tif").write_bytes(b"changed since")
     assert find_root(archive) == root
     assert (root / NAMES[1] / f"{NAMES[1]}_1.tif").read_bytes() == b"changed since"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["archive.zip", root.name]
+
+
+def test_another_archive_under_the_same_name_is_noticed(kaggle_folder, tmp_path):
+    source = kaggle_folder(NAMES[:2])
+    archive = write_zip(tmp_path / "archive.zip", source)
+    root = find_root(archive)
+    changed = source / NAMES[0] / f"{NAMES[0]}_2.tif"
+    content = bytearray(changed.read_bytes())
+    content[-1] ^= 1  # as many bytes
+    changed.write_bytes(content)
+    write_zip(archive, source)
+    text = refused(root, find_root, archive)
+    assert (
+        f"is not what archive.zip holds (1 slices differ, e.g. {NAMES[0]}/{NAMES[0]}_2.tif)" in text
+    )
+    assert find_root(root) == root  # as it is
+
+
+def test_a_folder_beside_an_archive_is_not_taken_for_it(kaggle_folder, tmp_path):
+    source = kaggle_folder(NAMES[:3])
+    archive = write_zip(tmp_path / "archive.zip", source)
+    shutil.copytree(source / NAMES[0], tmp_path / "kaggle_3m" / NAMES[0])
+    assert "(24 slices differ" in refused(tmp_path / "kaggle_3m", find_root, archive)
+    for name in NAMES[1:3]:
+        shutil.copytree(source / name, tmp_path / "kaggle_3m" / name)
+    assert find_root(archive) == tmp_path / "kaggle_3m"  # unpacked by hand
+
+
+@pytest.mark.parametrize("name", ["P 1", "P(1)", "P+1", "O'Neil", "-P", "P.1", "患者"])
+def test_names_of_patients_in_a_zip(kaggle_folder, tmp_path, name):
+    archive = write_zip(tmp_path / "hospital.zip", kaggle_folder([name]))
+    (patient,) = list_patients(find_root(archive))
+    assert patient.name == name and len(patient.masks) == 6
+
+
+def test_one_slice_that_is_far_too_large(tiny_kaggle, tmp_path):
+    archive = tmp_path / "archive.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
+        bundle.writestr(f"{NAME}/{NAME}_1.tif", bytes(65 * 2**20))
+    assert "the largest of 65 MiB" in refused(archive, find_root, archive)
+    assert [file.name for file in tmp_path.iterdir() if file.suffix == ".zip"] == ["archive.zip"]
+
+
+def test_several_candidates_are_a_question(kaggle_folder, tmp_path):
+    for name in ("train", "val"):
+        shutil.copytree(kaggle_folder(NAMES[:2]), tmp_path / "split" / name)
+    text = refused(tmp_path, find_root, tmp_path)
+    assert "2 folders hold patients, train and val; give the one that is meant" in text
+    assert find_root(tmp_path / "split" / "val") == tmp_path / "split" / "val"
+
+
+def test_what_is_passed_over_is_counted(patient_folder):
+    root = patient_folder.parent
+    (patient_folder / f"{NAME}-7.tif").touch()
+    (root / "P004").mkdir()
+    for name in ("P004-1.tif", "P004_1_seg.png"):
+        (root / "P004" / name).touch()
+    (remark,) = passed_over(root, list_patients(root))
+    assert remark.startswith("pictures passed over: 3, e.g. P004/P004-1.tif; slices are named")
+    assert remark in load_data(root, 32).remarks
+
+
+def test_nothing_found_but_pictures(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "P004-1.png").touch()
+    assert "no patient folders found; slices are named <patient>/<patient>_<slice>.tif" in (
+        text := refused(tmp_path, find_root, tmp_path)
+    )
+    assert text.endswith("there is e.g. a/P004-1.png")
 
 
 def test_another_archive_in_the_same_folder_gives_its_own_patients(kaggle_folder, tmp_path):
@@ -145,7 +215,8 @@ def test_entries_cannot_lead_outside(tiny_kaggle, tmp_path):
     root = unpack(archive)
     assert root == inner / "kaggle_3m"
     everything = [path for path in tmp_path.rglob("*") if not path.is_dir()]
-    assert all(path == archive or path.parent == root / "evil" for path in everything)
+    ours = (archive, root / ".unpacked")
+    assert all(path in ours or path.parent == root / "evil" for path in everything)
     assert not any(path.is_symlink() for path in everything)
     assert not Path("/tmp/evil/evil_2.tif").exists()
 
@@ -443,15 +514,15 @@ def test_compressed_tiff(patient_folder, compression):
     np.testing.assert_array_equal(after[1], before[1])
 
 
-@pytest.mark.parametrize("values", [(0, 1), (0, 255), (0, 255, 1), (0, 128), (0, 7, 200)])
+@pytest.mark.parametrize("values", [(0, 1), (0, 255), (0, 128), (3, 4)])
 def test_mask_values(patient_folder, values):
-    drawn = np.random.default_rng(0).choice(np.array(values, np.uint8), (32, 32))
-    tifffile.imwrite(mask_path(patient_folder), drawn)
+    expected = read_patient(only(patient_folder))[1]
+    for number, plane in enumerate(expected, 1):
+        drawn = np.array(values, np.uint8)[plane]
+        tifffile.imwrite(mask_path(patient_folder, number), drawn)
     _, mask, remarks = read_patient(only(patient_folder))
-    np.testing.assert_array_equal(mask[2], drawn > 0)
-    assert mask.dtype == np.uint8
-    assert len(remarks) == (not {0, 1, 255}.issuperset(values))
-    assert all(NAME in remark for remark in remarks)
+    np.testing.assert_array_equal(mask, expected)
+    assert mask.dtype == np.uint8 and not remarks
 
 
 def test_boolean_masks(patient_folder):
@@ -472,10 +543,10 @@ def test_remarks_on_gaps_and_on_no_tumour(tmp_path):
     assert any("3, 4, 8, 9, 10 ..." in remark for remark in remarks)
 
 
-def test_twins():
-    assert twins({"a": "1", "b": "2", "c": "3"}) == []
-    (remark,) = twins({"a": "1", "b": "2", "c": "1", "d": "1"})
-    assert remark.startswith("a = c = d")
+def test_gaps_are_remarked_without_masks_too(tmp_path):
+    volume, _ = brain(0)
+    patient = only(write_patient(tmp_path, NAME, volume, None, numbers=(1, 2, 5, 6, 7, 8)))
+    assert read_patient(patient)[2] == [f"{NAME}: slice numbers missing: 3, 4"]
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -485,7 +556,7 @@ def test_masks_are_read_back_as_written(tmp_path):
     volume, mask = brain(4)
     numbers = (2, 3, 9, 10, 11, 100)
     patient = only(write_patient(tmp_path / "source", NAME, volume, mask, numbers))
-    random = (np.random.default_rng(0).random(mask.shape) < 0.5).astype(np.uint8)
+    random = (np.random.default_rng(0).random(mask.shape) < 0.3).astype(np.uint8)
     write_masks(tmp_path / "out", patient, random)
     files = {path.name for path in (tmp_path / "out" / NAME).iterdir()}
     assert files == {f"{NAME}_{number}_mask.tif" for number in numbers}
@@ -502,3 +573,14 @@ def test_stat_key_changes_with_any_file(patient_folder):
     assert before == kaggle.stat_key([only(patient_folder)])
     os.utime(mask_path(patient_folder), (1, 1))
     assert kaggle.stat_key([only(patient_folder)]) != before
+
+
+def test_masks_are_named_after_their_images(tmp_path):
+    folder = tmp_path / "source" / "P01"
+    folder.mkdir(parents=True)
+    for number in (1, 2):
+        tifffile.imwrite(folder / f"P01_00{number}.tif", brain(0)[0][0], photometric="rgb")
+    (patient,) = list_patients(tmp_path / "source")
+    write_masks(tmp_path / "out", patient, np.zeros((2, 32, 32), np.uint8))
+    names = sorted(path.name for path in (tmp_path / "out" / "P01").iterdir())
+    assert names == ["P01_001_mask.tif", "P01_002_mask.tif"]

@@ -24,6 +24,7 @@ def parse(*arguments: str) -> Config:
 def test_every_field_is_an_option(field, spelling):
     other = {
         "image_size": 64,
+        "component": "all",
         "preprocessing": "native",
         "split": "holdout:3",
         "model": "unet",
