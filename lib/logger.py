@@ -28,6 +28,7 @@ from lib.evaluate import CASE_COLUMNS
 from lib.metrics import Summary, summarise
 from lib.optim import MovingAverage
 from lib.runtime import Machine, peak_memory
+from lib.runtime.checkpoint import read_checkpoint
 from lib.runtime.cost import count_parameters
 from lib.runtime.device import device_name, on_cpu, reset_peak_memory
 from lib.runtime.memory import DeviceMemory
@@ -220,6 +221,17 @@ class RunFolder:
                 f"{file}: is damaged ({error}); delete the run's folder, and it is trained anew"
             ) from None
 
+    def is_finished(self) -> bool:
+        """Return whether there is nothing left to train.
+
+        Raises:
+            KitError: it is finished, but not as the training left it.
+        """
+        finished = self.read().get("status") == "finished"
+        if finished:
+            require_sound(Run(self.path), weights=True)
+        return finished
+
     def update(self, **values: Any) -> None:
         """Change fields of run.json."""
         write_json(self.path / "run.json", self.read() | values)
@@ -240,6 +252,7 @@ class RunFolder:
         self.update(
             **about,
             **now,
+            id=self.path.name,
             earlier=earlier,
             plans=before.get("plans", []),
             tables=before.get("tables", {}),
@@ -315,7 +328,17 @@ class RunFolder:
         """Return what ``save`` wrote, in host memory; None if it is not there."""
         self.settle()
         file = self.path / name
-        return torch.load(file, map_location="cpu", weights_only=True) if file.is_file() else None
+        return read_checkpoint(file) if file.is_file() else None
+
+    def load_or_put_aside(self, name: str) -> dict[str, Any] | None:
+        """Return what ``save`` wrote; a damaged file is renamed, and None returned."""
+        try:
+            return self.load(name)
+        except KitError as error:
+            aside = self.path / f"{name}.damaged"
+            (self.path / name).replace(aside)
+            say(f"{error}; kept as {aside.name}, the run begins anew")
+            return None
 
     def log_tensorboard(self, row: dict[str, Any]) -> None:
         """Write an epoch's figures for TensorBoard, where it is installed."""
@@ -374,16 +397,33 @@ class Record:
     ) -> None:
         self.folder, self.config, self.split, self.average = folder, config, split, average
         self.parts = {**parts, "average": average}
-        state = folder.load("last.pt") or {"history": []}
+        state = self._last_state()
         self.history: list[dict[str, Any]] = state["history"]
         for name, part in self.parts.items():
             if state.get(name):  # the loss scale has none if the run began in another precision
                 part.load_state_dict(state[name])
         if self.history and self.best is self.history[-1]:
-            kept = folder.load("best.pt")
+            kept = folder.load_or_put_aside("best.pt")
             # the run may have been interrupted between the two files
             if kept is None or kept["epoch"] != self.best["epoch"]:
                 folder.save("best.pt", self._checkpoint())
+
+    def _last_state(self) -> dict[str, Any]:
+        """Return the state after the last epoch that is done, or that of a run that begins.
+
+        Without the weights of its best epoch a run cannot go on either.
+        """
+        nothing: dict[str, Any] = {"history": []}
+        state = self.folder.load_or_put_aside("last.pt")
+        if state is None:
+            return nothing
+        self.history = state["history"]
+        if self.best is not self.history[-1]:
+            kept = self.folder.load_or_put_aside("best.pt")
+            if kept is None or kept["epoch"] != self.best["epoch"]:
+                say(f"{self.folder.path.name}: best.pt is not of the best epoch; it begins anew")
+                return nothing
+        return state
 
     @property
     def best(self) -> dict[str, Any]:
@@ -570,9 +610,38 @@ def updated(info: dict[str, Any]) -> dict[str, Any]:
     return info
 
 
+def file_hash(file: Path) -> str:
+    """Return the hex SHA-256 of a file of a run.
+
+    Of a table its lines count: git and editors may change their ends, or put a mark at the start.
+    """
+    if file.suffix != ".csv":
+        return sha256(file)
+    text = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    return sha256(text.replace(b"\r\n", b"\n").rstrip(b"\n") + b"\n")
+
+
 def checkpoint_hashes(path: Path) -> dict[str, str]:
     """Return the SHA-256 of the weights and tables of a finished run."""
-    return {name: sha256(path / name) for name in ("best.pt", "history.csv", "cases.csv")}
+    return {name: file_hash(path / name) for name in ("best.pt", "history.csv", "cases.csv")}
+
+
+def require_sound(run: Run, weights: bool = False) -> None:
+    """Raise ``KitError`` unless a finished run is as its training left it.
+
+    Args:
+        weights: look at best.pt too, where it is there.
+    """
+    info = run.info
+    if info.get("id", run.id) != run.id:
+        raise KitError(f"{run.folder}: is the folder of {info['id']}; give it that name")
+    for name, expected in info.get("sha256", {}).items():
+        file = run.folder / name
+        if (name.endswith(".csv") or (weights and file.exists())) and file_hash(file) != expected:
+            raise KitError(
+                f"{file}: is not what the training wrote; restore it, or move the run's folder "
+                f"away and train it anew"
+            )
 
 
 # --- result CSVs ----------------------------------------------------------------------------------
@@ -614,21 +683,33 @@ def finished_runs(out: str | Path, runs: Sequence[Run] | None = None) -> list[Ru
 
 
 def _is_finished(run: Run) -> bool:
-    """Return whether the run is finished and all of it can be read."""
+    """Return whether the run is finished, and sound; say so if it cannot be used."""
     try:
-        return run.info["status"] == "finished" and all(
-            part is not None
-            for part in (
-                run.config,
-                [TABLES[table] for table in run.tables],
-                run.history[list(HISTORY_COLUMNS)],
-                run.cases[["patient", "dsc"]],
-            )
-        )
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:100]
+        if run.info["status"] != "finished":
+            return False
+        require_sound(run)
+        _require_usable(run)
+    except KitError as error:
+        say(f"left out of the results: {error}")
+        return False
+    except Exception as error:  # damaged files raise almost anything
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
         say(f"{run.id}: left out of the results, it cannot be read ({reason})")
         return False
+    return True
+
+
+def _require_usable(run: Run) -> None:
+    """Read all that results and reports need of a run: what is odd in it raises an error here."""
+    for table in run.tables:
+        TABLES[table]
+    for side in ("train", "validation"):
+        "".join(run.info["split"][side])
+    "".join([run.info["data"]["sha256"], run.info["code"]["sha256"], *run.info["plans"]])
+    _result_rows(run)
+    scores = [run.cases["dsc"], *(run.history[name] for name in HISTORY_COLUMNS)]
+    if len(run.cases) and not all(np.isfinite(column).all() for column in scores):
+        raise ValueError("a score is infinite or not a number")
 
 
 def write_result_csvs(out: str | Path, runs: Sequence[Run] | None = None) -> dict[str, Path]:
@@ -651,13 +732,7 @@ def write_result_csvs(out: str | Path, runs: Sequence[Run] | None = None) -> dic
                 tables[TABLES[table]].append(_result_rows(run))
         for name, parts in tables.items():
             if parts:
-                try:
-                    write_atomic(out / name, to_csv(pd.concat(parts)))
-                except PermissionError:
-                    raise KitError(
-                        f"{out / name}: cannot be replaced; close it in other programs and run "
-                        f"this again, the runs themselves are safe"
-                    ) from None
+                write_atomic(out / name, to_csv(pd.concat(parts)))
     return {name: out / name for name, parts in tables.items() if parts}
 
 

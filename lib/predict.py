@@ -5,8 +5,6 @@ Command line: ``python -m lib.predict --data DIR --out DIR [--weights FILE]``
 
 from __future__ import annotations
 
-import pickle
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +15,7 @@ import pandas as pd
 import torch
 
 from lib.config import MODELS, REFERENCE, Config
-from lib.data import write_masks
+from lib.data import encode_masks
 from lib.dataset import BrainData, load_data
 from lib.evaluate import (
     BATCH_SIZE,
@@ -31,9 +29,11 @@ from lib.logger import Run, finished_runs, outside_folds, to_csv
 from lib.metrics import summarise
 from lib.networks import build_model
 from lib.runtime import CommandParser, deterministic, run_command, tune_allocator
+from lib.runtime.checkpoint import read_checkpoint, require_finite
 from lib.runtime.device import prepare
+from lib.runtime.own_files import OwnFiles, require_replaceable
 from lib.unet import from_published
-from lib.utils import PROJECT, KitError, progress, short_path, write_atomic
+from lib.utils import PROJECT, KitError, progress, short_path
 
 PRETRAINED = PROJECT / "result" / "pretrained"
 KIT_WEIGHTS = PRETRAINED / "best.pt"  # the recipe that did better in cross-validation
@@ -95,7 +95,7 @@ def load_weights(file: str | Path, model: str | None = None) -> TrainedModel:
                 f"model={config.model!r}"
             )
     else:
-        weights = from_published(content)
+        weights = from_published(_bare(content))
         head = weights.get("conv.weight")
         if not isinstance(head, torch.Tensor) or head.ndim != 4:
             raise KitError(
@@ -103,6 +103,7 @@ def load_weights(file: str | Path, model: str | None = None) -> TrainedModel:
                 f"give either"
             )
         config = _config_of(file, REFERENCE.to_dict() | {"init_features": head.shape[1]})
+    require_finite(file, weights)
     network = build_model(config)
     try:
         network.load_state_dict(weights)
@@ -115,34 +116,13 @@ def load_weights(file: str | Path, model: str | None = None) -> TrainedModel:
     return TrainedModel(network.eval(), config, tuple(content.get("trained_on", ())))
 
 
-def read_checkpoint(file: Path) -> dict[str, Any]:
-    """Return the content of a file of weights, by name; the file is opened as data.
-
-    Raises:
-        KitError: no such file, damaged, or it wants to run code.
-    """
-    try:
-        with warnings.catch_warnings():
-            # about old pickles: a file that cannot be read is reported below
-            warnings.simplefilter("ignore")
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise KitError(
-            f"{file}: no such file; give best.pt of a run, e.g. result/runs/<run>/best.pt"
-        ) from None
-    except pickle.UnpicklingError:
-        raise KitError(
-            f"{file}: holds more than weights, or is damaged; not opened, as it could run code"
-        ) from None
-    except Exception as error:  # damaged files raise almost anything
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise KitError(f"{file}: cannot be read as weights ({reason})") from None
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise KitError(
-            f"{file}: holds no dict of weights by name; give best.pt of a run or a published "
-            f"state dict"
-        )
-    return content
+def _bare(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a state dict as a network has it, out of what wrappers of torch make of it."""
+    inner = content.get("state_dict", content)
+    weights = inner if isinstance(inner, dict) else content
+    for prefix in ("module.", "_orig_mod."):  # of DataParallel, of torch.compile
+        weights = {str(name).removeprefix(prefix): value for name, value in weights.items()}
+    return weights
 
 
 def _config_of(file: Path, values: dict[str, Any]) -> Config:
@@ -165,12 +145,15 @@ class Prediction:
         cases: a row per patient: ``patient``, ``slices``, ``seen`` (bool: the network was trained
             on this patient, so its scores show what it remembers), and where there are masks the
             scores of ``lib.evaluate.case_row``.
+        known: the weights say which patients they were trained on. Without that ``seen`` is
+            "unknown" in cases.csv.
     """
 
     data: BrainData
     config: Config
     cases: pd.DataFrame
     _packed: dict[str, np.ndarray]
+    known: bool = True
 
     @property
     def seen(self) -> tuple[str, ...]:
@@ -197,6 +180,11 @@ class Prediction:
             for where, column in (("as published", "dsc"), ("on the file's grid", "dsc_native"))
             if not seen.all()
         ]
+        if not self.known:
+            lines.append(
+                "the weights do not say whom they were trained on: if these patients were among "
+                "them, the score tells what the network remembers"
+            )
         if seen.any():
             lines.append(
                 f"not counted: {seen.sum()} patients that the network was trained on (DSC "
@@ -240,8 +228,7 @@ def predict(
     machine = prepare([trained.network], device, precision)
     tune_allocator(machine.device)
     volumes = predict_volumes(trained.network, config, data, names, machine, batch_size)
-    seen = tuple(name for name in names if name in trained.trained_on)
-    return segment(volumes, data, config, names, seen, out)
+    return segment(volumes, data, config, names, trained.trained_on or None, out)
 
 
 def _trained(weights: object) -> TrainedModel:
@@ -320,7 +307,7 @@ def segment(
     data: BrainData,
     config: Config,
     names: tuple[str, ...],
-    seen: tuple[str, ...],
+    trained_on: Sequence[str] | None,
     out: str | Path | None,
 ) -> Prediction:
     """Turn probabilities into masks on the files' grid and scores; write them to ``out`` if given.
@@ -328,37 +315,54 @@ def segment(
     Args:
         volumes: (patient, probabilities) as ``predict_volumes`` yields them.
         names: the patients that will come.
-        seen: those that the network was trained on.
+        trained_on: patients that the network was trained on; None if that is not known.
     """
     if out is not None:
-        _require_free(Path(out), data)
-    rows, packed = [], {}
+        own = _require_free(Path(out), data, names)
+        (Path(out) / "cases.csv").unlink(missing_ok=True)  # it comes last, when all masks are there
+    rows, packed, known = [], {}, trained_on is not None
     with deterministic(), progress(total=len(names), desc="segmenting", unit="patient") as bar:
         for name, probabilities in volumes:
             mask = predicted_mask(data, name, probabilities, config.component)
             rows.append(case_row(data, name, probabilities, mask, config.component))
             packed[name] = np.packbits(mask)
             if out is not None:
-                write_masks(Path(out), data.patients[name], mask)
+                own.write(encode_masks(Path(out), data.patients[name], mask))
             bar.update()
     cases = pd.DataFrame(rows, columns=None if rows else ["patient", "slices"])
-    cases.insert(2, "seen", cases["patient"].isin(seen))
+    cases.insert(2, "seen", cases["patient"].isin(trained_on or ()))
     if out is not None:
-        write_atomic(Path(out) / "cases.csv", to_csv(cases))
-    return Prediction(data, config, cases, packed)
+        own.remove_others([*_mask_files(Path(out), data, names), Path(out) / "cases.csv"])
+        shown = cases if known else cases.assign(seen="unknown")
+        own.write({Path(out) / "cases.csv": to_csv(shown).encode()})
+    return Prediction(data, config, cases, packed, known)
 
 
-def _require_free(out: Path, data: BrainData) -> None:
-    """Raise KitError unless masks can be written below ``out`` without replacing the data's."""
-    folders = {patient.images[0].parent.resolve() for patient in data.patients.values()}
-    if any((out / folder.name).resolve() == folder for folder in folders):
-        raise KitError(
-            f"{out}: holds the data itself, its masks would be overwritten; name another folder"
-        )
+def _require_free(out: Path, data: BrainData, names: Sequence[str]) -> OwnFiles:
+    """Return what the kit wrote below ``out``, where masks of these patients can be written.
+
+    Raises:
+        KitError: it holds images, or masks that are not those of an earlier prediction.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise KitError(f"{out}: cannot be written ({error}); name another folder") from None
+    images = [out / name / image.name for name in names for image in data.patients[name].images]
+    if any(image.exists() for image in images):
+        raise KitError(
+            f"{out}: holds the images of patients, their masks would be overwritten; name another "
+            f"folder"
+        )
+    own = OwnFiles(out)
+    remedy = "name another folder, or move them away"
+    require_replaceable(own, [*_mask_files(out, data, names), out / "cases.csv"], remedy)
+    return own
+
+
+def _mask_files(out: Path, data: BrainData, names: Sequence[str]) -> list[Path]:
+    """Return where the masks of patients go."""
+    return [out / name / mask for name in names for mask in data.patients[name].mask_names]
 
 
 def main() -> None:
@@ -387,7 +391,7 @@ def main() -> None:
     if arguments.tta is not None:
         trained = replace(trained, config=replace(trained.config, tta=arguments.tta))
     data = load_data(arguments.data, trained.config.image_size, trained.config.preprocessing)
-    _require_free(Path(arguments.out), data)
+    _require_free(Path(arguments.out), data, tuple(data.patients))
     seconds, what = _forecast(trained, data, arguments.device, arguments.precision)
     print(f"{data.report()}\nweights: {short_path(weights)}: {trained}")
     advice = ""

@@ -53,7 +53,7 @@ from lib.runtime.cuda_graph import Replayed, can_replay, compile_if_it_pays
 from lib.runtime.device import prepare
 from lib.runtime.memory import DeviceMemory
 from lib.transform import Augmentation, Drawn
-from lib.utils import progress, say
+from lib.utils import KitError, progress, say
 
 SOURCES = (transform, dataset, unet_init_weights, optim, evaluate, metrics, sys.modules[__name__])
 """The modules that every run uses: an edit of their code makes another run."""
@@ -87,13 +87,15 @@ def fit(
     Raises:
         KitError: config and data do not fit together, or the loss is no longer a number.
     """
+    if not isinstance(plan, str):
+        raise KitError(f"plan: expected the name of an experiment, got {plan!r}")
     data.require_prepared_for(config)
     split = make_split(data, config.split)
     network, objective = build(config)
     code = code_fingerprint(network, objective, SOURCES)
     folder = RunFolder(Path(out), run_id(config, data, split, code))
     with folder.lock():
-        if folder.read().get("status") != "finished":
+        if not folder.is_finished():
             with deterministic():
                 training = Training(config, data, split, folder, network, objective)
                 say(cost_line(config, training.memory.training_chunk, training.machine))

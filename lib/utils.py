@@ -42,8 +42,30 @@ def fingerprint(value: Any) -> str:
     return sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
 
 
-def write_atomic(path: Path, data: bytes | memoryview | str) -> None:
-    """Write a whole file or nothing: no reader sees half of it, not even after a power cut."""
+def write_atomic(path: Path, data: bytes | memoryview | str, durable: bool = True) -> None:
+    """Write a whole file or nothing: no reader sees half of it.
+
+    Args:
+        durable: not even after a power cut, which takes some milliseconds longer.
+
+    Raises:
+        KitError: no space, or no right to write there.
+    """
+    try:
+        _write_atomic(path, data, durable)
+    except PermissionError as error:
+        raise KitError(
+            f"{path}: cannot be written ({error.strerror}); close it in other programs, or name "
+            f"another folder"
+        ) from error
+    except OSError as error:
+        raise KitError(
+            f"{path}: cannot be written ({error.strerror or error}); free some space, or name "
+            f"another folder"
+        ) from error
+
+
+def _write_atomic(path: Path, data: bytes | memoryview | str, durable: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(data, str):
         data = data.encode("utf-8")
@@ -51,8 +73,9 @@ def write_atomic(path: Path, data: bytes | memoryview | str) -> None:
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
         Path(name).chmod(0o644)  # mkstemp makes files that only the owner reads
         _replace(Path(name), path)
     except BaseException:

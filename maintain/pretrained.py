@@ -13,8 +13,9 @@ import torch
 
 from lib.config import REFERENCE, changes
 from lib.logger import Run
-from lib.predict import KIT_WEIGHTS, PRETRAINED, SMALL_WEIGHTS, load_weights, read_checkpoint
+from lib.predict import KIT_WEIGHTS, PRETRAINED, SMALL_WEIGHTS, load_weights
 from lib.runtime import CommandParser, run_command
+from lib.runtime.checkpoint import read_checkpoint
 from lib.runtime.cost import count_parameters
 from lib.utils import KitError, sha256, write_atomic
 from maintain.reference import FOLDER, SCALES, WEIGHTS, cross_validations, measured

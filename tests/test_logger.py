@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,6 +24,7 @@ from lib.logger import (
     updated,
     write_result_csvs,
 )
+from lib.report import write_report
 from lib.train import fit
 from lib.utils import KitError
 from tests.conftest import NAMES
@@ -138,6 +141,91 @@ def test_damaged_run_is_left_out_and_named(data, tmp_path, capsys):
         run = fit(dataclasses.replace(config, seed=1), data, tmp_path)
         assert [found.id for found in finished_runs(tmp_path)] == [run.id]
         assert broken.id in capsys.readouterr().out
+
+
+def test_folders_that_were_swapped_are_named(data, tmp_path, capsys):
+    one, other = (
+        fit(dataclasses.replace(TINY, epochs=1, seed=seed), data, tmp_path) for seed in (1, 2)
+    )
+    aside = tmp_path / "aside"
+    one.folder.rename(aside)
+    other.folder.rename(one.folder)
+    aside.rename(other.folder)
+    assert finished_runs(tmp_path) == []
+    assert f"is the folder of {other.id}; give it that name" in capsys.readouterr().out
+    with pytest.raises(KitError, match=f"is the folder of {other.id}"):
+        fit(one.config, data, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["history.csv", "cases.csv"])
+def test_tables_that_were_edited_are_named(data, tmp_path, capsys, name):
+    run = fit(dataclasses.replace(TINY, epochs=1), data, tmp_path)
+    text = (run.folder / name).read_bytes()
+    for harmless in (text.replace(b"\n", b"\r\n"), b"\xef\xbb\xbf" + text, text.rstrip(b"\n")):
+        (run.folder / name).write_bytes(harmless)
+        assert [one.id for one in finished_runs(tmp_path)] == [run.id]
+        assert fit(run.config, data, tmp_path).dsc == run.dsc
+    edited = text[:-4] + bytes([text[-4] ^ 1]) + text[-3:]
+    (run.folder / name).write_bytes(edited)
+    assert finished_runs(tmp_path) == []
+    assert f"{name}: is not what the training wrote" in capsys.readouterr().out
+    with pytest.raises(KitError, match="is not what the training wrote; restore it, or move"):
+        fit(run.config, data, tmp_path)
+    (run.folder / name).write_bytes(text)
+    assert fit(run.config, data, tmp_path).dsc == run.dsc
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{}",
+        "[]",
+        "null",
+        "{",
+        '{"status": "finished"}',
+        '{"status": "finished", "plans": null}',
+    ],
+)
+def test_an_odd_run_stops_no_other(data, tmp_path, content, capsys):
+    run = fit(dataclasses.replace(TINY, epochs=1), data, tmp_path)
+    odd = tmp_path / "runs" / "odd"
+    shutil.copytree(run.folder, odd)
+    (odd / "run.json").write_text(content)
+    assert [one.id for one in finished_runs(tmp_path)] == [run.id]
+    assert fit(dataclasses.replace(TINY, epochs=1, seed=9), data, tmp_path).info["plans"]
+    write_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("plans", None),
+        ("plans", [None]),
+        ("tables", {}),
+        ("split", {}),
+        ("data", None),
+        ("code", {}),
+        ("config", []),
+        ("config", {"epoch": 3}),
+        ("precision", None),
+        ("best", 3),
+    ],
+)
+def test_a_field_of_another_kind_stops_no_other(data, tmp_path, field, value):
+    run = fit(dataclasses.replace(TINY, epochs=1), data, tmp_path)
+    odd = tmp_path / "runs" / "odd"
+    shutil.copytree(run.folder, odd)
+    (odd / "run.json").write_text(json.dumps({**run.info, "id": "odd", field: value}))
+    finished_runs(tmp_path)
+    write_result_csvs(tmp_path)
+    assert fit(dataclasses.replace(TINY, epochs=1, seed=9), data, tmp_path).info["plans"]
+
+
+def test_a_plan_needs_a_name(data, tmp_path):
+    with pytest.raises(KitError, match="plan: expected the name of an experiment, got None"):
+        fit(TINY, data, tmp_path, plan=None)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_run_of_this_data_is_found(data, kaggle_folder, tmp_path):

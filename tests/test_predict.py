@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -464,6 +465,112 @@ def test_the_true_masks_are_never_overwritten(tiny_kaggle, tmp_path):
         predict.predict(Bright.trained(), tiny_kaggle, tiny_kaggle, device="cpu")
     assert str(tiny_kaggle) in str(caught.value)
     assert {file: file.read_bytes() for file in tiny_kaggle.rglob("*.tif")} == before
+
+
+def files_of(folder):
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*.tif")
+    }
+
+
+def test_another_copy_of_the_data_is_refused(tiny_kaggle, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_kaggle, copy)
+    with pytest.raises(KitError, match="copy: holds the images of patients"):
+        predict.predict(Bright.trained(), tiny_kaggle, copy, device="cpu")
+    for file in copy.rglob("*.tif"):
+        if "mask" not in file.name:
+            file.unlink()
+    with pytest.raises(KitError, match=r"_1_mask\.tif: is there and was not written by the kit"):
+        predict.predict(Bright.trained(), tiny_kaggle, copy, device="cpu")
+    assert files_of(copy) == {
+        name: c for name, c in files_of(tiny_kaggle).items() if "mask" in name
+    }
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_masks_behind_links_stay(tiny_kaggle, tmp_path):
+    before = files_of(tiny_kaggle)
+    for name in NAMES:
+        (tmp_path / "out" / name).mkdir(parents=True)
+        for mask in (tiny_kaggle / name).glob("*_mask.tif"):
+            (tmp_path / "out" / name / mask.name).symlink_to(mask)
+    with pytest.raises(KitError, match="was not written by the kit"):
+        predict.predict(Bright.trained(), tiny_kaggle, tmp_path / "out", device="cpu")
+    assert files_of(tiny_kaggle) == before
+
+
+def test_a_mask_corrected_by_hand_stays(tiny_kaggle, tmp_path):
+    out = tmp_path / "out"
+    predict.predict(Bright.trained(), tiny_kaggle, out, device="cpu")
+    corrected = out / NAMES[2] / f"{NAMES[2]}_3_mask.tif"
+    tifffile.imwrite(corrected, np.zeros((32, 32), np.uint8))
+    before = files_of(out)
+    with pytest.raises(KitError, match=rf"{corrected.name}: .* edited since \(1 such files\)"):
+        predict.predict(Silent.trained(), tiny_kaggle, out, device="cpu")
+    assert files_of(out) == before and (out / "cases.csv").is_file()
+
+
+def test_masks_of_an_earlier_prediction_do_not_stay_beside_other_cases(tiny_kaggle, tmp_path):
+    out = tmp_path / "out"
+    predict.predict(Bright.trained(), tiny_kaggle, out, device="cpu")
+    (out / "notes.txt").write_text("mine")
+    (out / NAMES[5] / "notes.txt").write_text("mine")
+    predict.predict(Silent.trained(), tiny_kaggle, out, patients=NAMES[:2], device="cpu")
+    assert pd.read_csv(out / "cases.csv")["patient"].tolist() == list(NAMES[:2])
+    assert {file.parent.name for file in out.rglob("*.tif")} == set(NAMES[:2])
+    assert not any(tifffile.imread(file).any() for file in out.rglob("*.tif"))
+    assert [file.name for file in (out / NAMES[5]).iterdir()] == ["notes.txt"]
+    assert (out / "notes.txt").is_file() and not (out / NAMES[4]).exists()
+
+
+def test_an_interrupted_prediction_has_no_cases(tiny_kaggle, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    predict.predict(Bright.trained(), tiny_kaggle, out, device="cpu")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(predict, "case_row", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        predict.predict(Silent.trained(), tiny_kaggle, out, device="cpu")
+    assert not (out / "cases.csv").exists()
+    predict.predict(Silent.trained(), tiny_kaggle, out, device="cpu")
+    assert len(pd.read_csv(out / "cases.csv")) == 6
+
+
+def test_weights_that_do_not_say_whom_they_saw(weights, tiny_kaggle, tmp_path):
+    content = torch.load(weights, weights_only=True)
+    torch.save(content["weights"], tmp_path / "bare.pt")
+    data = load_data(tiny_kaggle, 256)
+    for file in (tmp_path / "bare.pt", weights):
+        trained = load_weights(file)
+        seen = predict.predict(
+            trained,
+            data if trained.config.image_size == 256 else tiny_kaggle,
+            tmp_path / file.stem,
+            patients=NAMES[:1],
+            device="cpu",
+        )
+        assert not seen.known and "do not say whom they were trained on" in str(seen)
+        assert pd.read_csv(tmp_path / file.stem / "cases.csv")["seen"].tolist() == ["unknown"]
+    named = predict.predict(Bright.trained(NAMES[:1]), tiny_kaggle, device="cpu")
+    assert named.known and "do not say" not in str(named)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_weights_as_wrappers_of_torch_save_them(tmp_path, prefix):
+    torch.manual_seed(0)
+    weights = Published(4).state_dict()
+    torch.save({prefix + name: value for name, value in weights.items()}, tmp_path / "a.pt")
+    torch.save({"state_dict": weights, "epoch": 7}, tmp_path / "b.pt")
+    torch.save(weights, tmp_path / "c.pt")
+    a, b, c = (load_weights(tmp_path / f"{name}.pt").network.state_dict() for name in "abc")
+    assert all(torch.equal(a[name], c[name]) and torch.equal(b[name], c[name]) for name in c)
+
+
+def test_weights_that_are_no_numbers_are_refused(weights):
+    content = torch.load(weights, weights_only=True)
+    content["weights"]["conv.bias"][:] = float("nan")
+    torch.save(content, weights)
+    with pytest.raises(KitError, match=r"conv\.bias has a weight that is infinite or not a number"):
+        load_weights(weights)
 
 
 # --- command line ---------------------------------------------------------------------------------

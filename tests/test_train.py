@@ -173,6 +173,57 @@ def test_a_full_disk_is_reported_and_what_was_done_is_not_lost(
     assert outcome(fit(TINY, data, tmp_path / "cut")) == whole
 
 
+def _damage(file, kind):
+    content = bytearray(file.read_bytes())
+    if kind == "flipped":  # in the weights
+        content[len(content) // 2] ^= 4
+    file.write_bytes(
+        b"" if kind == "empty" else content[: len(content) // 2 if kind == "cut" else None]
+    )
+
+
+def _cut_after(epochs, data, out, monkeypatch):
+    """Train so many epochs of TINY, and be interrupted."""
+    keep, kept = Record.keep, []
+
+    def interrupted(self, *args):
+        keep(self, *args)
+        kept.append(1)
+        if len(kept) == epochs:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Record, "keep", interrupted)
+        fit(TINY, data, out)
+    [folder] = (out / "runs").iterdir()
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["empty", "cut", "flipped"])
+@pytest.mark.parametrize("name", ["last.pt", "best.pt"])
+def test_a_damaged_checkpoint_is_kept_aside_and_the_run_ends_as_it_should(
+    data, tmp_path, monkeypatch, name, kind, capsys
+):
+    whole = outcome(fit(TINY, data, tmp_path / "whole"))
+    folder = _cut_after(2, data, tmp_path / "cut", monkeypatch)
+    _damage(folder / name, kind)
+    damaged = (folder / name).read_bytes()
+    run = fit(TINY, data, tmp_path / "cut")
+    assert outcome(run) == whole
+    assert (run.folder / f"{name}.damaged").read_bytes() == damaged
+    assert f"kept as {name}.damaged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["empty", "cut", "flipped"])
+def test_damaged_weights_of_a_finished_run_are_not_believed(data, tmp_path, kind):
+    run = fit(TINY, data, tmp_path)
+    _damage(run.weights, kind)
+    with pytest.raises(KitError, match=r"best\.pt: is not what the training wrote; restore it"):
+        fit(TINY, data, tmp_path)
+    with pytest.raises(KitError, match=r"best\.pt: "):
+        predict(run.weights, data)
+
+
 @pytest.mark.slow
 def test_killed_run_ends_as_if_it_had_not_been(tiny_kaggle, tmp_path):
     command = [

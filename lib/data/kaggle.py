@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import lzma
 import re
@@ -15,7 +16,7 @@ import numpy as np
 import tifffile
 
 from lib.data.pictures import MAX_BYTES, read_picture
-from lib.utils import PROJECT, KitError, build_folder, fingerprint
+from lib.utils import PROJECT, KitError, build_folder, fingerprint, write_atomic
 
 KAGGLE_DATASET = "mateuszbuda/lgg-mri-segmentation"
 KAGGLE_FOLDERS = (
@@ -405,10 +406,18 @@ def _stack(paths: tuple[Path, ...], channels: int) -> np.ndarray:
 
 def write_masks(folder: Path, patient: Patient, mask: np.ndarray) -> None:
     """Write ``(S, H, W)`` {0, 1} as ``<patient>/<patient>_<slice>_mask.tif``, 0 and 255."""
-    target = folder / patient.name
-    target.mkdir(parents=True, exist_ok=True)
+    for path, content in encode_masks(folder, patient, mask).items():
+        write_atomic(path, content, durable=False)
+
+
+def encode_masks(folder: Path, patient: Patient, mask: np.ndarray) -> dict[Path, bytes]:
+    """Return place below ``folder`` -> content of the TIFF of each slice's mask; see above."""
+    contents = {}
     for name, plane in zip(patient.mask_names, mask, strict=True):
-        tifffile.imwrite(target / name, plane.astype(bool) * np.uint8(255))
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, plane.astype(bool) * np.uint8(255))
+        contents[folder / patient.name / name] = buffer.getvalue()
+    return contents
 
 
 def write_images(folder: Path, patient: Patient, volume: np.ndarray) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lib.config import MODELS, Config
 from lib.networks import build_model
-from lib.predict import read_checkpoint
+from lib.runtime.checkpoint import read_checkpoint
 from lib.utils import KitError
 
 

@@ -21,12 +21,12 @@ from lib.evaluate import native_scores
 from lib.grade.solutions import without_solutions
 from lib.grade.submission import Submission
 from lib.grade.test_set import Exam
-from lib.logger import SCHEMA, run_id
+from lib.logger import SCHEMA, file_hash, run_id
 from lib.metrics import Counts
 from lib.networks import build
 from lib.optim import learning_rate
 from lib.runtime import code_fingerprint
-from lib.utils import PROJECT, sha256
+from lib.utils import PROJECT
 
 EXACT = 1e-6
 """Largest difference of equal numbers that are written with eight digits."""
@@ -83,7 +83,7 @@ def check_tables(submission: Submission, tolerance: float) -> Iterator[Finding]:
         name
         for name in ("best.pt", "history.csv", "cases.csv")
         if not (submission.folder / name).is_file()
-        or info["sha256"].get(name) != sha256(submission.folder / name)
+        or info["sha256"].get(name) != file_hash(submission.folder / name)
     ]
     if names:
         yield Finding(

@@ -197,13 +197,8 @@ def write_book(
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([_as_text(name) for name in header])
     writer.writerows([[_as_text(row.get(name, "")) for name in header] for row in rows])
-    try:
-        # the mark at the start makes Excel read the file as UTF-8
-        write_atomic(file, "\ufeff" + buffer.getvalue())
-    except PermissionError:
-        raise KitError(
-            f"{file}: cannot be replaced; close it in other programs and run this again"
-        ) from None
+    # the mark at the start makes Excel read the file as UTF-8
+    write_atomic(file, "\ufeff" + buffer.getvalue())
 
 
 def _computed(standing: Standing, rubric: Rubric) -> dict[str, str]:

@@ -13,7 +13,8 @@ from lib.grade.checkpoint import weights_hash
 from lib.grade.checks import Finding
 from lib.grade.rescore import Result
 from lib.grade.rubric import Rubric
-from lib.predict import PRETRAINED, read_checkpoint
+from lib.predict import PRETRAINED
+from lib.runtime.checkpoint import read_checkpoint
 from lib.stats import ALPHA, DIGITS
 
 _SHARED = {

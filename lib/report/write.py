@@ -16,6 +16,7 @@ from lib.report.examples import Examples
 from lib.report.experiments import experiments, read_attempts
 from lib.report.format import cell, duration, number, settings, signed
 from lib.report.page import Page, make_page
+from lib.runtime.own_files import OwnFiles, require_replaceable
 from lib.stats import p_in_cell
 from lib.utils import write_atomic
 
@@ -80,12 +81,12 @@ def write_report(
 
 
 def _write(out: Path, page: Page) -> dict[str, Path]:
-    """Fill both templates, and delete figures of earlier reports."""
-    for figure in page.figures:
-        write_atomic(out / FIGURES / figure.file, figure.png)
-    for file in (out / FIGURES).glob("*.png"):
-        if file.name not in {figure.file for figure in page.figures}:
-            file.unlink()
+    """Fill both templates, and delete figures of earlier reports; other pictures stay."""
+    own = OwnFiles(out / FIGURES)
+    figures = {out / FIGURES / figure.file: figure.png for figure in page.figures}
+    require_replaceable(own, figures, "move your pictures to another folder")
+    own.write(figures)
+    own.remove_others(figures)
     paths = {name: out / name for name in (HTML, MARKDOWN)}
     for name, path in paths.items():
         text = _TEMPLATES.get_template(f"{name}.jinja").render(vars(page))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -36,14 +37,20 @@ def run_command(
     """
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has enough, as head -1 has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KitError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.filename is None:  # no trouble with a file
+        if error.errno is None:  # no trouble with a file
             raise
+        if error.filename is None:  # what is printed cannot be written
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        place = error.filename or "the output"
         print(
-            f"error: {error.filename}: {error.strerror}; make room for it, or name another place",
+            f"error: {place}: {error.strerror}; make room for it, or name another place",
             file=sys.stderr,
         )
         sys.exit(2)

@@ -245,6 +245,19 @@ def test_runs_without_a_plan_are_compared_with_the_one_of_fewest_changes(tmp_pat
     assert [run.folder.name for run in found.recipes[0].runs] == ["b"]
 
 
+def test_pictures_of_others_stay(out):
+    write_report(out)
+    drawn = sorted((out / "report").glob("*.png"))
+    (out / "report" / "mine.png").write_bytes(b"a picture of the student's own")
+    shutil.rmtree(out / "runs" / "dice")
+    write_report(out)
+    after = sorted((out / "report").glob("*.png"))
+    assert out / "report" / "mine.png" in after and drawn != after
+    after[-1 if after[-1].name != "mine.png" else 0].write_bytes(b"edited")
+    with pytest.raises(KitError, match="move your pictures to another folder"):
+        write_report(out)
+
+
 def test_a_folder_that_was_never_begun_is_no_attempt(out):
     before = len(read_attempts(out)[0])
     (out / "runs" / "planned").mkdir()

@@ -177,3 +177,27 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
 
     with pytest.raises(ZeroDivisionError):
         run_command(broken)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_output_that_cannot_be_written_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "lib.sweep", "--help"], stdout=full, stderr=subprocess.PIPE
+        )
+    lines = done.stderr.decode().splitlines()
+    assert done.returncode == 2
+    assert lines == [
+        "error: the output: No space left on device; make room for it, or name another place"
+    ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes end otherwise there")
+def test_a_reader_that_has_enough_ends_it_quietly():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "lib.sweep", "--help"], stdout=writer, stderr=subprocess.PIPE
+    )
+    os.close(writer)
+    assert done.stderr == b""

@@ -1,0 +1,70 @@
+"""Read a file of weights as data, and only if it is as it was written."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib.utils import KitError
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """Return the content of a file of weights, by name; the file is opened as data.
+
+    torch does not compare the checksums of the archive that it reads: a flipped bit would be
+    believed. They are compared here.
+
+    Raises:
+        KitError: no such file, damaged, or it wants to run code; a number is infinite or NaN.
+    """
+    try:
+        damaged = _damaged_part(file)
+        if damaged:
+            raise KitError(f"{file}: is damaged (checksum of {damaged}); copy it again")
+        with warnings.catch_warnings():
+            # about old pickles: a file that cannot be read is reported below
+            warnings.simplefilter("ignore")
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except KitError:
+        raise
+    except FileNotFoundError:
+        raise KitError(
+            f"{file}: no such file; give best.pt of a run, e.g. result/runs/<run>/best.pt"
+        ) from None
+    except pickle.UnpicklingError:
+        raise KitError(
+            f"{file}: holds more than weights, or is damaged; not opened, as it could run code"
+        ) from None
+    except Exception as error:  # damaged files raise almost anything
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise KitError(f"{file}: cannot be read as weights ({reason}); copy it again") from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise KitError(
+            f"{file}: holds no dict of weights by name; give best.pt of a run or a published "
+            f"state dict"
+        )
+    return content
+
+
+def require_finite(file: Path, weights: dict[str, Any]) -> None:
+    """Raise ``KitError`` if a weight is infinite or not a number."""
+    for name, tensor in weights.items():
+        if isinstance(tensor, Tensor) and not tensor.isfinite().all():
+            raise KitError(
+                f"{file}: {name} has a weight that is infinite or not a number; such a network "
+                f"finds nothing, train it anew"
+            )
+
+
+def _damaged_part(file: Path) -> str | None:
+    """Return the first entry of a zip whose checksum is wrong; None for what is no zip."""
+    if not zipfile.is_zipfile(file):
+        return None
+    with zipfile.ZipFile(file) as bundle:
+        return bundle.testzip()

@@ -1,0 +1,87 @@
+"""Write into a folder that may hold other people's files, and never replace one of theirs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from lib.utils import KitError, sha256, write_atomic, write_json
+
+
+class OwnFiles:
+    """Know which files of a folder the kit has written, by a list of their hashes in the folder.
+
+    A file is the kit's as long as its content is what was written. One that was edited since, or
+    that was there before, is somebody else's.
+
+    Args:
+        folder: may be missing.
+        name: of the list.
+    """
+
+    def __init__(self, folder: Path, name: str = ".written.json") -> None:
+        self.folder, self.list = folder, folder / name
+        self._hashes: dict[str, list[str]] = {}
+        try:
+            listed = json.loads(self.list.read_text(encoding="utf-8"))
+            self._hashes = {str(file): [str(h) for h in hashes] for file, hashes in listed.items()}
+        except (OSError, ValueError, AttributeError, TypeError):
+            pass  # no list: nothing there is ours
+
+    def is_ours(self, path: Path) -> bool:
+        """Return whether a file is as the kit has written it."""
+        if path.is_symlink() or not path.is_file():
+            return False
+        return sha256(path) in self._hashes.get(self._place(path), ())
+
+    def foreign(self, paths: Iterable[Path]) -> list[Path]:
+        """Return those of ``paths`` that are there and that the kit may not replace.
+
+        Links are among them: behind one lies a file of another place.
+        """
+        return [
+            path
+            for path in paths
+            if any(part.is_symlink() for part in self._steps(path))
+            or (path.exists() and not self.is_ours(path))
+        ]
+
+    def write(self, contents: dict[Path, bytes]) -> None:
+        """Write files, each as a whole; the list first knows both what is there and what comes."""
+        for path, content in contents.items():
+            before = self._hashes.get(self._place(path), [])
+            self._hashes[self._place(path)] = [*before[-1:], sha256(content)]
+        write_json(self.list, self._hashes)
+        for path, content in contents.items():
+            write_atomic(path, content, durable=False)
+
+    def remove_others(self, kept: Iterable[Path]) -> None:
+        """Remove the kit's own files that are not among ``kept``, from folder and list."""
+        places = {self._place(path) for path in kept}
+        for place in [place for place in self._hashes if place not in places]:
+            path = self.folder / place
+            if self.is_ours(path) and not self.foreign([path]):
+                path.unlink()
+                if path.parent != self.folder and not any(path.parent.iterdir()):
+                    path.parent.rmdir()
+            del self._hashes[place]
+        write_json(self.list, self._hashes)
+
+    def _place(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    def _steps(self, path: Path) -> list[Path]:
+        """Return the path and the folders above it, inside of the folder."""
+        above = path.relative_to(self.folder).parents
+        return [path, *(self.folder / up for up in above if up != Path())]
+
+
+def require_replaceable(own: OwnFiles, paths: Iterable[Path], remedy: str) -> None:
+    """Raise ``KitError`` if one of ``paths`` is not the kit's to replace."""
+    foreign = own.foreign(paths)
+    if foreign:
+        raise KitError(
+            f"{foreign[0]}: is there and was not written by the kit, or was edited since "
+            f"({len(foreign)} such files); {remedy}"
+        )

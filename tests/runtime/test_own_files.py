@@ -1,0 +1,85 @@
+"""A folder that holds other people's files, too: none of them is replaced or removed."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from lib.runtime.own_files import OwnFiles, require_replaceable
+from lib.utils import KitError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with a file of ours and one of somebody else's."""
+    folder = tmp_path / "folder"
+    OwnFiles(folder).write({folder / "a" / "ours.tif": b"1"})
+    (folder / "theirs.tif").write_bytes(b"2")
+    return folder
+
+
+def test_what_was_written_may_be_replaced(folder):
+    ours = folder / "a" / "ours.tif"
+    own = OwnFiles(folder)
+    assert own.is_ours(ours) and own.foreign([ours, folder / "new.tif"]) == []
+    own.write({ours: b"3"})
+    assert ours.read_bytes() == b"3" and OwnFiles(folder).is_ours(ours)
+
+
+def test_what_was_edited_or_was_there_before_may_not(folder):
+    ours, theirs = folder / "a" / "ours.tif", folder / "theirs.tif"
+    ours.write_bytes(b"corrected by hand")
+    assert OwnFiles(folder).foreign([ours, theirs]) == [ours, theirs]
+    with pytest.raises(KitError, match=r"ours\.tif: .*edited since \(2 such files\); move them"):
+        require_replaceable(OwnFiles(folder), [ours, theirs], "move them")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_never_through_a_link(tmp_path, folder):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "ours.tif").write_bytes(b"1")  # the very bytes that the kit wrote
+    (folder / "a" / "ours.tif").unlink()
+    (folder / "a" / "ours.tif").symlink_to(elsewhere / "ours.tif")
+    assert OwnFiles(folder).foreign([folder / "a" / "ours.tif"]) == [folder / "a" / "ours.tif"]
+    (folder / "a" / "ours.tif").unlink()
+    (folder / "a").rmdir()
+    (folder / "a").symlink_to(elsewhere)
+    assert OwnFiles(folder).foreign([folder / "a" / "new.tif"]) == [folder / "a" / "new.tif"]
+    OwnFiles(folder).remove_others([])
+    assert (elsewhere / "ours.tif").is_file()
+
+
+def test_only_ours_are_removed(folder):
+    edited = folder / "b" / "edited.tif"
+    own = OwnFiles(folder)
+    own.write({edited: b"4", folder / "kept.tif": b"5"})
+    edited.write_bytes(b"6")
+    own.remove_others([folder / "kept.tif"])
+    left = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.tif"))
+    assert left == ["b/edited.tif", "kept.tif", "theirs.tif"]
+    assert not (folder / "a").exists()  # nothing is left in it
+    assert list(json.loads(own.list.read_text())) == ["kept.tif"]
+
+
+def test_a_write_that_was_cut_short_leaves_everything_ours(folder, monkeypatch):
+    ours, second = folder / "a" / "ours.tif", folder / "a" / "second.tif"
+
+    def killed(path, content, durable):
+        if path == second:
+            raise KeyboardInterrupt
+        path.write_bytes(content)
+
+    monkeypatch.setattr("lib.runtime.own_files.write_atomic", killed)
+    for first in (ours, second):  # killed after the first file, and before it
+        with pytest.raises(KeyboardInterrupt):
+            OwnFiles(folder).write({first: b"new", second: b"new"})
+        assert OwnFiles(folder).foreign([ours, second]) == []
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', "{", '{"a/ours.tif": [null]}'])
+def test_without_a_list_nothing_is_ours(folder, content):
+    OwnFiles(folder).list.write_text(content)
+    assert OwnFiles(folder).foreign([folder / "a" / "ours.tif"]) == [folder / "a" / "ours.tif"]
