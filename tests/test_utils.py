@@ -6,7 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lib.utils import build_folder, fingerprint, progress, sha256, write_atomic, write_json
+from lib.utils import (
+    KitError,
+    build_folder,
+    fingerprint,
+    progress,
+    sha256,
+    write_atomic,
+    write_json,
+)
 
 
 def test_hashes(tmp_path):

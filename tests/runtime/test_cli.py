@@ -2,7 +2,10 @@
 
 import argparse
 import dataclasses
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -179,7 +182,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
         run_command(broken)
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_output_that_cannot_be_written_is_one_line():
     with open("/dev/full", "w") as full:
         done = subprocess.run(
