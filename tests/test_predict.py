@@ -549,7 +549,7 @@ def test_weights_that_do_not_say_whom_they_saw(weights, tiny_kaggle, tmp_path):
             device="cpu",
         )
         assert not seen.known and "do not say whom they were trained on" in str(seen)
-        assert pd.read_csv(out / "cases.csv")["seen"].tolist() == ["unknown"]
+        assert pd.read_csv(tmp_path / file.stem / "cases.csv")["seen"].tolist() == ["unknown"]
     named = predict.predict(Bright.trained(NAMES[:1]), tiny_kaggle, device="cpu")
     assert named.known and "do not say" not in str(named)
 
