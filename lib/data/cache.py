@@ -7,12 +7,14 @@ import json
 import os
 import shutil
 import tempfile
+import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -21,9 +23,10 @@ from lib.data import kaggle, pictures
 from lib.data.kaggle import Patient
 from lib.runtime.own_code import source_fingerprint
 from lib.transform import PREPROCESSING, Geometry, preprocess, preprocess_mask
-from lib.utils import PROJECT, KitError, build_folder, cores, fingerprint, progress, write_json
+from lib.utils import PROJECT, KitError, build_folder, cores, fingerprint, progress, say, write_json
 
-_VERSION = 2  # of the files below; changes of the preprocessing itself are seen from its source
+INDEX, ARRAYS = "index.json", ("images.f16", "masks.u8", "truth.bits")
+_VERSION = 3  # of the files below; changes of the preprocessing itself are seen from its source
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def open_cache(root: Path, patients: list[Patient], size: int, preprocessing: st
         _build(partial, place, patients, size, preprocessing)
 
     try:
-        build_folder(folder, (folder / "index.json").is_file, build)
+        build_folder(folder, lambda: _is_whole(folder), build)
     except OSError as error:
         raise KitError(
             f"{folder.parent}: the cache cannot be written ({error}); free some space, or name "
@@ -122,8 +125,42 @@ def open_cache(root: Path, patients: list[Patient], size: int, preprocessing: st
     return _open(folder)
 
 
+_WHOLE: set[tuple[str, int]] = set()
+"""Folder and date of the caches that this process has compared with their checksums."""
+
+
+def _is_whole(folder: Path) -> bool:
+    """Return whether a cache is there, and as it was written; name one that is not."""
+    if not folder.is_dir():
+        return False
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        checksum, files = index.pop("checksum"), index["files"]
+        known = str(folder), (folder / INDEX).stat().st_mtime_ns
+        whole = all((folder / name).stat().st_size == files[name][0] for name in ARRAYS)
+        if whole and known not in _WHOLE:
+            whole = checksum == fingerprint(index) and all(
+                _checksum(folder / name) == files[name][1] for name in ARRAYS
+            )
+            _WHOLE.update({known} if whole else ())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        whole = False
+    if not whole:
+        say(f"{folder}: the prepared slices are damaged; they are prepared anew")
+    return whole
+
+
+def _checksum(file: Path) -> int:
+    """Return the CRC-32 of a file."""
+    checksum = 0
+    with open(file, "rb") as stream:
+        while part := stream.read(2**24):
+            checksum = zlib.crc32(part, checksum)
+    return checksum
+
+
 def _open(folder: Path) -> Cache:
-    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     records = {
         r["name"]: CachedPatient(
             **{**r, "rows": tuple(r["rows"]), "geometry": Geometry.from_dict(r["geometry"])}
@@ -131,40 +168,66 @@ def _open(folder: Path) -> Cache:
         for r in index["patients"]
     }
     n, size = index["slices"], index["size"]
-    images = np.memmap(folder / "images.f16", np.float16, "r", shape=(n, 3, size, size))
-    masks = np.memmap(folder / "masks.u8", np.uint8, "r", shape=(n, size, size))
-    truth = np.fromfile(folder / "truth.bits", np.uint8)
-    return Cache(records, index["remarks"], images, masks, truth)
+    images_file, masks_file, truth_file = (folder / name for name in ARRAYS)
+    images = np.memmap(images_file, np.float16, "r", shape=(n, 3, size, size))
+    masks = np.memmap(masks_file, np.uint8, "r", shape=(n, size, size))
+    return Cache(records, index["remarks"], images, masks, np.fromfile(truth_file, np.uint8))
 
 
 def _build(folder: Path, root: str, patients: list[Patient], size: int, preprocessing: str) -> None:
-    records, remarks, rows, truth_bytes = [], [], 0, 0
-    with (
-        open(folder / "images.f16", "wb") as images,
-        open(folder / "masks.u8", "wb") as masks,
-        open(folder / "truth.bits", "wb") as truth,
-    ):
+    records: list[dict[str, Any]] = []
+    remarks: list[str] = []
+    rows = 0
+    with ExitStack() as stack:
+        images, masks, truth = (
+            _Array(stack.enter_context(open(folder / name, "wb"))) for name in ARRAYS
+        )
         for patient, done in zip(
             patients, _prepare_all(patients, size, preprocessing), strict=True
         ):
-            images.write(done["images"])
-            masks.write(done["masks"])
-            truth.write(done["truth"])
             n = len(done["masks"])
             records.append(
                 {
                     "name": patient.name,
                     "rows": (rows, rows + n),
-                    "truth": truth_bytes if patient.masks else -1,
+                    "truth": truth.size if patient.masks else -1,
                     **done["record"],
                 }
             )
+            images.append(done["images"])
+            masks.append(done["masks"])
+            truth.append(done["truth"])
             remarks += done["remarks"]
-            rows, truth_bytes = rows + n, truth_bytes + len(done["truth"])
-    write_json(
-        folder / "index.json",
-        {"root": root, "size": size, "slices": rows, "remarks": remarks, "patients": records},
-    )
+            rows += n
+        arrays = zip(ARRAYS, (images, masks, truth), strict=True)
+        files = {name: array.finish() for name, array in arrays}
+    index = {
+        "root": root,
+        "size": size,
+        "slices": rows,
+        "remarks": remarks,
+        "patients": records,
+        "files": files,
+    }
+    write_json(folder / INDEX, {**index, "checksum": fingerprint(index)})
+
+
+class _Array:
+    """Write a file of an array piece by piece, and know its size and CRC-32."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.size, self.checksum = stream, 0, 0
+
+    def append(self, piece: np.ndarray | bytes) -> None:
+        view = memoryview(piece).cast("B")
+        self.stream.write(view)
+        self.size, self.checksum = self.size + len(view), zlib.crc32(view, self.checksum)
+
+    def finish(self) -> list[int]:
+        """Bring it to the disk, so that a power cut leaves all of the cache or none of it."""
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
+        return [self.size, self.checksum]
 
 
 def _prepare_all(
@@ -227,6 +290,10 @@ def _prepare(patient: Patient, size: int, preprocessing: str) -> dict[str, Any]:
 
 def _remove_outdated(caches: Path, series: str, root: str) -> None:
     """Delete caches of the same source and settings: the source has changed since."""
-    for index in caches.glob(f"{series}-*/index.json"):
-        if json.loads(index.read_text(encoding="utf-8"))["root"] == root:
+    for index in caches.glob(f"{series}-*/{INDEX}"):
+        try:
+            outdated = json.loads(index.read_text(encoding="utf-8"))["root"] == root
+        except (OSError, ValueError, TypeError, KeyError):  # damaged: whoever opens it will see
+            continue
+        if outdated:
             shutil.rmtree(index.parent, ignore_errors=True)

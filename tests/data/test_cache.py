@@ -188,6 +188,50 @@ def test_cache_that_lost_its_index_is_built_again(tiny_kaggle):
     assert len(load_data(tiny_kaggle, SIZE).patients) == 6
 
 
+def cache_of(data):
+    """The folder of a data set's cache."""
+    return Path(data.cache.images.filename).parent
+
+
+DAMAGE = {
+    "cut": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "zeros": lambda content: content[: len(content) // 2] + bytes(len(content) - len(content) // 2),
+    "one bit": lambda content: content[:-3] + bytes([content[-3] ^ 1]) + content[-2:],
+    "gone": None,
+}
+
+
+@pytest.mark.parametrize("name", ["images.f16", "masks.u8", "truth.bits", "index.json"])
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_cache_is_built_anew(tiny_kaggle, builds, capsys, monkeypatch, name, kind):
+    whole = load_data(tiny_kaggle, SIZE)
+    before = {name: whole.truth(name) for name in whole.patients}
+    images = np.array(whole.cache.images)
+    file = cache_of(whole) / name
+    content = file.read_bytes()
+    del whole
+    if DAMAGE[kind] is None:
+        file.unlink()
+    else:
+        file.write_bytes(DAMAGE[kind](content))
+    monkeypatch.setattr(cache, "_WHOLE", set())  # as in another process
+    again = load_data(tiny_kaggle, SIZE)
+    assert "the prepared slices are damaged; they are prepared anew" in capsys.readouterr().out
+    assert file.read_bytes() == content
+    np.testing.assert_array_equal(again.cache.images, images)
+    for name, truth in before.items():
+        np.testing.assert_array_equal(again.truth(name), truth)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"root": 3}'])
+def test_a_damaged_cache_of_others_stops_nobody(tiny_kaggle, content):
+    first = load_data(tiny_kaggle, SIZE)
+    (cache_of(first) / "index.json").write_text(content)
+    (tiny_kaggle / NAMES[0] / f"{NAMES[0]}_1.tif").touch()  # another cache of the same series
+    assert list(load_data(tiny_kaggle, SIZE).patients) == sorted(NAMES)
+
+
 def test_threads_build_it_once(tiny_kaggle, builds):
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: load_data(tiny_kaggle, SIZE).fingerprint, range(4)))
