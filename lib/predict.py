@@ -220,6 +220,8 @@ def predict(
     Raises:
         KitError: unusable weights, data or patient names, or data prepared for another image size.
     """
+    if batch_size < 1:
+        raise KitError(f"predict: batch_size {batch_size} is too small; use 1 or more")
     trained = _trained(weights)
     config = trained.config if tta is None else replace(trained.config, tta=tta)
     if not isinstance(data, BrainData):

@@ -19,11 +19,9 @@ from lib.data.pictures import MAX_BYTES, read_picture
 from lib.utils import PROJECT, KitError, build_folder, fingerprint, write_atomic
 
 KAGGLE_DATASET = "mateuszbuda/lgg-mri-segmentation"
-KAGGLE_FOLDERS = (
-    PROJECT / "data" / "kaggle_3m",
-    PROJECT / "data" / "archive.zip",
-    Path("/kaggle/input/lgg-mri-segmentation"),
-)  # the last: where Kaggle's own notebooks find it
+KIT_PLACES = (PROJECT / "data" / "kaggle_3m", PROJECT / "data" / "archive.zip")
+KAGGLE_INPUT = Path("/kaggle/input")
+"""Where Kaggle's own notebooks find data sets, some folders deeper."""
 _SLICE = re.compile(r"(?P<stem>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?", re.IGNORECASE)
 _PICTURE = re.compile(r".+\.(tiff?|png|jpe?g|bmp|gif|dcm|nii|gz)", re.IGNORECASE)
 _MAX_FILES, _MAX_BYTES = 50_000, 8 * 2**30  # the real archive: 15,718 files (each twice), 2 GiB
@@ -69,6 +67,24 @@ class Patient:
 
 
 # --- finding --------------------------------------------------------------------------------------
+
+
+def usual_places() -> list[Path]:
+    """Return where the data set is, if it is where one would put it; in this folder, on Kaggle.
+
+    Raises:
+        KitError: this is Kaggle, and no patients are there, or in several places.
+    """
+    found = [place for place in KIT_PLACES if place.exists()]
+    if found or not KAGGLE_INPUT.is_dir():
+        return found
+    try:
+        return [find_root(KAGGLE_INPUT)]
+    except KitError as error:
+        raise KitError(
+            f"{error}; on Kaggle, add the data set {KAGGLE_DATASET} under Add Input, or use "
+            f"data='phantom'"
+        ) from None
 
 
 def find_root(source: str | Path) -> Path:

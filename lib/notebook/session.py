@@ -15,7 +15,7 @@ import torch
 
 from lib.config import Config, Profile, choose_profile
 from lib.data import find_root
-from lib.data.kaggle import KAGGLE_FOLDERS
+from lib.data.kaggle import usual_places
 from lib.dataset import BrainData, load_data
 from lib.phantom import PHANTOM_FOLDER, write_phantom
 from lib.runtime import pick_device, pick_precision
@@ -100,9 +100,10 @@ def start(
 
 def _find_data(asked: str | Path | None) -> tuple[Path, bool]:
     """Return the folder of the patients, and whether they are real; make the phantom if needed."""
-    if str(asked) == "phantom" or not (asked or any(place.exists() for place in KAGGLE_FOLDERS)):
+    places = [asked] if asked else usual_places()
+    if not places or str(places[0]) == "phantom":
         return write_phantom(PHANTOM_FOLDER), False
-    return find_root(asked or next(place for place in KAGGLE_FOLDERS if place.exists())), True
+    return find_root(places[0]), True
 
 
 def _say(fine: bool, what: str, remedy: str = "") -> None:

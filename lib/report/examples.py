@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from lib import plot
 from lib.data import find_root
-from lib.data.kaggle import KAGGLE_FOLDERS
+from lib.data.kaggle import usual_places
 from lib.dataset import BrainData, load_data
 from lib.logger import Run
 from lib.phantom import PHANTOM_FOLDER
@@ -77,12 +78,18 @@ class Examples:
         name: to prepare other images first would take minutes.
         """
         given = self._data.root if isinstance(self._data, BrainData) else self._data
-        named = [os.environ["KIT_DATA"]] if os.environ.get("KIT_DATA") else []
-        usual: list[str | Path] = [*named, *KAGGLE_FOLDERS, PHANTOM_FOLDER]
-        for folder in map(Path, [given] if given else usual):
+        for folder in map(Path, [given] if given else _usual_folders()):
             if all((folder / name).is_dir() for name in run.cases["patient"]):
                 return folder
         raise KitError("the images of its patients are not here; --data names their folder")
+
+
+def _usual_folders() -> Iterator[str | Path]:
+    """Yield where the notebooks look for data."""
+    if os.environ.get("KIT_DATA"):
+        yield os.environ["KIT_DATA"]
+    yield PHANTOM_FOLDER
+    yield from usual_places()
 
 
 def mean_dsc(run: Run) -> float:

@@ -1,0 +1,74 @@
+"""The first cell of a notebook: what it finds, and what it says."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from lib.config import REFERENCE
+from lib.data import kaggle
+from lib.notebook import start
+from lib.utils import KitError
+from tests.conftest import NAMES
+
+
+@pytest.fixture
+def kaggle_input(tmp_path, monkeypatch):
+    """Kaggle's place of data sets, and nothing where the kit has its own."""
+    monkeypatch.setattr(kaggle, "KIT_PLACES", (tmp_path / "data" / "kaggle_3m",))
+    monkeypatch.setattr(kaggle, "KAGGLE_INPUT", tmp_path / "kaggle" / "input")
+    return tmp_path / "kaggle" / "input"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "lgg-mri-segmentation/kaggle_3m",
+        "datasets/mateuszbuda/lgg-mri-segmentation/kaggle_3m",
+        "d/somebody/brains/kaggle_3m",
+        "brains",
+    ],
+)
+def test_data_is_found_wherever_kaggle_mounts_it(tiny_kaggle, kaggle_input, place, capsys):
+    shutil.copytree(tiny_kaggle, kaggle_input / place)
+    (kaggle_input / "other-data").mkdir(parents=True)
+    session = start()
+    assert session.source == kaggle_input / place
+    assert list(session.load(session.config(REFERENCE)).patients) == sorted(NAMES)
+    assert "nobody's brain" not in capsys.readouterr().out
+
+
+def test_kaggles_archive_holds_everything_twice(tiny_kaggle, kaggle_input):
+    folder = kaggle_input / "datasets" / "mateuszbuda" / "lgg-mri-segmentation"
+    for place in ("kaggle_3m", "lgg-mri-segmentation/kaggle_3m"):
+        shutil.copytree(tiny_kaggle, folder / place)
+    assert start().source == folder / "kaggle_3m"
+
+
+def test_on_kaggle_without_data_there_is_a_line_and_no_phantom(kaggle_input, capsys):
+    kaggle_input.mkdir(parents=True)
+    with pytest.raises(KitError, match="on Kaggle, add the data set mateuszbuda/"):
+        start()
+    assert "[FAIL] data: " in capsys.readouterr().out
+
+
+def test_two_data_sets_on_kaggle_are_a_question(tiny_kaggle, kaggle_input):
+    for place in ("a/kaggle_3m", "b/kaggle_3m"):
+        shutil.copytree(tiny_kaggle, kaggle_input / place)
+    with pytest.raises(KitError, match="2 folders hold patients"):
+        start()
+    assert start(data=kaggle_input / "b").source == kaggle_input / "b" / "kaggle_3m"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"profile": "huge"}, "[FAIL] profile: profile 'huge' is unknown; use one of smoke"),
+        ({"data": "nowhere"}, "[FAIL] data: nowhere: no such file or folder"),
+    ],
+)
+def test_what_cannot_be_used_is_a_line(tiny_kaggle, arguments, line, capsys):
+    with pytest.raises(KitError):
+        start(**{"data": tiny_kaggle, **arguments})
+    assert line in capsys.readouterr().out
