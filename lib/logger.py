@@ -203,6 +203,8 @@ class RunFolder:
             lock.acquire()
         with ExitStack() as stack:
             stack.callback(lock.release)
+            for leftover in self.path.glob(".*.*.????????"):  # of a process that was killed
+                leftover.unlink()
             self._disk = stack.enter_context(ThreadPoolExecutor(1))
             stack.callback(self.settle)
             yield
@@ -246,9 +248,23 @@ class RunFolder:
             about: from ``description``.
         """
         before = self.read()
-        now = {"device": device_name(machine.device), "precision": machine.precision.name}
+        if not before:
+            self._name_relatives(about)
+        now: dict[str, Any] = {
+            "device": device_name(machine.device),
+            "precision": machine.precision.name,
+            "threads": torch.get_num_threads(),
+        }
         then = {name: before[name] for name in now if name in before}
-        earlier = [*before.get("earlier", []), *([then] if then not in ({}, now) else [])]
+        earlier = list(before.get("earlier", []))
+        if any(now[name] != value for name, value in then.items()):
+            earlier.append(then)
+            changes = ", ".join(
+                f"{name} {now[name]} instead of {value}"
+                for name, value in then.items()
+                if now[name] != value
+            )
+            say(f"{self.path.name} goes on with {changes}: its last digits will be others")
         self.update(
             **about,
             **now,
@@ -260,6 +276,20 @@ class RunFolder:
             parameters=count_parameters(network),
         )
         reset_peak_memory(machine.device)
+
+    def _name_relatives(self, about: dict[str, Any]) -> None:
+        """Say which runs differ in epochs or code only: whoever looks for one may not see why."""
+
+        def recipe(info: dict[str, Any]) -> list[Any]:
+            config = {name: value for name, value in info["config"].items() if name != "epochs"}
+            return [config, info["data"]["sha256"], info["split"]]
+
+        for run in all_runs(self.path.parent.parent):
+            with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+                if recipe(run.info) == recipe(about):
+                    epochs, asked = run.info["config"]["epochs"], about["config"]["epochs"]
+                    why = f"{epochs} epochs, not {asked}" if epochs != asked else "other code"
+                    say(f"{run.id} is the same recipe with {why}; this run begins anew")
 
     def busy(self) -> bool:
         """Return whether another process trains this run at the moment."""

@@ -118,6 +118,7 @@ def build_folder(target: Path, ready: Callable[[], bool], build: Callable[[Path]
     with FileLock(Path(tempfile.gettempdir()) / f"segmentation-kit-{lock}.lock"):
         if ready():
             return
+        _remove_leftovers(target)
         partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         try:
             build(partial)
@@ -129,6 +130,17 @@ def build_folder(target: Path, ready: Callable[[], bool], build: Callable[[Path]
             if not ready():
                 raise
         finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what killed processes have left of a folder that they were building.
+
+    Another computer that shares the disk may be building it now: an hour without a change is dead.
+    """
+    for partial in target.parent.glob(f".{target.name}.????????"):
+        changed = max(path.stat().st_mtime for path in (partial, *partial.rglob("*")))
+        if time.time() - changed > 3600:
             shutil.rmtree(partial, ignore_errors=True)
 
 

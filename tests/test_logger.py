@@ -10,12 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
+import torch
 
 from lib.config import Config
 from lib.dataset import load_data, make_split
 from lib.logger import (
     BEST_CSV,
     TRAIN_CSV,
+    Record,
     RunFolder,
     description,
     find_run,
@@ -226,6 +228,46 @@ def test_a_plan_needs_a_name(data, tmp_path):
     with pytest.raises(KitError, match="plan: expected the name of an experiment, got None"):
         fit(TINY, data, tmp_path, plan=None)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_of_fewer_epochs_is_named(data, tmp_path, capsys):
+    one = fit(dataclasses.replace(TINY, epochs=1), data, tmp_path)
+    capsys.readouterr()
+    fit(dataclasses.replace(TINY, epochs=2), data, tmp_path)
+    said = f"{one.id} is the same recipe with 1 epochs, not 2; this run begins anew"
+    assert said in capsys.readouterr().out
+    fit(dataclasses.replace(TINY, epochs=2, seed=9), data, tmp_path)
+    assert "same recipe" not in capsys.readouterr().out
+
+
+def test_what_a_killed_process_left_in_the_folder_is_removed(data, tmp_path):
+    run = fit(dataclasses.replace(TINY, epochs=1), data, tmp_path)
+    left, mine = run.folder / ".last.pt.a1b2c3_9", run.folder / "notes.txt"
+    left.touch()
+    mine.touch()
+    fit(run.config, data, tmp_path)
+    assert not left.exists() and mine.exists()
+
+
+def test_other_threads_are_recorded_and_said(data, tmp_path, capsys, monkeypatch):
+    keep = Record.keep
+
+    def interrupted(self, *args):
+        keep(self, *args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Record, "keep", interrupted)
+        fit(TINY, data, tmp_path)
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        run = fit(TINY, data, tmp_path)
+    finally:
+        torch.set_num_threads(before)
+    assert f"goes on with threads {before + 1} instead of {before}" in capsys.readouterr().out
+    assert run.info["threads"] == before + 1
+    assert [part["threads"] for part in run.info["earlier"]] == [before]
 
 
 def test_run_of_this_data_is_found(data, kaggle_folder, tmp_path):

@@ -47,6 +47,18 @@ def test_folder_is_built_once_and_as_a_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["deep"]
 
 
+def test_what_killed_builders_left_is_removed(tmp_path):
+    dead, alive, other = (tmp_path / name for name in (".a.abcdefgh", ".a.12345678", ".b.abcdefgh"))
+    for folder in (dead, alive, other):
+        folder.mkdir()
+        (folder / "file").touch()
+    for path in (dead, dead / "file", alive, other, other / "file"):
+        os.utime(path, (1, 1))
+    target = tmp_path / "a"
+    build_folder(target, target.is_dir, lambda folder: None)
+    assert {path.name for path in tmp_path.iterdir()} == {"a", alive.name, other.name}
+
+
 def test_atomic_writing(tmp_path):
     file = tmp_path / "new" / "folder" / "file.txt"
     write_atomic(file, "Läsion\n")

@@ -73,9 +73,7 @@ class Plan:
             KitError: see ``configs``; or seeds are given, and a variant has one of its own.
         """
         if isinstance(seeds, int):
-            raise KitError(
-                f"plan {self.name}: seeds is a list of seeds, e.g. ({seeds}, {seeds + 1})"
-            )
+            raise KitError(f"plan {self.name}: seeds must be several, e.g. ({seeds}, {seeds + 1})")
         configs = self.configs(base)
         own = [label for label, changes in self.variants.items() if "seed" in changes]
         if seeds and own:
