@@ -63,7 +63,22 @@ def test_a_table_was_edited(examine, ada, table, edit, expected):
 
 def test_files_that_are_not_as_the_run_left_them(examine, ada):
     name = f"{run_of(ada)}/history.csv"
-    assert "files changed" in found(examine({**ada, name: ada[name] + b"\n"}))
+    assert "files changed" in found(examine({**ada, name: ada[name] + b"# edited\n"}))
+
+
+@pytest.mark.parametrize(
+    "through",
+    [
+        lambda text: text.replace(b"\n", b"\r\n"),  # git's autocrlf
+        lambda text: b"\xef\xbb\xbf" + text,  # an editor of Windows
+        lambda text: text.rstrip(b"\n"),
+        lambda text: text + b"\n",
+    ],
+)
+def test_what_other_programs_do_to_the_ends_of_lines_costs_nothing(examine, ada, through):
+    tables = {f"{run_of(ada)}/{name}" for name in ("history.csv", "cases.csv")}
+    result = examine({name: through(c) if name in tables else c for name, c in ada.items()})
+    assert (result["status"], found(result)) == ("computed", [])
 
 
 def test_a_recipe_that_the_id_does_not_tell(examine, ada):
