@@ -250,11 +250,7 @@ class RunFolder:
         before = self.read()
         if not before:
             self._name_relatives(about)
-        now: dict[str, Any] = {
-            "device": device_name(machine.device),
-            "precision": machine.precision.name,
-            "threads": torch.get_num_threads(),
-        }
+        now = {"device": device_name(machine.device), "precision": machine.precision.name}
         then = {name: before[name] for name in now if name in before}
         earlier = list(before.get("earlier", []))
         if any(now[name] != value for name, value in then.items()):

@@ -36,8 +36,10 @@ def run_command(
         interrupted: message for an interruption.
     """
     try:
-        main()
-        sys.stdout.flush()
+        try:
+            main()
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output has enough, as head -1 has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KitError as error:

@@ -16,7 +16,7 @@ from lib.grade import pack
 from lib.grade.__main__ import main
 from lib.grade.archive import unpack
 from lib.grade.submission import READ, read_submission
-from lib.logger import find_run
+from lib.logger import checkpoint_hashes, find_run
 from lib.predict import default_weights
 from lib.utils import KitError
 from tests.runtime.test_cli import command
@@ -83,6 +83,13 @@ def test_a_folder_that_is_not_there_is_not_made(tmp_path):
     assert not (tmp_path / "typo").exists()
 
 
+def sign(folder):
+    """Note name and hashes in a run folder that was copied or edited."""
+    info = json.loads((folder / "run.json").read_text())
+    info |= {"id": folder.name, "sha256": checkpoint_hashes(folder)}
+    (folder / "run.json").write_text(json.dumps(info))
+
+
 def test_a_fold_is_not_what_is_graded(out, tmp_path):
     """Its patients may be easier; without a manifest the grader chooses alike."""
     ada = next(out.glob("runs/*"))
@@ -96,6 +103,7 @@ def test_a_fold_is_not_what_is_graded(out, tmp_path):
     cases.assign(dsc=0.99).to_csv(fold / "cases.csv", index=False)
     history = pd.read_csv(fold / "history.csv")
     history.assign(val_dsc=0.99).to_csv(fold / "history.csv", index=False)
+    sign(fold)
     receipt = pack("ada", out, quick=True)
     assert receipt.run_id == ada.name
     unpack(receipt.file, tmp_path / "unpacked", READ)
@@ -115,6 +123,7 @@ def test_a_fold_of_the_very_patients_of_the_split_counts(out):
         pd.read_csv(ada / "cases.csv").assign(dsc=dsc).to_csv(
             out / "runs" / name / "cases.csv", index=False
         )
+        sign(out / "runs" / name)
     assert pack("ada", out, quick=True).run_id == find_run(out).id == "better"
     data = SimpleNamespace(fingerprint=info["data"]["sha256"])
     assert default_weights(out, data) == out / "runs" / "better" / "best.pt"

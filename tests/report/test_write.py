@@ -470,11 +470,14 @@ def test_the_same_bytes_twice(out, drawn):
 
 
 def test_pictures_of_the_markdown_are_there_and_old_ones_go(out):
-    (out / "report").mkdir()
-    (out / "report" / "09-old-examples.png").write_bytes(b"of a patient")
+    pages(out)
+    before = {file.name for file in (out / "report").glob("*.png")}
+    for folder in list((out / "runs").iterdir())[2:]:
+        shutil.rmtree(folder)
     _, markdown = pages(out)
     named = set(re.findall(r"\(report/(.+?\.png)\)", markdown))
-    assert named and named == {file.name for file in (out / "report").iterdir()}
+    assert named and named == {file.name for file in (out / "report").glob("*.png")}
+    assert before - named
 
 
 def test_a_report_of_many_runs_is_small(tmp_path, drawn):

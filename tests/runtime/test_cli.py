@@ -186,7 +186,9 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
 def test_output_that_cannot_be_written_is_one_line():
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "lib.sweep", "--help"], stdout=full, stderr=subprocess.PIPE
+            [sys.executable, "-m", "lib.check", "lib.unet:UNet"],
+            stdout=full,
+            stderr=subprocess.PIPE,
         )
     lines = done.stderr.decode().splitlines()
     assert done.returncode == 2
@@ -200,7 +202,7 @@ def test_a_reader_that_has_enough_ends_it_quietly():
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
-        [sys.executable, "-m", "lib.sweep", "--help"], stdout=writer, stderr=subprocess.PIPE
+        [sys.executable, "-m", "lib.check", "lib.unet:UNet"], stdout=writer, stderr=subprocess.PIPE
     )
     os.close(writer)
     assert done.stderr == b""
