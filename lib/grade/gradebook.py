@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lib.grade.people import read_table
 from lib.grade.rubric import Rubric
 from lib.grade.standings import Standing
 from lib.utils import KitError, write_atomic
@@ -48,15 +49,18 @@ class Book:
     Attributes:
         columns: the instructor's, in the order of the file.
         entries: (student, submission) -> cells.
+        ids: of the students who are graded now: their entries are nobody else's.
     """
 
     columns: tuple[str, ...] = ()
     entries: dict[tuple[str, str], Cells] = field(default_factory=dict)
+    ids: frozenset[str] = frozenset()
 
     def key(self, standing: Standing) -> tuple[str, str] | None:
         """Return the key of the entry of a submission, or None.
 
-        A student's only entry also counts if the file has another name now.
+        A student's only entry also counts if the file has another name now. An entry of the same
+        file counts if no id fits: spreadsheets turn 0012345 into 12345, and others into dates.
         """
         student, submission = (
             _as_text(standing.result.student),
@@ -65,6 +69,8 @@ class Book:
         own = [key for key in self.entries if key[0] == student]
         if (student, submission) in own:
             return student, submission
+        if not own and submission:
+            own = [key for key in self.entries if key[1] == submission and key[0] not in self.ids]
         return own[0] if len(own) == 1 else None
 
     def of(self, standing: Standing) -> Cells:
@@ -76,7 +82,7 @@ class Book:
 def read_book(file: Path, rubric: Rubric) -> Book:
     """Return the gradebook as the instructor left it, an empty one if there is none.
 
-    Cells may be separated by commas or semicolons, as spreadsheets write them.
+    Encodings and separators are those of ``read_table``.
 
     Raises:
         KitError: it is not readable; a cell is no number, or more points than are possible; or a
@@ -89,19 +95,7 @@ def read_book(file: Path, rubric: Rubric) -> Book:
         )
     if not file.is_file():
         return Book()
-    raw = file.read_bytes()
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:  # a spreadsheet on Windows may write its own encoding
-        text = raw.decode("cp1252", errors="replace")
-    header = text.partition("\n")[0]
-    delimiter = ";" if header.count(";") > header.count(",") else ","
-    try:
-        rows = list(csv.reader(io.StringIO(text), delimiter=delimiter))
-    except csv.Error as error:
-        raise KitError(
-            f"{file}: cannot be read as CSV ({error}); save it as CSV in UTF-8"
-        ) from None
+    rows = read_table(file)
     names = rows[0] if rows else []
     if not {"student", "submission"} <= set(names):
         raise KitError(

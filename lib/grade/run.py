@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from lib.grade.archive import MAX_BYTES, plain_files
 from lib.grade.feedback import page_name, write_leaderboard, write_page
 from lib.grade.gradebook import GRADEBOOK, Book, flags, read_book, total, write_book
 from lib.grade.one import failed, prepare
+from lib.grade.people import read_table
 from lib.grade.rescore import Result
 from lib.grade.rubric import Rubric, load_rubric
 from lib.grade.standings import Standing, assess
@@ -75,6 +75,7 @@ def grade(
             results.append(_result(name, source, out / RESULTS, key, roster or (), worker, seconds))
             bar.update()
     standings = assess(results, rubric, roster)
+    book = replace(book, ids=frozenset(standing.result.student for standing in standings))
     _write(out, standings, book, rubric)
     return standings
 
@@ -193,28 +194,27 @@ def _write(out: Path, standings: Sequence[Standing], book: Book, rubric: Rubric)
     write_book(out / GRADEBOOK, standings, book, rubric, pages)
 
 
+ID_COLUMNS = ("student", "student id", "id", "username", "user name", "login", "login id")
+"""Headers of the ids in a roster, the likeliest first; spreadsheets of an LMS name them so."""
+
+
 def read_roster(file: Path) -> list[str]:
-    """Return the ids in the column ``student`` of a CSV, or in its only column.
+    """Return the ids of a roster: its column of that name, see ``ID_COLUMNS``, or its only column.
 
     Raises:
         KitError: it cannot be read, or has no ids.
     """
-    try:
-        rows = list(csv.reader(file.read_text(encoding="utf-8-sig").splitlines()))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise KitError(f"{file}: cannot be read as CSV ({error})") from None
-    header = [name.strip().lower() for name in rows[0]] if rows else []
-    if len(header) > 1 and "student" not in header:
+    rows = read_table(file)
+    header = [name.strip().lower().replace("_", " ") for name in rows[0]] if rows else []
+    named = [header.index(name) for name in ID_COLUMNS if name in header]
+    if len(header) > 1 and not named:
         raise KitError(
             f"{file}: which of {len(header)} columns has the ids is not clear; name it student in "
             f"line 1"
         )
-    column = header.index("student") if "student" in header else 0
-    ids = [
-        cell
-        for row in rows
-        if len(row) > column and (cell := row[column].strip()).lower() not in ("", "student")
-    ]
+    column = named[0] if named else 0
+    cells = [row[column].strip() for row in rows[bool(named) :] if len(row) > column]
+    ids = [cell for cell in cells if cell]
     wrong = [student for student in ids if not STUDENT.fullmatch(student)]
     if wrong or not ids:
         problem = f"{wrong[0]!r} is no id" if wrong else "has no ids"

@@ -155,7 +155,7 @@ def test_weights_of_the_kit(tmp_path, hand_ins):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "kit.pt").write_bytes(file.read_bytes())
     from lib.grade.checkpoint import weights_hash
-    from lib.predict import read_checkpoint
+    from lib.runtime.checkpoint import read_checkpoint
 
     own = result("a", prints={"weights": weights_hash(read_checkpoint(file)["weights"])})
     assert [(index, finding.level) for index, finding in shipped([result("b"), own], tmp_path)] == [
@@ -183,9 +183,45 @@ def test_twice_missing_and_not_on_the_roster():
 # --- the gradebook --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("student", "mangled"),
+    [("0012345", "12345"), ("202E9", "2.02E+11"), ("jan1", "01-Jan"), ("0007", "7")],
+)
+def test_what_a_spreadsheet_makes_of_ids_loses_no_points(tmp_path, student, mangled):
+    write(tmp_path, [result(student), result("bela")])
+    file = tmp_path / GRADEBOOK
+    rows = list(csv.reader(file.read_text(encoding="utf-8-sig").splitlines()))
+    column = rows[0].index("comment")
+    for row in rows[1:]:
+        if row[0].lstrip("'") == student:
+            row[0], row[column] = mangled, "well done"
+        elif row[0] == "bela":
+            row[column] = "hers"
+    with open(file, "w", encoding="utf-16", newline="") as stream:
+        csv.writer(stream, delimiter=";").writerows(rows)
+    cells = write(tmp_path, [result(student), result("bela")])
+    comments = {row["student"].lstrip("'"): row["comment"] for row in cells if row["comment"]}
+    assert comments == {student: "well done", "bela": "hers"}
+
+
+def test_an_entry_of_somebody_who_is_graded_is_nobody_elses(tmp_path):
+    write(tmp_path, [result("ada"), result("bela")])
+    file = tmp_path / GRADEBOOK
+    text = file.read_text(encoding="utf-8-sig")
+    rows = list(csv.reader(text.splitlines()))
+    column = rows[0].index("comment")
+    next(row for row in rows if row[0] == "ada")[column] = "ada's"
+    with open(file, "w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+    renamed = replace(result("carl"), submission=result("ada").submission)
+    cells = write(tmp_path, [result("ada"), renamed])
+    assert {row["student"]: row["comment"] for row in cells}["carl"] == ""
+
+
 def write(folder, results, rubric=RUBRIC):
     book = read_book(folder / GRADEBOOK, rubric)
     standings = assess(results, rubric)
+    book = replace(book, ids=frozenset(standing.result.student for standing in standings))
     write_book(
         folder / GRADEBOOK,
         standings,

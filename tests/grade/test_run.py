@@ -209,8 +209,43 @@ def test_a_roster_that_is_none(tmp_path):
     assert read_roster(tmp_path / "r.csv") == ["ada"]
     (tmp_path / "r.csv").write_text("ada\nbela\n")
     assert read_roster(tmp_path / "r.csv") == ["ada", "bela"]
-    (tmp_path / "r.csv").write_text("first,last,id\nAda,Byron,ab1\n")
+    (tmp_path / "r.csv").write_text("first,last,number\nAda,Byron,ab1\n")
     with pytest.raises(KitError, match="which of 3 columns"):
+        read_roster(tmp_path / "r.csv")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "id\nada\nbela\n",
+        "Username\nada\nbela\n",
+        "student\r\nada\r\nbela\r\n",
+        "name;student id\nA;ada\nB;bela\n",
+        "Name\tUser_Name\nA\tada\nB\tbela",
+        '"Last, first",id\n"A, B",ada\n"C, D",bela\n',
+        "ada\nbela",
+        "\nstudent\n\nada\n ,\nbela\n\n",
+        "first,last,login,id\nA,B,x,ada\nC,D,y,bela\n",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_a_roster_as_other_programs_save_it(tmp_path, text, encoding):
+    (tmp_path / "r.csv").write_bytes(text.encode(encoding))
+    assert read_roster(tmp_path / "r.csv") == ["ada", "bela"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'student\n"ada\n', "cannot be read as CSV"),
+        (b"PK\x03\x04\0\0", "no text"),
+        (b"", "has no ids"),
+        (b"student\n", "has no ids"),
+    ],
+)
+def test_what_is_no_roster_is_named(tmp_path, content, reason):
+    (tmp_path / "r.csv").write_bytes(content)
+    with pytest.raises(KitError, match=rf"r\.csv.*{reason}"):
         read_roster(tmp_path / "r.csv")
 
 
