@@ -174,7 +174,7 @@ def make_split(data: BrainData, spec: str = "auto") -> Split:
 
     ``auto`` is ``published`` if all 110 patients of the dataset are there, and a third of the
     patients for phantoms. Otherwise it is ``holdout``: a stratified tenth, at least 5 and at most
-    10 patients. ``holdout:N`` holds out N patients, ``fold-I-of-K`` is one of ``folds(data, K)``.
+    10 patients. ``holdout:N`` holds out N persons, ``fold-I-of-K`` is one of ``folds(data, K)``.
     ``all`` holds out nobody: for weights to be used, by a recipe that was chosen before. All visits
     of a person, and the same images under two names, are on the same side.
 
@@ -190,13 +190,10 @@ def make_split(data: BrainData, spec: str = "auto") -> Split:
         )
     if spec == "auto":
         complete = len(names) == 110 and set(PUBLISHED_VALIDATION) <= set(names)
+        persons = len(_people(data.patients, data.cache))
         phantom = all(name.startswith("PHANTOM_") for name in names)
         spec = (
-            "published"
-            if complete
-            else f"holdout:{max(1, len(names) // 3)}"
-            if phantom
-            else "holdout"
+            "published" if complete else f"holdout:{max(1, persons // 3)}" if phantom else "holdout"
         )
     if spec == "published":
         missing = set(PUBLISHED_VALIDATION).difference(names)
@@ -209,7 +206,8 @@ def make_split(data: BrainData, spec: str = "auto") -> Split:
     if spec == "all":
         return _split(data, "all", ())
     if match := re.fullmatch(r"holdout(?::(\d+))?", spec):
-        count = int(match[1]) if match[1] else min(max(len(names) // 10, 5), 10, len(names) // 2)
+        persons = len(_people(data.patients, data.cache))
+        count = int(match[1]) if match[1] else min(max(persons // 10, 5), 10, persons // 2)
         return _holdout(data, count)
     if (match := re.fullmatch(r"fold-(\d+)-of-(\d+)", spec)) and 1 <= int(match[1]) <= int(
         match[2]

@@ -28,11 +28,20 @@ from lib.evaluate import CASE_COLUMNS
 from lib.metrics import Summary, summarise
 from lib.optim import MovingAverage
 from lib.runtime import Machine, peak_memory
-from lib.runtime.checkpoint import read_checkpoint
+from lib.runtime.checkpoint import DamagedError, read_checkpoint
 from lib.runtime.cost import count_parameters
 from lib.runtime.device import device_name, on_cpu, reset_peak_memory
 from lib.runtime.memory import DeviceMemory
-from lib.utils import KitError, fingerprint, say, sha256, write_atomic, write_json
+from lib.utils import (
+    PARTIAL,
+    KitError,
+    fingerprint,
+    put_aside,
+    say,
+    sha256,
+    write_atomic,
+    write_json,
+)
 
 SCHEMA = 2  # of run.json; in 1, an id was the hash of all settings and of the text of the code
 TRAIN_CSV, BEST_CSV = "uexec_result_train.csv", "uexec_result_best.csv"
@@ -203,8 +212,8 @@ class RunFolder:
             lock.acquire()
         with ExitStack() as stack:
             stack.callback(lock.release)
-            for leftover in self.path.glob(".*.*.????????"):  # of a process that was killed
-                leftover.unlink()
+            for leftover in self.path.glob(f".*{PARTIAL}"):  # of a process that was killed
+                leftover.unlink(missing_ok=True)
             self._disk = stack.enter_context(ThreadPoolExecutor(1))
             stack.callback(self.settle)
             yield
@@ -277,7 +286,8 @@ class RunFolder:
         """Say which runs differ in epochs or code only: whoever looks for one may not see why."""
 
         def recipe(info: dict[str, Any]) -> list[Any]:
-            config = {name: value for name, value in info["config"].items() if name != "epochs"}
+            config = Config.from_dict(info["config"]).identity()
+            config.pop("epochs", None)
             return [config, info["data"]["sha256"], info["split"]]
 
         for run in all_runs(self.path.parent.parent):
@@ -360,10 +370,8 @@ class RunFolder:
         """Return what ``save`` wrote; a damaged file is renamed, and None returned."""
         try:
             return self.load(name)
-        except KitError as error:
-            aside = self.path / f"{name}.damaged"
-            (self.path / name).replace(aside)
-            say(f"{error}; kept as {aside.name}, the run begins anew")
+        except DamagedError as error:
+            say(f"{error}; kept as {put_aside(self.path / name).name}")
             return None
 
     def log_tensorboard(self, row: dict[str, Any]) -> None:
@@ -425,6 +433,8 @@ class Record:
         self.parts = {**parts, "average": average}
         state = self._last_state()
         self.history: list[dict[str, Any]] = state["history"]
+        if not self.history and folder.read():
+            folder.update(seconds=0.0)  # of a run that begins anew
         for name, part in self.parts.items():
             if state.get(name):  # the loss scale has none if the run began in another precision
                 part.load_state_dict(state[name])
@@ -437,18 +447,30 @@ class Record:
     def _last_state(self) -> dict[str, Any]:
         """Return the state after the last epoch that is done, or that of a run that begins.
 
-        Without the weights of its best epoch a run cannot go on either.
+        Without the weights of its best epoch a run cannot go on. If they are damaged it begins
+        anew, and last.pt is kept aside, too.
+
+        Raises:
+            KitError: best.pt is gone, or of another epoch: it may be found again.
         """
         nothing: dict[str, Any] = {"history": []}
         state = self.folder.load_or_put_aside("last.pt")
         if state is None:
             return nothing
         self.history = state["history"]
-        if self.best is not self.history[-1]:
-            kept = self.folder.load_or_put_aside("best.pt")
-            if kept is None or kept["epoch"] != self.best["epoch"]:
-                say(f"{self.folder.path.name}: best.pt is not of the best epoch; it begins anew")
-                return nothing
+        if self.best is self.history[-1]:
+            return state
+        best = self.folder.path / "best.pt"
+        there, kept = best.exists(), self.folder.load_or_put_aside("best.pt")
+        if there and kept is None:
+            aside = put_aside(self.folder.path / "last.pt")
+            say(f"{self.folder.path.name}: begins anew; last.pt is kept as {aside.name}")
+            return nothing
+        if kept is None or kept["epoch"] != self.best["epoch"]:
+            raise KitError(
+                f"{best}: is not of epoch {self.best['epoch']}, the best so far; restore it, or "
+                f"delete last.pt beside it to begin anew"
+            )
         return state
 
     @property
@@ -663,6 +685,10 @@ def require_sound(run: Run, weights: bool = False) -> None:
         raise KitError(f"{run.folder}: is the folder of {info['id']}; give it that name")
     for name, expected in info.get("sha256", {}).items():
         file = run.folder / name
+        if name.endswith(".csv") and not file.is_file():
+            raise KitError(
+                f"{file}: is missing; restore it, or move the run's folder away and train it anew"
+            )
         if (name.endswith(".csv") or (weights and file.exists())) and file_hash(file) != expected:
             raise KitError(
                 f"{file}: is not what the training wrote; restore it, or move the run's folder "
@@ -733,7 +759,8 @@ def _require_usable(run: Run) -> None:
         "".join(run.info["split"][side])
     "".join([run.info["data"]["sha256"], run.info["code"]["sha256"], *run.info["plans"]])
     _result_rows(run)
-    scores = [run.cases["dsc"], *(run.history[name] for name in HISTORY_COLUMNS)]
+    scores = [run.cases["dsc"], *(run.history[name] for name in ("train loss", "val_dsc"))]
+    run.history[list(HISTORY_COLUMNS)]
     if len(run.cases) and not all(np.isfinite(column).all() for column in scores):
         raise ValueError("a score is infinite or not a number")
 

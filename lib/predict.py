@@ -33,7 +33,7 @@ from lib.runtime.checkpoint import read_checkpoint, require_finite
 from lib.runtime.device import prepare
 from lib.runtime.own_files import OwnFiles, require_replaceable
 from lib.unet import from_published
-from lib.utils import PROJECT, KitError, progress, short_path
+from lib.utils import PROJECT, KitError, progress, say, short_path
 
 PRETRAINED = PROJECT / "result" / "pretrained"
 KIT_WEIGHTS = PRETRAINED / "best.pt"  # the recipe that did better in cross-validation
@@ -210,7 +210,9 @@ def predict(
         data: from ``load_data``, or a folder for it; masks are used for scoring where there are
             any.
         out: where ``<patient>/<patient>_<slice>_mask.tif`` and ``cases.csv`` go, the latter with
-            the columns of ``Prediction.cases``; nothing is written without it.
+            the columns of ``Prediction.cases``; nothing is written without it. Masks of an earlier
+            prediction are replaced, and removed where they are of other patients: all masks there
+            belong to ``cases.csv``. What was edited, or is not the kit's, is not touched.
         patients: names; all of them by default.
         batch_size: slices taken at once; it changes nothing but time and memory.
         tta: average probabilities over a left-right flip; by default as the network was scored in
@@ -334,7 +336,9 @@ def segment(
     cases = pd.DataFrame(rows, columns=None if rows else ["patient", "slices"])
     cases.insert(2, "seen", cases["patient"].isin(trained_on or ()))
     if out is not None:
-        own.remove_others([*_mask_files(Path(out), data, names), Path(out) / "cases.csv"])
+        others = own.remove_others([*_mask_files(Path(out), data, names), Path(out) / "cases.csv"])
+        if others:
+            say(f"{out}: {others} masks of an earlier prediction, of other patients, were removed")
         shown = cases if known else cases.assign(seen="unknown")
         own.write({Path(out) / "cases.csv": to_csv(shown).encode()})
     return Prediction(data, config, cases, packed, known)

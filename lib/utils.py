@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -10,12 +11,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from filelock import FileLock
 
 PROJECT = Path(__file__).resolve().parent.parent
+PARTIAL = ".kit-partial"  # at the end of names of what is not written yet
 
 
 class KitError(ValueError):
@@ -69,7 +72,7 @@ def _write_atomic(path: Path, data: bytes | memoryview | str, durable: bool) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(data, str):
         data = data.encode("utf-8")
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(PARTIAL, f".{path.name}.", path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
@@ -119,7 +122,7 @@ def build_folder(target: Path, ready: Callable[[], bool], build: Callable[[Path]
         if ready():
             return
         _remove_leftovers(target)
-        partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        partial = Path(tempfile.mkdtemp(PARTIAL, f".{target.name}.", target.parent))
         try:
             build(partial)
             partial.chmod(0o755)  # mkdtemp makes folders that only the owner reads
@@ -138,10 +141,17 @@ def _remove_leftovers(target: Path) -> None:
 
     Another computer that shares the disk may be building it now: an hour without a change is dead.
     """
-    for partial in target.parent.glob(f".{target.name}.????????"):
-        changed = max(path.stat().st_mtime for path in (partial, *partial.rglob("*")))
-        if time.time() - changed > 3600:
-            shutil.rmtree(partial, ignore_errors=True)
+    for partial in target.parent.glob(f".{target.name}.*{PARTIAL}"):
+        with suppress(OSError):  # another process may remove it, too
+            changed = max(path.stat().st_mtime for path in (partial, *partial.rglob("*")))
+            if time.time() - changed > 3600:
+                shutil.rmtree(partial)
+
+
+def put_aside(path: Path) -> Path:
+    """Rename a file or folder, so that it is not written over; return its new place."""
+    free = (path.with_name(f"{path.name}.aside{number or ''}") for number in itertools.count())
+    return path.rename(next(new for new in free if not new.exists()))
 
 
 def short_path(path: Path) -> str:

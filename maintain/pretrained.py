@@ -33,7 +33,7 @@ def export(runs: Path = FOLDER, target: Path = PRETRAINED) -> list[Path]:
 
     Raises:
         KitError: weights, their checkpoints, or the cross-validation for the card are missing.
-            Nothing has been written then.
+            Nothing has been written then. Or other weights there do not fit the card.
     """
     cross_validations(runs)
     contents = {

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from lib.config import LADDER, REFERENCE, Config
 from lib.dataset import BrainData, folds
-from lib.logger import Run
+from lib.logger import Run, require_sound
 from lib.runtime import CommandParser, run_command
 from lib.runtime.cli import RESUMES, changed_fields
 from lib.sweep import PLANS, CrossValidation, Plan
@@ -213,6 +213,7 @@ def _by_label(plan: str, scale: str, folder: Path) -> Measured:
         run = Run(file.parent)
         for place in run.info.get("places", []):
             if (place["plan"], place.get("scale"), run.info["status"]) == (plan, scale, "finished"):
+                require_sound(run)
                 found[place["label"]].append(run)
     for runs in found.values():
         runs.sort(key=lambda run: (run.info["split"]["name"], run.config.seed))

@@ -45,7 +45,9 @@ def main() -> int:
     """Run the command line."""
     first, *others = sys.argv[1:]
     with tempfile.TemporaryDirectory() as out, ThreadPoolExecutor(2) as two:
-        return check(first, out) or max(two.map(check, others, [out] * len(others)), default=0)
+        if check(first, out):
+            return 1
+        return int(any(list(two.map(check, others, [out] * len(others)))))
 
 
 if __name__ == "__main__":

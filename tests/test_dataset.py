@@ -199,6 +199,19 @@ def test_the_same_images_under_several_names_are_on_one_side(k):
     assert sum(len(split.validation) for split in folds(data, k)) == len(names) + 1
 
 
+def test_a_number_of_eight_digits_is_no_date():
+    names = [f"PAT_1234{number:04}" for number in range(20)]
+    assert len(folds(fake_data(names), 5)[0].validation) == 4
+
+
+def test_few_people_with_many_visits_can_be_split():
+    visits = [f"TCGA_CS_000{person}_1999010{day}" for person in range(3) for day in range(1, 8)]
+    split = make_split(fake_data(visits))
+    assert {name[:12] for name in split.train}.isdisjoint(name[:12] for name in split.validation)
+    phantoms = [f"PHANTOM_000{person}_1999010{day}" for person in range(2) for day in range(1, 4)]
+    assert len(make_split(fake_data(phantoms)).validation) == 3
+
+
 def test_people_who_are_there_twice_are_the_first_remark(kaggle_folder, tmp_path):
     names = (*NAMES[:4], NAMES[0].replace("1996", "1999"))
     root = kaggle_folder(names)

@@ -243,7 +243,7 @@ def test_a_run_of_fewer_epochs_is_named(data, tmp_path, capsys):
 
 def test_what_a_killed_process_left_in_the_folder_is_removed(data, tmp_path):
     run = fit(dataclasses.replace(TINY, epochs=1), data, tmp_path)
-    left, mine = run.folder / ".last.pt.a1b2c3_9", run.folder / "notes.txt"
+    left, mine = run.folder / ".last.pt.a1b2c3_9.kit-partial", run.folder / "notes.txt"
     left.touch()
     mine.touch()
     fit(run.config, data, tmp_path)

@@ -1,6 +1,7 @@
 """Training: reproducible to the byte, interruptible at any moment, never done twice."""
 
 import dataclasses
+import errno
 import os
 import signal
 import subprocess
@@ -210,8 +211,35 @@ def test_a_damaged_checkpoint_is_kept_aside_and_the_run_ends_as_it_should(
     damaged = (folder / name).read_bytes()
     run = fit(TINY, data, tmp_path / "cut")
     assert outcome(run) == whole
-    assert (run.folder / f"{name}.damaged").read_bytes() == damaged
-    assert f"kept as {name}.damaged" in capsys.readouterr().out
+    assert (run.folder / f"{name}.aside").read_bytes() == damaged
+    assert f"kept as {name}.aside" in capsys.readouterr().out
+
+
+def test_best_weights_that_are_gone_may_come_back(data, tmp_path, monkeypatch):
+    whole = outcome(fit(TINY, data, tmp_path / "whole"))
+    monkeypatch.setattr(Record, "best", property(lambda self: self.history[0]))
+    whole_first = outcome(fit(TINY, data, tmp_path / "first"))
+    folder = _cut_after(2, data, tmp_path / "cut", monkeypatch)
+    last = (folder / "last.pt").read_bytes()
+    (folder / "best.pt").rename(tmp_path / "best.pt")
+    with pytest.raises(KitError, match=r"best\.pt: is not of epoch 1, the best so far; restore it"):
+        fit(TINY, data, tmp_path / "cut")
+    assert (folder / "last.pt").read_bytes() == last
+    (tmp_path / "best.pt").rename(folder / "best.pt")
+    assert outcome(fit(TINY, data, tmp_path / "cut")) == whole_first != whole
+
+
+def test_a_disk_that_does_not_answer_is_no_damage(data, tmp_path, monkeypatch):
+    folder = _cut_after(2, data, tmp_path, monkeypatch)
+    before = {file.name: file.read_bytes() for file in folder.glob("*.pt")}
+
+    def stale(*_, **__):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patch, pytest.raises(KitError, match="cannot be read now"):
+        patch.setattr(torch, "load", stale)
+        fit(TINY, data, tmp_path)
+    assert {file.name: file.read_bytes() for file in folder.glob("*.pt*")} == before
 
 
 @pytest.mark.parametrize("kind", ["empty", "cut", "flipped"])

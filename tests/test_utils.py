@@ -48,15 +48,21 @@ def test_folder_is_built_once_and_as_a_whole(tmp_path):
 
 
 def test_what_killed_builders_left_is_removed(tmp_path):
-    dead, alive, other = (tmp_path / name for name in (".a.abcdefgh", ".a.12345678", ".b.abcdefgh"))
+    dead, alive, other = (
+        tmp_path / name
+        for name in (".a.abc.kit-partial", ".a.123.kit-partial", ".b.abc.kit-partial")
+    )
     for folder in (dead, alive, other):
         folder.mkdir()
         (folder / "file").touch()
     for path in (dead, dead / "file", alive, other, other / "file"):
         os.utime(path, (1, 1))
+    mine = tmp_path / ".a.20240101"  # of the user
+    mine.mkdir()
+    os.utime(mine, (1, 1))
     target = tmp_path / "a"
     build_folder(target, target.is_dir, lambda folder: None)
-    assert {path.name for path in tmp_path.iterdir()} == {"a", alive.name, other.name}
+    assert {path.name for path in tmp_path.iterdir()} == {"a", alive.name, other.name, mine.name}
 
 
 def test_atomic_writing(tmp_path):

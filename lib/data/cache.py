@@ -143,7 +143,7 @@ def _is_whole(folder: Path) -> bool:
                 _checksum(folder / name) == files[name][1] for name in ARRAYS
             )
             _WHOLE.update({known} if whole else ())
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
         whole = False
     if not whole:
         say(f"{folder}: the prepared slices are damaged; they are prepared anew")
@@ -219,7 +219,7 @@ class _Array:
         self.stream, self.size, self.checksum = stream, 0, 0
 
     def append(self, piece: np.ndarray | bytes) -> None:
-        view = memoryview(piece).cast("B")
+        view = memoryview(piece).cast("B")  # type: ignore[arg-type]
         self.stream.write(view)
         self.size, self.checksum = self.size + len(view), zlib.crc32(view, self.checksum)
 

@@ -9,6 +9,7 @@ import re
 import shutil
 import zipfile
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ KIT_PLACES = (PROJECT / "data" / "kaggle_3m", PROJECT / "data" / "archive.zip")
 KAGGLE_INPUT = Path("/kaggle/input")
 """Where Kaggle's own notebooks find data sets, some folders deeper."""
 _SLICE = re.compile(r"(?P<stem>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?", re.IGNORECASE)
+_DATE = re.compile(r"_(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$")  # of a visit
 _PICTURE = re.compile(r".+\.(tiff?|png|jpe?g|bmp|gif|dcm|nii|gz)", re.IGNORECASE)
 _MAX_FILES, _MAX_BYTES = 50_000, 8 * 2**30  # the real archive: 15,718 files (each twice), 2 GiB
 _SEARCH_DEPTH = 4
@@ -57,7 +59,7 @@ class Patient:
     @property
     def person(self) -> str:
         """Return who it is: the name without the date of the visit, ``TCGA_CS_4941``."""
-        return re.sub(r"_\d{8}$", "", self.name)
+        return _DATE.sub("", self.name)
 
     @property
     def institution(self) -> str:
@@ -116,8 +118,10 @@ def find_root(source: str | Path) -> Path:
         ]
         if len(found) > 1:
             raise KitError(
-                f"{source}: {len(found)} folders hold patients, {found[0].name} and "
-                f"{found[1].name}{' ...' if len(found) > 2 else ''}; give the one that is meant"
+                f"{source}: {len(found)} folders hold patients, "
+                f"{found[0].relative_to(source).as_posix()} and "
+                f"{found[1].relative_to(source).as_posix()}{' ...' if len(found) > 2 else ''}; "
+                f"give the one that is meant"
             )
         if found:
             return found[0]
@@ -203,18 +207,22 @@ def _content_of(archive: Path, bundle: zipfile.ZipFile) -> str:
 def _require_unpacked_from(archive: Path, target: Path) -> None:
     """Raise ``KitError`` unless a folder holds what an archive holds."""
     with zipfile.ZipFile(archive) as bundle:
-        mark = target / _UNPACKED
-        if mark.is_file() and mark.read_text() == _content_of(archive, bundle):
-            return
-        entries = _slice_entries(archive, bundle)
+        content, entries = _content_of(archive, bundle), _slice_entries(archive, bundle)
     here = {
         (path.parent.name, path.name): path
         for path in target.glob("*/*")
         if _SLICE.fullmatch(path.name)
     }
-    odd = sorted(entries.keys() ^ here.keys()) or sorted(
-        place for place, path in here.items() if zlib.crc32(path.read_bytes()) != entries[place].CRC
-    )
+    mark = target / _UNPACKED
+    known = mark.is_file() and mark.read_bytes() == content.encode()
+    odd = sorted(entries.keys() ^ here.keys())
+    if not odd and not known:
+        odd = sorted(
+            p for p, path in here.items() if zlib.crc32(path.read_bytes()) != entries[p].CRC
+        )
+        if not odd:
+            with suppress(OSError):  # the folder may be for reading only
+                mark.write_text(content)
     if odd:
         raise KitError(
             f"{target}: is not what {archive.name} holds ({len(odd)} slices differ, e.g. "

@@ -77,6 +77,8 @@ def _problem(page: Any, pages: int) -> str | None:
         return f"has {pages} pages, and one of them is the slice; save each as a file of its own"
     if page.nbytes > MAX_BYTES:
         return f"{page.nbytes / 2**20:.0f} MiB of pixels are no slice of a head; remove it"
+    if "PhotometricInterpretation" not in page.tags:
+        return "does not say whether 0 is black or white; save it again"
     colours = page.photometric
     if colours not in _FOLLOWED and not (
         colours == _PHOTOMETRIC.YCBCR and page.compression in _JPEG  # which decodes it to RGB

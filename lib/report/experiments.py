@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from lib.config import REFERENCE
-from lib.logger import TABLES, Place, Run
+from lib.logger import TABLES, Place, Run, require_sound
 from lib.metrics import Summary, summarise
 from lib.stats import Scored, compare_to_baseline, corrected
 from lib.sweep import CrossValidation
@@ -142,6 +142,7 @@ def _place(values: dict[str, Any]) -> Place:
 def _check_finished(run: Run) -> None:
     """Raise what reading a damaged run raises, or ValueError if it makes no sense."""
     run.info["data"]["name"], run.info["data"]["sha256"]
+    require_sound(run)
     scores = run.cases[["dsc", "dsc_native"]].astype(float)
     if (
         scores.empty

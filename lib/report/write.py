@@ -18,7 +18,7 @@ from lib.report.format import cell, duration, number, settings, signed
 from lib.report.page import Page, make_page
 from lib.runtime.own_files import OwnFiles, require_replaceable
 from lib.stats import p_in_cell
-from lib.utils import write_atomic
+from lib.utils import put_aside, say, write_atomic
 
 HTML, MARKDOWN, ANALYSIS, FIGURES = "report.html", "report.md", "analysis.md", "report"
 
@@ -83,6 +83,9 @@ def write_report(
 def _write(out: Path, page: Page) -> dict[str, Path]:
     """Fill both templates, and delete figures of earlier reports; other pictures stay."""
     own = OwnFiles(out / FIGURES)
+    if not own.list.is_file() and any((out / FIGURES).glob("*.png")):
+        aside = put_aside(out / FIGURES)  # by an earlier version, which kept no list
+        say(f"{out / FIGURES}: has no list of what is the kit's in it; it is {aside.name} now")
     figures = {out / FIGURES / figure.file: figure.png for figure in page.figures}
     require_replaceable(own, figures, "move your pictures to another folder")
     own.write(figures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import warnings
 import zipfile
@@ -14,6 +15,10 @@ from torch import Tensor
 from lib.utils import KitError
 
 
+class DamagedError(KitError):
+    """Report a file that is not as it was written."""
+
+
 def read_checkpoint(file: Path) -> dict[str, Any]:
     """Return the content of a file of weights, by name; the file is opened as data.
 
@@ -21,12 +26,13 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     believed. They are compared here.
 
     Raises:
-        KitError: no such file, damaged, or it wants to run code; a number is infinite or NaN.
+        KitError: no such file, or one that cannot be read now.
+        DamagedError: not as it was written, or it wants to run code.
     """
     try:
         damaged = _damaged_part(file)
         if damaged:
-            raise KitError(f"{file}: is damaged (checksum of {damaged}); copy it again")
+            raise DamagedError(f"{file}: is damaged (checksum of {damaged}); copy it again")
         with warnings.catch_warnings():
             # about old pickles: a file that cannot be read is reported below
             warnings.simplefilter("ignore")
@@ -38,14 +44,19 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
             f"{file}: no such file; give best.pt of a run, e.g. result/runs/<run>/best.pt"
         ) from None
     except pickle.UnpicklingError:
-        raise KitError(
+        raise DamagedError(
             f"{file}: holds more than weights, or is damaged; not opened, as it could run code"
         ) from None
     except Exception as error:  # damaged files raise almost anything
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise KitError(f"{file}: cannot be read as weights ({reason}); copy it again") from None
+        # an invalid seek is of a damaged file, any other trouble of the disk
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise KitError(f"{file}: cannot be read now ({reason}); try again") from None
+        if isinstance(error, MemoryError):
+            raise KitError(f"{file}: does not fit into memory; close other programs") from None
+        raise DamagedError(f"{file}: cannot be read as weights ({reason}); copy it again") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise KitError(
+        raise DamagedError(
             f"{file}: holds no dict of weights by name; give best.pt of a run or a published "
             f"state dict"
         )

@@ -50,9 +50,10 @@ def run_command(
             raise
         if error.filename is None:  # what is printed cannot be written
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        place = error.filename or "the output"
+        place = error.filename or "a file or the output"
         print(
-            f"error: {place}: {error.strerror}; make room for it, or name another place",
+            f"error: {place}: {error.strerror}; see whether it is there and may be used, make room "
+            f"for it, or name another place",
             file=sys.stderr,
         )
         sys.exit(2)

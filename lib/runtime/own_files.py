@@ -56,17 +56,19 @@ class OwnFiles:
         for path, content in contents.items():
             write_atomic(path, content, durable=False)
 
-    def remove_others(self, kept: Iterable[Path]) -> None:
-        """Remove the kit's own files that are not among ``kept``, from folder and list."""
-        places = {self._place(path) for path in kept}
+    def remove_others(self, kept: Iterable[Path]) -> int:
+        """Remove the kit's own files that are not among ``kept``; return how many."""
+        places, removed = {self._place(path) for path in kept}, 0
         for place in [place for place in self._hashes if place not in places]:
             path = self.folder / place
             if self.is_ours(path) and not self.foreign([path]):
                 path.unlink()
+                removed += 1
                 if path.parent != self.folder and not any(path.parent.iterdir()):
                     path.parent.rmdir()
             del self._hashes[place]
         write_json(self.list, self._hashes)
+        return removed
 
     def _place(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
@@ -82,6 +84,6 @@ def require_replaceable(own: OwnFiles, paths: Iterable[Path], remedy: str) -> No
     foreign = own.foreign(paths)
     if foreign:
         raise KitError(
-            f"{foreign[0]}: is there and was not written by the kit, or was edited since "
-            f"({len(foreign)} such files); {remedy}"
+            f"{foreign[0]}: is there and was not written by this version of the kit, or was edited "
+            f"since ({len(foreign)} such files); {remedy}"
         )

@@ -115,19 +115,22 @@ def _one_plan(arguments: argparse.Namespace, changes: Overrides) -> dict[str, st
 def with_own_value(plan: Plan, changes: Overrides) -> tuple[Plan, Overrides]:
     """Return a plan with a further variant for a value of its own field, and the other changes.
 
-    ``lib.sweep loss --loss my_module:MyLoss`` compares that loss with those of the plan.
+    ``lib.sweep loss --loss my_module:MyLoss`` compares that loss with those of the plan. A value
+    that the plan has makes that variant the reference.
 
     Raises:
-        KitError: all variants set the field and others, so that the value would have no effect.
+        KitError: every variant sets the field, and others: the value would have no effect.
     """
     others = dict(changes)
     for field, value in changes.items():
         fields = [set(variant) for variant in plan.variants.values()]
-        if all(names == {field} for names in fields):
-            del others[field]
+        if not all(field in names for names in fields):
+            continue
+        if {field} in fields:
             if value not in [variant[field] for variant in plan.variants.values()]:
+                del others[field]
                 plan = replace(plan, variants={**plan.variants, str(value): {field: value}})
-        elif all(field in names for names in fields):
+        else:
             raise KitError(
                 f"--{field.replace('_', '-')}: every variant of plan {plan.name} sets {field}; "
                 f"leave it out, or take another plan"

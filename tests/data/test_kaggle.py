@@ -162,7 +162,7 @@ def test_several_candidates_are_a_question(kaggle_folder, tmp_path):
     for name in ("train", "val"):
         shutil.copytree(kaggle_folder(NAMES[:2]), tmp_path / "split" / name)
     text = refused(tmp_path, find_root, tmp_path)
-    assert "2 folders hold patients, train and val; give the one that is meant" in text
+    assert "2 folders hold patients, split/train and split/val; give the one that is meant" in text
     assert find_root(tmp_path / "split" / "val") == tmp_path / "split" / "val"
 
 

@@ -187,6 +187,17 @@ def test_an_image_of_other_colours_is_refused(write, words, tmp_path):
         read_picture(tmp_path / "a.tif")
 
 
+def test_a_picture_that_does_not_say_what_is_black(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", RGB, photometric="rgb", metadata=None)
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        at = file.pages[0].tags["PhotometricInterpretation"].offset
+    content[at : at + 2] = (65000).to_bytes(2, "little")  # a tag that nobody knows
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(KitError, match="does not say whether 0 is black or white"):
+        read_picture(tmp_path / "a.tif")
+
+
 def test_colours_of_a_jpeg_are_decoded(tmp_path):
     even = np.full((32, 32, 3), (200, 100, 50), np.uint8)
     Image.fromarray(even).save(tmp_path / "a.tif", compression="jpeg", quality=95)

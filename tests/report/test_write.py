@@ -245,6 +245,14 @@ def test_runs_without_a_plan_are_compared_with_the_one_of_fewest_changes(tmp_pat
     assert [run.folder.name for run in found.recipes[0].runs] == ["b"]
 
 
+def test_a_report_folder_without_a_list_is_put_aside(out):
+    (out / "report").mkdir()
+    (out / "report" / "01-loss-curves.png").write_bytes(b"of an earlier version, or the student's")
+    pages(out)
+    assert [file.name for file in (out / "report.aside").iterdir()] == ["01-loss-curves.png"]
+    assert (out / "report" / "01-loss-curves.png").is_file()
+
+
 def test_pictures_of_others_stay(out):
     write_report(out)
     drawn = sorted((out / "report").glob("*.png"))

@@ -113,7 +113,12 @@ def test_a_value_of_the_plans_own_field_is_a_further_variant():
     assert others == {"lr": 1e-3}
     assert list(plan.configs(REFERENCE)) == ["Dice", "IoU", "Focal Tversky", "my_module:MyLoss"]
     assert plan.configs(REFERENCE)["my_module:MyLoss"].loss == "my_module:MyLoss"
-    assert with_own_value(PLANS["loss"], {"loss": "IOULoss"}) == (PLANS["loss"], {})
+    assert with_own_value(PLANS["loss"], {"loss": "IOULoss"}) == (
+        PLANS["loss"],
+        {"loss": "IOULoss"},
+    )
+    plan, others = with_own_value(PLANS["schedule"], {"lr_scheduler": "plateau"})
+    assert others == {} and plan.configs(REFERENCE)["plateau"].lr_scheduler == "plateau"
     assert with_own_value(PLANS["loss"], {"seed": 1}) == (PLANS["loss"], {"seed": 1})
 
 
