@@ -484,7 +484,9 @@ def test_another_copy_of_the_data_is_refused(tiny_kaggle, tmp_path):
     for file in copy.rglob("*.tif"):
         if "mask" not in file.name:
             file.unlink()
-    with pytest.raises(KitError, match=r"_1_mask\.tif: is there and was not written by the kit"):
+    with pytest.raises(
+        KitError, match=r"_1_mask\.tif: is there and was not written by this version"
+    ):
         predict.predict(Bright.trained(), tiny_kaggle, copy, device="cpu")
     assert files_of(copy) == {
         name: c for name, c in files_of(tiny_kaggle).items() if "mask" in name
@@ -498,7 +500,7 @@ def test_masks_behind_links_stay(tiny_kaggle, tmp_path):
         (tmp_path / "out" / name).mkdir(parents=True)
         for mask in (tiny_kaggle / name).glob("*_mask.tif"):
             (tmp_path / "out" / name / mask.name).symlink_to(mask)
-    with pytest.raises(KitError, match="was not written by the kit"):
+    with pytest.raises(KitError, match="was not written by this version"):
         predict.predict(Bright.trained(), tiny_kaggle, tmp_path / "out", device="cpu")
     assert files_of(tiny_kaggle) == before
 

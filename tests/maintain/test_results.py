@@ -102,7 +102,9 @@ def test_runs_of_ones_own_and_older_ones_are_passed_over(copied):
 
 def test_a_variant_that_was_trained_twice_is_named(copied):
     run = part_runs(copied, BASELINE, "fresh")[0]
-    shutil.copytree(run.folder, copied / "runs" / "again")
+    again = copied / "runs" / "again"
+    shutil.copytree(run.folder, again)
+    (again / "run.json").write_text(json.dumps(run.info | {"id": "again"}))
     with pytest.raises(KitError, match=f"fresh was trained more than once .*{run.id}"):
         results.page(copied)
 
