@@ -758,7 +758,9 @@ def _require_usable(run: Run) -> None:
     for side in ("train", "validation"):
         "".join(run.info["split"][side])
     "".join([run.info["data"]["sha256"], run.info["code"]["sha256"], *run.info["plans"]])
+    "".join([run.info["device"], run.info["precision"]])
     _result_rows(run)
+    int(run.info["best"]["epoch"])
     scores = [run.cases["dsc"], *(run.history[name] for name in ("train loss", "val_dsc"))]
     run.history[list(HISTORY_COLUMNS)]
     if len(run.cases) and not all(np.isfinite(column).all() for column in scores):

@@ -27,16 +27,40 @@ from lib.logger import (
     updated,
     write_result_csvs,
 )
-from lib.report import write_report
+from lib.report.experiments import read_attempts
 from lib.train import fit
 from lib.utils import KitError
-from tests.conftest import NAMES
+from tests.conftest import NAMES, brain, write_patient
 from tests.test_train import TINY
 
 
 @pytest.fixture
 def data(tiny_kaggle, monkeypatch):
     return load_data(tiny_kaggle, TINY.image_size)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A results folder with a finished run, trained once for all; do not change what is in it."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KIT_CACHE", str(folder / "cache"))
+        patch.setenv("KIT_PROGRESS", "off")
+        for seed, name in enumerate(NAMES):
+            write_patient(folder / "kaggle_3m", name, *brain(seed))
+        one_epoch = dataclasses.replace(TINY, epochs=1)
+        fit(one_epoch, load_data(folder / "kaggle_3m", TINY.image_size), folder / "out")
+    return folder / "out"
+
+
+@pytest.fixture
+def beside(finished, tmp_path):
+    """A results folder, its finished run, and the folder of a copy of that run."""
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    [run] = finished_runs(out)
+    shutil.copytree(run.folder, out / "runs" / "odd")
+    return out, run, out / "runs" / "odd"
 
 
 def test_result_csv_columns_and_rebuild(data, tmp_path):
@@ -190,14 +214,13 @@ def test_tables_that_were_edited_are_named(data, tmp_path, capsys, name):
         '{"status": "finished", "plans": null}',
     ],
 )
-def test_an_odd_run_stops_no_other(data, tmp_path, content, capsys):
-    run = fit(dataclasses.replace(TINY, epochs=1), data, tmp_path)
-    odd = tmp_path / "runs" / "odd"
-    shutil.copytree(run.folder, odd)
+def test_an_odd_run_stops_no_other(beside, content):
+    out, run, odd = beside
     (odd / "run.json").write_text(content)
-    assert [one.id for one in finished_runs(tmp_path)] == [run.id]
-    assert fit(dataclasses.replace(TINY, epochs=1, seed=9), data, tmp_path).info["plans"]
-    write_report(tmp_path)
+    assert [one.id for one in finished_runs(out)] == [run.id]
+    write_result_csvs(out)
+    attempts, _ = read_attempts(out)
+    assert run.id in {attempt.run.id for attempt in attempts}
 
 
 @pytest.mark.parametrize(
@@ -215,14 +238,20 @@ def test_an_odd_run_stops_no_other(data, tmp_path, content, capsys):
         ("best", 3),
     ],
 )
-def test_a_field_of_another_kind_stops_no_other(data, tmp_path, field, value):
-    run = fit(dataclasses.replace(TINY, epochs=1), data, tmp_path)
-    odd = tmp_path / "runs" / "odd"
-    shutil.copytree(run.folder, odd)
+def test_a_field_of_another_kind_stops_no_other(beside, field, value):
+    out, run, odd = beside
     (odd / "run.json").write_text(json.dumps({**run.info, "id": "odd", field: value}))
-    finished_runs(tmp_path)
-    write_result_csvs(tmp_path)
-    assert fit(dataclasses.replace(TINY, epochs=1, seed=9), data, tmp_path).info["plans"]
+    assert [one.id for one in finished_runs(out)] == [run.id]
+    write_result_csvs(out)
+    attempts, _ = read_attempts(out)
+    assert run.id in {attempt.run.id for attempt in attempts}
+
+
+def test_odd_runs_do_not_keep_others_from_being_trained(data, tmp_path):
+    for name, content in (("a", "{}"), ("b", "["), ("c", '{"config": 3, "data": null}')):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "run.json").write_text(content)
+    assert fit(dataclasses.replace(TINY, epochs=1), data, tmp_path).info["status"] == "finished"
 
 
 def test_a_plan_needs_a_name(data, tmp_path):

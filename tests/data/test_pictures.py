@@ -205,10 +205,10 @@ def test_colours_of_a_jpeg_are_decoded(tmp_path):
 
 
 def test_a_picture_that_is_too_large_is_not_unpacked(tmp_path):
-    zeros = np.zeros((20_000, 20_000), np.uint8)
-    tifffile.imwrite(tmp_path / "a.tif", zeros, compression="zlib", rowsperstrip=20_000)
+    zeros = np.zeros((9_000, 9_000), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", zeros, compression="zlib", rowsperstrip=9_000)
     assert (tmp_path / "a.tif").stat().st_size < 2**20
-    with pytest.raises(KitError, match="381 MiB of pixels are no slice of a head"):
+    with pytest.raises(KitError, match="77 MiB of pixels are no slice of a head"):
         read_picture(tmp_path / "a.tif")
 
 
