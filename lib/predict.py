@@ -401,7 +401,7 @@ def main() -> None:
     seconds, what = _forecast(trained, data, arguments.device, arguments.precision)
     print(f"{data.report()}\nweights: {short_path(weights)}: {trained}")
     advice = ""
-    if seconds > SLOW and weights == KIT_WEIGHTS and SMALL_WEIGHTS.is_file():
+    if seconds > SLOW and weights.resolve() == KIT_WEIGHTS and SMALL_WEIGHTS.is_file():
         advice = f"; several times faster: --weights {short_path(SMALL_WEIGHTS)}"
     print(f"{what}: about {seconds:.0f} s{advice}")
     print(
