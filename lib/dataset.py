@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lib.config import Config
+from lib.config import Config, require_config, require_fields
 from lib.data import Cache, Patient, kaggle, open_cache
 from lib.data.cache import CachedPatient
+from lib.data.people import are_copies, known, people, scans
 from lib.runtime.device import to_device
 from lib.transform import Augmentation, Drawn
 from lib.utils import KitError, fingerprint
@@ -69,15 +70,6 @@ class BrainData:
             sorted((name, record.sha256) for name, record in self.cache.records.items())
         )
 
-    def require_prepared_for(self, config: Config) -> None:
-        """Raise ``KitError`` unless the data has the image size and preprocessing of ``config``."""
-        if (config.image_size, config.preprocessing) != (self.image_size, self.preprocessing):
-            raise KitError(
-                f"config asks for {config.preprocessing} at {config.image_size} pixels, the data "
-                f"was loaded as {self.preprocessing} at {self.image_size}; load it with the "
-                f"config's values"
-            )
-
     def record(self, patient: str) -> CachedPatient:
         """Return what the cache knows of one patient."""
         return self.cache.records[patient]
@@ -113,6 +105,39 @@ class BrainData:
         """Return whether there is ground truth for a patient."""
         return self.record(patient).has_mask
 
+    def scans(self, patients: Sequence[str]) -> list[str]:
+        """Return signs by which the images of patients are known again under other names."""
+        return scans(patients, self.cache.records)
+
+    def known(self, names: Sequence[str], scans: Sequence[str] = ()) -> frozenset[str]:
+        """Return the patients here who are among others: by name, as a person, or by images.
+
+        Args:
+            names: of the others.
+            scans: of the others, as far as they are known.
+        """
+        return known(self.patients, self.cache.records, names, scans)
+
+
+def require_loaded(data: object) -> BrainData:
+    """Return data from ``load_data``; raise ``KitError`` for all else, such as a folder's path."""
+    if isinstance(data, BrainData):
+        return data
+    shown = repr(str(data)) if isinstance(data, (str, Path)) else f"a {type(data).__name__}"
+    raise KitError(f"data: expected what load_data returns, got {shown}; use load_data(folder)")
+
+
+def require_prepared(data: object, config: object) -> None:
+    """Raise ``KitError`` unless data is loaded, with the size and preprocessing of a ``Config``."""
+    loaded = require_loaded(data)
+    config = require_config(config)
+    if (config.image_size, config.preprocessing) != (loaded.image_size, loaded.preprocessing):
+        raise KitError(
+            f"config asks for {config.preprocessing} at {config.image_size} pixels, the data was "
+            f"loaded as {loaded.preprocessing} at {loaded.image_size}; load it with the config's "
+            f"values"
+        )
+
 
 def load_data(
     root: str | Path, image_size: int = 256, preprocessing: str = "reference"
@@ -128,6 +153,7 @@ def load_data(
     Raises:
         KitError: nothing usable there, or damaged files.
     """
+    require_fields(image_size=image_size, preprocessing=preprocessing)
     folder = kaggle.find_root(root)
     patients = kaggle.list_patients(folder)
     cache = open_cache(folder, patients, image_size, preprocessing)
@@ -136,28 +162,12 @@ def load_data(
     return BrainData(folder.name, folder, image_size, preprocessing, by_name, cache, remarks)
 
 
-def _people(patients: dict[str, Patient], cache: Cache) -> list[tuple[str, ...]]:
-    """Return the patients of each person: several visits, or the same images under two names."""
-    groups: dict[str, list[str]] = {}
-    for name in sorted(patients):
-        marks = (patients[name].person, cache.records[name].images_sha256)
-        known = [groups[mark] for mark in marks if mark in groups]
-        group = known[0] if known else []
-        if len(known) == 2 and known[1] is not group:  # this patient is the link between them
-            group += known[1]
-            groups |= {mark: group for mark, other in groups.items() if other is known[1]}
-        group.append(name)
-        groups |= dict.fromkeys(marks, group)
-    unique = {id(group): tuple(sorted(group)) for group in groups.values()}
-    return sorted(unique.values())
-
-
 def _same_people(patients: dict[str, Patient], cache: Cache) -> list[str]:
     """Return a remark for each person who is there more than once."""
     remarks = []
-    for names in _people(patients, cache):
+    for names in people(patients, cache.records):
         if len(names) > 1:
-            copies = len({cache.records[name].images_sha256 for name in names}) < len(names)
+            copies = are_copies(names, cache.records)
             what = "the same images" if copies else "visits of one person"
             remarks.append(
                 f"{' = '.join(names)}: {what}; a split keeps them on one side"
@@ -181,7 +191,7 @@ def make_split(data: BrainData, spec: str = "auto") -> Split:
     Raises:
         KitError: the data cannot be split so.
     """
-    names = tuple(data.patients)
+    spec, names = str(spec), tuple(data.patients)
     unlabelled = [name for name in names if not data.has_mask(name)]
     if unlabelled:
         raise KitError(
@@ -190,7 +200,7 @@ def make_split(data: BrainData, spec: str = "auto") -> Split:
         )
     if spec == "auto":
         complete = len(names) == 110 and set(PUBLISHED_VALIDATION) <= set(names)
-        persons = len(_people(data.patients, data.cache))
+        persons = len(people(data.patients, data.cache.records))
         phantom = all(name.startswith("PHANTOM_") for name in names)
         spec = (
             "published" if complete else f"holdout:{max(1, persons // 3)}" if phantom else "holdout"
@@ -206,7 +216,7 @@ def make_split(data: BrainData, spec: str = "auto") -> Split:
     if spec == "all":
         return _split(data, "all", ())
     if match := re.fullmatch(r"holdout(?::(\d+))?", spec):
-        persons = len(_people(data.patients, data.cache))
+        persons = len(people(data.patients, data.cache.records))
         count = int(match[1]) if match[1] else min(max(persons // 10, 5), 10, persons // 2)
         return _holdout(data, count)
     if (match := re.fullmatch(r"fold-(\d+)-of-(\d+)", spec)) and 1 <= int(match[1]) <= int(
@@ -221,7 +231,7 @@ def make_split(data: BrainData, spec: str = "auto") -> Split:
 def _published(data: BrainData) -> Split:
     """Return the published split. Raises KitError if a person is on both sides of it."""
     split = _split(data, "published", [PUBLISHED_VALIDATION])
-    for names in _people(data.patients, data.cache):
+    for names in people(data.patients, data.cache.records):
         if 0 < len(set(names) & set(split.train)) < len(names):
             raise KitError(
                 f"{data.root}: {' and '.join(names)} are one person, on both sides of the "
@@ -237,7 +247,7 @@ def folds(data: BrainData, k: int = 5, seed: int = _SPLIT_SEED) -> list[Split]:
         KitError: k below 2, or more folds than patients.
     """
     order = _dealing_order(data, seed)
-    if not 2 <= k <= len(order):
+    if not isinstance(k, int) or not 2 <= k <= len(order):
         raise KitError(
             f"{k} folds of {len(order)} patients: k must lie between 2 and the number of patients"
         )
@@ -261,14 +271,14 @@ def _dealing_order(data: BrainData, seed: int) -> list[tuple[str, ...]]:
 
     Every k-th of this order is a sample with its share of each institution.
     """
-    people = _people(data.patients, data.cache)
-    shuffled = [people[i] for i in np.random.default_rng(seed).permutation(len(people))]
+    persons = people(data.patients, data.cache.records)
+    shuffled = [persons[i] for i in np.random.default_rng(seed).permutation(len(persons))]
     return sorted(shuffled, key=lambda names: data.patients[names[0]].institution)
 
 
-def _split(data: BrainData, name: str, people: Sequence[tuple[str, ...]]) -> Split:
-    """Return the split whose validation patients are those of ``people``."""
-    held_out = {patient for names in people for patient in names}
+def _split(data: BrainData, name: str, persons: Sequence[tuple[str, ...]]) -> Split:
+    """Return the split whose validation patients are those of ``persons``."""
+    held_out = {patient for names in persons for patient in names}
     train = tuple(patient for patient in data.patients if patient not in held_out)
     return Split(name, train, tuple(sorted(held_out)))
 
@@ -302,14 +312,8 @@ class SliceDataset(Dataset[tuple[Tensor, Tensor]]):
             wanted = np.arange(start, stop)[:, None] + offsets
             rows.append(np.clip(wanted, start, stop - 1))
         self._rows = np.concatenate(rows)
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", ".*not writable"
-            )  # slices are gathered from it, never written to
-            self._images, self._masks = (
-                torch.from_numpy(cache.images),
-                torch.from_numpy(cache.masks),
-            )
+        self._cache = cache
+        self._moved: tuple[Tensor, Tensor, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -317,14 +321,19 @@ class SliceDataset(Dataset[tuple[Tensor, Tensor]]):
     @property
     def nbytes(self) -> int:
         """Return the bytes that ``move_to`` needs on a device."""
-        return len(self) * (self._images[:1].nbytes + self._masks[:1].nbytes)
+        arrays = (self._cache.images, self._cache.masks)
+        return int(len(self) * sum(math.prod(a.shape[1:]) * a.dtype.itemsize for a in arrays))
 
     def move_to(self, device: torch.device) -> None:
-        """Copy the slices to ``device``, where ``batch`` then gathers them."""
-        rows, places = np.unique(self._rows, return_inverse=True)
-        self._rows = places.reshape(self._rows.shape)
-        kept = torch.from_numpy(rows)
-        self._images, self._masks = self._images[kept].to(device), self._masks[kept].to(device)
+        """Copy the slices to ``device``, where ``batch`` gathers them; a CPU reads the files."""
+        self._moved = None
+        if device.type != "cpu":
+            rows, places = np.unique(self._rows, return_inverse=True)
+            images, masks = (
+                torch.from_numpy(array[rows]).to(device)
+                for array in (self._cache.images, self._cache.masks)
+            )
+            self._moved = images, masks, places.reshape(self._rows.shape)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         images, masks = self.batch(np.array([index]))
@@ -335,19 +344,26 @@ class SliceDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return images ``(N, C, H, W)`` and masks ``(N, 1, H, W)``, both float32."""
-        rows = to_device(torch.from_numpy(self._rows[indices]), self._images.device)
-        return self._images[rows].flatten(1, 2).float(), self._masks[rows[:, :1]].float()
+        if self._moved is None:
+            rows = self._rows[indices]
+            images = torch.from_numpy(self._cache.images[rows])
+            masks = torch.from_numpy(self._cache.masks[rows[:, :1]])
+        else:
+            all_images, all_masks, places = self._moved
+            chosen = to_device(torch.from_numpy(places[indices]), all_images.device)
+            images, masks = all_images[chosen], all_masks[chosen[:, :1]]
+        return images.flatten(1, 2).float(), masks.float()
 
     def volume_masks(self) -> list[np.ndarray]:
         """Return the masks of each of ``patients``, ``(S, H, W)`` {0, 1} uint8."""
-        rows = torch.from_numpy(self._rows[:, 0]).to(self._masks.device)
-        masks = self._masks[rows].cpu().numpy()
-        return np.split(masks, np.cumsum(self.lengths)[:-1])
+        ends = np.cumsum(self.lengths)[:-1]
+        return [self._cache.masks[rows] for rows in np.split(self._rows[:, 0], ends)]
 
     @cached_property
     def areas(self) -> np.ndarray:
         """Return the tumour pixels of each slice, ``(len,)``."""
-        return np.array([int(self._masks[row].sum()) for row in self._rows[:, 0]])
+        sums = [mask.sum((1, 2), dtype=int) for mask in self.volume_masks()]
+        return np.concatenate([np.empty(0, int), *sums])
 
 
 class Sampler:

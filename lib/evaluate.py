@@ -18,6 +18,7 @@ from lib.dataset import BrainData, SliceDataset
 from lib.metrics import COLUMNS, Counts, counts, dsc, hd95, largest_component, likeliest_component
 from lib.runtime import Machine, deterministic, tune_allocator
 from lib.runtime.device import prepare
+from lib.utils import KitError
 
 THRESHOLD = 0.5
 BATCH_SIZE = 16  # of predictions; nothing but memory depends on it
@@ -32,11 +33,17 @@ class TrainedModel:
         network: in eval mode, on the CPU unless it has been used since.
         config: how the network was built and trained, and how images are prepared for it.
         trained_on: names of the patients it was trained on; empty if not known.
+        scans: of these patients, see ``BrainData.scans``; empty if not known.
     """
 
     network: nn.Module
     config: Config
     trained_on: tuple[str, ...]
+    scans: tuple[str, ...] = ()
+
+    def seen(self, data: BrainData) -> frozenset[str]:
+        """Return the patients that it was trained on, whatever their names and dates here."""
+        return data.known(self.trained_on, self.scans)
 
     def __str__(self) -> str:
         size, known = self.config.image_size, len(self.trained_on)
@@ -100,7 +107,18 @@ def predict_volumes(
         with machine.precision.autocast(machine.device):
             batches = forward_batches(network, slices, machine, batch_size, config.tta)
             logits = [logits for logits, _ in batches]
-        yield patient, torch.sigmoid(torch.cat(logits)[:, 0]).cpu().numpy()
+        volume = torch.sigmoid(torch.cat(logits)[:, 0]).cpu().numpy()
+        _require_numbers(patient, volume)
+        yield patient, volume
+
+
+def _require_numbers(patient: str, probabilities: np.ndarray) -> None:
+    """Raise ``KitError`` if the network's output has values that are not a number."""
+    if np.isnan(probabilities).any():
+        raise KitError(
+            f"{patient}: the network's output is not a number in places; use precision=fp32, or "
+            f"train it with a lower lr"
+        )
 
 
 def segmentation(
@@ -159,6 +177,8 @@ def validate(
         losses.append(loss(logits, truth))
         probabilities.append(torch.sigmoid(logits[:, 0]))
     volumes = np.split(torch.cat(probabilities).cpu().numpy(), np.cumsum(slices.lengths)[:-1])
+    for patient, volume in zip(slices.patients, volumes, strict=True):
+        _require_numbers(patient, volume)
     scores = [
         dsc(segmentation(volume, config.component), truth)
         for volume, truth in zip(volumes, slices.volume_masks(), strict=True)
@@ -271,9 +291,8 @@ def calibrate(trained: TrainedModel, data: BrainData, patients: Sequence[str]) -
     machine = prepare([trained.network], "auto", "auto")
     tune_allocator(machine.device)
     sums, scores = np.zeros((3, BINS)), []
-    fair = tuple(
-        name for name in patients if data.has_mask(name) and name not in trained.trained_on
-    )
+    seen = trained.seen(data)
+    fair = tuple(name for name in patients if data.has_mask(name) and name not in seen)
     with deterministic():
         volumes = predict_volumes(trained.network, trained.config, data, fair, machine)
         for name, probabilities in volumes:

@@ -132,7 +132,10 @@ class Run:
 
         The validation patients are among them, on whom the best epoch was chosen.
         """
-        return tuple(sorted(set(data.patients).difference(self.info["split"]["train"])))
+        scans: list[str] = []
+        if data.fingerprint != self.info["data"]["sha256"]:  # they may have other names there
+            scans = read_checkpoint(self.weights).get("scans", [])
+        return tuple(sorted(set(data.patients) - data.known(self.info["split"]["train"], scans)))
 
     def __str__(self) -> str:
         best = self.info["best"]
@@ -141,6 +144,14 @@ class Run:
             return f"{self.id}: {epoch}, trained on all patients, scored on none"
         epoch = f"best epoch {best['epoch']} of {self.config.epochs}"
         return f"{self.id}: {epoch}, validation DSC {self.dsc}"
+
+
+def require_plan(plan: object, table: object) -> None:
+    """Raise ``KitError`` for what is no name of an experiment, or of a result CSV."""
+    if not isinstance(plan, str):
+        raise KitError(f"plan: expected the name of an experiment, got {plan!r}")
+    if table not in TABLES:
+        raise KitError(f"table: {table!r} is unknown; use one of {', '.join(TABLES)}")
 
 
 class Epoch(NamedTuple):
@@ -425,11 +436,13 @@ class Record:
         self,
         folder: RunFolder,
         config: Config,
+        data: BrainData,
         split: Split,
         average: MovingAverage,
         parts: Mapping[str, Stateful],
     ) -> None:
         self.folder, self.config, self.split, self.average = folder, config, split, average
+        self.scans = data.scans(split.train)
         self.parts = {**parts, "average": average}
         state = self._last_state()
         self.history: list[dict[str, Any]] = state["history"]
@@ -493,23 +506,30 @@ class Record:
             seconds: that the epoch took.
 
         Raises:
-            KitError: the loss is not a number.
+            KitError: a loss or a weight is not a number.
         """
-        if not np.isfinite(row["train loss"]):
-            raise KitError(
-                f"{self.folder.path.name}: the loss is not a number after epoch {row['epoch']}; "
-                f"lower lr, or use precision=fp32"
-            )
-        self.folder.settle()  # no epoch counts before all of the last one is on the disk
-        self.history.append(row)
         states = {name: part.state_dict() for name, part in self.parts.items()}
         states["weights"] = on_cpu(states["weights"])
+        self._require_numbers(row, states["weights"])
+        self.folder.settle()  # no epoch counts before all of the last one is on the disk
+        self.history.append(row)
         self.folder.save("last.pt", {"history": self.history, **states})
         if self.best is row:
             self.folder.save("best.pt", self._checkpoint())
         self.folder.write_history(self.history)
         self.folder.log_tensorboard(row)
         self.folder.update(seconds=round(self.folder.read()["seconds"] + seconds, 2))
+
+    def _require_numbers(self, row: dict[str, Any], weights: dict[str, Tensor]) -> None:
+        """Raise ``KitError`` if a loss or a weight is infinite or not a number."""
+        scored = ("val loss",) if self.split.validation else ()
+        wrong = [f"the {name}" for name in ("train loss", *scored) if not np.isfinite(row[name])]
+        wrong += [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+        if wrong:
+            raise KitError(
+                f"{self.folder.path.name}: {wrong[0]} is not a number after epoch {row['epoch']}; "
+                f"lower lr, or use precision=fp32"
+            )
 
     def _checkpoint(self) -> dict[str, Any]:
         """Return the content of best.pt: weights, and what one must know to use them."""
@@ -518,6 +538,7 @@ class Record:
             "epoch": self.best["epoch"],
             "val_dsc": self.best["val_dsc"],
             "trained_on": list(self.split.train),
+            "scans": self.scans,
             "weights": on_cpu(self.average.weights),
         }
 

@@ -5,7 +5,8 @@ Command line: ``python -m lib.predict --data DIR --out DIR [--weights FILE]``
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from lib.config import MODELS, REFERENCE, Config
 from lib.data import encode_masks
@@ -31,14 +33,16 @@ from lib.networks import build_model
 from lib.runtime import CommandParser, deterministic, run_command, tune_allocator
 from lib.runtime.checkpoint import read_checkpoint, require_finite
 from lib.runtime.device import prepare
+from lib.runtime.memory import memory_in_words
 from lib.runtime.own_files import OwnFiles, require_replaceable
 from lib.unet import from_published
-from lib.utils import PROJECT, KitError, progress, say, short_path
+from lib.utils import PROJECT, KitError, as_path, progress, say, short_path
 
 PRETRAINED = PROJECT / "result" / "pretrained"
 KIT_WEIGHTS = PRETRAINED / "best.pt"  # the recipe that did better in cross-validation
 SMALL_WEIGHTS = PRETRAINED / "best-128.pt"  # the same recipe for slow machines
 SLOW = 60  # seconds
+_WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
 
 
 def default_weights(out: str | Path = "result", data: BrainData | None = None) -> Path:
@@ -69,7 +73,8 @@ def default_weights(out: str | Path = "result", data: BrainData | None = None) -
 
 def unseen(trained: TrainedModel, data: BrainData) -> tuple[str, ...]:
     """Return the patients of ``data`` that a network was not trained on."""
-    return tuple(name for name in data.patients if name not in trained.trained_on)
+    seen = trained.seen(data)
+    return tuple(name for name in data.patients if name not in seen)
 
 
 def load_weights(file: str | Path, model: str | None = None) -> TrainedModel:
@@ -85,10 +90,10 @@ def load_weights(file: str | Path, model: str | None = None) -> TrainedModel:
     Raises:
         KitError: no such file, no weights in it, or weights of another network.
     """
-    file = Path(file)
+    file = as_path(file, "weights")
     content = read_checkpoint(file)
     if isinstance(content.get("config"), dict) and isinstance(content.get("weights"), dict):
-        config, weights = _config_of(file, content["config"]), content["weights"]
+        config, weights = _config_of(file, content["config"]), _bare(content["weights"])
         if config.model not in MODELS and config.model != model:
             raise KitError(
                 f"{file}: made by a custom network, {config.model}; if you trust that code, pass "
@@ -104,25 +109,41 @@ def load_weights(file: str | Path, model: str | None = None) -> TrainedModel:
             )
         config = _config_of(file, REFERENCE.to_dict() | {"init_features": head.shape[1]})
     require_finite(file, weights)
+    if config.model in MODELS:  # before a width that the weights do not have takes any memory
+        with torch.device("meta"):
+            _load(file, build_model(config), config, weights)
     network = build_model(config)
+    _load(file, network, config, weights)
+    names, scans = (_names(file, content, key) for key in ("trained_on", "scans"))
+    return TrainedModel(network.eval(), config, names, scans)
+
+
+def _load(file: Path, network: nn.Module, config: Config, weights: dict[str, Any]) -> None:
+    """Load weights into a network. Raises KitError if names or shapes differ."""
     try:
         network.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise KitError(
             f"{file}: its weights are not those of {config.model} with {config.init_features} "
-            f"features ({reason})"
+            f"features ({reason}); use the file as the run wrote it"
         ) from None
-    return TrainedModel(network.eval(), config, tuple(content.get("trained_on", ())))
+
+
+def _names(file: Path, content: dict[str, Any], key: str) -> tuple[str, ...]:
+    """Return a list of texts of a file of weights, () without one."""
+    names = content.get(key, [])
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise KitError(f"{file}: its {key} is no list of names; use the file as the run wrote it")
+    return tuple(names)
 
 
 def _bare(content: dict[str, Any]) -> dict[str, Any]:
     """Return a state dict as a network has it, out of what wrappers of torch make of it."""
     inner = content.get("state_dict", content)
     weights = inner if isinstance(inner, dict) else content
-    for prefix in ("module.", "_orig_mod."):  # of DataParallel, of torch.compile
-        weights = {str(name).removeprefix(prefix): value for name, value in weights.items()}
-    return weights
+    # of DataParallel, of torch.compile, of one around the other
+    return {_WRAPPERS.sub("", str(name)): value for name, value in weights.items()}
 
 
 def _config_of(file: Path, values: dict[str, Any]) -> Config:
@@ -224,7 +245,7 @@ def predict(
     """
     if batch_size < 1:
         raise KitError(f"predict: batch_size {batch_size} is too small; use 1 or more")
-    trained = _trained(weights)
+    trained = trained_model(weights)
     config = trained.config if tta is None else replace(trained.config, tta=tta)
     if not isinstance(data, BrainData):
         data = load_data(data, config.image_size, config.preprocessing)
@@ -232,10 +253,11 @@ def predict(
     machine = prepare([trained.network], device, precision)
     tune_allocator(machine.device)
     volumes = predict_volumes(trained.network, config, data, names, machine, batch_size)
-    return segment(volumes, data, config, names, trained.trained_on or None, out)
+    seen = trained.seen(data) if trained.trained_on else None
+    return segment(volumes, data, config, names, seen, out)
 
 
-def _trained(weights: object) -> TrainedModel:
+def trained_model(weights: object) -> TrainedModel:
     """Return the network with its weights, from a file where that is given.
 
     Raises:
@@ -311,7 +333,7 @@ def segment(
     data: BrainData,
     config: Config,
     names: tuple[str, ...],
-    trained_on: Sequence[str] | None,
+    seen: Collection[str] | None,
     out: str | Path | None,
 ) -> Prediction:
     """Turn probabilities into masks on the files' grid and scores; write them to ``out`` if given.
@@ -319,13 +341,14 @@ def segment(
     Args:
         volumes: (patient, probabilities) as ``predict_volumes`` yields them.
         names: the patients that will come.
-        trained_on: patients that the network was trained on; None if that is not known.
+        seen: patients that the network was trained on; None if that is not known.
     """
     if out is not None:
         own = _require_free(Path(out), data, names)
         (Path(out) / "cases.csv").unlink(missing_ok=True)  # it comes last, when all masks are there
-    rows, packed, known = [], {}, trained_on is not None
-    with deterministic(), progress(total=len(names), desc="segmenting", unit="patient") as bar:
+    rows, packed, known = [], {}, seen is not None
+    bar = progress(total=len(names), desc="segmenting", unit="patient")
+    with deterministic(), memory_in_words(), bar:
         for name, probabilities in volumes:
             mask = predicted_mask(data, name, probabilities, config.component)
             rows.append(case_row(data, name, probabilities, mask, config.component))
@@ -334,7 +357,7 @@ def segment(
                 own.write(encode_masks(Path(out), data.patients[name], mask))
             bar.update()
     cases = pd.DataFrame(rows, columns=None if rows else ["patient", "slices"])
-    cases.insert(2, "seen", cases["patient"].isin(trained_on or ()))
+    cases.insert(2, "seen", cases["patient"].isin(seen or ()))
     if out is not None:
         others = own.remove_others([*_mask_files(Path(out), data, names), Path(out) / "cases.csv"])
         if others:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from lib import dataset, evaluate, metrics, optim, transform, unet_init_weights
 from lib.config import Config
-from lib.dataset import BrainData, Sampler, Split, load_data, make_split
+from lib.dataset import BrainData, Sampler, Split, load_data, make_split, require_prepared
 from lib.evaluate import score_cases, validate
 from lib.logger import (
     HISTORY_COLUMNS,
@@ -33,6 +33,7 @@ from lib.logger import (
     Stateful,
     Table,
     description,
+    require_plan,
     run_id,
     write_result_csvs,
 )
@@ -53,7 +54,7 @@ from lib.runtime.cuda_graph import Replayed, can_replay, compile_if_it_pays
 from lib.runtime.device import prepare
 from lib.runtime.memory import DeviceMemory
 from lib.transform import Augmentation, Drawn
-from lib.utils import KitError, progress, say
+from lib.utils import progress, say
 
 SOURCES = (transform, dataset, unet_init_weights, optim, evaluate, metrics, sys.modules[__name__])
 """The modules that every run uses: an edit of their code makes another run."""
@@ -87,9 +88,8 @@ def fit(
     Raises:
         KitError: config and data do not fit together, or the loss is no longer a number.
     """
-    if not isinstance(plan, str):
-        raise KitError(f"plan: expected the name of an experiment, got {plan!r}")
-    data.require_prepared_for(config)
+    require_plan(plan, table)
+    require_prepared(data, config)
     split = make_split(data, config.split)
     network, objective = build(config)
     code = code_fingerprint(network, objective, SOURCES)
@@ -215,7 +215,7 @@ class Training:
         self.memory = DeviceMemory(device, datasets, config, self.compute_gradients.stop)
         parts: dict[str, Stateful] = {"weights": model, "optimizer": self.optimizer}
         parts |= {"scaler": self.scaler, "memory": self.memory}
-        self.record = Record(folder, config, split, self.average, parts)
+        self.record = Record(folder, config, data, split, self.average, parts)
 
     def validate(self) -> tuple[float, float]:
         """Return loss and mean DSC of the validation patients."""

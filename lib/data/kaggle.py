@@ -7,8 +7,10 @@ import itertools
 import lzma
 import re
 import shutil
+import unicodedata
 import zipfile
 import zlib
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +19,11 @@ import numpy as np
 import tifffile
 
 from lib.data.pictures import MAX_BYTES, read_picture
-from lib.utils import PROJECT, KitError, build_folder, fingerprint, write_atomic
+from lib.utils import PROJECT, KitError, as_path, build_folder, fingerprint, write_atomic
 
 KAGGLE_DATASET = "mateuszbuda/lgg-mri-segmentation"
-KIT_PLACES = (PROJECT / "data" / "kaggle_3m", PROJECT / "data" / "archive.zip")
+KIT_PLACES = (PROJECT / "data" / "archive.zip", PROJECT / "data" / "kaggle_3m")
+"""The archive first: it is compared with the folder beside it."""
 KAGGLE_INPUT = Path("/kaggle/input")
 """Where Kaggle's own notebooks find data sets, some folders deeper."""
 _SLICE = re.compile(r"(?P<stem>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?", re.IGNORECASE)
@@ -28,7 +31,7 @@ _DATE = re.compile(r"_(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$")  # of a
 _PICTURE = re.compile(r".+\.(tiff?|png|jpe?g|bmp|gif|dcm|nii|gz)", re.IGNORECASE)
 _MAX_FILES, _MAX_BYTES = 50_000, 8 * 2**30  # the real archive: 15,718 files (each twice), 2 GiB
 _SEARCH_DEPTH = 4
-_UNPACKED = ".unpacked"  # beside the patients: what the archive held
+_UNPACKED = ".unpacked"  # beside the patients: what the archive held, and a remark on it
 _TOO_MUCH = 0.5  # of the head, or of the air: no tumour is that large
 _NAMED = "slices are named <patient>/<patient>_<slice>.tif, their masks ..._<slice>_mask.tif"
 DAMAGED_ZIP = (
@@ -59,13 +62,18 @@ class Patient:
     @property
     def person(self) -> str:
         """Return who it is: the name without the date of the visit, ``TCGA_CS_4941``."""
-        return _DATE.sub("", self.name)
+        return person_of(self.name)
 
     @property
     def institution(self) -> str:
         """Return the source of the images: ``CS`` of ``TCGA_CS_4941_...``, or the name up to _."""
         parts = self.name.split("_")
         return parts[1] if parts[0] == "TCGA" and len(parts) > 1 else parts[0]
+
+
+def person_of(name: str) -> str:
+    """Return a patient's name without the date of the visit."""
+    return _DATE.sub("", name)
 
 
 # --- finding --------------------------------------------------------------------------------------
@@ -101,7 +109,7 @@ def find_root(source: str | Path) -> Path:
     """
     if str(source) == "kaggle":
         source = _download()
-    source = Path(source).expanduser()
+    source = as_path(source, "data").expanduser()
     if not source.exists():
         raise KitError(
             f"{source}: no such file or folder; give the Kaggle folder (kaggle_3m) or Kaggle's "
@@ -109,23 +117,10 @@ def find_root(source: str | Path) -> Path:
         )
     if source.is_file():
         return unpack(source)
-    level = [source]
-    for _ in range(_SEARCH_DEPTH + 1):
-        found = [
-            folder
-            for folder in level
-            if any(_looks_like_patient(child) for child in _folders(folder))
-        ]
-        if len(found) > 1:
-            raise KitError(
-                f"{source}: {len(found)} folders hold patients, "
-                f"{found[0].relative_to(source).as_posix()} and "
-                f"{found[1].relative_to(source).as_posix()}{' ...' if len(found) > 2 else ''}; "
-                f"give the one that is meant"
-            )
-        if found:
-            return found[0]
-        level = [child for folder in level for child in _folders(folder)]
+    found = list(_candidates(source))
+    if found:
+        _require_one(source, found)
+        return found[0]
     if _looks_like_patient(source):
         raise KitError(f"{source}: this is one patient's folder; give the folder that holds it")
     some = itertools.islice(source.rglob("*"), 20_000)
@@ -134,20 +129,71 @@ def find_root(source: str | Path) -> Path:
     raise KitError(f"{source}: no patient folders found; {_NAMED}{seen}")
 
 
-def _folders(folder: Path) -> list[Path]:
-    return sorted(
-        child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")
+def _candidates(source: Path) -> Iterator[Path]:
+    """Yield the folders of patients in ``source``, those nearest to it first."""
+    level = [source]
+    for _ in range(_SEARCH_DEPTH + 1):
+        below = []
+        for folder in level:
+            children = _folders(folder)
+            if any(_looks_like_patient(child) for child in children):
+                yield folder
+            else:
+                below += children
+        level = below
+
+
+def _require_one(source: Path, found: list[Path]) -> None:
+    """Raise ``KitError`` unless all folders of patients are the first one again.
+
+    Kaggle's archive has the patients twice, in a folder and in one within another.
+    """
+    depths = {len(folder.parts) for folder in found}
+    if len(depths) == len(found) and len({_sizes(folder) for folder in found}) == 1:
+        return
+    first, second = (folder.relative_to(source).as_posix() for folder in found[:2])
+    raise KitError(
+        f"{source}: {len(found)} folders hold patients, {first} and {second}"
+        f"{' ...' if len(found) > 2 else ''}; give the one that is meant, with the masks beside "
+        f"their images"
     )
+
+
+def _sizes(root: Path) -> frozenset[tuple[str, str, int]]:
+    """Return patient, name and bytes of each slice in a folder of patients."""
+    return frozenset(
+        (folder.name, file.name, file.stat().st_size)
+        for folder in _folders(root)
+        for file in folder.iterdir()
+        if _SLICE.fullmatch(file.name)
+    )
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return sorted(
+            child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")
+        )
+    except PermissionError:  # such a folder is none of the user's data
+        return []
 
 
 def _looks_like_patient(folder: Path) -> bool:
-    return any(
-        match and match["stem"] == folder.name for match in map(_SLICE.fullmatch, _names(folder))
-    )
+    try:
+        return any(_is_slice_of(folder.name, child.name) for child in folder.iterdir())
+    except PermissionError:
+        return False
 
 
-def _names(folder: Path) -> list[str]:
-    return [child.name for child in folder.iterdir()]
+def _is_slice_of(patient: str, name: str) -> bool:
+    """Return whether a file name is that of a slice of a patient, or of its mask."""
+    match = _SLICE.fullmatch(name)
+    return match is not None and _composed(match["stem"]) == _composed(patient)
+
+
+def _composed(name: str) -> str:
+    """Return a name with each accent as part of its letter; macOS writes them apart."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _download() -> Path:
@@ -173,8 +219,8 @@ def unpack(archive: Path) -> Path:
     absolute path, ``..`` or a link in the archive cannot lead outside.
 
     Raises:
-        KitError: not a zip, damaged, without slices, or far larger than the dataset; or the folder
-            is there already and was not unpacked from this archive.
+        KitError: not a zip, damaged, without slices, with patients in several folders, or far
+            larger than the dataset; or the folder is there already and holds other slices.
     """
     target = archive.parent / ("kaggle_3m" if archive.name == "archive.zip" else archive.stem)
 
@@ -184,7 +230,9 @@ def unpack(archive: Path) -> Path:
                 (folder / patient).mkdir(exist_ok=True)
                 with bundle.open(entry) as source, open(folder / patient / name, "wb") as sink:
                     shutil.copyfileobj(source, sink)
-            (folder / _UNPACKED).write_text(_content_of(archive, bundle))
+            remark = _not_unpacked(archive, bundle)
+            mark = f"{_content_of(archive, bundle)}\n{remark}"
+            (folder / _UNPACKED).write_text(mark, encoding="utf-8")
 
     try:
         build_folder(target, lambda: target.is_dir() and any(_folders(target)), extract)
@@ -200,8 +248,23 @@ def unpack(archive: Path) -> Path:
 
 def _content_of(archive: Path, bundle: zipfile.ZipFile) -> str:
     """Return the fingerprint of the slices of an archive, by names, sizes and checksums."""
-    entries = _slice_entries(archive, bundle)
-    return fingerprint([(place, entry.file_size, entry.CRC) for place, entry in entries.items()])
+    return _content(_slice_entries(archive, bundle))
+
+
+def _content(entries: dict[tuple[str, str], zipfile.ZipInfo]) -> str:
+    found = ((place, entry.file_size, entry.CRC) for place, entry in entries.items())
+    return fingerprint(sorted(found))
+
+
+def _parts(entry: zipfile.ZipInfo) -> list[str]:
+    """Return the folders of an entry and its name; some programs write backslashes."""
+    return re.split(r"[\\/]", entry.filename)
+
+
+def _is_slice_entry(entry: zipfile.ZipInfo) -> bool:
+    """Return whether an entry is a slice in the folder of its patient."""
+    parts = _parts(entry)
+    return len(parts) > 1 and _is_slice_of(parts[-2], parts[-1]) and _is_safe(parts[-2])
 
 
 def _require_unpacked_from(archive: Path, target: Path) -> None:
@@ -213,16 +276,13 @@ def _require_unpacked_from(archive: Path, target: Path) -> None:
         for path in target.glob("*/*")
         if _SLICE.fullmatch(path.name)
     }
-    mark = target / _UNPACKED
-    known = mark.is_file() and mark.read_bytes() == content.encode()
     odd = sorted(entries.keys() ^ here.keys())
-    if not odd and not known:
-        odd = sorted(
-            p for p, path in here.items() if zlib.crc32(path.read_bytes()) != entries[p].CRC
-        )
+    if not odd and not _is_as_unpacked(target / _UNPACKED, content, here.values()):
+        odd = sorted(p for p, path in here.items() if not _is_entry(path, entries[p]))
         if not odd:
             with suppress(OSError):  # the folder may be for reading only
-                mark.write_text(content)
+                remark = _remark_in(target / _UNPACKED)
+                (target / _UNPACKED).write_text(f"{content}\n{remark}", encoding="utf-8")
     if odd:
         raise KitError(
             f"{target}: is not what {archive.name} holds ({len(odd)} slices differ, e.g. "
@@ -231,22 +291,63 @@ def _require_unpacked_from(archive: Path, target: Path) -> None:
         )
 
 
+def _is_as_unpacked(mark: Path, content: str, slices: Collection[Path]) -> bool:
+    """Return whether a mark is of this content, and no slice has changed since it was written."""
+    if not mark.is_file() or mark.read_bytes().split(b"\n")[0] != content.encode():
+        return False
+    stats = [path.stat() for path in slices]
+    latest = max(max(stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats)
+    return latest < mark.stat().st_mtime_ns
+
+
+def _is_entry(path: Path, entry: zipfile.ZipInfo) -> bool:
+    """Return whether a file has the content of an entry of an archive."""
+    return path.stat().st_size == entry.file_size and zlib.crc32(path.read_bytes()) == entry.CRC
+
+
+def _remark_in(mark: Path) -> str:
+    """Return the remark on what was passed over in the archive, empty if there is none."""
+    text = mark.read_text(encoding="utf-8", errors="replace") if mark.is_file() else ""
+    return text.partition("\n")[2]
+
+
+def _not_unpacked(archive: Path, bundle: zipfile.ZipFile) -> str:
+    """Return a remark on the pictures of an archive that are no slices, empty if there are none."""
+    names = [_parts(entry)[-1] for entry in bundle.infolist()]
+    others = [
+        entry.filename
+        for entry, name in zip(bundle.infolist(), names, strict=True)
+        if _PICTURE.fullmatch(name) and not name.startswith(".") and not _is_slice_entry(entry)
+    ]
+    return _passed_over(len(others), f"{archive.name}/{others[0]}") if others else ""
+
+
 def _slice_entries(
     archive: Path, bundle: zipfile.ZipFile
 ) -> dict[tuple[str, str], zipfile.ZipInfo]:
-    """Return (patient, file name) -> entry; of Kaggle's two copies the first is taken."""
-    entries: dict[tuple[str, str], zipfile.ZipInfo] = {}
+    """Return (patient, file name) -> entry.
+
+    Kaggle's archive has the patients twice, in a folder and in one within another. Of the entries
+    of one name the last counts, as in other programs.
+    """
+    holders: dict[tuple[str, ...], dict[tuple[str, str], zipfile.ZipInfo]] = {}
     for entry in bundle.infolist():
-        parts = re.split(r"[\\/]", entry.filename)
-        match = _SLICE.fullmatch(parts[-1])
-        if match and len(parts) > 1 and parts[-2] == match["stem"] and _is_safe(parts[-2]):
-            entries.setdefault((parts[-2], parts[-1]), entry)
-    if not entries:
+        if _is_slice_entry(entry):
+            *holder, patient, name = _parts(entry)
+            holders.setdefault(tuple(holder), {})[patient, name] = entry
+    if not holders:
         raise KitError(
             f"{archive}: holds no <patient>/<patient>_<slice>.tif; expected Kaggle's archive.zip "
-            f"of "
-            f"{KAGGLE_DATASET}"
+            f"of {KAGGLE_DATASET}"
         )
+    if len({_content(entries) for entries in holders.values()}) > 1:
+        first, second = ("/".join(holder) or "." for holder in itertools.islice(holders, 2))
+        raise KitError(
+            f"{archive}: {len(holders)} folders in it hold patients, {first} and {second}"
+            f"{' ...' if len(holders) > 2 else ''}; unpack it by hand and give the folder that is "
+            f"meant, with the masks beside their images"
+        )
+    entries = next(iter(holders.values()))
     size = sum(entry.file_size for entry in entries.values())
     largest = max(entry.file_size for entry in entries.values())
     if len(entries) > _MAX_FILES or size > _MAX_BYTES or largest > MAX_BYTES:
@@ -287,7 +388,7 @@ def _list_patient(folder: Path) -> Patient | None:
         match = _SLICE.fullmatch(name)
         if not match or name.startswith("."):
             continue
-        if match["stem"] != folder.name:
+        if not _is_slice_of(folder.name, name):
             raise KitError(
                 f"{folder}: {name} is a slice of another patient, or the folder was renamed or "
                 f"copied; give it the name {match['stem']}, or remove it"
@@ -302,6 +403,10 @@ def _list_patient(folder: Path) -> Patient | None:
     images, masks = found[False], found[True]
     if not images and not masks:
         return None
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in folder.name):
+        raise KitError(
+            f"{str(folder)!r}: its name has signs that are no text; give it another name"
+        )
     odd = sorted(images.keys() ^ masks.keys())
     if odd and masks:
         here, missing = ("image", "mask") if odd[0] in images else ("mask", "image")
@@ -318,29 +423,59 @@ def _list_patient(folder: Path) -> Patient | None:
     )
 
 
+def _names(folder: Path) -> list[str]:
+    """Return the names in a folder. Raises KitError if it cannot be read."""
+    try:
+        return [child.name for child in folder.iterdir()]
+    except OSError as error:
+        raise KitError(
+            f"{folder}: cannot be read ({error.strerror}); restore it, or remove it"
+        ) from None
+
+
 def passed_over(root: Path, patients: list[Patient]) -> list[str]:
-    """Return a remark if there are pictures in the folders of ``root`` that are no slices."""
+    """Return remarks on the pictures in ``root``, and in its archive, that are no slices."""
     taken = {path for patient in patients for path in (*patient.images, *patient.masks)}
-    others = [
-        folder / name
-        for folder in _folders(root)
-        for name in sorted(_names(folder))
-        if _PICTURE.fullmatch(name) and not name.startswith(".") and folder / name not in taken
-    ]
-    if not others:
-        return []
-    example = others[0].relative_to(root).as_posix()
-    return [f"pictures passed over: {len(others)}, e.g. {example}; {_NAMED}"]
+    others = [path for path in _pictures(root, _SEARCH_DEPTH) if path not in taken]
+    remarks = [_remark_in(root / _UNPACKED)]
+    if others:
+        remarks.append(_passed_over(len(others), others[0].relative_to(root).as_posix()))
+    return [remark for remark in remarks if remark]
+
+
+def _pictures(folder: Path, depth: int) -> Iterator[Path]:
+    """Yield the pictures in a folder, and in those within it."""
+    for child in sorted(folder.iterdir()):
+        if not child.name.startswith("."):
+            if _PICTURE.fullmatch(child.name):
+                yield child
+            elif depth and child.is_dir():
+                yield from _pictures(child, depth - 1)
+
+
+def _passed_over(count: int, example: str) -> str:
+    return f"pictures passed over: {count}, e.g. {example}; {_NAMED}"
 
 
 def stat_key(patients: list[Patient]) -> list[tuple[str, int, int]]:
-    """Return name, bytes and modification time in ns of every file, to notice changed files."""
-    stats = (
-        (path, path.stat()) for patient in patients for path in (*patient.images, *patient.masks)
-    )
-    return [
-        (f"{path.parent.name}/{path.name}", stat.st_size, stat.st_mtime_ns) for path, stat in stats
-    ]
+    """Return name, bytes and time of the last change in ns of every file.
+
+    Raises:
+        KitError: one of them is gone.
+    """
+    paths = (path for patient in patients for path in (*patient.images, *patient.masks))
+    key = []
+    for path in paths:
+        try:
+            stat = path.stat()
+        except OSError as error:  # a link to what is gone
+            raise KitError(
+                f"{path}: cannot be read ({error.strerror}); restore it, or remove the patient"
+            ) from None
+        # a date of content can be set back, the other one cannot
+        latest = max(stat.st_mtime_ns, stat.st_ctime_ns)
+        key.append((f"{path.parent.name}/{path.name}", stat.st_size, latest))
+    return key
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -360,10 +495,10 @@ def read_patient(patient: Patient) -> tuple[np.ndarray, np.ndarray | None, list[
             more than two values, or over most of the head or of the air.
     """
     volume, remarks = _stack(patient.images, channels=3), []
-    gaps = set(range(patient.numbers[0], patient.numbers[-1] + 1)).difference(patient.numbers)
+    gaps = list(itertools.islice(_gaps(patient.numbers), 6))
     if gaps:
         remarks.append(
-            f"{patient.name}: slice numbers missing: {', '.join(map(str, sorted(gaps)[:5]))}"
+            f"{patient.name}: slice numbers missing: {', '.join(map(str, gaps[:5]))}"
             + (" ..." if len(gaps) > 5 else "")
         )
     if not patient.masks:
@@ -376,7 +511,7 @@ def read_patient(patient: Patient) -> tuple[np.ndarray, np.ndarray | None, list[
             f"agree"
         )
     mask = _tumour(folder, mask)
-    _require_plausible(folder, volume, mask)
+    _require_plausible(patient, volume, mask)
     if not mask.any():
         remarks.append(f"{patient.name}: no tumour in any slice")
     return volume, mask, remarks
@@ -398,8 +533,21 @@ def _tumour(folder: Path, mask: np.ndarray) -> np.ndarray:
     return (mask == values[-1]).astype(np.uint8) if values[-1] else mask
 
 
-def _require_plausible(folder: Path, volume: np.ndarray, mask: np.ndarray) -> None:
-    """Raise ``KitError`` for a mask that covers most of the head or of the air: it is inverted."""
+def _gaps(numbers: tuple[int, ...]) -> Iterator[int]:
+    """Yield the numbers that are missing between others; there may be very many."""
+    for below, above in itertools.pairwise(numbers):
+        yield from range(below + 1, above)
+
+
+def _require_plausible(patient: Patient, volume: np.ndarray, mask: np.ndarray) -> None:
+    """Raise ``KitError`` for masks that are inverted: over most of the head, or of the air."""
+    shares = mask.mean(axis=(1, 2))
+    if shares.max() > _TOO_MUCH and np.median(shares) < _TOO_MUCH:
+        raise KitError(
+            f"{patient.masks[shares.argmax()]}: covers {shares.max():.0%} of the picture, unlike "
+            f"other masks of {patient.name}: it is inverted; save tumour brighter than the rest"
+        )
+    folder = patient.masks[0].parent
     if mask.mean() < _TOO_MUCH / 5:  # of a picture a fifth at least is head, and a fifth is air
         return
     head = volume.max(axis=3) > volume.max() / 10

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib.config import Config
-from lib.dataset import BrainData, folds
+from lib.config import Config, require_config
+from lib.dataset import BrainData, folds, require_loaded
 from lib.evaluate import BATCH_SIZE, TrainedModel, predict_volumes
 from lib.logger import Run
 from lib.metrics import Summary, summarise
-from lib.predict import Prediction, check_patients, load_weights, segment
+from lib.predict import Prediction, check_patients, load_weights, segment, trained_model
 from lib.runtime import Machine, tune_allocator
 from lib.runtime.device import prepare
-from lib.sweep.plans import Plan
+from lib.sweep.plans import Plan, find_plan
 from lib.sweep.run import outcome, train_tasks
 from lib.sweep.task import make_tasks
 from lib.utils import KitError
@@ -59,7 +59,7 @@ class CrossValidation:
 
 
 def cross_validate(
-    plan: Plan,
+    plan: Plan | str,
     base: Config,
     data: BrainData,
     out: str | Path = "result",
@@ -78,6 +78,9 @@ def cross_validate(
         KitError: k is below 2 or above the number of patients; a variant failed on a fold; or see
             ``sweep``.
     """
+    plan = find_plan(plan)
+    require_loaded(data)
+    require_config(base)
     splits = [split.name for split in folds(data, k)]
     tasks = make_tasks(plan, base, data, Path(out).absolute(), splits=splits)
     train_tasks(tasks, data, out, executor, **options)
@@ -115,7 +118,7 @@ def ensemble(
             images; a patient on whom all of them were trained; or see ``predict``.
     """
     networks = [
-        member if isinstance(member, TrainedModel) else load_weights(member.weights)
+        load_weights(member.weights) if isinstance(member, Run) else trained_model(member)
         for member in members
     ]
     if not networks:
@@ -127,9 +130,8 @@ def ensemble(
     chosen = None if patients is None else tuple(patients)
     for network in networks:
         names = check_patients(data, network.config, chosen)
-    voters = {
-        name: [network for network in networks if name not in network.trained_on] for name in names
-    }
+    seen = [(network, network.seen(data)) for network in networks]
+    voters = {name: [network for network, those in seen if name not in those] for name in names}
     spoilt = [name for name in names if not voters[name]]
     if spoilt:
         raise KitError(
