@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import operator
 import re
 from dataclasses import dataclass, field
 from itertools import accumulate
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from lib.utils import KitError
@@ -43,6 +45,7 @@ INITIALISERS: tuple[str, ...] = get_args(Initialiser)
 LOSSES: tuple[str, ...] = get_args(Loss)
 SPLITS = re.compile(r"auto|published|all|holdout(:[1-9]\d*)?|fold-[1-9]\d*-of-[1-9]\d*")
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+LARGE, MANY = 1e6, 100_000  # more is a slip of the pen
 OWN_CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # "my_module:MyNetwork"
 
 
@@ -50,16 +53,17 @@ def _option(
     default: Any,
     help: str,
     choices: tuple[str, ...] = (),
-    minimum: float | None = None,
+    limits: tuple[float, float] | None = None,
     pattern: re.Pattern[str] | None = None,
 ) -> Any:
     """Declare a field with its help text and what it accepts, for validation and command lines.
 
-    A text field takes one of ``choices`` or what matches ``pattern``.
+    A text field takes one of ``choices`` or what matches ``pattern``, a number one within
+    ``limits``, both ends included.
     """
     return field(
         default=default,
-        metadata={"help": help, "choices": choices, "minimum": minimum, "pattern": pattern},
+        metadata={"help": help, "choices": choices, "limits": limits, "pattern": pattern},
     )
 
 
@@ -75,7 +79,7 @@ class Config:
 
     # data
     image_size: int = _option(
-        256, "edge of the square slices that the network sees, pixels", minimum=32
+        256, "edge of the square slices that the network sees, pixels", limits=(32, 2048)
     )
     preprocessing: Preprocessing = _option(
         "reference", "reference (as published) or native (whole grid)", get_args(Preprocessing)
@@ -87,14 +91,16 @@ class Config:
         pattern=SPLITS,
     )
     neighbours: int = _option(
-        0, "slices below and above that the network sees besides, on either side (2.5-D)", minimum=0
+        0,
+        "slices below and above that the network sees besides, on either side (2.5-D)",
+        limits=(0, 8),
     )
     # network
     model: Model | str = _option(
         "unet", "network; or a custom one, as module:Class", MODELS, pattern=OWN_CLASS
     )
     init_features: int = _option(
-        32, "channels of the first level; each level below doubles them", minimum=1
+        32, "channels of the first level; each level below doubles them", limits=(1, 512)
     )
     activation: Activation = _option(
         "ReLU", "activation function between convolutions", ACTIVATIONS
@@ -115,39 +121,41 @@ class Config:
         "DiceLoss", "loss function; or a custom one, as module:Class", LOSSES, pattern=OWN_CLASS
     )
     optimizer: Optimizer = _option("Adam", "optimiser", get_args(Optimizer))
-    lr: float = _option(1e-4, "initial learning rate", minimum=0)
-    momentum: float = _option(0.9, "momentum; used by SGD only", minimum=0)
+    lr: float = _option(1e-4, "initial learning rate", limits=(0, LARGE))
+    momentum: float = _option(0.9, "momentum; used by SGD only", limits=(0, LARGE))
     nesterov: bool = _option(False, "look ahead along the momentum; SGD only")
-    weight_decay: float = _option(0.0, "L2 penalty on the weights", minimum=0)
+    weight_decay: float = _option(0.0, "L2 penalty on the weights", limits=(0, LARGE))
     clip: float = _option(
-        0.0, "largest norm of the gradient, longer ones are shortened; 0: no limit", minimum=0
+        0.0,
+        "largest norm of the gradient, longer ones are shortened; 0: no limit",
+        limits=(0, LARGE),
     )
     lr_scheduler: Scheduler = _option(
         "none", "learning rate over the run, see lib.optim.learning_rate", get_args(Scheduler)
     )
-    warmup: int = _option(0, "epochs in which the learning rate climbs to lr", minimum=0)
+    warmup: int = _option(0, "epochs in which the learning rate climbs to lr", limits=(0, MANY))
     lr_step: int = _option(
         10,
         "epochs between cuts (step); epochs without a lower loss before a cut (plateau)",
-        minimum=1,
+        limits=(1, MANY),
     )
     lr_factor: float = _option(
-        0.1, "what a cut multiplies the learning rate by; step and plateau only", minimum=0
+        0.1, "what a cut multiplies the learning rate by; step and plateau only", limits=(0, LARGE)
     )
     ema: float = _option(
         0.0,
         "decay of the moving average of weights that is scored and kept, e.g. 0.999; 0: none",
-        minimum=0,
+        limits=(0, 1),
     )
-    batch_size: int = _option(16, "slices per optimiser step", minimum=1)
+    batch_size: int = _option(16, "slices per optimiser step", limits=(1, 4096))
     accumulate: int = _option(
         1,
         "chunks that a batch is computed in, to save memory; normalisation and batch-wise "
         "losses then see one chunk at a time",
-        minimum=1,
+        limits=(1, 4096),
     )
     epochs: int = _option(
-        100, "passes over as many slices as the training patients have", minimum=1
+        100, "passes over as many slices as the training patients have", limits=(1, MANY)
     )
     # sampling and augmentation
     sampling: Sampling = _option(
@@ -160,11 +168,11 @@ class Config:
         "weight of a slice without tumour in the draw, as a share of its patient's "
         "mean tumour area; where two of three slices are without, they make 6 of "
         "100 samples at 0.1 (as published), 33 at 1, 44 at 2",
-        minimum=0,
+        limits=(0, LARGE),
     )
-    scale: float = _option(0.05, "augmentation: zoom by up to +- this share", minimum=0)
-    rotation: float = _option(15.0, "augmentation: rotate by up to +- degrees", minimum=0)
-    flip: float = _option(0.5, "augmentation: probability of a left-right flip", minimum=0)
+    scale: float = _option(0.05, "augmentation: zoom by up to +- this share", limits=(0, 1))
+    rotation: float = _option(15.0, "augmentation: rotate by up to +- degrees", limits=(0, 360))
+    flip: float = _option(0.5, "augmentation: probability of a left-right flip", limits=(0, 1))
     padding: Padding = _option(
         "zero",
         "what rotation brings in from outside: zero (as published: the mean intensity after "
@@ -175,15 +183,15 @@ class Config:
         0.0,
         "augmentation: probability of each of noise, brightness, contrast and gamma; "
         "0: none, as published",
-        minimum=0,
+        limits=(0, 1),
     )
     sequence_dropout: float = _option(
         0.0,
         "augmentation: probability that pre-contrast, post-contrast or both are "
         "missing and replaced by FLAIR, as in a tenth of the patients",
-        minimum=0,
+        limits=(0, 1),
     )
-    seed: int = _option(42, "seed of weights, sampling and augmentation", minimum=0)
+    seed: int = _option(42, "seed of weights, sampling and augmentation", limits=(0, 2**63))
     # prediction
     tta: bool = _option(
         False,
@@ -199,6 +207,15 @@ class Config:
     device: str = _option("auto", "auto, cpu, cuda, cuda:1, mps", pattern=DEVICES)
     precision: PrecisionName = _option("auto", "auto, fp32, bf16 or fp16", get_args(PrecisionName))
 
+    def __new__(cls, *values: Any, **fields: Any) -> Config:
+        """Raise ``KitError`` for a field that there is not, with the nearest name."""
+        known = [spec.name for spec in dataclasses.fields(cls)]
+        for name in fields.keys() - set(known):
+            near = difflib.get_close_matches(name.lower(), known, 1, 0.5)
+            hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
+            raise KitError(f"Config.{name}: there is no such field; {hint}")
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
             object.__setattr__(self, spec.name, _checked(spec, getattr(self, spec.name)))
@@ -208,11 +225,9 @@ class Config:
 
     def _contradiction(self) -> str | None:
         """Return the first combination of fields that makes no sense, in words."""
-        if self.scale >= 1 or self.flip > 1:
-            return "scale must be below 1 and flip at most 1"
-        if max(self.intensity, self.sequence_dropout) > 1:
-            return "intensity and sequence_dropout must be at most 1"
-        if self.ema >= 1:
+        if self.scale == 1:
+            return "scale must be below 1"
+        if self.ema == 1:
             return "ema must be below 1, e.g. 0.999"
         if self.nesterov and (self.optimizer != "SGD" or not self.momentum):
             return "nesterov needs optimizer=SGD and a momentum above 0"
@@ -289,24 +304,35 @@ def _checked(spec: dataclasses.Field[Any], value: Any) -> Any:
         KitError: it is of another type, too small or not a choice.
     """
     kind: type[Any] = type(spec.default)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    limits, choices = spec.metadata["limits"], spec.metadata["choices"]
+    if limits and number and not limits[0] <= value <= limits[1]:
+        raise KitError(
+            f"Config.{spec.name}: {_shown(value)} is out of range, expected {limits[0]:g} to "
+            f"{limits[1]:g} ({spec.metadata['help']})"
+        )
     if kind is float and number:
         value = float(value)
+    if kind is int and isinstance(value, Integral) and not isinstance(value, bool):
+        value = int(value)  # of NumPy
     if type(value) is not kind:
         raise KitError(
-            f"Config.{spec.name}: expected {kind.__name__}, got {value!r} ({spec.metadata['help']})"
-        )
-    minimum, choices = spec.metadata["minimum"], spec.metadata["choices"]
-    if minimum is not None and not minimum <= value < float("inf"):
-        raise KitError(
-            f"Config.{spec.name}: {value} is out of range, the least is {minimum} "
+            f"Config.{spec.name}: expected {kind.__name__}, got {_shown(value)} "
             f"({spec.metadata['help']})"
         )
     pattern = spec.metadata["pattern"]
     if (choices or pattern) and value not in choices and not (pattern and pattern.fullmatch(value)):
         accepted = f"one of {', '.join(choices)}" if choices else spec.metadata["help"]
-        raise KitError(f"Config.{spec.name}: {value!r} is not {accepted}")
+        raise KitError(f"Config.{spec.name}: {_shown(value)} is not {accepted}")
     return value
+
+
+def _shown(value: Any) -> str:
+    """Return a value in few characters."""
+    try:
+        return repr(value)[:80]
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return f"a huge {type(value).__name__}"
 
 
 PUBLISHED: dict[str, Any] = {
@@ -389,6 +415,20 @@ LADDER: dict[str, dict[str, Any]] = dict(
 
 BEST = dataclasses.replace(REFERENCE, **list(LADDER.values())[-1])
 """The top of ``LADDER``. ``train_best.ipynb`` measures the effect of each of its steps."""
+
+
+def require_config(value: object) -> Config:
+    """Return a ``Config``; raise ``KitError`` for all else, such as a dict."""
+    if isinstance(value, Config):
+        return value
+    raise KitError(f"config: expected a Config, got {_shown(value)}; use Config(...) or REFERENCE")
+
+
+def require_fields(**values: Any) -> None:
+    """Raise ``KitError`` for a value that a field of that name would not take."""
+    for spec in dataclasses.fields(Config):
+        if spec.name in values:
+            _checked(spec, values[spec.name])
 
 
 def changes(config: Config) -> str:

@@ -27,6 +27,7 @@ from lib.runtime import (
     use_fast_bias_gradient,
 )
 from lib.runtime.cost import Trace, count_parameters, forward_flops, step_on_shapes, without_content
+from lib.runtime.memory import memory_in_words
 from lib.unet import UNet
 from lib.unet_2plus import UNet2Plus
 from lib.unet_3plus import UNet3Plus
@@ -97,9 +98,9 @@ def build(config: Config) -> tuple[nn.Module, nn.Module]:
     The first weights follow from ``config.seed``. Torch's random state stays as it is.
 
     Raises:
-        KitError: see ``build_model`` and ``build_objective``.
+        KitError: too little memory; or see ``build_model`` and ``build_objective``.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), memory_in_words():
         seed_everything(config.seed)
         return build_model(config), build_objective(config)
 

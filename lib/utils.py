@@ -10,8 +10,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -116,9 +116,7 @@ def build_folder(target: Path, ready: Callable[[], bool], build: Callable[[Path]
         return
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    # a lock of this user, outside their files
-    lock = fingerprint([str(Path.home()), str(target)])[:16]
-    with FileLock(Path(tempfile.gettempdir()) / f"segmentation-kit-{lock}.lock"):
+    with _only_once(target):
         if ready():
             return
         _remove_leftovers(target)
@@ -134,6 +132,25 @@ def build_folder(target: Path, ready: Callable[[], bool], build: Callable[[Path]
                 raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _only_once(target: Path) -> Iterator[None]:
+    """Hold the lock of a folder that is being built.
+
+    It lies in the temporary folder, so that none stays beside the folder, and is one user's: nobody
+    may open the lock of another there. It is removed at the end. Who has waited for it and who
+    makes a new one may then both build; the first to rename wins.
+    """
+    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
+    name = f"segmentation-kit-{fingerprint([user, str(target)])[:16]}.lock"
+    lock = Path(tempfile.gettempdir()) / name
+    with FileLock(lock):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows removes nothing that is open
+                lock.unlink()
 
 
 def _remove_leftovers(target: Path) -> None:
@@ -152,6 +169,13 @@ def put_aside(path: Path) -> Path:
     """Rename a file or folder, so that it is not written over; return its new place."""
     free = (path.with_name(f"{path.name}.aside{number or ''}") for number in itertools.count())
     return path.rename(next(new for new in free if not new.exists()))
+
+
+def as_path(value: object, what: str) -> Path:
+    """Return a path; raise ``KitError`` for what is none, with the name of the argument."""
+    if not isinstance(value, (str, Path)):
+        raise KitError(f"{what}: expected a path, got a {type(value).__name__}; give it as text")
+    return Path(value)
 
 
 def short_path(path: Path) -> str:
@@ -180,9 +204,8 @@ def progress(*args: Any, **kwargs: Any) -> Any:
         from tqdm.std import tqdm
     else:
         from tqdm.auto import tqdm
-    return tqdm(
-        *args, **{"leave": False, "dynamic_ncols": True, "disable": wanted == "off", **kwargs}
-    )
+    disable = wanted == "off" or kwargs.pop("disable", False)
+    return tqdm(*args, **{"leave": False, "dynamic_ncols": True, **kwargs, "disable": disable})
 
 
 def in_notebook() -> bool:

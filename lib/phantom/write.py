@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,9 @@ def _write_patient(root: Path, seed: int, size: int, index: int) -> None:
 
 def _check_request(patients: int, seed: int, size: int) -> None:
     """Raise KitError for numbers that make no phantom."""
+    for name, value in (("patients", patients), ("seed", seed), ("size", size)):
+        if not isinstance(value, Integral):
+            raise KitError(f"{name} is {value!r}; give a whole number")
     if not 1 <= patients <= 9999:
         raise KitError(f"patients is {patients}; ask for 1 to 9999")
     if seed < 0:

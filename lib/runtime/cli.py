@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
+import io
 import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from lib.config import REFERENCE, Config
+from lib.runtime.memory import memory_in_words
 from lib.utils import KitError
 
 
@@ -35,9 +38,13 @@ def run_command(
     Args:
         interrupted: message for an interruption.
     """
+    for stream in (sys.stdout, sys.stderr):  # a pipe on Windows may lack letters of a path
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            main()
+            with memory_in_words():
+                main()
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output has enough, as head -1 has
@@ -51,15 +58,22 @@ def run_command(
         if error.filename is None:  # what is printed cannot be written
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         place = error.filename or "a file or the output"
-        print(
-            f"error: {place}: {error.strerror}; see whether it is there and may be used, make room "
-            f"for it, or name another place",
-            file=sys.stderr,
-        )
+        print(f"error: {place}: {error.strerror}; {_remedy(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"\ninterrupted: {interrupted}", file=sys.stderr)
         sys.exit(130)
+
+
+def _remedy(error: OSError) -> str:
+    """Return what to do about a file that cannot be used."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free some space, or name another place"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "give yourself the right to use it, or name another place"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return "see whether it is there, and name the right place"
+    return "see whether it may be used, and try again"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

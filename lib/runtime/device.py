@@ -99,7 +99,7 @@ def pick_precision(device: torch.device, name: str = "auto") -> Precision:
         KitError: ``name`` is none of them, nor ``auto``.
     """
     if name not in ("auto", "fp32", "bf16", "fp16"):
-        raise KitError(f"precision {name!r} is not one of auto, fp32, bf16, fp16")
+        raise KitError(f"precision {name!r} is unknown; use one of auto, fp32, bf16, fp16")
     if name != "auto":
         return Precision(name, "asked for")
     if device.type == "cuda":

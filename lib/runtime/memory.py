@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 import torch
@@ -14,8 +15,34 @@ from lib.utils import KitError, say
 
 Result = TypeVar("Result")
 MAX_DATASET_SHARE = 1 / 3  # of the device's free memory
-# CUDA and MPS; CUDA's libraries; the CPU on Linux and macOS; the CPU on Windows
-OUT_OF_MEMORY = "out of memory|ALLOC_FAILED|can't allocate memory|not enough memory"
+# CUDA and MPS; CUDA's libraries; the CPU on Linux and macOS; the CPU on Windows; oneDNN
+OUT_OF_MEMORY = re.compile(
+    "out of memory|ALLOC_FAILED|can't allocate memory|not enough memory|could not create a (memory|"
+    "primitive)",
+    re.IGNORECASE,
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says, in whoever's words, that there is not enough memory."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error)))
+    )
+
+
+@contextmanager
+def memory_in_words() -> Iterator[None]:
+    """Raise ``KitError`` instead of the errors of torch and NumPy for too little memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:100] or "no more to be had"
+        raise KitError(
+            f"out of memory ({reason}); close other programs, or use smaller images, networks or "
+            f"batches"
+        ) from None
 
 
 class Movable(Protocol):
@@ -80,8 +107,8 @@ class DeviceMemory:
         while True:
             try:
                 return compute()
-            except RuntimeError as error:  # only CUDA has a class for it
-                if not re.search(OUT_OF_MEMORY, str(error)):
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
                     raise
             self._use_less()  # not in the handler: the error keeps the activations alive
 

@@ -36,8 +36,13 @@ def load_class(spec: str) -> type[nn.Module]:
         raise KitError(
             f"{spec}: cannot be loaded ({error}); expected module:Class, importable from here"
         ) from None
+    except SystemExit:  # a script that ends itself would end the sweep
+        raise KitError(
+            f"{spec}: its module ends Python while it is imported; put what it runs below if "
+            f"__name__ == '__main__'"
+        ) from None
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise KitError(f"{spec}: is not a class derived from torch.nn.Module")
+        raise KitError(f"{spec}: is not a class derived from torch.nn.Module; derive it from that")
     _LOADED.require_unchanged(inspect.getmodule(found))
     return found
 

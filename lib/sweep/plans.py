@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,8 +73,8 @@ class Plan:
         Raises:
             KitError: see ``configs``; or seeds are given, and a variant has one of its own.
         """
-        if isinstance(seeds, int):
-            raise KitError(f"plan {self.name}: seeds must be several, e.g. ({seeds}, {seeds + 1})")
+        if not isinstance(seeds, Iterable) or not all(isinstance(seed, Integral) for seed in seeds):
+            raise KitError(f"plan {self.name}: seeds {seeds!r}; give whole numbers, e.g. (1, 2, 3)")
         configs = self.configs(base)
         own = [label for label, changes in self.variants.items() if "seed" in changes]
         if seeds and own:
@@ -250,8 +251,10 @@ PLANS: dict[str, Plan] = {
 """Name -> plan. The first nine each change one factor."""
 
 
-def find_plan(name: str) -> Plan:
-    """Return the shipped plan of that name. Raises KitError if there is none."""
-    if name not in PLANS:
-        raise KitError(f"plan {name!r} is unknown; use one of {', '.join(PLANS)}")
-    return PLANS[name]
+def find_plan(plan: Plan | str) -> Plan:
+    """Return the shipped plan of that name, or a plan itself. Raises KitError if it is neither."""
+    if isinstance(plan, Plan):
+        return plan
+    if not isinstance(plan, str) or plan not in PLANS:
+        raise KitError(f"plan {plan!r} is unknown; use a Plan, or one of {', '.join(PLANS)}")
+    return PLANS[plan]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib.config import Config
-from lib.dataset import BrainData
+from lib.config import Config, require_config
+from lib.dataset import BrainData, require_loaded
 from lib.logger import Run, write_result_csvs
 from lib.sweep.cost import Cost, sweep_cost
 from lib.sweep.on_ray import run_on_ray
@@ -66,7 +66,9 @@ def sweep(
         KitError: an unknown plan or executor, or a variant that no ``Config`` allows; nothing has
             been trained then. Or the reference failed; the other runs are kept.
     """
-    plan = find_plan(plan) if isinstance(plan, str) else plan
+    plan = find_plan(plan)
+    require_loaded(data)
+    require_config(base)
     tasks = make_tasks(plan, base, data, Path(out).absolute(), seeds)
     train_tasks(tasks, data, out, executor, **options)
     runs, failures = outcome(tasks)

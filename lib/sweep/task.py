@@ -92,7 +92,10 @@ def _code(config: Config) -> str:
         return code_fingerprint(*build(config), train.SOURCES)
     except EditedError:
         raise
-    except Exception:  # from a custom network or loss; ``fit`` raises it again, to be recorded
+    except (
+        Exception,
+        SystemExit,
+    ):  # from a custom network or loss; ``fit`` raises it again, to be recorded
         return fingerprint([config.model, config.loss])
 
 
@@ -114,7 +117,7 @@ def train_task(
                 fit(config, _prepared(data, config), out, task.place.plan, watch, task.table)
         except EditedError:
             raise
-        except Exception as error:  # a custom network or loss may raise anything
+        except (Exception, SystemExit) as error:  # a custom network or loss may raise anything
             traceback.print_exc(file=log)
             record_failure(task, data, error)
 
@@ -130,7 +133,7 @@ def note_place(task: Task, data: BrainData) -> None:
         task.folder.add_place(task.place, task.table)
 
 
-def record_failure(task: Task, data: BrainData, error: Exception) -> None:
+def record_failure(task: Task, data: BrainData, error: BaseException) -> None:
     """Note in the run's folder that it failed, and why, in one line."""
     reason = " ".join(f"{error}".split())[:300] or type(error).__name__
     if not isinstance(error, KitError):

@@ -191,11 +191,17 @@ def _labelled(shown: Shown) -> dict[str, Prediction]:
         return {}
     if isinstance(shown, Prediction):
         return {"prediction": shown}
-    runs = (
-        dict(shown)
-        if isinstance(shown, Mapping)
-        else {f"prediction {i}": run for i, run in enumerate(shown, 1)}
-    )
+    runs: dict[str, Any] = {"": shown}  # whatever a notebook gives
+    if isinstance(shown, Mapping):
+        runs = dict(shown)
+    elif isinstance(shown, (list, tuple)):
+        runs = {f"prediction {i}": run for i, run in enumerate(shown, 1)}
+    for run in runs.values():
+        if not isinstance(run, Prediction):
+            raise KitError(
+                f"browse: shows predictions or data, not a {type(run).__name__}; use predict(...), "
+                f"of a run its weights"
+            )
     if not 1 <= len(runs) <= MOST:
         raise KitError(
             f"browse: {len(runs)} predictions given, 1 to {MOST} can be shown side by side; "

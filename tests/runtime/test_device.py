@@ -47,7 +47,7 @@ def test_precision_asked_for_and_elsewhere():
     assert pick_precision(torch.device("cpu"), "fp16").name == "fp16"
     assert pick_precision(torch.device("mps")).name == "fp32"
     assert pick_precision(torch.device("cpu")).name in ("fp32", "bf16")
-    with pytest.raises(KitError, match="'float32' is not one of auto, fp32"):
+    with pytest.raises(KitError, match="'float32' is unknown; use one of auto, fp32"):
         pick_precision(torch.device("cpu"), "float32")
 
 

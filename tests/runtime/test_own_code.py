@@ -240,7 +240,7 @@ def test_a_new_field_renames_no_run(id_after):
 
         colour: str = dataclasses.field(
             default="grey",
-            metadata={"help": "", "choices": ("grey", "red"), "minimum": None, "pattern": None},
+            metadata={"help": "", "choices": ("grey", "red"), "limits": None, "pattern": None},
         )
 
     with pytest.MonkeyPatch.context() as patch:
