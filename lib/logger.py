@@ -35,6 +35,7 @@ from lib.runtime.memory import DeviceMemory
 from lib.utils import (
     PARTIAL,
     KitError,
+    changing,
     fingerprint,
     put_aside,
     say,
@@ -209,22 +210,19 @@ class RunFolder:
         Raises:
             KitError: the folder cannot be made.
         """
-        try:
+        with changing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise KitError(
-                f"{self.path}: cannot be written ({error}); name another folder for results"
-            ) from None
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=1)
-        except Timeout:
-            say(f"another process trains {self.path.name}: waiting for it")
-            lock.acquire()
+            lock = FileLock(self.path / ".lock")
+            try:
+                lock.acquire(timeout=1)
+            except Timeout:
+                say(f"another process trains {self.path.name}: waiting for it")
+                lock.acquire()
         with ExitStack() as stack:
             stack.callback(lock.release)
             for leftover in self.path.glob(f".*{PARTIAL}"):  # of a process that was killed
-                leftover.unlink(missing_ok=True)
+                with suppress(OSError):
+                    leftover.unlink()
             self._disk = stack.enter_context(ThreadPoolExecutor(1))
             stack.callback(self.settle)
             yield
@@ -363,7 +361,7 @@ class RunFolder:
         """
         # saving to a path would put the name of the temporary file into the archive
         buffer = io.BytesIO()
-        torch.save(_interned(content), buffer)
+        torch.save(_interned({**content, "run": self.path.name}), buffer)
         self._writes.append(self._disk.submit(write_atomic, self.path / name, buffer.getbuffer()))
 
     def settle(self) -> None:
@@ -372,10 +370,20 @@ class RunFolder:
             self._writes.pop(0).result()
 
     def load(self, name: str) -> dict[str, Any] | None:
-        """Return what ``save`` wrote, in host memory; None if it is not there."""
+        """Return what ``save`` wrote, in host memory; None if it is not there.
+
+        Raises:
+            DamagedError: the file is damaged, or of another run.
+        """
         self.settle()
         file = self.path / name
-        return read_checkpoint(file) if file.is_file() else None
+        if not file.is_file():
+            return None
+        content = read_checkpoint(file)
+        owner = content.get("run", self.path.name)  # older versions did not write it
+        if owner != self.path.name:
+            raise DamagedError(f"{file}: is of another run, {owner}; put it back there")
+        return content
 
     def load_or_put_aside(self, name: str) -> dict[str, Any] | None:
         """Return what ``save`` wrote; a damaged file is renamed, and None returned."""
@@ -804,7 +812,9 @@ def write_result_csvs(out: str | Path, runs: Sequence[Run] | None = None) -> dic
     """
     out = Path(out)
     tables: dict[str, list[pd.DataFrame]] = {TRAIN_CSV: [], BEST_CSV: []}
-    with FileLock(out / ".csv.lock"):
+    with changing(out):
+        lock = FileLock(out / ".csv.lock").acquire()
+    with lock:
         for run in finished_runs(out) if runs is None else runs:
             for table in run.tables:
                 tables[TABLES[table]].append(_result_rows(run))

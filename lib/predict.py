@@ -36,7 +36,7 @@ from lib.runtime.device import prepare
 from lib.runtime.memory import memory_in_words
 from lib.runtime.own_files import OwnFiles, require_replaceable
 from lib.unet import from_published
-from lib.utils import PROJECT, KitError, as_path, progress, say, short_path
+from lib.utils import PROJECT, KitError, as_path, changing, progress, say, short_path
 
 PRETRAINED = PROJECT / "result" / "pretrained"
 KIT_WEIGHTS = PRETRAINED / "best.pt"  # the recipe that did better in cross-validation
@@ -345,7 +345,9 @@ def segment(
     """
     if out is not None:
         own = _require_free(Path(out), data, names)
-        (Path(out) / "cases.csv").unlink(missing_ok=True)  # it comes last, when all masks are there
+        first = Path(out) / "cases.csv"
+        with changing(first):  # it comes last, when all masks are there
+            first.unlink(missing_ok=True)
     rows, packed, known = [], {}, seen is not None
     bar = progress(total=len(names), desc="segmenting", unit="patient")
     with deterministic(), memory_in_words(), bar:
@@ -373,10 +375,8 @@ def _require_free(out: Path, data: BrainData, names: Sequence[str]) -> OwnFiles:
     Raises:
         KitError: it holds images, or masks that are not those of an earlier prediction.
     """
-    try:
+    with changing(out):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise KitError(f"{out}: cannot be written ({error}); name another folder") from None
     images = [out / name / image.name for name in names for image in data.patients[name].images]
     if any(image.exists() for image in images):
         raise KitError(

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import platform
 import shutil
 import sys
 import tempfile
@@ -54,8 +55,18 @@ def write_atomic(path: Path, data: bytes | memoryview | str, durable: bool = Tru
     Raises:
         KitError: no space, or no right to write there.
     """
-    try:
+    with changing(path):
         _write_atomic(path, data, durable)
+
+
+@contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """Raise ``KitError`` where a file or folder cannot be written, renamed or removed.
+
+    It names ``path`` and what to do about it.
+    """
+    try:
+        yield
     except PermissionError as error:
         raise KitError(
             f"{path}: cannot be written ({error.strerror}); close it in other programs, or name "
@@ -120,7 +131,7 @@ def build_folder(target: Path, ready: Callable[[], bool], build: Callable[[Path]
         if ready():
             return
         _remove_leftovers(target)
-        partial = Path(tempfile.mkdtemp(PARTIAL, f".{target.name}.", target.parent))
+        partial = Path(tempfile.mkdtemp(PARTIAL, f".{target.name}.{_who()}.", target.parent))
         try:
             build(partial)
             partial.chmod(0o755)  # mkdtemp makes folders that only the owner reads
@@ -142,8 +153,7 @@ def _only_once(target: Path) -> Iterator[None]:
     may open the lock of another there. It is removed at the end. Who has waited for it and who
     makes a new one may then both build; the first to rename wins.
     """
-    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
-    name = f"segmentation-kit-{fingerprint([user, str(target)])[:16]}.lock"
+    name = f"segmentation-kit-{_who()}-{fingerprint(str(target))[:16]}.lock"
     lock = Path(tempfile.gettempdir()) / name
     with FileLock(lock):
         try:
@@ -153,22 +163,31 @@ def _only_once(target: Path) -> Iterator[None]:
                 lock.unlink()
 
 
+def _who() -> str:
+    """Return a short name for this user on this computer."""
+    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
+    return fingerprint([user, platform.node()])[:8]
+
+
 def _remove_leftovers(target: Path) -> None:
     """Remove what killed processes have left of a folder that they were building.
 
-    Another computer that shares the disk may be building it now: an hour without a change is dead.
+    Those of this user on this computer are dead, as the lock is held. Another computer that shares
+    the disk may be building the folder now: after an hour without a change it is not.
     """
     for partial in target.parent.glob(f".{target.name}.*{PARTIAL}"):
         with suppress(OSError):  # another process may remove it, too
             changed = max(path.stat().st_mtime for path in (partial, *partial.rglob("*")))
-            if time.time() - changed > 3600:
+            ours = partial.name.startswith(f".{target.name}.{_who()}.")
+            if ours or time.time() - changed > 3600:
                 shutil.rmtree(partial)
 
 
 def put_aside(path: Path) -> Path:
     """Rename a file or folder, so that it is not written over; return its new place."""
     free = (path.with_name(f"{path.name}.aside{number or ''}") for number in itertools.count())
-    return path.rename(next(new for new in free if not new.exists()))
+    with changing(path):
+        return path.rename(next(new for new in free if not new.exists()))
 
 
 def as_path(value: object, what: str) -> Path:

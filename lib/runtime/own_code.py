@@ -188,7 +188,7 @@ class _LoadedFiles:
         changed = Path(file).stat().st_mtime_ns
         if self._changed.setdefault(file, changed) != changed:
             raise EditedError(
-                f"{Path(file).name} was edited after it was loaded: restart the kernel, or the old "
+                f"{Path(file).name} was edited after it was loaded; restart the kernel, or the old "
                 f"code runs"
             )
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from lib.utils import KitError, sha256, write_atomic, write_json
+from lib.utils import KitError, changing, sha256, write_atomic, write_json
 
 
 class OwnFiles:
@@ -62,10 +62,11 @@ class OwnFiles:
         for place in [place for place in self._hashes if place not in places]:
             path = self.folder / place
             if self.is_ours(path) and not self.foreign([path]):
-                path.unlink()
+                with changing(path):
+                    path.unlink()
+                    if path.parent != self.folder and not any(path.parent.iterdir()):
+                        path.parent.rmdir()
                 removed += 1
-                if path.parent != self.folder and not any(path.parent.iterdir()):
-                    path.parent.rmdir()
             del self._hashes[place]
         write_json(self.list, self._hashes)
         return removed

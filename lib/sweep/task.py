@@ -17,7 +17,7 @@ from lib.networks import build
 from lib.runtime import code_fingerprint
 from lib.sweep.plans import Plan, Trial
 from lib.train import fit
-from lib.utils import EditedError, KitError, fingerprint
+from lib.utils import EditedError, KitError, changing, fingerprint
 
 LOG = "log.txt"  # output of a run of a sweep, in its folder
 
@@ -111,7 +111,9 @@ def train_task(
     """
     config = task.trial.config
     note_place(task, data)
-    with open(task.folder.path / LOG, "a", encoding="utf-8") as log:
+    with changing(task.folder.path / LOG):
+        log = open(task.folder.path / LOG, "a", encoding="utf-8")  # noqa: SIM115 -- closed below
+    with log:
         try:
             with redirect_stdout(log):
                 fit(config, _prepared(data, config), out, task.place.plan, watch, task.table)

@@ -70,8 +70,8 @@ def handed_in(folder: Path) -> None:
     """Start from a hand-in, and the data to grade it on."""
     trained(folder)
     (folder / "hand-ins").mkdir()
-    run = runs_in(folder)[0]
-    shutil.copy(pack("ada", folder / "out", run_id=run.name, quick=True), folder / "hand-ins")
+    receipt = pack("ada", folder / "out", run_id=runs_in(folder)[0].name, quick=True)
+    shutil.copy(receipt.file, folder / "hand-ins")
 
 
 def notebook(folder: Path) -> None:
@@ -111,7 +111,7 @@ def _tree(folder: Path) -> dict[str, bytes]:
     return {
         file.relative_to(folder).as_posix(): file.read_bytes()
         for file in files
-        if file.is_file() and file.suffix != ".lock" and file.name != ".lock"
+        if file.is_file() and not file.name.startswith(".")
     }
 
 

@@ -162,7 +162,7 @@ def test_edited_code_stops_the_sweep_and_leaves_no_record(data, tmp_path, steps,
 
 
 def edited(*_):
-    raise EditedError("loss.py was edited after it was loaded: restart the kernel")
+    raise EditedError("loss.py was edited after it was loaded; restart the kernel")
 
 
 def test_seeds_as_variants(data, tmp_path, steps):
