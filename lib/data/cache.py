@@ -1,18 +1,22 @@
-"""Preprocess a Kaggle folder once, in parallel, into arrays that are mapped into memory."""
+"""Preprocess a Kaggle folder once, in parallel, into files that are read slice by slice."""
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
+import threading
 import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,10 +27,20 @@ from lib.data import kaggle, pictures
 from lib.data.kaggle import Patient
 from lib.runtime.own_code import source_fingerprint
 from lib.transform import PREPROCESSING, Geometry, preprocess, preprocess_mask
-from lib.utils import PROJECT, KitError, build_folder, cores, fingerprint, progress, say, write_json
+from lib.utils import (
+    PROJECT,
+    KitError,
+    build_folder,
+    cores,
+    fingerprint,
+    progress,
+    say,
+    sha256,
+    write_json,
+)
 
 INDEX, ARRAYS = "index.json", ("images.f16", "masks.u8", "truth.bits")
-_VERSION = 3  # of the files below; changes of the preprocessing itself are seen from its source
+_VERSION = 4  # of the files below; changes of the preprocessing itself are seen from its source
 
 
 @dataclass(frozen=True)
@@ -38,6 +52,8 @@ class CachedPatient:
         truth: offset in bytes of the packed native mask, or -1 without masks.
         sha256: of the decoded pixels of images and masks.
         images_sha256: of the images alone.
+        slices: of each slice that is not all but black the first 12 hex digits of the SHA-256 of
+            its pixels, in order: a scan is known by them if a copy lacks some.
     """
 
     name: str
@@ -46,12 +62,97 @@ class CachedPatient:
     tumour_slices: int
     sha256: str
     images_sha256: str
+    slices: tuple[str, ...]
     geometry: Geometry
 
     @property
     def has_mask(self) -> bool:
         """Return whether the patient has masks."""
         return self.truth >= 0
+
+
+class SliceFile:
+    """Read rows of an array from a file, by their numbers: ``images[np.array([3, 4, 9])]``.
+
+    A file that is cut while it is used is a KitError. A memory map would end the process.
+    """
+
+    def __init__(self, path: Path, dtype: Any, shape: tuple[int, ...]) -> None:
+        self.path, self.dtype, self.shape = path, np.dtype(dtype), shape
+        self._opened = self._open()
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):  # it could not be opened
+            self._opened[1].close()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of the whole array."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __reduce__(self) -> tuple[Any, ...]:  # another process opens the file by itself
+        return SliceFile, (self.path, self.dtype, self.shape)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """Return a new array ``(*rows.shape, *shape[1:])``.
+
+        Args:
+            rows: integers of any shape, from 0 up to, not including, ``len``.
+
+        Raises:
+            IndexError: no such row.
+            KitError: the file was cut, or cannot be read.
+        """
+        rows = np.asarray(rows)
+        numbers = rows.ravel()
+        if numbers.size and not 0 <= numbers.min() <= numbers.max() < len(self):
+            raise IndexError(f"rows {numbers.min()} to {numbers.max()} of {len(self)}")
+        found = np.empty((numbers.size, *self.shape[1:]), self.dtype)
+        if found.nbytes:
+            row_bytes = found.nbytes // numbers.size
+            content = memoryview(found).cast("B")  # type: ignore[arg-type]
+            # rows that follow each other are one read
+            ends = np.flatnonzero(np.diff(numbers, append=-1) != 1) + 1
+            start = 0
+            for end in ends.tolist():
+                part = content[start * row_bytes : end * row_bytes]
+                self._read(part, int(numbers[start]) * row_bytes)
+                start = end
+        return found.reshape(*rows.shape, *self.shape[1:])
+
+    def _read(self, target: memoryview, offset: int) -> None:
+        """Fill ``target`` with the bytes of the file from ``offset`` on."""
+        if self._opened[0] != os.getpid():  # a copy of a process shares the place in the file
+            self._opened = self._open()
+        _, stream, lock = self._opened
+        try:
+            with lock:
+                stream.seek(offset)
+                while target and (count := stream.readinto(target)):
+                    target = target[count:]
+        except OSError as error:
+            raise self._unreadable(error) from None
+        if target:
+            raise KitError(
+                f"{self.path}: was cut or changed while it was used; run this again and it is "
+                f"prepared anew"
+            )
+
+    def _open(self) -> tuple[int, FileIO, threading.Lock]:
+        """Return whose it is, the open file, and a lock: threads share the place in the file."""
+        try:
+            return os.getpid(), FileIO(self.path), threading.Lock()
+        except OSError as error:
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: OSError) -> KitError:
+        return KitError(
+            f"{self.path}: cannot be read ({error.strerror or error}); run this again and it is "
+            f"prepared anew"
+        )
 
 
 @dataclass(frozen=True)
@@ -66,8 +167,8 @@ class Cache:
 
     records: dict[str, CachedPatient]
     remarks: list[str]
-    images: np.ndarray
-    masks: np.ndarray
+    images: SliceFile
+    masks: SliceFile
     truth: np.ndarray
 
     def truth_mask(self, name: str) -> np.ndarray | None:
@@ -107,47 +208,56 @@ def open_cache(root: Path, patients: list[Patient], size: int, preprocessing: st
     place = str(root.resolve())  # equal names, sizes and dates elsewhere may be other pixels
     code = source_fingerprint(*PREPROCESSING, pictures)
     key = fingerprint([_VERSION, code, place, kaggle.stat_key(patients), size, preprocessing])
-    series = f"{root.name}-{preprocessing}-{size}"
+    series = f"{root.name[:40]}-{preprocessing}-{size}"
     folder = cache_folder() / f"{series}-{key[:16]}"
 
     def build(partial: Path) -> None:
-        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted deletion left
+        if folder.is_dir():
+            say(f"{folder}: the prepared slices are damaged; they are prepared anew")
+            shutil.rmtree(folder, ignore_errors=True)
         _remove_outdated(folder.parent, series, place)
-        _build(partial, place, patients, size, preprocessing)
+        _build(partial, {"key": key, "root": place}, patients, size, preprocessing)
 
     try:
-        build_folder(folder, lambda: _is_whole(folder), build)
+        build_folder(folder, lambda: _is_whole(folder, key), build)
+        return _open(folder)
     except OSError as error:
         raise KitError(
-            f"{folder.parent}: the cache cannot be written ({error}); free some space, or name "
-            f"another folder in KIT_CACHE"
+            f"{folder.parent}: the cache cannot be written or read ({error}); free some space, or "
+            f"name another folder in KIT_CACHE"
         ) from None
-    return _open(folder)
 
 
-_WHOLE: set[tuple[str, int]] = set()
-"""Folder and date of the caches that this process has compared with their checksums."""
+_WHOLE: set[tuple[Any, ...]] = set()
+"""Caches that this process has compared with their checksums: folder, sizes and dates of files."""
 
 
-def _is_whole(folder: Path) -> bool:
-    """Return whether a cache is there, and as it was written; name one that is not."""
-    if not folder.is_dir():
+def _is_whole(folder: Path, key: str) -> bool:
+    """Return whether the cache of this key is there, as it was written."""
+    index = _read_index(folder)
+    if index.pop("checksum", None) != fingerprint(index) or index.get("key") != key:
         return False
     try:
+        stats = {name: (folder / name).stat() for name in (INDEX, *ARRAYS)}
+        known = folder, *((stat.st_size, stat.st_mtime_ns) for stat in stats.values())
+        if known not in _WHOLE:
+            for name in ARRAYS:
+                size, checksum = index["files"][name]
+                if stats[name].st_size != size or _checksum(folder / name) != checksum:
+                    return False
+            _WHOLE.add(known)
+    except OSError:
+        return False
+    return True
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    """Return the index of a cache as it is in the file, empty if it is missing or unreadable."""
+    try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        checksum, files = index.pop("checksum"), index["files"]
-        known = str(folder), (folder / INDEX).stat().st_mtime_ns
-        whole = all((folder / name).stat().st_size == files[name][0] for name in ARRAYS)
-        if whole and known not in _WHOLE:
-            whole = checksum == fingerprint(index) and all(
-                _checksum(folder / name) == files[name][1] for name in ARRAYS
-            )
-            _WHOLE.update({known} if whole else ())
-    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
-        whole = False
-    if not whole:
-        say(f"{folder}: the prepared slices are damaged; they are prepared anew")
-    return whole
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return index if isinstance(index, dict) else {}
 
 
 def _checksum(file: Path) -> int:
@@ -160,21 +270,29 @@ def _checksum(file: Path) -> int:
 
 
 def _open(folder: Path) -> Cache:
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    index = json.loads((folder / INDEX).read_bytes())
     records = {
         r["name"]: CachedPatient(
-            **{**r, "rows": tuple(r["rows"]), "geometry": Geometry.from_dict(r["geometry"])}
+            **{
+                **r,
+                "rows": tuple(r["rows"]),
+                "slices": tuple(r["slices"]),
+                "geometry": Geometry.from_dict(r["geometry"]),
+            }
         )
         for r in index["patients"]
     }
     n, size = index["slices"], index["size"]
     images_file, masks_file, truth_file = (folder / name for name in ARRAYS)
-    images = np.memmap(images_file, np.float16, "r", shape=(n, 3, size, size))
-    masks = np.memmap(masks_file, np.uint8, "r", shape=(n, size, size))
+    images = SliceFile(images_file, np.float16, (n, 3, size, size))
+    masks = SliceFile(masks_file, np.uint8, (n, size, size))
     return Cache(records, index["remarks"], images, masks, np.fromfile(truth_file, np.uint8))
 
 
-def _build(folder: Path, root: str, patients: list[Patient], size: int, preprocessing: str) -> None:
+def _build(
+    folder: Path, origin: dict[str, str], patients: list[Patient], size: int, preprocessing: str
+) -> None:
+    """Write the files of a cache; ``origin`` goes into its index."""
     records: list[dict[str, Any]] = []
     remarks: list[str] = []
     rows = 0
@@ -202,7 +320,7 @@ def _build(folder: Path, root: str, patients: list[Patient], size: int, preproce
         arrays = zip(ARRAYS, (images, masks, truth), strict=True)
         files = {name: array.finish() for name, array in arrays}
     index = {
-        "root": root,
+        **origin,
         "size": size,
         "slices": rows,
         "remarks": remarks,
@@ -277,6 +395,7 @@ def _prepare(patient: Patient, size: int, preprocessing: str) -> dict[str, Any]:
         "tumour_slices": 0 if mask is None else int(mask.any(axis=(1, 2)).sum()),
         "sha256": digest.hexdigest(),
         "images_sha256": images_digest.hexdigest(),
+        "slices": [_slice_sign(plane) for plane in volume if _has_content(plane)],
         "geometry": geometry.to_dict(),
     }
     return {
@@ -288,12 +407,18 @@ def _prepare(patient: Patient, size: int, preprocessing: str) -> dict[str, Any]:
     }
 
 
+def _has_content(plane: np.ndarray) -> bool:
+    """Return whether a slice is more than black: scans of other heads may share a black one."""
+    return bool(np.count_nonzero(plane) > plane.size / 100)
+
+
+def _slice_sign(plane: np.ndarray) -> str:
+    """Return the sign by which a slice is known again, 12 hex digits."""
+    return sha256(repr(plane.shape).encode() + plane.tobytes())[:12]
+
+
 def _remove_outdated(caches: Path, series: str, root: str) -> None:
     """Delete caches of the same source and settings: the source has changed since."""
-    for index in caches.glob(f"{series}-*/{INDEX}"):
-        try:
-            outdated = json.loads(index.read_text(encoding="utf-8"))["root"] == root
-        except (OSError, ValueError, TypeError, KeyError):  # damaged: whoever opens it will see
-            continue
-        if outdated:
+    for index in caches.glob(f"{glob.escape(series)}-*/{INDEX}"):
+        if _read_index(index.parent).get("root") == root:
             shutil.rmtree(index.parent, ignore_errors=True)

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from lib import transform
 from lib.data import cache, cache_folder, kaggle
+from lib.data.cache import SliceFile
 from lib.dataset import load_data, make_split
 from lib.transform import preprocess, preprocess_mask
 from lib.utils import KitError
@@ -42,13 +44,17 @@ def builds(monkeypatch) -> list[int]:
     return calls
 
 
+def everything(rows: SliceFile) -> np.ndarray:
+    """All rows of a file."""
+    return rows[np.arange(len(rows))]
+
+
 def test_second_time_opens_the_cache(tiny_kaggle, builds):
     first, second = (load_data(tiny_kaggle, SIZE) for _ in range(2))
     assert len(builds) == 1
-    np.testing.assert_array_equal(first.cache.images, second.cache.images)
+    np.testing.assert_array_equal(everything(first.cache.images), everything(second.cache.images))
     assert first.cache.records == second.cache.records
     assert first.cache.remarks == second.cache.remarks
-    assert not first.cache.images.flags.writeable
 
 
 @pytest.mark.parametrize("change", ["content", "time", "new patient", "gone"])
@@ -109,11 +115,11 @@ def test_values_are_those_of_preprocess(tiny_kaggle, mode):
     for name, patient in data.patients.items():
         volume, mask, _ = kaggle.read_patient(patient)
         images, geometry = preprocess(volume, 48, mode)
-        start, stop = data.record(name).rows
+        rows = np.arange(*data.record(name).rows)
         np.testing.assert_allclose(
-            data.cache.images[start:stop].astype(np.float32), images, rtol=2**-11, atol=1e-6
+            data.cache.images[rows].astype(np.float32), images, rtol=2**-11, atol=1e-6
         )
-        np.testing.assert_array_equal(data.cache.masks[start:stop], preprocess_mask(mask, geometry))
+        np.testing.assert_array_equal(data.cache.masks[rows], preprocess_mask(mask, geometry))
         assert data.record(name).geometry == geometry
         np.testing.assert_array_equal(data.truth(name), mask)
         np.testing.assert_array_equal(data.volume(name), volume)
@@ -190,7 +196,7 @@ def test_cache_that_lost_its_index_is_built_again(tiny_kaggle):
 
 def cache_of(data):
     """The folder of a data set's cache."""
-    return Path(data.cache.images.filename).parent
+    return data.cache.images.path.parent
 
 
 DAMAGE = {
@@ -207,7 +213,7 @@ DAMAGE = {
 def test_a_damaged_cache_is_built_anew(tiny_kaggle, builds, capsys, monkeypatch, name, kind):
     whole = load_data(tiny_kaggle, SIZE)
     before = {name: whole.truth(name) for name in whole.patients}
-    images = np.array(whole.cache.images)
+    images = everything(whole.cache.images)
     file = cache_of(whole) / name
     content = file.read_bytes()
     del whole
@@ -217,9 +223,10 @@ def test_a_damaged_cache_is_built_anew(tiny_kaggle, builds, capsys, monkeypatch,
         file.write_bytes(DAMAGE[kind](content))
     monkeypatch.setattr(cache, "_WHOLE", set())  # as in another process
     again = load_data(tiny_kaggle, SIZE)
-    assert "the prepared slices are damaged; they are prepared anew" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.count("the prepared slices are damaged; they are prepared anew") == 1
     assert file.read_bytes() == content
-    np.testing.assert_array_equal(again.cache.images, images)
+    np.testing.assert_array_equal(everything(again.cache.images), images)
     for name, truth in before.items():
         np.testing.assert_array_equal(again.truth(name), truth)
 
@@ -230,6 +237,140 @@ def test_a_damaged_cache_of_others_stops_nobody(tiny_kaggle, content):
     (cache_of(first) / "index.json").write_text(content)
     (tiny_kaggle / NAMES[0] / f"{NAMES[0]}_1.tif").touch()  # another cache of the same series
     assert list(load_data(tiny_kaggle, SIZE).patients) == sorted(NAMES)
+
+
+def test_the_cache_of_others_in_this_place_is_not_taken(kaggle_folder, capsys, monkeypatch):
+    """Each file fits its checksum, but the patients are others."""
+    mine, theirs = (load_data(kaggle_folder(names), SIZE) for names in (NAMES[:2], NAMES[2:4]))
+    shutil.copytree(cache_of(theirs), cache_of(mine), dirs_exist_ok=True)
+    monkeypatch.setattr(cache, "_WHOLE", set())
+    again = load_data(mine.root, SIZE)
+    assert list(again.cache.records) == list(NAMES[:2])
+    assert "they are prepared anew" in capsys.readouterr().out
+
+
+def test_what_is_changed_after_it_was_checked_is_noticed(tiny_kaggle, builds):
+    """In one process, too, as in a notebook."""
+    file = load_data(tiny_kaggle, SIZE).cache.masks.path
+    content = file.read_bytes()
+    file.write_bytes(bytes(len(content)))
+    load_data(tiny_kaggle, SIZE)
+    assert len(builds) == 2 and file.read_bytes() == content
+
+
+@pytest.mark.parametrize("kind", ["a folder", "nested"])
+def test_an_index_that_is_no_index(tiny_kaggle, builds, kind):
+    index = cache_of(load_data(tiny_kaggle, SIZE)) / "index.json"
+    if kind == "nested":
+        index.write_text("[" * 100_000)
+    else:
+        index.unlink()
+        index.mkdir()
+    assert len(load_data(tiny_kaggle, SIZE).patients) == 6
+    assert len(builds) == 2
+
+
+def test_a_source_whose_date_was_set_back_is_prepared_anew(tiny_kaggle, builds):
+    file = tiny_kaggle / NAMES[0] / f"{NAMES[0]}_3.tif"
+    before, stat = load_data(tiny_kaggle, SIZE), file.stat()
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    if sys.platform != "win32":  # which does not say when a file was changed
+        assert load_data(tiny_kaggle, SIZE).fingerprint != before.fingerprint
+        assert len(builds) == 2
+
+
+def test_slices_are_known_again(tmp_path):
+    volume, mask = brain(0)
+    volume[0] = 0
+    volume[0, 0, 0] = 9  # less than 1 % of it
+    write_patient(tmp_path, NAMES[0], volume, mask)
+    write_patient(tmp_path, NAMES[1], np.delete(volume, 2, 0), np.delete(mask, 2, 0))
+    write_patient(tmp_path, NAMES[2], *brain(2))
+    records = load_data(tmp_path, SIZE).cache.records
+    first, lacks_one, other = (records[name].slices for name in NAMES[:3])
+    assert len(first) == 5 and len(other) == 6
+    assert lacks_one == (first[0], *first[2:])
+    assert set(other).isdisjoint(first)
+    assert all(len(sign) == 12 and int(sign, 16) >= 0 for sign in first)
+
+
+# --- the files of slices --------------------------------------------------------------------------
+
+SHAPE = (7, 3, 4, 5)
+
+
+@pytest.fixture
+def rows_of(tmp_path):
+    """An array, and the file that holds it."""
+    array = np.arange(np.prod(SHAPE), dtype=np.float16).reshape(SHAPE)
+    array.tofile(tmp_path / "images.f16")
+    return array, SliceFile(tmp_path / "images.f16", np.float16, SHAPE)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [[2, 3, 4], [6, 0, 0, 5, 6], [[1, 2], [3, 1], [0, 6]], range(7), [], 4, np.empty((0, 3), int)],
+    ids=["run", "any order", "table", "all", "none", "one", "empty table"],
+)
+def test_rows_of_a_file(rows_of, rows):
+    array, file = rows_of
+    rows = np.asarray(rows, int)
+    np.testing.assert_array_equal(file[rows], array[rows])
+    assert file[rows].dtype == np.float16 and file[rows].flags.writeable
+    assert (len(file), file.shape, file.nbytes) == (7, SHAPE, array.nbytes)
+
+
+@pytest.mark.parametrize("row", [-1, 7])
+def test_rows_that_are_not_there(rows_of, row):
+    with pytest.raises(IndexError):
+        rows_of[1][np.array([0, row])]
+
+
+def test_rows_that_follow_each_other_are_one_read(rows_of, monkeypatch):
+    reads, read = [], SliceFile._read
+    monkeypatch.setattr(
+        SliceFile, "_read", lambda self, part, at: reads.append(at) or read(self, part, at)
+    )
+    rows_of[1][np.array([1, 2, 3, 3, 5, 6, 0])]
+    size = 3 * 4 * 5 * 2
+    assert reads == [size, 3 * size, 5 * size, 0]
+
+
+def test_a_file_that_is_cut_while_it_is_used(rows_of):
+    array, file = rows_of
+    os.truncate(file.path, array.nbytes // 2)
+    np.testing.assert_array_equal(file[np.arange(3)], array[:3])
+    with pytest.raises(KitError, match=r"images\.f16: was cut or changed while it was used; run"):
+        file[np.arange(4)]
+
+
+def test_a_file_that_is_gone(tmp_path):
+    with pytest.raises(KitError, match=r"images\.f16: cannot be read \(No such file"):
+        SliceFile(tmp_path / "images.f16", np.float16, SHAPE)
+
+
+def test_threads_and_copies_of_a_process_read_the_same_file(rows_of):
+    array, file = rows_of
+    rng = np.random.default_rng(0)
+    wanted = [rng.integers(0, 7, 5) for _ in range(200)]
+    with ThreadPoolExecutor(4) as pool:
+        for rows, found in zip(wanted, pool.map(file.__getitem__, wanted), strict=True):
+            np.testing.assert_array_equal(found, array[rows])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(file))[wanted[0]], array[wanted[0]])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no copies of processes")
+def test_a_copy_of_a_process_opens_the_file_by_itself(rows_of):
+    array, file = rows_of
+    child = os.fork()
+    if child == 0:
+        same = all((file[np.array([row])][0] == array[row]).all() for row in range(7))
+        os._exit(0 if same and file._opened[0] == os.getpid() else 1)
+    assert all((file[np.array([row])][0] == array[row]).all() for row in range(7))
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_threads_build_it_once(tiny_kaggle, builds):
