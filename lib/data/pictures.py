@@ -7,9 +7,13 @@ with the reason and a remedy. Which library decodes the file makes no difference
 
 from __future__ import annotations
 
+import logging
+import math
 import stat
+import struct
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +32,13 @@ _FOLLOWED = (
     _PHOTOMETRIC.PALETTE,
     _PHOTOMETRIC.RGB,
 )
+_ONE_CHANNEL = _FOLLOWED[:3]
+_PLACES = (324, 273), (325, 279)  # tags for offsets, for bytes: of tiles, of strips
+_PADDING = 3  # bytes that a program may add to pixels, up to a multiple of four
+_UNCOMPRESSED = tifffile.COMPRESSION.NONE
 _JPEG = (tifffile.COMPRESSION.OJPEG, tifffile.COMPRESSION.JPEG)
 _pillow = threading.Lock()
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # the kit says it in one line
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -47,22 +56,22 @@ def read_picture(path: Path) -> np.ndarray:
             raise KitError(f"{path}: is no file; remove it, or copy the slice to this place")
         with tifffile.TiffFile(path) as file:
             page: Any = file.pages[0]
-            problem = _problem(page, len(file.pages))
+            problem = _problem(page, _count(file)) or _damage(file, page)
             if problem:
                 raise KitError(f"{path}: {problem}")
-            try:
-                pixels = page.asarray()
-            except ValueError:  # compressed in a way that tifffile leaves to an extra package
-                pixels = _by_pillow(path)
-            else:
-                pixels = _followed(pixels, page)
+            pixels = _decoded(path, page)
     except KitError:
         raise
-    except OSError as error:
-        raise KitError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # damaged files raise almost anything
+        if isinstance(error, OSError) and error.errno:
+            raise KitError(
+                f"{path}: cannot be read ({error.strerror}); restore it, or remove the patient"
+            ) from None
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise KitError(f"{path}: cannot be read as TIFF ({reason}); copy the file again") from None
+        raise KitError(
+            f"{path}: cannot be read as TIFF ({reason}); copy the file again, or save it again as "
+            f"TIFF"
+        ) from None
     if pixels.dtype != np.uint8 and pixels.dtype != bool:
         raise KitError(
             f"{path}: pixels of type {pixels.dtype}, expected uint8 as in the Kaggle dataset; save "
@@ -85,15 +94,114 @@ def _problem(page: Any, pages: int) -> str | None:
     ):
         name = getattr(colours, "name", colours)
         return f"its colours are stored as {name}; save images as RGB and masks as greyscale"
+    if page.planarconfig not in (1, 2):
+        return f"its colours are in an unknown order ({page.planarconfig}); save it again"
     if page.extrasamples:
         return "has a channel for transparency; save it without (flattened)"
+    if page.samplesperpixel != (1 if colours in _ONE_CHANNEL else 3):
+        return f"has {page.samplesperpixel} channels, which its tags do not name; save it again"
     orientation = page.tags.get("Orientation")
     if orientation is not None and orientation.value != 1:
         return "a tag says that it is to be turned before it is shown; save it upright"
+    if page.predictor != 1 and page.compression == _UNCOMPRESSED:
+        return "its tags ask for differences of pixels, without compression; save it again"
     return None
 
 
-def _followed(pixels: np.ndarray, page: Any) -> np.ndarray:
+def _count(file: tifffile.TiffFile) -> int:
+    """Return how many pictures a file holds; one page may describe a whole stack."""
+    page: Any = file.pages[0]
+    if (page.is_imagej or page.is_shaped) and file.filehandle.size > 2 * page.nbytes:
+        planes = math.prod(file.series[0].shape) // math.prod(page.shape)
+        return max(len(file.pages), planes)
+    return len(file.pages)
+
+
+def _damage(file: tifffile.TiffFile, page: Any) -> str | None:
+    """Return what contradicts itself in what a file says about the place of its pixels.
+
+    Decoders guess then, or take zeros for what is missing: the picture would be another one.
+    """
+    if not _in_order(file, page):
+        return "is damaged (some of its tags are lost); copy the file again, or save it again"
+    offsets, counts = (
+        page.tags.valueof(tile) or page.tags.valueof(strip) for tile, strip in _PLACES
+    )
+    expected = math.prod(page.chunked)
+    if not offsets or not counts or {len(offsets), len(counts)} != {expected}:
+        what = f"{len(offsets or ())} places of pixels in its tags, expected {expected}"
+    elif page.compression == _UNCOMPRESSED and not all(
+        least <= count <= most for count, (least, most) in zip(counts, _sizes(page), strict=True)
+    ):
+        what = "its tags give the pixels too few or too many bytes"
+    elif _overlap(file, page, list(zip(offsets, counts, strict=True))):
+        what = "its tags look for pixels beyond the end, or where something else is"
+    else:
+        return None
+    return f"is damaged ({what}); copy the file again, or save it again"
+
+
+def _in_order(file: tifffile.TiffFile, page: Any) -> bool:
+    """Return whether all tags of a page could be read, and have the order of their numbers."""
+    codes = [tag.code for tag in page.tags]
+    file.filehandle.seek(page.offset)
+    (written,) = struct.unpack(file.tiff.tagnoformat, file.filehandle.read(file.tiff.tagnosize))
+    return len(codes) == written and codes == sorted(codes)
+
+
+def _sizes(page: Any) -> Iterator[tuple[int, int]]:
+    """Yield the fewest and the most bytes that each strip or tile can have, uncompressed."""
+    tiled = page.is_tiled
+    width, rows = (
+        (page.tilewidth, page.tilelength) if tiled else (page.imagewidth, page.rowsperstrip)
+    )
+    rows = rows if tiled else min(rows, page.imagelength)
+    channels = page.samplesperpixel if page.planarconfig == 1 else 1
+    row = -(-width * channels * page.bitspersample // 8)
+    in_a_plane = -(-page.imagelength // rows)
+    for number in range(math.prod(page.chunked)):
+        left = page.imagelength - number % in_a_plane * rows
+        least = rows if tiled else min(rows, left)
+        yield least * row, rows * row + _PADDING
+
+
+def _overlap(file: tifffile.TiffFile, page: Any, pixels: list[tuple[int, int]]) -> bool:
+    """Return whether pixels are outside of the file, or over each other, its header or its tags."""
+    tiff = file.tiff
+    tags = tiff.tagnosize + len(page.tags) * tiff.tagsize + tiff.offsetsize
+    others = [(0, 4 + tiff.offsetsize), (page.offset, tags)]
+    others += [
+        (tag.valueoffset, tag.valuebytecount)
+        for tag in page.tags
+        if tag.valuebytecount > tiff.offsetsize
+    ]
+    places = [(*place, True) for place in pixels] + [(*place, False) for place in others]
+    end_of_pixels = end_of_others = 0
+    for start, count, is_pixels in sorted(places):
+        if is_pixels:
+            if count < 1 or start < max(end_of_pixels, end_of_others):
+                return True
+            end_of_pixels = start + count
+        else:
+            if start < end_of_pixels:
+                return True
+            end_of_others = max(end_of_others, start + count)
+    return end_of_pixels > file.filehandle.size
+
+
+def _decoded(path: Path, page: Any) -> np.ndarray:
+    """Return the picture of a page, ``(H, W)`` or ``(H, W, 3)``."""
+    try:
+        pixels = page.asarray()
+    except tifffile.TiffFileError:
+        raise
+    except (ValueError, NotImplementedError, ImportError):  # tifffile wants an extra package
+        pixels = _by_pillow(path)
+        return _coloured(path, pixels, page) if page.photometric == _PHOTOMETRIC.PALETTE else pixels
+    return _followed(path, pixels, page)
+
+
+def _followed(path: Path, pixels: np.ndarray, page: Any) -> np.ndarray:
     """Return what the numbers of a page mean."""
     if page.axes == "SYX":  # a plane for each colour
         pixels = np.moveaxis(pixels, 0, -1)
@@ -102,29 +210,37 @@ def _followed(pixels: np.ndarray, page: Any) -> np.ndarray:
             return ~pixels
         if pixels.dtype == np.uint8:
             return np.uint8(2**page.bitspersample - 1) - pixels
-    if page.photometric == _PHOTOMETRIC.PALETTE:
-        table = np.asarray(page.colormap)
-        colours = (table >> 8 if table.max() > 255 else table).astype(np.uint8)
-        return _grey_if_it_is(np.moveaxis(colours[:, pixels.astype(int)], 0, -1))
-    return pixels
+    return _coloured(path, pixels, page) if page.photometric == _PHOTOMETRIC.PALETTE else pixels
 
 
-def _grey_if_it_is(pixels: np.ndarray) -> np.ndarray:
-    """Return ``(H, W)`` of a picture whose three colours are equal, any other as it is."""
-    grey = pixels[..., 0]
-    return grey if (pixels == grey[..., None]).all() else pixels
+def _coloured(path: Path, places: np.ndarray, page: Any) -> np.ndarray:
+    """Return the colours at places of a page's table, ``(H, W)`` if all are grey.
+
+    Raises:
+        KitError: two numbers that are in use are the same grey.
+    """
+    table = np.asarray(page.colormap)
+    table = (table >> 8 if table.max() > 255 else table).astype(np.uint8)
+    numbers = np.unique(places).astype(int)
+    used = table[:, numbers]
+    if (used != used[0]).any():
+        return np.moveaxis(table[:, places.astype(int)], 0, -1)
+    if len(np.unique(used[0])) < len(numbers):
+        raise KitError(
+            f"{path}: its table of colours shows different numbers as the same grey; save it as "
+            f"8-bit greyscale"
+        )
+    return table[0, places.astype(int)]
 
 
 def _by_pillow(path: Path) -> np.ndarray:
-    """Decode a picture by Pillow, which follows the tags by itself."""
+    """Decode a picture by Pillow, which follows all tags but the table of colours by itself."""
     # one thread at a time: filters of warnings are shared by all
     with _pillow, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a damaged file is reported in our words
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(path) as opened:
-            if opened.mode == "P":
-                return _grey_if_it_is(np.asarray(opened.convert("RGB")))
-            if opened.mode not in ("1", "L", "RGB"):
+            if opened.mode not in ("1", "L", "P", "RGB"):
                 raise KitError(
                     f"{path}: is stored as {opened.mode}; save images as 8-bit RGB and masks as "
                     f"8-bit greyscale"
