@@ -111,17 +111,20 @@ def load_weights(file: str | Path, model: str | None = None) -> TrainedModel:
     require_finite(file, weights)
     if config.model in MODELS:  # before a width that the weights do not have takes any memory
         with torch.device("meta"):
-            _load(file, build_model(config), config, weights)
+            outline = build_model(config)
+        _load(file, outline, config, weights, assign=True)
     network = build_model(config)
     _load(file, network, config, weights)
     names, scans = (_names(file, content, key) for key in ("trained_on", "scans"))
     return TrainedModel(network.eval(), config, names, scans)
 
 
-def _load(file: Path, network: nn.Module, config: Config, weights: dict[str, Any]) -> None:
+def _load(
+    file: Path, network: nn.Module, config: Config, weights: dict[str, Any], assign: bool = False
+) -> None:
     """Load weights into a network. Raises KitError if names or shapes differ."""
     try:
-        network.load_state_dict(weights)
+        network.load_state_dict(weights, assign=assign)
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise KitError(

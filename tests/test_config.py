@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import math
+from functools import partial
 
+import numpy as np
 import pytest
 
 from lib.config import BEST, LADDER, PROFILES, REFERENCE, Config, Profile, changes, choose_profile
@@ -124,6 +127,38 @@ def test_wrong_values_are_refused_at_once(field, value):
     with pytest.raises(KitError, match=field) as caught:
         Config(**{field: value})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"), [("epoch", "epochs"), ("Batch_Size", "batch_size"), ("pancake", None)]
+)
+def test_a_field_that_there_is_not(asked, meant):
+    words = f"did you mean {meant}?" if meant else "expected one of image_size, preprocessing"
+    for change in (Config, partial(dataclasses.replace, REFERENCE)):
+        with pytest.raises(KitError) as raised:
+            change(**{asked: 3})
+        assert str(raised.value).startswith(f"Config.{asked}: there is no such field; {words}")
+
+
+HUGE = {
+    "huge": 10**400,
+    "low": -(10**400),
+    "unwritable": 10**5000,
+    "nan": math.nan,
+    "inf": math.inf,
+}
+
+
+@pytest.mark.parametrize("value", HUGE)
+@pytest.mark.parametrize("field", ["lr", "epochs", "init_features", "flip"])
+def test_a_number_out_of_all_proportion(field, value):
+    with pytest.raises(KitError, match=rf"Config\.{field}: .*out of range, expected"):
+        Config(**{field: HUGE[value]})
+
+
+def test_numbers_of_numpy_are_welcome():
+    config = Config(lr=np.float32(0.5), epochs=np.int64(3))
+    assert (config.lr, type(config.lr), config.epochs, type(config.epochs)) == (0.5, float, 3, int)
 
 
 def test_a_plateau_needs_somebody_to_validate_on():

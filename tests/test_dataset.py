@@ -46,8 +46,9 @@ def fake_data(names, labelled=True, images=None) -> BrainData:
             0 if labelled else -1,
             1,
             str(i),
-            (images or {}).get(name, name),
-            geometry,
+            images_sha256="",
+            slices=(f"pixels of {(images or {}).get(name, name)}",),
+            geometry=geometry,
         )
         for i, name in enumerate(names)
     }

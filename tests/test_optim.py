@@ -15,7 +15,7 @@ from lib import train
 from lib.config import Config
 from lib.dataset import load_data
 from lib.optim import MovingAverage, build_optimizer, learning_rate
-from lib.runtime.memory import OUT_OF_MEMORY, DeviceMemory
+from lib.runtime.memory import DeviceMemory, is_out_of_memory, memory_in_words
 from lib.train import fit
 from lib.utils import KitError
 from tests.test_train import TINY, outcome
@@ -268,8 +268,25 @@ def test_out_of_memory_takes_the_dataset_off_the_device_first(data, tmp_path, mo
 
 
 def test_the_cpus_own_words_for_out_of_memory_are_known():
-    with pytest.raises(RuntimeError, match=OUT_OF_MEMORY):
+    with pytest.raises(RuntimeError) as raised:
         torch.empty(2**46)
+    assert is_out_of_memory(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_it"),
+    [
+        (RuntimeError("could not create a primitive"), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (MemoryError(), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_each_library_has_its_own_words_for_out_of_memory(error, is_it):
+    assert is_out_of_memory(error) == is_it
+    with pytest.raises(KitError if is_it else type(error)), memory_in_words():
+        raise error
 
 
 def test_out_of_memory_in_validation(data, tmp_path, monkeypatch):

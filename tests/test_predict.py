@@ -367,6 +367,20 @@ def test_patients_seen_in_training_are_marked(tiny_kaggle, tmp_path, learnt):
     assert f"{6 - len(learnt)} patients" in str(prediction) or len(learnt) == 6
 
 
+def test_patients_are_known_again_under_other_names_and_dates(tiny_kaggle, kaggle_folder):
+    known = load_data(tiny_kaggle, TINY.image_size)
+    trained = dataclasses.replace(
+        Bright.trained(NAMES[:2]), scans=tuple(known.scans([NAMES[0], NAMES[1]]))
+    )
+    root = kaggle_folder(("P1", "P2", "P3"))  # the first two have the images of NAMES[:2]
+    for file in (root / "P2").glob("P2_3*.tif"):
+        file.unlink()  # a copy that lacks a slice
+    visit = NAMES[1].replace("1996", "1999")
+    write_patient(root, visit, *brain(77))
+    prediction = predict.predict(trained, root, device="cpu")
+    assert prediction.seen == ("P1", "P2", visit)
+
+
 def test_nobody_to_segment(tiny_kaggle, tmp_path):
     prediction = predict.predict(Bright.trained(), tiny_kaggle, tmp_path, patients=[], device="cpu")
     assert (tmp_path / "cases.csv").read_text() == "patient,slices,seen\n"
@@ -568,6 +582,32 @@ def test_weights_as_wrappers_of_torch_save_them(tmp_path, prefix):
     torch.save(weights, tmp_path / "c.pt")
     a, b, c = (load_weights(tmp_path / f"{name}.pt").network.state_dict() for name in "abc")
     assert all(torch.equal(a[name], c[name]) and torch.equal(b[name], c[name]) for name in c)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_weights_of_a_run_as_wrappers_save_them(weights, prefix):
+    content = torch.load(weights, weights_only=True)
+    expected = load_weights(weights).network.state_dict()
+    content["weights"] = {prefix + name: value for name, value in content["weights"].items()}
+    torch.save(content, weights)
+    found = load_weights(weights).network.state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_width_that_the_weights_do_not_have_takes_no_memory(weights):
+    content = torch.load(weights, weights_only=True)
+    for width, words in ((10**6, "Config.init_features"), (512, "are not those of unet")):
+        content["config"]["init_features"] = width
+        torch.save(content, weights)
+        with pytest.raises(KitError, match=words):
+            load_weights(weights)
+
+
+def test_an_output_that_is_no_number_names_the_patient(tiny_kaggle):
+    trained = Bright.trained()
+    trained.network.forward = lambda images: images[:, :1] * float("nan")
+    with pytest.raises(KitError, match=rf"{NAMES[1]}: the network's output is not a number"):
+        predict.predict(trained, tiny_kaggle, patients=NAMES[1:2], device="cpu")
 
 
 def test_weights_that_are_no_numbers_are_refused(weights):

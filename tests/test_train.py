@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from lib import logger, train
 from lib.config import Config
 from lib.dataset import load_data
 from lib.logger import Record, Run, RunFolder, find_run, finished_runs
+from lib.optim import MovingAverage
 from lib.predict import load_weights, predict
 from lib.report.experiments import read_attempts
 from lib.runtime import code_fingerprint
@@ -368,9 +370,38 @@ def test_data_of_another_size_is_refused(data, tmp_path):
         fit(dataclasses.replace(TINY, image_size=64), data, tmp_path)
 
 
-def test_loss_that_is_no_number_stops_the_run(data, tmp_path):
-    with pytest.raises(KitError, match="not a number"):
-        fit(dataclasses.replace(TINY, lr=1e30, optimizer="SGD"), data, tmp_path)
+def test_a_run_that_gives_no_numbers_is_stopped(data, tmp_path):
+    with pytest.raises(KitError, match=r"TCGA_\w+: the network's output is not a number in places"):
+        fit(dataclasses.replace(TINY, lr=1e6, optimizer="SGD", loss="BCELoss"), data, tmp_path)
+
+
+def test_the_layer_that_is_no_number_is_named(data, tmp_path, monkeypatch):
+    def spoil(self, model):
+        model.conv.bias.data[0] = float("inf")
+
+    monkeypatch.setattr(MovingAverage, "update", spoil)
+    with pytest.raises(KitError, match=r"conv\.bias is not a number after epoch 1; lower lr"):
+        fit(TINY, data, tmp_path)
+    assert not list(tmp_path.glob("runs/*/last.pt"))
+
+
+@pytest.mark.parametrize("name", ["last.pt", "best.pt"])
+def test_the_checkpoint_of_another_run_is_not_used(name, data, tmp_path, capsys):
+    whole = fit(TINY, data, tmp_path / "whole")
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    for config in (TINY, dataclasses.replace(TINY, seed=7)):
+        with pytest.raises(KeyboardInterrupt):
+            fit(config, data, tmp_path / "out", watch=stop)
+    other = next(path for path in (tmp_path / "out" / "runs").iterdir() if path.name != whole.id)
+    mine = tmp_path / "out" / "runs" / whole.id
+    shutil.copyfile(other / name, mine / name)
+    run = fit(TINY, data, tmp_path / "out")
+    assert outcome(run) == outcome(whole)
+    assert f"is of another run, {other.name}" in capsys.readouterr().out
+    assert (mine / f"{name}.aside").read_bytes() == (other / name).read_bytes()
 
 
 # --- what the run folders tell --------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Hashing, atomic writing, progress bars."""
 
 import os
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,6 +9,7 @@ import pytest
 
 from lib.utils import (
     KitError,
+    _who,
     build_folder,
     fingerprint,
     progress,
@@ -25,7 +27,9 @@ def test_hashes(tmp_path):
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
 
 
-def test_folder_is_built_once_and_as_a_whole(tmp_path):
+def test_folder_is_built_once_and_as_a_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
     target, built = tmp_path / "deep" / "target", []
 
     def build(folder):
@@ -38,13 +42,14 @@ def test_folder_is_built_once_and_as_a_whole(tmp_path):
         list(pool.map(lambda _: build_folder(target, (target / "file").is_file, build), range(4)))
     assert len(built) == 1
     assert [path.name for path in target.parent.iterdir()] == ["target"]
+    assert not list((tmp_path / "temporary").iterdir())  # no lock is left
 
     def broken(folder):
         raise OSError("no space")
 
     with pytest.raises(OSError, match="no space"):
         build_folder(tmp_path / "other", (tmp_path / "other").is_dir, broken)
-    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
+    assert {path.name for path in tmp_path.iterdir()} == {"deep", "temporary"}
 
 
 def test_what_killed_builders_left_is_removed(tmp_path):
@@ -57,6 +62,8 @@ def test_what_killed_builders_left_is_removed(tmp_path):
         (folder / "file").touch()
     for path in (dead, dead / "file", alive, other, other / "file"):
         os.utime(path, (1, 1))
+    ours = tmp_path / f".a.{_who()}.abc.kit-partial"  # just now, but its lock is held by nobody
+    ours.mkdir()
     mine = tmp_path / ".a.20240101"  # of the user
     mine.mkdir()
     os.utime(mine, (1, 1))

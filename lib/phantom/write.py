@@ -6,6 +6,7 @@ with three sequences and stored as 8-bit pictures.
 
 from __future__ import annotations
 
+import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -99,8 +100,15 @@ def _write_patient(root: Path, seed: int, size: int, index: int) -> None:
     folder = root / name
     folder.mkdir()
     for number, (picture, truth) in enumerate(zip(volume, mask, strict=True), start=1):
-        Image.fromarray(picture).save(folder / f"{name}_{number}.tif")
-        Image.fromarray(truth * np.uint8(255)).save(folder / f"{name}_{number}_mask.tif")
+        _save(picture, folder / f"{name}_{number}.tif")
+        _save(truth * np.uint8(255), folder / f"{name}_{number}_mask.tif")
+
+
+def _save(picture: np.ndarray, path: Path) -> None:
+    """Write a picture as TIFF; Pillow itself does not notice that a disk took half of a file."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="TIFF")
+    path.write_bytes(buffer.getvalue())
 
 
 def _check_request(patients: int, seed: int, size: int) -> None:
