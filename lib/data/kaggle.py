@@ -29,6 +29,7 @@ KAGGLE_INPUT = Path("/kaggle/input")
 _SLICE = re.compile(r"(?P<stem>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?", re.IGNORECASE)
 _DATE = re.compile(r"_(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$")  # of a visit
 _PICTURE = re.compile(r".+\.(tiff?|png|jpe?g|bmp|gif|dcm|nii|gz)", re.IGNORECASE)
+_PICTURE_OR_ZIP = re.compile(rf"{_PICTURE.pattern}|.+\.zip", re.IGNORECASE)
 _MAX_FILES, _MAX_BYTES = 50_000, 8 * 2**30  # the real archive: 15,718 files (each twice), 2 GiB
 _SEARCH_DEPTH = 4
 _UNPACKED = ".unpacked"  # beside the patients: what the archive held, and a remark on it
@@ -124,7 +125,7 @@ def find_root(source: str | Path) -> Path:
     if _looks_like_patient(source):
         raise KitError(f"{source}: this is one patient's folder; give the folder that holds it")
     some = itertools.islice(source.rglob("*"), 20_000)
-    here = next((path for path in some if _PICTURE.fullmatch(path.name)), None)
+    here = next((path for path in some if _PICTURE_OR_ZIP.fullmatch(path.name)), None)
     seen = f", there is e.g. {here.relative_to(source).as_posix()}" if here else ""
     raise KitError(f"{source}: no patient folders found; {_NAMED}{seen}")
 
@@ -148,8 +149,10 @@ def _require_one(source: Path, found: list[Path]) -> None:
 
     Kaggle's archive has the patients twice, in a folder and in one within another.
     """
+    if len(found) == 1:
+        return
     depths = {len(folder.parts) for folder in found}
-    if len(depths) == len(found) and len({_sizes(folder) for folder in found}) == 1:
+    if len(depths) == len(found) and len({_signs(folder) for folder in found}) == 1:
         return
     first, second = (folder.relative_to(source).as_posix() for folder in found[:2])
     raise KitError(
@@ -159,14 +162,21 @@ def _require_one(source: Path, found: list[Path]) -> None:
     )
 
 
-def _sizes(root: Path) -> frozenset[tuple[str, str, int]]:
-    """Return patient, name and bytes of each slice in a folder of patients."""
-    return frozenset(
-        (folder.name, file.name, file.stat().st_size)
-        for folder in _folders(root)
-        for file in folder.iterdir()
-        if _SLICE.fullmatch(file.name)
-    )
+def _signs(root: Path) -> frozenset[tuple[str, str, int, int]]:
+    """Return patient, name and bytes of each slice, and a checksum of two of each patient.
+
+    To read all of them would take minutes where Kaggle mounts the data set.
+    """
+    signs = set()
+    for folder in _folders(root):
+        names = sorted(name for name in _names(folder) if _SLICE.fullmatch(name))
+        middle = names[len(names) // 2 - 1 : len(names) // 2 + 1]
+        for name in names:
+            file = folder / name
+            size = file.stat().st_size if file.exists() else -1
+            checksum = zlib.crc32(file.read_bytes()) if name in middle and file.is_file() else 0
+            signs.add((folder.name, name, size, checksum))
+    return frozenset(signs)
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -457,8 +467,10 @@ def _passed_over(count: int, example: str) -> str:
     return f"pictures passed over: {count}, e.g. {example}; {_NAMED}"
 
 
-def stat_key(patients: list[Patient]) -> list[tuple[str, int, int]]:
-    """Return name, bytes and time of the last change in ns of every file.
+def stat_key(patients: list[Patient]) -> list[tuple[str, int, int, int]]:
+    """Return name, bytes and times of the last changes in ns of every file.
+
+    The time of the content can be set back by programs, that of the file cannot.
 
     Raises:
         KitError: one of them is gone.
@@ -472,9 +484,8 @@ def stat_key(patients: list[Patient]) -> list[tuple[str, int, int]]:
             raise KitError(
                 f"{path}: cannot be read ({error.strerror}); restore it, or remove the patient"
             ) from None
-        # a date of content can be set back, the other one cannot
-        latest = max(stat.st_mtime_ns, stat.st_ctime_ns)
-        key.append((f"{path.parent.name}/{path.name}", stat.st_size, latest))
+        name = f"{path.parent.name}/{path.name}"
+        key.append((name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
     return key
 
 

@@ -79,7 +79,7 @@ def test_changed_source_is_prepared_anew(tiny_kaggle, builds, change):
 
 
 def test_sizes_and_modes_lie_side_by_side(tiny_kaggle, builds):
-    for size, mode in ((16, "reference"), (32, "reference"), (16, "native")) * 2:
+    for size, mode in ((48, "reference"), (32, "reference"), (48, "native")) * 2:
         data = load_data(tiny_kaggle, size, mode)
         assert data.cache.images.shape[1:] == (3, size, size)
     assert len(builds) == len(built()) == 3
@@ -135,7 +135,7 @@ def test_native_masks_of_odd_sizes_are_exact(tmp_path):
         volume, _ = brain(i, *shape)
         masks[f"P_{i}"] = (rng.random(shape) < 0.4).astype(np.uint8)
         write_patient(tmp_path / "data", f"P_{i}", volume, masks[f"P_{i}"])
-    data = load_data(tmp_path / "data", 16)
+    data = load_data(tmp_path / "data", 32)
     for name, mask in masks.items():
         np.testing.assert_array_equal(data.truth(name), mask)
 
@@ -410,7 +410,7 @@ def test_fingerprint_is_that_of_the_pixels(tiny_kaggle, tmp_path):
     for file in elsewhere.rglob("*.tif"):
         os.utime(file, (1_000_000, 1_000_000))
     assert load_data(elsewhere, SIZE).fingerprint == before.fingerprint
-    assert load_data(elsewhere, 16).fingerprint == before.fingerprint
+    assert load_data(elsewhere, 48).fingerprint == before.fingerprint
     volume, mask, _ = kaggle.read_patient(before.patients[NAMES[0]])
     shutil.rmtree(elsewhere / NAMES[0])
     mask[2, 16, 16] ^= 1
