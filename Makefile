@@ -5,7 +5,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 NOTEBOOKS := train_default.ipynb train.ipynb train_best.ipynb inference.ipynb
 
-.PHONY: help run lab report test test-all lint types test-unit test-notebooks test-browser test-slow bench figures reference-figures notebooks grade-demo student
+.PHONY: help run lab report test test-all lint types test-unit test-notebooks test-browser test-faults test-slow faults bench figures reference-figures notebooks grade-demo student
 
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +23,7 @@ report: .venv/run ## result/report.html and .md: every attempt so far
 ### BEGIN SOLUTION
 STEP := .ci/step
 
-test: lint types test-unit test-notebooks test-browser ## all checks but the slow tests
+test: lint types test-unit test-notebooks test-browser test-faults ## all checks but the slow tests
 
 test-all: test test-slow ## the same and the slow tests
 
@@ -45,8 +45,15 @@ test-notebooks: .venv/dev ## the four notebooks (smoke profile)
 test-browser: .venv/dev ## the slice browser in Chromium, where it is installed
 	$(STEP) $(PY) -m pytest -q -m "browser and not slow"
 
-test-slow: .venv/dev ## tests of more than a few seconds
+test-faults: .venv/dev ## a minute of the tries of make faults
+	$(STEP) $(PY) -m tests.faults --share 0.02
+
+test-slow: .venv/dev ## tests of more than a few seconds, and three minutes of the tries of make faults
 	$(STEP) $(PY) -m pytest -q -n 2 --dist worksteal -m slow
+	$(STEP) $(PY) -m tests.faults --share 0.08
+
+faults: .venv/dev ## damage, interrupt and misuse the kit, docs/reliability.md; all tries with FULL=1, half an hour
+	$(PY) -m tests.faults $(if $(FULL),--full)
 
 bench: .venv/dev ## speed and memory, measured side by side on this machine, 4 minutes; all with FULL=1, half an hour
 	$(PY) -m benchmarks.run $(if $(FULL),--full)

@@ -211,7 +211,7 @@ class Config:
         """Raise ``KitError`` for a field that there is not, with the nearest name."""
         known = [spec.name for spec in dataclasses.fields(cls)]
         for name in fields.keys() - set(known):
-            near = difflib.get_close_matches(name.lower(), known, 1, 0.5)
+            near = difflib.get_close_matches(name.lower(), known, 1)
             hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
             raise KitError(f"Config.{name}: there is no such field; {hint}")
         return super().__new__(cls)

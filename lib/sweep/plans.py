@@ -256,5 +256,5 @@ def find_plan(plan: Plan | str) -> Plan:
     if isinstance(plan, Plan):
         return plan
     if not isinstance(plan, str) or plan not in PLANS:
-        raise KitError(f"plan {plan!r} is unknown; use a Plan, or one of {', '.join(PLANS)}")
+        raise KitError(f"plan {plan!r} is unknown; use one of {', '.join(PLANS)}")
     return PLANS[plan]

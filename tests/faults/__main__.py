@@ -7,11 +7,11 @@ result, a lost file or a hang. Any of the last four makes the exit code 1.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 import time
 
-from tests.faults.run import RECORD, by_letter, jobs, run, show, table
+from tests.faults.page import record
+from tests.faults.run import by_letter, jobs, run, show, table
 from tests.faults.tries import all_kinds
 
 
@@ -42,10 +42,7 @@ def main() -> None:
             each = seconds / sum(tally.counts[name].values())
             print(f"{seconds:8.1f} s {each:8.3f} each  {name}")
     if given.full and not given.kinds and not tally.troubles:
-        with open(RECORD, "w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        record(rows)
     sys.exit(bool(tally.troubles))
 
 

@@ -16,10 +16,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from lib.utils import PROJECT, progress
+from lib.utils import progress
 from tests.faults.tries import BAD, LETTERS, OUTCOMES, Kind, all_kinds, quiet_environment
 
-RECORD = PROJECT / "result" / "reference" / "faults.csv"
 START = 120  # seconds that a process may take to start
 Job = tuple[str, int]  # name of the kind, number of the try
 

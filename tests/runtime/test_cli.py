@@ -193,8 +193,8 @@ def test_output_that_cannot_be_written_is_one_line():
     lines = done.stderr.decode().splitlines()
     assert done.returncode == 2
     assert lines == [
-        "error: a file or the output: No space left on device; see whether it is there and may be "
-        "used, make room for it, or name another place"
+        "error: a file or the output: No space left on device; free some space, or name another "
+        "place"
     ]
 
 

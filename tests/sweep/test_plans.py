@@ -104,7 +104,7 @@ def test_a_variant_that_no_config_allows_is_named(changes, reason):
 
 
 def test_unknown_plan():
-    with pytest.raises(KitError, match="plan 'los' is unknown; use a Plan, or one of sampling"):
+    with pytest.raises(KitError, match="plan 'los' is unknown; use one of sampling, loss"):
         find_plan("los")
 
 
