@@ -21,6 +21,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit 2 with the message."""
+        message = message if len(message) < 400 else f"{message[:200]} ..."
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
