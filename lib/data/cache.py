@@ -215,6 +215,8 @@ def open_cache(root: Path, patients: list[Patient], size: int, preprocessing: st
         if folder.is_dir():
             say(f"{folder}: the prepared slices are damaged; they are prepared anew")
             shutil.rmtree(folder, ignore_errors=True)
+        else:
+            folder.unlink(missing_ok=True)  # a file in its place
         _remove_outdated(folder.parent, series, place)
         _build(partial, {"key": key, "root": place}, patients, size, preprocessing)
 

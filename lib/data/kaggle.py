@@ -19,6 +19,7 @@ import numpy as np
 import tifffile
 
 from lib.data.pictures import MAX_BYTES, read_picture
+from lib.runtime.own_files import OwnFiles
 from lib.utils import PROJECT, KitError, as_path, build_folder, fingerprint, write_atomic
 
 KAGGLE_DATASET = "mateuszbuda/lgg-mri-segmentation"
@@ -26,10 +27,11 @@ KIT_PLACES = (PROJECT / "data" / "archive.zip", PROJECT / "data" / "kaggle_3m")
 """The archive first: it is compared with the folder beside it."""
 KAGGLE_INPUT = Path("/kaggle/input")
 """Where Kaggle's own notebooks find data sets, some folders deeper."""
-_SLICE = re.compile(r"(?P<stem>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?", re.IGNORECASE)
+_FLAGS = re.IGNORECASE | re.DOTALL  # a name may even have line ends
+_SLICE = re.compile(r"(?P<stem>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?", _FLAGS)
 _DATE = re.compile(r"_(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$")  # of a visit
-_PICTURE = re.compile(r".+\.(tiff?|png|jpe?g|bmp|gif|dcm|nii|gz)", re.IGNORECASE)
-_PICTURE_OR_ZIP = re.compile(rf"{_PICTURE.pattern}|.+\.zip", re.IGNORECASE)
+_PICTURE = re.compile(r".+\.(tiff?|png|jpe?g|bmp|gif|dcm|nii|gz)", _FLAGS)
+_PICTURE_OR_ZIP = re.compile(rf"{_PICTURE.pattern}|.+\.zip", _FLAGS)
 _MAX_FILES, _MAX_BYTES = 50_000, 8 * 2**30  # the real archive: 15,718 files (each twice), 2 GiB
 _SEARCH_DEPTH = 4
 _UNPACKED = ".unpacked"  # beside the patients: what the archive held, and a remark on it
@@ -138,7 +140,8 @@ def _candidates(source: Path) -> Iterator[Path]:
         for folder in level:
             children = _folders(folder)
             if any(_looks_like_patient(child) for child in children):
-                yield folder
+                if folder == source or not OwnFiles(folder).list.is_file():  # predicted masks
+                    yield folder
             else:
                 below += children
         level = below
@@ -346,9 +349,10 @@ def _slice_entries(
             *holder, patient, name = _parts(entry)
             holders.setdefault(tuple(holder), {})[patient, name] = entry
     if not holders:
+        names = (entry.filename for entry in bundle.infolist())
+        here = next((name for name in names if _PICTURE_OR_ZIP.fullmatch(name)), None)
         raise KitError(
-            f"{archive}: holds no <patient>/<patient>_<slice>.tif; expected Kaggle's archive.zip "
-            f"of {KAGGLE_DATASET}"
+            f"{archive}: no patients found; {_NAMED}{f', there is e.g. {here}' if here else ''}"
         )
     if len({_content(entries) for entries in holders.values()}) > 1:
         first, second = ("/".join(holder) or "." for holder in itertools.islice(holders, 2))
@@ -464,6 +468,7 @@ def _pictures(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _passed_over(count: int, example: str) -> str:
+    example = re.sub(r"[\x00-\x1f\x7f]", "?", example)  # a remark is one line
     return f"pictures passed over: {count}, e.g. {example}; {_NAMED}"
 
 
@@ -525,6 +530,11 @@ def read_patient(patient: Patient) -> tuple[np.ndarray, np.ndarray | None, list[
     _require_plausible(patient, volume, mask)
     if not mask.any():
         remarks.append(f"{patient.name}: no tumour in any slice")
+    elif _dark_share(volume, mask) > _TOO_MUCH:
+        remarks.append(
+            f"{patient.name}: most of the tumour is where the images are black; are the masks "
+            f"those of these slices, and upright?"
+        )
     return volume, mask, remarks
 
 
@@ -542,6 +552,11 @@ def _tumour(folder: Path, mask: np.ndarray) -> np.ndarray:
             f"for the rest; save them with two, and without JPEG or smooth edges"
         )
     return (mask == values[-1]).astype(np.uint8) if values[-1] else mask
+
+
+def _dark_share(volume: np.ndarray, mask: np.ndarray) -> float:
+    """Return the share of a tumour that has less than a tenth of the largest intensity."""
+    return float((volume[mask > 0].max(axis=1) < volume.max() / 10).mean())
 
 
 def _gaps(numbers: tuple[int, ...]) -> Iterator[int]:

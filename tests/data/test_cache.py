@@ -258,6 +258,24 @@ def test_what_is_changed_after_it_was_checked_is_noticed(tiny_kaggle, builds):
     assert len(builds) == 2 and file.read_bytes() == content
 
 
+def test_a_file_where_the_cache_was(tiny_kaggle, builds):
+    folder = cache_of(load_data(tiny_kaggle, SIZE))
+    shutil.rmtree(folder)
+    folder.touch()
+    assert len(load_data(tiny_kaggle, SIZE).patients) == 6
+    assert len(builds) == 2
+
+
+@pytest.mark.parametrize("name", ["kaggle [1]", "k" * 250])
+def test_odd_names_of_a_data_set(tiny_kaggle, builds, name):
+    root = tiny_kaggle.rename(tiny_kaggle.with_name(name))
+    for _ in range(2):
+        load_data(root, SIZE)
+    (root / NAMES[0] / f"{NAMES[0]}_1.tif").touch()
+    load_data(root, SIZE)
+    assert len(builds) == 2 and len(built()) == 1, "the outdated cache is deleted"
+
+
 @pytest.mark.parametrize("kind", ["a folder", "nested"])
 def test_an_index_that_is_no_index(tiny_kaggle, builds, kind):
     index = cache_of(load_data(tiny_kaggle, SIZE)) / "index.json"

@@ -13,9 +13,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from lib.data import find_root, kaggle, list_patients, read_patient, write_masks
+from lib.data import encode_masks, find_root, kaggle, list_patients, read_patient, write_masks
 from lib.data.kaggle import passed_over, unpack
 from lib.dataset import load_data
+from lib.runtime.own_files import OwnFiles
 from lib.utils import KitError
 from tests.conftest import NAMES, brain, write_patient
 
@@ -174,7 +175,7 @@ def test_of_two_entries_of_a_name_the_last_counts(tmp_path):
 def test_what_is_passed_over_in_an_archive_is_counted(kaggle_folder, tmp_path):
     archive = write_zip(tmp_path / "hospital.zip", kaggle_folder(["P1", "P2"]))
     with zipfile.ZipFile(archive, "a") as bundle:
-        for name in ("P3/P3-1.tif", "P4/P4_1.png", ".P5/.P5_1.tif", "P6 /P6 _1.tif"):
+        for name in ("P3/P3-1.tif", "P4/P4_1.png", ".P5/.P5_1.tif", "P6\n/P6\n_1.tif"):
             bundle.writestr(name, b"slice")
     for _ in range(2):  # where it is unpacked, and where it was
         remarks = load_data(archive, 32).remarks
@@ -208,6 +209,16 @@ def test_a_folder_beside_an_archive_is_not_taken_for_it(kaggle_folder, tmp_path)
     assert find_root(archive) == tmp_path / "kaggle_3m"  # unpacked by hand
 
 
+def test_the_archive_decides_what_the_kits_own_folder_holds(kaggle_folder, tmp_path, monkeypatch):
+    places = [tmp_path / place.name for place in kaggle.KIT_PLACES]
+    monkeypatch.setattr(kaggle, "KIT_PLACES", places)
+    source = kaggle_folder(NAMES[:2])
+    write_zip(tmp_path / "archive.zip", source)
+    shutil.copytree(source / NAMES[0], tmp_path / "kaggle_3m" / NAMES[0])
+    assert kaggle.usual_places() == [tmp_path / "archive.zip", tmp_path / "kaggle_3m"]
+    refused(tmp_path / "kaggle_3m", find_root, kaggle.usual_places()[0])
+
+
 @pytest.mark.parametrize("name", ["P 1", "P(1)", "P+1", "O'Neil", "-P", "P.1", "患者"])
 def test_names_of_patients_in_a_zip(kaggle_folder, tmp_path, name):
     archive = write_zip(tmp_path / "hospital.zip", kaggle_folder([name]))
@@ -231,6 +242,47 @@ def test_several_candidates_are_a_question(kaggle_folder, tmp_path):
     assert find_root(tmp_path / "split" / "val") == tmp_path / "split" / "val"
 
 
+def test_kaggles_second_copy_is_no_candidate(kaggle_folder, tmp_path):
+    source = kaggle_folder(NAMES[:2])
+    copy = tmp_path / "lgg-mri-segmentation" / "kaggle_3m"
+    for place in (tmp_path / "kaggle_3m", copy):
+        shutil.copytree(source, place)
+    assert find_root(tmp_path) == tmp_path / "kaggle_3m"
+    (copy / NAMES[1] / f"{NAMES[1]}_6_mask.tif").unlink()
+    assert "2 folders hold patients, kaggle_3m and lgg-mri-segmentation/kaggle_3m" in refused(
+        tmp_path, find_root, tmp_path
+    )
+
+
+def test_predicted_masks_are_no_candidate(patient_folder, tmp_path):
+    out, patient = tmp_path / "result" / "masks", only(patient_folder)
+    OwnFiles(out).write(encode_masks(out, patient, np.zeros((6, 32, 32), np.uint8)))
+    assert find_root(tmp_path) == patient_folder.parent
+
+
+def test_images_and_masks_apart_are_a_question(patient_folder, tmp_path):
+    masks = tmp_path / "masks" / NAME
+    masks.mkdir(parents=True)
+    for file in patient_folder.glob("*_mask.tif"):
+        file.rename(masks / file.name)
+    assert "with the masks beside their images" in refused(tmp_path, find_root, tmp_path)
+
+
+def test_a_folder_that_cannot_be_read(patient_folder, tmp_path, monkeypatch):
+    closed, listing = [tmp_path / "lost+found"], Path.iterdir
+    closed[0].mkdir()
+
+    def iterdir(self):
+        if self in closed:
+            raise PermissionError(13, "Permission denied")
+        return listing(self)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert find_root(tmp_path) == patient_folder.parent
+    closed.append(patient_folder)
+    refused(patient_folder, list_patients, patient_folder.parent)
+
+
 def test_what_is_passed_over_is_counted(patient_folder):
     root = patient_folder.parent
     (patient_folder / f"{NAME}-7.tif").touch()
@@ -240,6 +292,10 @@ def test_what_is_passed_over_is_counted(patient_folder):
     (remark,) = passed_over(root, list_patients(root))
     assert remark.startswith("pictures passed over: 3, e.g. P004/P004-1.tif; slices are named")
     assert remark in load_data(root, 32).remarks
+    (root / "old" / NAME).mkdir(parents=True)
+    (root / "old" / NAME / f"{NAME}_1.tif").touch()
+    (root / "loose.png").touch()
+    assert passed_over(root, list_patients(root))[0].startswith("pictures passed over: 5, e.g.")
 
 
 def test_nothing_found_but_pictures(tmp_path):
@@ -365,7 +421,7 @@ def test_zip_without_slices(tmp_path):
     with zipfile.ZipFile(archive, "w") as bundle:
         bundle.writestr("kaggle_3m/README.md", "nothing here")
         bundle.writestr("loose_1.tif", b"not in a patient's folder")
-    refused(archive, unpack, archive)
+    assert refused(archive, unpack, archive).endswith(", there is e.g. loose_1.tif")
 
 
 def test_encrypted_zip(tiny_kaggle, tmp_path):
@@ -499,6 +555,29 @@ def test_a_folder_that_was_copied_or_renamed(patient_folder):
     assert f"give it the name {NAME}" in refused(copy, list_patients, patient_folder.parent)
 
 
+def test_an_accent_in_two_spellings(tmp_path):
+    """macOS writes it as a letter of its own."""
+    folder = write_patient(tmp_path, "M\u00fcller", *brain(0))
+    renamed = folder.rename(tmp_path / "Mu\u0308ller")
+    assert find_root(tmp_path) == tmp_path
+    assert len(only(renamed).masks) == 6
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such names")
+@pytest.mark.parametrize("name", [b"P\n1", b"P\xff"])
+def test_names_that_are_no_text(tmp_path, name):
+    write_patient(tmp_path, os.fsdecode(name), *brain(0))
+    assert "no text; give it another name" in refused(tmp_path, list_patients, tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_a_link_to_a_slice_that_is_gone(patient_folder):
+    image_path(patient_folder).unlink()
+    image_path(patient_folder).symlink_to("gone")
+    text = refused(image_path(patient_folder), load_data, patient_folder.parent, 32)
+    assert "restore it, or remove the patient" in text
+
+
 def test_folder_without_patients(tmp_path):
     refused(tmp_path, list_patients, tmp_path)
 
@@ -613,6 +692,12 @@ def test_remarks_on_gaps_and_on_no_tumour(tmp_path):
     assert len(remarks) == 2
     assert any("no tumour" in remark for remark in remarks)
     assert any("3, 4, 8, 9, 10 ..." in remark for remark in remarks)
+
+
+def test_numbers_that_are_dates(tmp_path):
+    volume, mask = brain(0, slices=3)
+    patient = only(write_patient(tmp_path, NAME, volume, mask, numbers=(1, 10**15, 10**15 + 1)))
+    assert read_patient(patient)[2] == [f"{NAME}: slice numbers missing: 2, 3, 4, 5, 6 ..."]
 
 
 def test_gaps_are_remarked_without_masks_too(tmp_path):

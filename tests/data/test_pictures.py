@@ -14,6 +14,7 @@ from lib.data import list_patients, read_patient
 from lib.data.pictures import read_picture
 from lib.utils import KitError
 from tests.conftest import NAMES, brain, write_patient
+from tests.faults.tiff import Way, save
 
 NAME = NAMES[0]
 VOLUME, MASK = brain(0)
@@ -69,9 +70,49 @@ MASKS = {
     "0 and 128": lambda p, a: tifffile.imwrite(p, a // 255 * 128),
     "254 and 255": lambda p, a: tifffile.imwrite(p, a // 255 + 254),
     "palette, black and white": palette([(0, 0, 0), (255, 255, 255)]),
+    "4 bits, white is zero": lambda p, a: save(p, 15 - a // 17, Way(bits=4, colours=0)),
+    "2 bits, a table of greys": lambda p, a: save(
+        p, a // 255 + 1, Way(bits=2, colours=3, extra={320: (3, [0, 9 * 257, 77 * 257, 0] * 3)})
+    ),
+    "a table of 8 bits": lambda p, a: save(
+        p, a // 255, Way(colours=3, extra={320: (3, [9, 77, *[0] * 254] * 3)})
+    ),
+    "a table of 8 bits, LZW": lambda p, a: save(
+        p, a // 255, Way(colours=3, compression=5, extra={320: (3, [9, 77, *[0] * 254] * 3)})
+    ),
+    "the last strip comes first": lambda p, a: save(p, a, Way(rows=5, backwards=True)),
+    "the lowest bit is the first pixel": lambda p, a: save(p, a // 255, Way(bits=1, fill=2)),
+    "bytes behind it": lambda p, a: save(p, a, Way(after=b"signed by me")),
+    "a thumbnail in a directory below": lambda p, a: with_thumbnail(p, a),
     "palette, dark and light grey, LZW": palette([(9, 9, 9), (77, 77, 77)], compression="tiff_lzw"),
 }
+
+
+def with_thumbnail(path, grey):
+    with tifffile.TiffWriter(path) as file:
+        file.write(grey, subifds=1)
+        file.write(grey[::2, ::2], subfiletype=1)
+
+
+def imagej_stack(path, grey):
+    """ImageJ describes a large stack by one page."""
+    tifffile.imwrite(path, np.stack([grey * 0, grey]), metadata={"axes": "ZYX"}, truncate=True)
+
+
 REFUSED_MASKS = {
+    "a stack in one page": (imagej_stack, "has 2 pages, and one of them is the slice"),
+    "a table with the same grey for both": (
+        lambda p, a: save(p, a // 255, Way(colours=3, extra={320: (3, [9 * 257] * 768)})),
+        "shows different numbers as the same grey; save it as 8-bit greyscale",
+    ),
+    "a second channel without a name": (
+        lambda p, a: save(p, np.dstack([a, a]), Way()),
+        "has 2 channels, which its tags do not name; save it again",
+    ),
+    "differences without compression": (
+        lambda p, a: save(p, a, Way(predictor=2)),
+        "ask for differences of pixels, without compression; save it again",
+    ),
     "black on white, no tag": (lambda p, a: tifffile.imwrite(p, 255 - a), "inverted"),
     "palette, tumour black": (palette([(255, 255, 255), (0, 0, 0)]), "inverted"),
     "palette, LZW, tumour black": (
@@ -141,6 +182,22 @@ def test_a_mask_of_everything_and_one_of_nothing(tmp_path):
         read_patient(patient(tmp_path / "all", lambda p, a: tifffile.imwrite(p, a | 255)))
     nothing = patient(tmp_path / "none", lambda p, a: tifffile.imwrite(p, a & 0))
     assert not read_patient(nothing)[1].any()
+
+
+def test_one_inverted_mask_among_others_is_named(tmp_path):
+    folder = patient(tmp_path, MASKS["ImageJ, 8 bit"]).masks[0].parent
+    save(folder / f"{NAME}_4_mask.tif", GREY, Way(colours=0))  # the tag is wrong
+    with pytest.raises(KitError, match=r"_4_mask\.tif: covers \d\d% of the picture, unlike other"):
+        read_patient(list_patients(tmp_path)[0])
+
+
+def test_a_tumour_beside_the_head_is_remarked_on(tmp_path):
+    planes = iter(np.roll(MASK, 14, axis=2))
+    masks = patient(tmp_path, lambda p, a: tifffile.imwrite(p, next(planes)))
+    assert read_patient(masks)[2] == [
+        f"{NAME}: most of the tumour is where the images are black; are the masks those of these "
+        f"slices, and upright?"
+    ]
 
 
 def test_a_mask_of_the_air_is_named(tmp_path):
@@ -216,4 +273,61 @@ def test_a_picture_that_is_too_large_is_not_unpacked(tmp_path):
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.tif")
     with pytest.raises(KitError, match=r"a\.tif: is no file"):
+        read_picture(tmp_path / "a.tif")
+
+
+def changed_tags(path, change):
+    """Save a picture in four strips, and change the values of its tags; they are in any order."""
+    save(path, GREY, Way(rows=8))
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        tags = file.pages[0].tags
+        for code in (273, 279):
+            values, place = list(tags[code].value), tags[code].valueoffset
+            change(code, values, len(content))
+            content[place : place + 16] = np.array(values, "<u4").tobytes()
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("code", "value"),
+    [
+        (273, lambda values, size: size),
+        (273, lambda values, size: size - 9),
+        (273, lambda values, size: 4),
+        (273, lambda values, size: values[2]),
+        (273, lambda values, size: 0),
+        (279, lambda values, size: 0),
+        (279, lambda values, size: values[1] - 1),
+        (279, lambda values, size: values[1] + 64),
+    ],
+    ids=["beyond", "half beyond", "header", "another strip", "nowhere", "empty", "short", "long"],
+)
+def test_pixels_that_are_elsewhere(code, value, tmp_path):
+    def change(here, values, size):
+        if here == code:
+            values[1] = value(values, size)
+
+    changed_tags(tmp_path / "a.tif", change)
+    with pytest.raises(KitError, match=r"a\.tif: is damaged \(its tags .*\); copy the file again"):
+        read_picture(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(("offset", "value"), [(0, 9), (2, 200), (4, 200)])
+def test_a_tag_that_is_lost(offset, value, tmp_path, capfd):
+    """Without the number of bits each pixel would be one; tifffile only logs it."""
+    save(tmp_path / "a.tif", GREY, Way(compression=8))
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        content[file.pages[0].tags["BitsPerSample"].offset + offset] = value
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(KitError, match=r"is damaged \(some of its tags are lost\); copy the file"):
+        read_picture(tmp_path / "a.tif")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("change", [b"\x89PNG\r\n\x1a\n", b"version https://git-lfs.github.com/"])
+def test_another_file_of_this_name(change, tmp_path):
+    (tmp_path / "a.tif").write_bytes(change)
+    with pytest.raises(KitError, match=r"copy the file again, or save it again as TIFF$"):
         read_picture(tmp_path / "a.tif")

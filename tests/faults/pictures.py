@@ -86,10 +86,12 @@ def _some_way(t: Try, bits: int = 8) -> Way:
         bits=bits,
         compression=compression,
         predictor=2 if differences else 1,
-        rows=0 if tile else t.pick((0, 1, 3, 8, 1000)),
+        rows=0 if tile else t.pick((0, 1, 3, 8, 1000, 2**32 - 1)),
         tile=tile,
         fill=2 if bits == 1 and compression == tiff.NONE and t.chance(0.3) else 1,
         tags_last=t.chance(0.5),
+        backwards=t.chance(0.3),
+        after=b"" if t.chance(0.8) else bytes(t.number(1, 99)),
         extra=_words(t),
     )
 
@@ -610,8 +612,10 @@ def masks_that_are_tumour(t: Try) -> None:
     if what == "scattered":
         mask = t.rng.random(mask.shape) < 0.2
     folder = write_patient(t.folder / "data", NAME, volume, mask.astype(np.uint8))
-    found = t.right(lambda: _read(folder))[1]
+    _, found, remarks = t.right(lambda: _read(folder))
     t.must(np.array_equal(found, mask), "another mask")
+    if what == "edge":
+        t.must(any("where the images are black" in remark for remark in remarks), "no remark")
 
 
 @kind("A", 8, seconds=120)

@@ -15,9 +15,10 @@ import numpy as np
 import tifffile
 
 from lib.data import cache as caches
-from lib.data import find_root, kaggle, list_patients, read_patient, write_masks
+from lib.data import encode_masks, find_root, kaggle, list_patients, read_patient, write_masks
 from lib.data.kaggle import passed_over, usual_places
 from lib.dataset import BrainData, load_data
+from lib.runtime.own_files import OwnFiles
 from lib.train import fit
 from tests.conftest import brain, write_patient
 from tests.faults.things import DAMAGES, TINY, data_in, patients
@@ -135,7 +136,9 @@ def one_candidate(t: Try) -> None:
     root = _patients(t.folder / "top" / above / "kaggle_3m")
     top = t.folder / "top"
     for _ in range(t.number(0, 4)):
-        what = t.pick(("hidden", "empty", "files", "mac", "copy", "masks", "archive"))
+        what = t.pick(
+            ("hidden", "empty", "files", "mac", "copy", "pictures", "archive", "predictions")
+        )
         if what == "hidden":
             shutil.copytree(root, root.parent / ".Trash", dirs_exist_ok=True)
         elif what == "empty":
@@ -149,7 +152,12 @@ def one_candidate(t: Try) -> None:
         elif what == "copy" and above.count("/") < 2:  # as in Kaggle's archive
             again = root.parent / "lgg-mri-segmentation" / "kaggle_3m"
             shutil.copytree(root, again, dirs_exist_ok=True)
-        elif what == "masks":
+        elif what == "predictions":
+            patient = list_patients(root)[0]
+            out = t.pick((top, root.parent)) / "masks"
+            contents = encode_masks(out, patient, np.zeros((3, 20, 20), np.uint8))
+            OwnFiles(out).write(contents)
+        elif what == "pictures":
             (top / "pictures").mkdir(exist_ok=True)
             (top / "pictures" / "cat_1.png").touch()
         elif what == "archive":
@@ -163,7 +171,10 @@ def no_candidates(t: Try) -> None:
     """A place without patients is refused, and says what is expected."""
     top = t.folder / "top"
     top.mkdir()
-    what = t.pick(("empty", "flat", "named", "one patient", "too deep", "nowhere", "file"))
+    what = t.pick(
+        ("empty", "flat", "named", "one patient", "too deep", "nowhere", "file", "flat zip",
+         "zip in a zip")
+    )  # fmt: skip
     if what == "flat":
         for file in _patients(t.folder / "src").rglob("*.tif"):
             shutil.copy(file, top / file.name)
@@ -176,6 +187,13 @@ def no_candidates(t: Try) -> None:
         _patients(top / "1/2/3/4/5/6")
     elif what == "nowhere":
         top = top / "nowhere"
+    elif what == "flat zip":
+        top = _zip(t.folder / "a.zip", {"TCGA_CS_1_1.tif": b"slice", "b.txt": b""}, [""])
+        t.refuse(lambda: find_root(top), top, "there is e.g. TCGA_CS_1_1.tif")
+    elif what == "zip in a zip":
+        inner = _zip(t.folder / "inner.zip", _content(_patients(t.folder / "src")))
+        top = _zip(t.folder / "a.zip", {"inner.zip": inner.read_bytes()}, ["data/"])
+        t.refuse(lambda: find_root(top), top, "there is e.g. data/inner.zip")
     elif what == "file":
         top = top / "data.rar"
         top.write_bytes(b"Rar!" + bytes(100))
@@ -421,7 +439,7 @@ def pictures_that_are_passed_over(t: Try) -> None:
         for place in t.rng.choice(
             ("P004/P004-1.tif", "P004/P004_1.png", "P005/P005_1_seg.png", "P006/slice1.TIFF",
              f"{NAMES[0]}/{NAMES[0]}-1.tif", f"{NAMES[0]}/{NAMES[0]}_1.png", f"{NAMES[1]}/mask.jpg",
-             "P007/deep/P007.tif", "loose.tif", "P008/P008_1.nii.gz", "P009/IM0001.dcm"),
+             "P007/deep/P007.tif", "P010/P\n010.tif", "loose.tif", "P008/P008_1.nii.gz", "P009/IM0001.dcm"),
             t.number(1, 5), replace=False,
         )
     }  # fmt: skip
@@ -436,7 +454,8 @@ def pictures_that_are_passed_over(t: Try) -> None:
     for _ in range(2):
         remarks = t.right(lambda: load_data(source, SIZE)).remarks
         line = next((r for r in remarks if r.startswith(f"pictures passed over: {len(junk)},")), "")
-        t.must(any(place in line for place in junk), f"not counted: {remarks}")
+        shown = [place.replace("\n", "?") for place in junk]
+        t.must(any(place in line for place in shown), f"not counted: {remarks}")
 
 
 @kind("C", 30)
@@ -564,12 +583,15 @@ def a_damaged_cache(t: Try) -> None:
         root = _patients(t.folder / "data", NAMES[: t.number(1, 4)])
         before = _fresh(load_data(root, SIZE))
         name = t.pick((*caches.ARRAYS, caches.INDEX))
-        ways = [*DAMAGES, None]
+        ways = [*DAMAGES, None, "a file in its place"]
         way = ways[t.index % len(ways)]
 
         def damage(folder: Path) -> None:
             if way is None:
                 (folder / name).unlink()
+            elif isinstance(way, str):
+                shutil.rmtree(folder)
+                folder.touch()
             else:
                 (folder / name).write_bytes(way(t.rng, before[name]))
 

@@ -28,6 +28,8 @@ class Way:
         separate: a plane for each colour.
         fill: 2 if the lowest bit of a byte is the first pixel.
         tags_last: pixels first, as libtiff writes.
+        backwards: the last strip or tile comes first.
+        after: bytes behind all that a reader needs.
         extra: further tags.
     """
 
@@ -42,6 +44,8 @@ class Way:
     separate: bool = False
     fill: int = 1
     tags_last: bool = False
+    backwards: bool = False
+    after: bytes = b""
     extra: Tags = field(default_factory=dict)
 
 
@@ -52,8 +56,8 @@ def save(path: Path, picture: np.ndarray, way: Way) -> None:
     chunks = [_encoded(chunk, way) for chunk in _chunks(picture, way)]
     places = (324, 325) if way.tile else (273, 279)
     tags: Tags = {
-        256: (_LONG, [width]),
-        257: (_LONG, [height]),
+        256: (_SHORT if way.backwards else _LONG, [width]),
+        257: (_SHORT if way.backwards else _LONG, [height]),
         258: (_SHORT, [way.bits] * channels),
         259: (_SHORT, [way.compression]),
         262: (_SHORT, [way.colours]),
@@ -74,12 +78,15 @@ def save(path: Path, picture: np.ndarray, way: Way) -> None:
     start = header + (
         0 if way.tags_last else len(_directory(tags, places[0], [0] * len(chunks), way, 0))
     )
-    offsets = list(np.cumsum([start, *(len(chunk) for chunk in chunks)]))
-    at = offsets[-1] + offsets[-1] % 2 if way.tags_last else header
-    directory = _directory(tags, places[0], [int(o) for o in offsets[:-1]], way, int(at))
-    pixels = b"".join(chunks)
-    body = pixels + bytes(offsets[-1] % 2) + directory if way.tags_last else directory + pixels
-    path.write_bytes(_header(int(at), way) + body)
+    order = range(len(chunks))[:: -1 if way.backwards else 1]
+    offsets, end = [0] * len(chunks), start
+    for number in order:
+        offsets[number], end = end, end + len(chunks[number])
+    at = end + end % 2 if way.tags_last else header
+    directory = _directory(tags, places[0], offsets, way, at)
+    pixels = b"".join(chunks[number] for number in order)
+    body = pixels + bytes(end % 2) + directory if way.tags_last else directory + pixels
+    path.write_bytes(_header(at, way) + body + way.after)
 
 
 def _header(at: int, way: Way) -> bytes:
