@@ -439,7 +439,8 @@ def pictures_that_are_passed_over(t: Try) -> None:
         for place in t.rng.choice(
             ("P004/P004-1.tif", "P004/P004_1.png", "P005/P005_1_seg.png", "P006/slice1.TIFF",
              f"{NAMES[0]}/{NAMES[0]}-1.tif", f"{NAMES[0]}/{NAMES[0]}_1.png", f"{NAMES[1]}/mask.jpg",
-             "P007/deep/P007.tif", "P010/P\n010.tif", "loose.tif", "P008/P008_1.nii.gz", "P009/IM0001.dcm"),
+             "P007/deep/P007.tif", "P010/P\n010.tif", "loose.tif", "P008/P008_1.nii.gz",
+             "P009/IM0001.dcm"),
             t.number(1, 5), replace=False,
         )
     }  # fmt: skip
