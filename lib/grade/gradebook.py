@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,33 +51,67 @@ class Book:
         columns: the instructor's, in the order of the file.
         entries: (student, submission) -> cells.
         ids: of the students who are graded now: their entries are nobody else's.
+        possible: cells of the row of points possible, in columns that no rubric has.
     """
 
     columns: tuple[str, ...] = ()
     entries: dict[tuple[str, str], Cells] = field(default_factory=dict)
     ids: frozenset[str] = frozenset()
+    possible: Cells = field(default_factory=dict)
 
     def key(self, standing: Standing) -> tuple[str, str] | None:
         """Return the key of the entry of a submission, or None.
 
         A student's only entry also counts if the file has another name now. An entry of the same
-        file counts if no id fits: spreadsheets turn 0012345 into 12345, and others into dates.
+        file counts if no id fits: spreadsheets turn 0012345 into 12345, and others into dates. So
+        does the only entry whose id is the same number.
         """
         student, submission = (
             _as_text(standing.result.student),
             _as_text(standing.result.submission),
         )
-        own = [key for key in self.entries if key[0] == student]
-        if (student, submission) in own:
+        if (student, submission) in self.entries:
             return student, submission
+        own = [key for key, filled in self.entries.items() if filled and key[0] == student]
         if not own and submission:
-            own = [key for key in self.entries if key[1] == submission and key[0] not in self.ids]
+            own = [
+                key
+                for key in self.entries
+                if key[1] == submission
+                and (key[0] not in self.ids or _same_number(key[0], student))
+            ]
+        if not own:
+            # unless it may be of several students
+            own = [
+                key
+                for key in self.entries
+                if key[0] not in self.ids
+                and _same_number(key[0], student)
+                and sum(_same_number(key[0], name) for name in self.ids) == 1
+            ]
         return own[0] if len(own) == 1 else None
 
     def of(self, standing: Standing) -> Cells:
         """Return what the instructor wrote about a submission."""
         key = self.key(standing)
         return {} if key is None else self.entries[key]
+
+    def without(self, standings: Sequence[Standing]) -> list[tuple[str, str]]:
+        """Return the keys of entries that are not empty and of none of these submissions."""
+        here = {self.key(standing) for standing in standings}
+        return [key for key, filled in self.entries.items() if filled and key not in here]
+
+
+def _same_number(cell: str, student: str) -> bool:
+    """Return whether a spreadsheet may have made a cell of an id of digits, as 2.02E+11."""
+    if not student.isdigit():
+        return False
+    found = re.fullmatch(r"(\d)(?:[.,](\d+))?E\+?(\d+)", cell, re.IGNORECASE)
+    if found:
+        decimals = len(found[2] or "")
+        digits = f"{found[1]}.{found[2]}" if decimals else found[1]
+        return f"{int(student):.{decimals}E}" == f"{digits}E+{found[3]:0>2}"
+    return cell.isdigit() and int(cell) == int(student)
 
 
 def read_book(file: Path, rubric: Rubric) -> Book:
@@ -96,20 +131,51 @@ def read_book(file: Path, rubric: Rubric) -> Book:
     if not file.is_file():
         return Book()
     rows = read_table(file)
-    names = rows[0] if rows else []
+    names = [name.strip() for name in rows[0]] if rows else []
     if not {"student", "submission"} <= set(names):
         raise KitError(
             f"{file}: has no columns student and submission; restore it, or move it away"
         )
+    twice = [name for name in names if name and names.count(name) > 1]
+    if twice:
+        raise KitError(f"{file}: has two columns {twice[0]!r}; give one of them another name")
     columns = tuple(name for name in names if name and name not in COMPUTED)
-    entries = {}
+    entries: dict[tuple[str, str], Cells] = {}
+    possible: Cells = {}
     for number, cells in enumerate(rows[1:], 2):
+        place = f"{file}, line {number}"
+        _require_named(place, names, cells)
         row = dict(zip(names, cells, strict=False))
-        if row.get("student") not in (None, "", POSSIBLE):
-            filled = {name: row[name] for name in columns if row.get(name)}
-            _require_points(f"{file}, line {number}", filled, rubric)
-            entries[row["student"], row.get("submission", "")] = filled
-    return Book(columns, entries)
+        filled = {name: row[name] for name in columns if row.get(name, "").strip()}
+        key = row.get("student", "").strip(), row.get("submission", "").strip()
+        if key[0] == POSSIBLE:
+            possible = {name: cell for name, cell in filled.items() if name not in rubric.columns}
+            continue
+        _require_points(place, filled, rubric)
+        if filled and not any(key):
+            raise KitError(
+                f"{place}: has {next(iter(filled.values()))!r} and no student; say whose it is, or "
+                f"delete the line"
+            )
+        if filled and entries.get(key):
+            raise KitError(
+                f"{place}: is the second of {key[0] or key[1]} with points or comments; make one "
+                f"line of the two"
+            )
+        if any(key):
+            entries[key] = filled or entries.get(key, {})
+    return Book(columns, entries, possible=possible)
+
+
+def _require_named(place: str, names: Sequence[str], cells: Sequence[str]) -> None:
+    """Raise KitError for something that is written in a column without a name."""
+    for column, cell in enumerate(cells):
+        name = names[column] if column < len(names) else ""
+        if cell.strip() and not name:
+            raise KitError(
+                f"{place}: {cell.strip()[:40]!r} is in column {column + 1}, which has no name; "
+                f"name it in line 1"
+            )
 
 
 def _require_points(place: str, filled: Cells, rubric: Rubric) -> None:
@@ -169,6 +235,7 @@ def write_book(
         "DSC points": f"{rubric.dsc_points:g}",
         "score": f"{rubric.total:g}",
         **{name: f"{points:g}" for name, points in rubric.columns.items()},
+        **book.possible,
     }
     rows = [possible]
     for i, standing in enumerate(standings):
@@ -181,11 +248,9 @@ def write_book(
                 "feedback": pages[i],
             }
         )
-    here = {book.key(standing) for standing in standings}
     rows += [
-        {"student": key[0], "submission": key[1], "status": "withdrawn", **filled}
-        for key, filled in book.entries.items()
-        if filled and key not in here
+        {"student": key[0], "submission": key[1], "status": "withdrawn", **book.entries[key]}
+        for key in book.without(standings)
     ]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

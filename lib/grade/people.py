@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
+import re
 from pathlib import Path
 
 from lib.utils import KitError
@@ -21,18 +23,31 @@ def read_table(file: Path) -> list[list[str]]:
         KitError: it cannot be read.
     """
     try:
-        raw = file.read_bytes()
-        if b"\0" in raw and raw[:2] not in _UTF16:
+        text = _decoded(file.read_bytes())
+        if "\0" in text:
             raise KitError(f"{file}: is no text; save it as CSV in UTF-8")
-        text = _decoded(raw)
-        header = text.lstrip().partition("\n")[0]
-        separator = max(_SEPARATORS, key=header.count)  # the comma, if there is none of them
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
+        hint = re.match(r"sep=([,;\t])(\r\n|\r|\n)", text)  # Excel reads and writes such a line
+        text = text[hint.end() :] if hint else text
+        rows = _rows(text, hint[1] if hint else _separator(text))
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise KitError(
             f"{file}: cannot be read as CSV ({error}); save it as CSV in UTF-8"
         ) from None
     return [row for row in rows if any(cell.strip() for cell in row)]
+
+
+def _rows(text: str, separator: str) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
+
+
+def _separator(text: str) -> str:
+    """Return what separates the cells of the first line; the comma, if nothing does."""
+
+    def columns(separator: str) -> int:
+        reader = csv.reader(io.StringIO(text.lstrip(), newline=""), delimiter=separator)
+        return len(next(reader, []))
+
+    return max(_SEPARATORS, key=columns)
 
 
 def _decoded(raw: bytes) -> str:
@@ -41,5 +56,7 @@ def _decoded(raw: bytes) -> str:
         return raw.decode("utf-16")
     try:
         return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:  # a spreadsheet on Windows may write its own encoding
-        return raw.decode("cp1252", errors="replace")
+    except UnicodeDecodeError:
+        if raw.startswith(codecs.BOM_UTF8):  # it says that it is UTF-8: it was damaged
+            raise
+        return raw.decode("cp1252")  # a spreadsheet on Windows may write its own encoding

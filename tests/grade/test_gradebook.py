@@ -204,6 +204,62 @@ def test_what_a_spreadsheet_makes_of_ids_loses_no_points(tmp_path, student, mang
     assert comments == {student: "well done", "bela": "hers"}
 
 
+def test_rows_are_found_by_number_if_no_name_fits(tmp_path):
+    """The names of folders are changed as ids are; what may be of two students is of neither."""
+    long, leading = "202012345678", "0012345"
+    other = "202012345999"  # as 2.02E+11, the same
+    results = [
+        replace(result(student), submission=student) for student in (long, leading, "8", "008")
+    ]
+    write(tmp_path, results)
+    table = {long: "2.02E+11", leading: "12345", "8": "8", "008": "8"}
+    rows = [[name, name, f"on {student}"] for student, name in table.items()]
+    rows[3][1] = "008"
+    with open(tmp_path / GRADEBOOK, "w", newline="") as stream:
+        csv.writer(stream).writerows([("student", "submission", "comment"), *rows])
+    book = read_book(tmp_path / GRADEBOOK, RUBRIC)
+    write_all = {row["student"]: row["comment"] for row in write(tmp_path, results)}
+    assert {name: write_all[name] for name in table} == {name: f"on {name}" for name in table}
+    two = [replace(result(student), submission=student) for student in (long, other)]
+    book = replace(book, ids=frozenset((long, other)))
+    standings = assess(two, RUBRIC)
+    assert [book.of(standing) for standing in standings] == [{}, {}]
+    assert ("2.02E+11", "2.02E+11") in book.without(standings)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("student,submission\na,a.zip,note\n", "line 2: 'note' is in column 3, which has no name"),
+        ("student,submission,\na,a.zip,note\n", "column 3, which has no name"),
+        ("student,submission,comment\n,,mean 3\n", "line 2: has 'mean 3' and no student"),
+        ("student,submission,comment\na,a.zip,x\na,a.zip,y\n", "line 3: is the second of a"),
+        ("student,submission,comment,comment\na,a.zip,x,y\n", "two columns 'comment'"),
+    ],
+)
+def test_nothing_is_overwritten_if_a_cell_would_be_lost(tmp_path, text, reason):
+    (tmp_path / GRADEBOOK).write_text(text)
+    with pytest.raises(KitError, match=reason):
+        write(tmp_path, [result("a")])
+    assert (tmp_path / GRADEBOOK).read_text() == text
+
+
+def test_cells_of_the_first_row_and_without_an_id_stay(tmp_path):
+    text = (
+        "student,submission,report,comment,talk\n"
+        "POINTS POSSIBLE,,99,of all,5\n"
+        ',a.zip, ,"hers",\n'
+        "a,b.zip,,,\n"
+    )
+    (tmp_path / GRADEBOOK).write_text(text)
+    rows = {
+        row["student"]: (row["report"], row["comment"], row["talk"])
+        for row in write(tmp_path, [result("a"), result("x", (0.1, 0.2))])
+    }
+    assert rows["POINTS POSSIBLE"] == ("60", "of all", "5")
+    assert rows["a"] == ("", "hers", "")
+
+
 def test_an_entry_of_somebody_who_is_graded_is_nobody_elses(tmp_path):
     write(tmp_path, [result("ada"), result("bela")])
     file = tmp_path / GRADEBOOK
