@@ -14,9 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from lib.config import MODELS, Config
+from lib.grade.trouble import in_one_line
 from lib.networks import build_model
 from lib.runtime.checkpoint import read_checkpoint
 from lib.utils import KitError
+
+_AS_WRITTEN = "submit best.pt as the run wrote it"
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ class Checkpoint:
             network.load_state_dict(self.weights)
         except (RuntimeError, TypeError) as error:
             raise KitError(
-                f"{self.file}: its weights cannot be loaded ({_in_one_line(error)})"
+                f"{self.file}: its weights cannot be loaded ({in_one_line(error, 200)}); "
+                f"{_AS_WRITTEN}"
             ) from None
         return network.eval()
 
@@ -75,10 +79,14 @@ def read_checked(file: Path) -> Checkpoint:
         or not isinstance(weights, dict)
         or config.get("model") not in MODELS
     ):
-        raise KitError(f"{file.name}: has no config and weights of one of {', '.join(MODELS)}")
+        raise KitError(
+            f"{file.name}: has no config and weights of one of {', '.join(MODELS)}; {_AS_WRITTEN}"
+        )
     patients = content.get("trained_on")
     if not isinstance(patients, list) or not all(isinstance(name, str) for name in patients):
-        raise KitError(f"{file.name}: does not say which patients it was trained on")
+        raise KitError(
+            f"{file.name}: does not say which patients it was trained on; submit a run of the kit"
+        )
     _require_plain(file, weights)
     return Checkpoint(
         file.name, _matching_config(file, config, weights), weights, tuple(sorted(patients))
@@ -91,9 +99,13 @@ def _require_uncompressed(file: Path) -> None:
         with zipfile.ZipFile(file) as bundle:
             stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in bundle.infolist())
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
-        raise KitError(f"{file.name}: is not what a run writes, or damaged; not opened") from None
+        raise KitError(
+            f"{file.name}: is not what a run writes, or damaged; submit it as it was written"
+        ) from None
     if not stored:
-        raise KitError(f"{file.name}: is compressed, which no run writes; not opened")
+        raise KitError(
+            f"{file.name}: is compressed, which no run writes; submit it as it was written"
+        )
 
 
 def _require_plain(file: Path, weights: Mapping[Any, Any]) -> None:
@@ -107,7 +119,7 @@ def _require_plain(file: Path, weights: Mapping[Any, Any]) -> None:
             and tensor.is_contiguous()
             and not tensor.is_quantized
         ):
-            raise KitError(f"{file.name}: {str(name)[:60]!a} is no plain tensor")
+            raise KitError(f"{file.name}: {str(name)[:60]!a} is no plain tensor; {_AS_WRITTEN}")
 
 
 def _matching_config(file: Path, values: dict[str, Any], weights: Mapping[str, Tensor]) -> Config:
@@ -123,13 +135,15 @@ def _matching_config(file: Path, values: dict[str, Any], weights: Mapping[str, T
         expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
     except (KitError, TypeError, RuntimeError, MemoryError) as error:
         raise KitError(
-            f"{file.name}: its config describes no network ({_in_one_line(error)[:100]})"
+            f"{file.name}: its config describes no network ({in_one_line(error, 100)}); "
+            f"{_AS_WRITTEN}"
         ) from None
     size = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
     found = {name: tensor.shape for name, tensor in weights.items()}
     if expected != found or size > file.stat().st_size:
         raise KitError(
-            f"{file.name}: its weights are not those of the network that its config describes"
+            f"{file.name}: its weights are not those of the network that its config describes; "
+            f"{_AS_WRITTEN}"
         )
     return config
 
@@ -144,8 +158,3 @@ def weights_hash(weights: Mapping[str, Tensor]) -> str:
         digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
         digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _in_one_line(error: BaseException) -> str:
-    """Return the text of an error without line breaks, at most 200 characters."""
-    return " ".join(str(error).split())[:200]

@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 
 from lib.config import Config
+from lib.grade.archive import composed
+from lib.grade.trouble import in_one_line
 from lib.logger import BEST_CSV, FOLD, TRAIN_CSV, updated
 from lib.metrics import COLUMNS
 from lib.utils import KitError
@@ -61,6 +63,7 @@ _RESULTS = {
     "lr": (float, _INF),
     "val_dsc": (float, 1),
 }
+_AS_WRITTEN = "submit the file as the kit wrote it"
 _SIGNED = ("train loss", "val loss")
 
 
@@ -88,7 +91,7 @@ class Submission:
     @property
     def folder(self) -> Path:
         """Return the folder of the run that is to be graded."""
-        return self.root / "result" / "runs" / self.run_id
+        return _run_folder(self.root, self.run_id)
 
     @property
     def masks(self) -> Path:
@@ -122,18 +125,18 @@ def read_submission(folder: str | Path) -> Submission:
     if not isinstance(student, str) or (student and not STUDENT.fullmatch(student)):
         raise KitError(f"{MANIFEST}: the student's id must be letters, digits and . @ - only")
     if not isinstance(run_id, (str, type(None))):
-        raise KitError(f"{MANIFEST}: run is no id of a run")
+        raise KitError(f"{MANIFEST}: run is no id of a run; {_AS_WRITTEN}")
     claim = _claim_of(tables, run_id)
     run_id = str(claim["run_id"].iloc[0])
     if not re.fullmatch(r"[\w.-]{1,150}", run_id) or run_id.startswith("."):
-        raise KitError(f"result CSV: {run_id[:60]!a} is no id of a run")
-    run = root / "result" / "runs" / run_id
+        raise KitError(f"result CSV: {run_id[:60]!a} is no id of a run; {_AS_WRITTEN}")
+    run = _run_folder(root, run_id)
     info = _checked_info(_read_json(run / "run.json"))
     try:
         config = Config.from_dict(info["config"])
     except (KitError, TypeError) as error:
         raise KitError(
-            f"run.json: its config is not one of this version of the kit ({str(error)[:150]})"
+            f"run.json: its config is none of this kit ({in_one_line(error, 150)}); {_AS_WRITTEN}"
         ) from None
     return Submission(
         root,
@@ -145,6 +148,10 @@ def read_submission(folder: str | Path) -> Submission:
         _read_table(run / "history.csv", _HISTORY),
         _read_table(run / "cases.csv", _CASES),
     )
+
+
+def _run_folder(root: Path, run_id: str) -> Path:
+    return root / "result" / "runs" / composed(run_id)
 
 
 def _root_of(folder: Path) -> Path:
@@ -172,7 +179,9 @@ def _claim_of(tables: list[pd.DataFrame], run_id: Any) -> pd.DataFrame:
         if len(chosen):
             claim: pd.DataFrame = chosen.reset_index(drop=True)
             return claim
-    raise KitError(f"{MANIFEST}: the run {str(run_id)[:60]!a} is in no result CSV")
+    raise KitError(
+        f"{MANIFEST}: the run {str(run_id)[:60]!a} is in no result CSV; submit what pack makes"
+    )
 
 
 # --- tables and JSON ------------------------------------------------------------------------------
@@ -183,13 +192,11 @@ def _read_text(file: Path) -> str:
     if not file.is_file():
         raise KitError(f"{file.name} is missing; submit what pack makes")
     if file.stat().st_size > _MAX_TEXT:
-        raise KitError(f"{file.name}: larger than {_MAX_TEXT >> 20} MiB")
+        raise KitError(f"{file.name}: larger than {_MAX_TEXT >> 20} MiB; {_AS_WRITTEN}")
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise KitError(
-            f"{file.name}: is no UTF-8 text; submit the file as the kit wrote it"
-        ) from None
+        raise KitError(f"{file.name}: is no UTF-8 text; {_AS_WRITTEN}") from None
 
 
 def _no_number(text: str) -> float:
@@ -204,9 +211,11 @@ def _read_json(file: Path) -> dict[str, Any]:
     except KitError:
         raise
     except (ValueError, RecursionError) as error:
-        raise KitError(f"{file.name}: is no JSON ({' '.join(str(error).split())[:80]})") from None
+        raise KitError(
+            f"{file.name}: is no JSON ({in_one_line(error, 80)}); {_AS_WRITTEN}"
+        ) from None
     if not isinstance(value, dict):
-        raise KitError(f"{file.name}: has no fields")
+        raise KitError(f"{file.name}: has no fields; {_AS_WRITTEN}")
     return value
 
 
@@ -219,17 +228,16 @@ def _checked_info(info: dict[str, Any]) -> dict[str, Any]:
         if not _is_of_kind(value, kind):
             problem = "missing" if value is None else "of another kind"
             raise KitError(
-                f"run.json: {name} is {problem}, expected {kind.__name__}; submit the file as the "
-                f"kit wrote it"
+                f"run.json: {name} is {problem}, expected {kind.__name__}; {_AS_WRITTEN}"
             )
     if info["status"] != "finished":
         raise KitError("run.json: the run has not finished; train it to its end")
     for name in ("train", "validation"):
         patients = info["split"][name]
         if len(patients) > _MAX_LIST or not all(isinstance(patient, str) for patient in patients):
-            raise KitError(f"run.json: split.{name} is no list of patients")
+            raise KitError(f"run.json: split.{name} is no list of patients; {_AS_WRITTEN}")
     if not 1 <= info["accumulate"] <= 10_000:
-        raise KitError("run.json: accumulate is no number of chunks")
+        raise KitError(f"run.json: accumulate is no number of chunks; {_AS_WRITTEN}")
     return updated(info)
 
 
@@ -253,11 +261,13 @@ def _read_table(file: Path, columns: dict[str, tuple[type, float]]) -> pd.DataFr
             io.StringIO(text), dtype=str, keep_default_na=False, nrows=_MAX_ROWS + 1
         )
     except (ValueError, RecursionError, pd.errors.ParserError) as error:
-        raise KitError(f"{file.name}: is no table ({' '.join(str(error).split())[:80]})") from None
+        raise KitError(
+            f"{file.name}: is no table ({in_one_line(error, 80)}); {_AS_WRITTEN}"
+        ) from None
     missing = [name for name in columns if name not in table]
     if missing or not 0 < len(table) <= _MAX_ROWS:
         problem = f"lacks the column {missing[0]}" if missing else f"has {len(table)} rows"
-        raise KitError(f"{file.name}: {problem}; submit the file as the kit wrote it")
+        raise KitError(f"{file.name}: {problem}; {_AS_WRITTEN}")
     return pd.DataFrame(
         {name: _column(file.name, table[name], *spec) for name, spec in columns.items()}
     )
@@ -276,6 +286,6 @@ def _column(file: str, cells: pd.Series, kind: type, most: float) -> pd.Series:
         row = int(np.argmax(np.asarray(wrong)))
         raise KitError(
             f"{file}: {cells.name} of row {row + 1} is {cells.iloc[row][:30]!a}, which no run "
-            f"writes"
+            f"writes; {_AS_WRITTEN}"
         )
     return numbers.astype(np.int64) if kind is int else numbers

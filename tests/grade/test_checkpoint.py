@@ -25,10 +25,7 @@ def shared_storage(weights):
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
-        (
-            lambda c: {**c, "config": {**c["config"], "init_features": 10**6}},
-            "weights are not those",
-        ),
+        (lambda c: {**c, "config": {**c["config"], "init_features": 512}}, "weights are not those"),
         (
             lambda c: {**c, "config": {**c["config"], "model": "os:system"}},
             "has no config and weights",
@@ -47,7 +44,7 @@ def shared_storage(weights):
             },
             "not those",
         ),
-        (lambda c: {**c, "trained_on": 7}, "which patients"),
+        (lambda c: {**c, "trained_on": 7}, "says not what it was trained on"),
         (lambda c: c["weights"], "has no config and weights"),
     ],
 )
