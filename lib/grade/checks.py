@@ -32,6 +32,8 @@ EXACT = 1e-6
 """Largest difference of equal numbers that are written with eight digits."""
 PROTECTED = ("metrics.py", "evaluate.py", "dataset.py")
 """Files below ``lib`` that define the score; no assignment asks to change them."""
+LEVELS = ("fault", "review", "note")
+"""Of a finding, the gravest first."""
 _MAX_DIFF, _MAX_SOURCE = 200, 100_000  # lines shown, characters compared
 
 

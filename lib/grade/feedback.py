@@ -16,7 +16,7 @@ from lib.config import REFERENCE
 from lib.grade.gradebook import COMMENT, Cells
 from lib.grade.rubric import Rubric
 from lib.grade.standings import Standing
-from lib.utils import fingerprint, write_atomic
+from lib.utils import KitError, fingerprint, write_atomic
 
 FOLDER, LEADERBOARD = "feedback", "leaderboard.html"
 KEY, NAMES = "pseudonyms.key", "pseudonyms.csv"
@@ -159,10 +159,17 @@ def pseudonym(key: str, student: str) -> str:
 
 
 def _secret(file: Path) -> str:
-    """Return the secret of the pseudonyms, made the first time."""
+    """Return the secret of the pseudonyms, made the first time.
+
+    Raises:
+        KitError: it is empty.
+    """
     if not file.is_file():
         write_atomic(file, secrets.token_hex(16) + "\n")
-    return file.read_text(encoding="utf-8").strip()
+    secret = file.read_text(encoding="utf-8", errors="replace").strip()
+    if not secret:
+        raise KitError(f"{file}: is empty; restore it, or remove it to give everybody a new name")
+    return secret
 
 
 # --- positions on the scale from 0 to 1 -----------------------------------------------------------

@@ -17,6 +17,7 @@ from lib.grade.checks import Finding
 from lib.grade.rescore import Result, verify
 from lib.grade.submission import READ, read_submission
 from lib.grade.test_set import Exam, prepare_exam
+from lib.grade.trouble import GraderError, in_one_line, is_of_memory, of_the_computer
 from lib.grade.worker import limited_memory
 from lib.runtime import free_memory, pick_device
 from lib.utils import KitError
@@ -41,6 +42,9 @@ def grade_one(
 
     Returns:
         A ``Result`` as a dict.
+
+    Raises:
+        GraderError: the computer or the instructor's data cannot be used.
     """
     source, name, student, known, work = job
     result, stage = Result(name, student), "refused"
@@ -50,20 +54,37 @@ def grade_one(
             if device.type == "cpu"
             else nullcontext()
         ):
-            unpack(Path(source), Path(work), READ)
+            odd = unpack(Path(source), Path(work), READ)
+            result.findings += _left_out(odd)
             stage = "incomplete"
             submission = read_submission(work)
             _set_student(result, submission.student, known)
             stage = "not verifiable"
             verify(submission, exam, device, tolerance, result)
-    except KitError as error:
-        # leave out the folder where it was unpacked
-        reason = re.sub(rf"{re.escape(work)}[^:]*[/\\]", "", str(error))
-        result = failed(name, result.student, stage, reason, result)
     except Exception as error:  # untrusted files can be wrong in every way
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
-        result = failed(name, result.student, "failed", f"grading met {reason}", result)
+        if trouble := of_the_computer(error):
+            raise GraderError(f"{in_one_line(trouble)} (met at {name})") from error
+        if is_of_memory(error):
+            stage, reason = "failed", "there was not enough memory to grade it"
+        elif isinstance(error, KitError):
+            # leave out the folder where it was unpacked
+            reason = re.sub(rf"{re.escape(work)}[^:]*[/\\]", "", str(error))
+        else:
+            stage = "failed"
+            reason = f"grading met {type(error).__name__}: {in_one_line(error, 150)}"
+        result = failed(name, result.student, stage, reason, result)
     return asdict(result)
+
+
+def _left_out(odd: list[str]) -> list[Finding]:
+    """Return a note about files whose names no file can have on every system."""
+    if not odd:
+        return []
+    text = (
+        f"{len(odd)} files were left out, as no file can have such a name on every system: "
+        f"{odd[0][-60:]!a}."
+    )
+    return [Finding("note", "files left out", text)]
 
 
 def failed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import NamedTuple
 from lib.config import MODELS, changes
 from lib.dataset import BrainData
 from lib.grade.archive import unpack, write_zip
+from lib.grade.checks import check_history, check_tables
 from lib.grade.submission import MANIFEST, READ, STUDENT, read_submission
 from lib.logger import (
     BEST_CSV,
@@ -23,7 +25,7 @@ from lib.logger import (
     write_result_csvs,
 )
 from lib.predict import load_weights, predict
-from lib.utils import PROJECT, KitError, sha256
+from lib.utils import PROJECT, KitError, sha256, write_atomic
 
 MAX_ZIP = 200 * 2**20
 PLACEHOLDER = "your-id"  # in train_best.ipynb
@@ -182,10 +184,14 @@ def _masks(run: Run, data: BrainData | str | Path | None) -> dict[str, bytes]:
 
 
 def _write_checked(target: Path, files: dict[str, Path | bytes]) -> None:
-    """Write the zip, and read it as the grader will."""
-    write_zip(target, files)
-    try:
-        size = target.stat().st_size
+    """Write the zip, once it was read and checked as the grader will.
+
+    An older zip stays as it is if this one is not good.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder, target.name)
+        write_zip(made, files)
+        size = made.stat().st_size
         if size > MAX_ZIP:
             sizes = {
                 name: file.stat().st_size for name, file in files.items() if isinstance(file, Path)
@@ -194,9 +200,11 @@ def _write_checked(target: Path, files: dict[str, Path | bytes]) -> None:
                 f"{target.name}: {size >> 20} MiB, at most {MAX_ZIP >> 20} are accepted; the "
                 f"largest file is {max(sizes, key=sizes.__getitem__)}"
             )
-        with tempfile.TemporaryDirectory() as folder:
-            unpack(target, Path(folder), READ)
-            read_submission(folder)
-    except KitError:
-        target.unlink()
-        raise
+        unpack(made, Path(folder, "unpacked"), READ)
+        submission = read_submission(Path(folder, "unpacked"))
+        for finding in (*check_tables(submission, math.inf), *check_history(submission)):
+            if finding.level == "fault":
+                raise KitError(
+                    f"{submission.run_id}: {finding.text} A grader would hold it; train it anew"
+                )
+        write_atomic(target, made.read_bytes())

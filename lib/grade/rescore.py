@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import torch
 
 from lib.config import MODELS
 from lib.evaluate import score_cases
+from lib.grade.archive import composed
 from lib.grade.checkpoint import read_checked
 from lib.grade.checks import (
+    LEVELS,
     Finding,
     check_cases,
     check_history,
@@ -24,7 +27,7 @@ from lib.grade.checks import (
     check_tables,
     lib_diff,
 )
-from lib.grade.submission import Submission
+from lib.grade.submission import STUDENT, Submission
 from lib.grade.test_set import Exam
 from lib.metrics import counts, largest_component, summarise
 from lib.runtime import deterministic, tune_allocator
@@ -32,6 +35,8 @@ from lib.runtime.device import prepare
 from lib.utils import KitError, sha256
 
 MAX_SIZE, MAX_BATCH = 512, 32
+FAILURES = ("refused", "incomplete", "not verifiable", "timed out", "failed", "missing")
+"""Statuses of a result without a score."""
 
 
 @dataclass
@@ -76,8 +81,43 @@ class Result:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Result:
-        """Return the result of which ``dataclasses.asdict`` gave these values."""
-        return cls(**{**values, "findings": [Finding(*finding) for finding in values["findings"]]})
+        """Return the result of which ``dataclasses.asdict`` gave these values.
+
+        Raises:
+            ValueError: they are no result.
+        """
+        try:
+            findings = [Finding(*finding) for finding in values["findings"]]
+            result = cls(**{**values, "findings": findings})
+            sound = result._is_sound()
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"no result: {error}") from None
+        if not sound:
+            raise ValueError("no result: a value is of another kind")
+        return result
+
+    def _is_sound(self) -> bool:
+        """Return whether all values are of their kinds, as those from another process may not."""
+        texts = [self.submission, self.student, self.status, self.run, self.grid]
+        texts += [*self.prints, *self.prints.values(), *self.cases, *self.recipe, *self.diff]
+        texts += [line for lines in self.diff.values() for line in lines]
+        texts += [text for finding in self.findings for text in finding]
+        numbers = [self.claimed, self.verified, self.low, self.high, self.probe]
+        numbers += [number for scores in self.cases.values() for number in scores]
+        return (
+            all(isinstance(text, str) for text in texts)
+            and all(number is None or _is_finite(number) for number in numbers)
+            and all(len(scores) == 3 and scores[1] is not None for scores in self.cases.values())
+            and all(finding.level in LEVELS for finding in self.findings)
+            and (
+                _is_finite(self.verified) if self.status == "computed" else self.status in FAILURES
+            )
+            and bool(STUDENT.fullmatch(self.student))
+        )
+
+
+def _is_finite(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def verify(
@@ -160,7 +200,8 @@ def _score_weights(
     config, info = submission.config, submission.info
     if config.image_size > MAX_SIZE or config.image_size % 16:
         raise KitError(
-            f"run.json: image_size {config.image_size} is not a multiple of 16 up to {MAX_SIZE}"
+            f"run.json: image_size {config.image_size} is not a multiple of 16 up to {MAX_SIZE}; "
+            f"train a run of such a size"
         )
     checkpoint = read_checked(submission.folder / "best.pt")
     result.prints["weights"] = checkpoint.hash
@@ -214,7 +255,7 @@ def _score_masks(submission: Submission, exam: Exam, result: Result) -> pd.DataF
     for name in exam.split.validation:
         patient, truth = exam.data.patients[name], exam.truth(name)
         planes = [
-            _read_mask(submission.masks / name / file, truth.shape[1:])
+            _read_mask(submission.masks / composed(name) / composed(file), truth.shape[1:])
             for file in patient.mask_names
         ]
         mask = np.stack(planes)
@@ -232,15 +273,19 @@ def _read_mask(file: Path, shape: tuple[int, ...]) -> np.ndarray:
     if not file.is_file():
         raise KitError(
             f"masks/{file.parent.name}/{file.name} is missing: a custom network is scored by masks "
-            f"of all slices of all validation patients"
+            f"of all slices of all validation patients; submit what pack makes"
         )
     try:
         with tifffile.TiffFile(file) as opened:
             page = opened.pages[0]
             if page.shape != tuple(shape) or page.dtype not in (np.uint8, np.bool_):
-                raise KitError(f"{file.name}: is no mask of {shape[0]}x{shape[1]} pixels")
+                raise KitError(
+                    f"{file.name}: is no mask of {shape[0]}x{shape[1]} pixels; pack it again"
+                )
             return page.asarray() > 0
     except KitError:
         raise
     except Exception as error:  # damaged files raise almost anything
-        raise KitError(f"{file.name}: cannot be read as TIFF ({type(error).__name__})") from None
+        raise KitError(
+            f"{file.name}: cannot be read as TIFF ({type(error).__name__}); pack it again"
+        ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tempfile
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 from lib.data import find_root, list_patients
 from lib.data.kaggle import stat_key
-from lib.grade.archive import MAX_BYTES, plain_files
+from lib.grade.archive import content_hash, is_litter
 from lib.grade.feedback import page_name, write_leaderboard, write_page
 from lib.grade.gradebook import GRADEBOOK, Book, flags, read_book, total, write_book
 from lib.grade.one import failed, prepare
@@ -20,7 +21,9 @@ from lib.grade.people import read_table
 from lib.grade.rescore import Result
 from lib.grade.rubric import Rubric, load_rubric
 from lib.grade.standings import Standing, assess
-from lib.grade.submission import STUDENT
+from lib.grade.submission import READ, STUDENT
+from lib.grade.test_set import prepare_exam
+from lib.grade.trouble import GraderError, in_one_line, without_submission
 from lib.grade.worker import Worker, WorkerDied
 from lib.runtime import pick_device
 from lib.utils import PROJECT, KitError, fingerprint, progress, say, sha256, write_json
@@ -43,7 +46,8 @@ def grade(
 
     ``gradebook.csv``, a page for each submission and ``leaderboard.html`` are written. A submission
     that was graded before, on the same data by the same code, is not computed again, so an
-    interrupted grading goes on. What the instructor wrote into the gradebook stays.
+    interrupted grading goes on. What the instructor wrote into the gradebook stays. Remarks on the
+    data are printed first.
 
     Args:
         data: the instructor's, as for ``load_data``.
@@ -53,11 +57,11 @@ def grade(
         seconds: the longest that one submission may take.
 
     Raises:
-        KitError: nothing to grade, unusable data, or a gradebook in which a cell for points is no
-            number.
+        KitError: nothing to grade, or a gradebook in which a cell for points is no number.
+        GraderError: unusable data, or trouble of this computer; results so far are kept.
     """
     submissions, out, rubric = Path(submissions), Path(out), rubric or load_rubric()
-    book = read_book(out / GRADEBOOK, rubric)
+    read_book(out / GRADEBOOK, rubric)  # what is wrong in it is said before hours of computing
     found = list_submissions(submissions)
     key = [
         _code_hash(),
@@ -66,16 +70,29 @@ def grade(
         str(pick_device(device)),
         rubric.tolerance,
     ]
+    say(prepare_exam(data, split).data.report())
     results = []
-    with (
-        Worker(prepare, str(data), split, device, rubric.tolerance) as worker,
-        progress(total=len(found), desc="grading", unit="submission") as bar,
-    ):
-        for name, source in found.items():
-            results.append(_result(name, source, out / RESULTS, key, roster or (), worker, seconds))
-            bar.update()
+    try:
+        with (
+            Worker(prepare, str(data), split, device, rubric.tolerance) as worker,
+            progress(total=len(found), desc="grading", unit="submission") as bar,
+            without_submission(),
+        ):
+            cache, ids = out / RESULTS, roster or ()
+            for name, source in found.items():
+                results.append(_result(name, source, cache, key, ids, worker, seconds))
+                bar.update()
+    except GraderError as error:
+        raise GraderError(f"{error}, then run it again: what was graded is kept") from error
     standings = assess(results, rubric, roster)
+    # read again: the instructor may have written into it meanwhile
+    book = read_book(out / GRADEBOOK, rubric)
     book = replace(book, ids=frozenset(standing.result.student for standing in standings))
+    for student, submission in book.without(standings):
+        say(
+            f"{out / GRADEBOOK}: what is written about {student or submission!r} is of nobody who "
+            f"is graded; it stays in a row of its own, or correct its student"
+        )
     _write(out, standings, book, rubric)
     return standings
 
@@ -93,25 +110,28 @@ def list_submissions(folder: Path) -> dict[str, Path]:
     found = [
         path
         for path in sorted(folder.iterdir())
-        if not path.name.startswith(".")
+        if not is_litter(path.name)
         and not path.is_symlink()
         and (path.is_dir() or path.suffix.lower() == ".zip")
     ]
     if not found:
         raise KitError(f"{folder}: has no zip and no folder; put the submissions there")
     sources = [_only_zip(path) or path for path in found]
-    return {path.relative_to(folder).as_posix(): path for path in sources}
+    return {_readable(path.relative_to(folder).as_posix()): path for path in sources}
 
 
 def _only_zip(folder: Path) -> Path | None:
     """Return the zip in a folder that contains nothing else, as platforms export them."""
     inside = (
-        [path for path in folder.iterdir() if not path.name.startswith(".")]
-        if folder.is_dir()
-        else []
+        [path for path in folder.iterdir() if not is_litter(path.name)] if folder.is_dir() else []
     )
     lone = len(inside) == 1 and inside[0].suffix.lower() == ".zip" and inside[0].is_file()
     return inside[0] if lone and not inside[0].is_symlink() else None
+
+
+def _readable(name: str) -> str:
+    """Return a name that can be written as UTF-8, whatever its bytes on the disk are."""
+    return os.fsencode(name).decode("utf-8", errors="replace")
 
 
 def _code_hash() -> str:
@@ -134,22 +154,62 @@ def _result(
     """Return the result of a submission: computed, or read if it was computed before."""
     student = student_of(name, roster)
     try:
-        content = _content_hash(source)
-    except (KitError, OSError) as error:
+        content = content_hash(source, READ)
+    except KitError as error:
         return failed(name, student, "refused", str(error))
+    except PermissionError as error:
+        return failed(name, student, "failed", f"It could not be read here: {in_one_line(error)}.")
     file = cache / f"{fingerprint([key, name, student, content])[:24]}.json"
-    if file.is_file():
-        return Result.from_dict(json.loads(file.read_text(encoding="utf-8")))
-    with tempfile.TemporaryDirectory(prefix="grade-", ignore_cleanup_errors=True) as work:
-        try:
-            job = str(source), name, student, student in roster, work
-            result = Result.from_dict(worker.call(job, seconds))
-        except WorkerDied as error:
-            say(f"{name}: {error}")
-            status = "timed out" if error.timed_out else "failed"
-            return failed(name, student, status, f"Grading was given up: {error}.")
-    if result.status != "failed":  # else the next grading tries again
-        write_json(file, asdict(result))
+    result = _kept(file)
+    if result is None:
+        result = _computed((str(source), name, student, student in roster), worker, seconds)
+        if result.status not in ("failed", "timed out"):  # else the next grading tries again
+            values = asdict(result)
+            write_json(file, {"sha256": fingerprint(values), "result": values})
+    return result
+
+
+def _kept(file: Path) -> Result | None:
+    """Return a result that was computed before; None without one, or if it was changed since."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["sha256"] != fingerprint(content["result"]):
+            raise ValueError("its hash is another")
+        return Result.from_dict(content["result"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        say(f"{file}: is not as it was written; that submission is graded anew")
+        return None
+
+
+def _computed(job: tuple[str, str, str, bool], worker: Worker, seconds: float) -> Result:
+    """Return the result of a submission from the child, which is tried twice if it dies.
+
+    Other programs may have taken the memory, or the system may have ended it.
+    """
+    _, name, student, _ = job
+    for _ in range(2):
+        with tempfile.TemporaryDirectory(prefix="grade-", ignore_cleanup_errors=True) as work:
+            try:
+                return _believed(worker.call((*job, work), seconds), name)
+            except WorkerDied as error:
+                died = error
+        say(f"{name}: {died}")
+        if died.timed_out:
+            break
+    status = "timed out" if died.timed_out else "failed"
+    return failed(name, student, status, f"Grading was given up: {died}.")
+
+
+def _believed(values: Any, name: str) -> Result:
+    """Return the result in an answer of the child. Raises WorkerDied if it is none."""
+    try:
+        result = Result.from_dict(values)
+    except ValueError as error:
+        raise WorkerDied(f"its answer is {error}") from None
+    if result.submission != name:
+        raise WorkerDied("its answer is of another submission")
     return result
 
 
@@ -169,18 +229,6 @@ def student_of(name: str, roster: Sequence[str]) -> str:
     return plain or "nameless"
 
 
-def _content_hash(source: Path) -> str:
-    """Return a hash of all that is in a submission.
-
-    Raises:
-        KitError: it is too large, or contains links.
-    """
-    files = list(plain_files(source)) if source.is_dir() else [source]
-    if sum(file.stat().st_size for file in files) > MAX_BYTES:
-        raise KitError(f"{source.name}: larger than {MAX_BYTES >> 20} MiB; submit what pack makes")
-    return fingerprint([(file.relative_to(source).as_posix(), sha256(file)) for file in files])
-
-
 # --- output ---------------------------------------------------------------------------------------
 
 
@@ -194,32 +242,50 @@ def _write(out: Path, standings: Sequence[Standing], book: Book, rubric: Rubric)
     write_book(out / GRADEBOOK, standings, book, rubric, pages)
 
 
-ID_COLUMNS = ("student", "student id", "id", "username", "user name", "login", "login id")
+ID_COLUMNS = (
+    "student",
+    "student id",
+    "sis login id",
+    "sis user id",
+    "id number",
+    "id",
+    "username",
+    "user name",
+    "login",
+    "login id",
+)
 """Headers of the ids in a roster, the likeliest first; spreadsheets of an LMS name them so."""
 
 
 def read_roster(file: Path) -> list[str]:
     """Return the ids of a roster: its column of that name, see ``ID_COLUMNS``, or its only column.
 
+    Of several such columns, the first that has ids only: an LMS may write names below ``Student``.
+
     Raises:
         KitError: it cannot be read, or has no ids.
     """
     rows = read_table(file)
     header = [name.strip().lower().replace("_", " ") for name in rows[0]] if rows else []
+    width = max((place for place, name in enumerate(header, 1) if name), default=1)
     named = [header.index(name) for name in ID_COLUMNS if name in header]
-    if len(header) > 1 and not named:
+    if width > 1 and not named:
         raise KitError(
-            f"{file}: which of {len(header)} columns has the ids is not clear; name it student in "
-            f"line 1"
+            f"{file}: which of {width} columns has the ids is not clear; name it student in line 1"
         )
-    column = named[0] if named else 0
-    cells = [row[column].strip() for row in rows[bool(named) :] if len(row) > column]
-    ids = [cell for cell in cells if cell]
-    wrong = [student for student in ids if not STUDENT.fullmatch(student)]
-    if wrong or not ids:
-        problem = f"{wrong[0]!r} is no id" if wrong else "has no ids"
-        raise KitError(f"{file}: {problem}; expected a column student")
-    return list(dict.fromkeys(ids))
+    found = [_cells(rows[bool(named) :], column) for column in named or [0]]
+    for ids in found:
+        if ids and all(map(STUDENT.fullmatch, ids)):
+            return list(dict.fromkeys(ids))
+    wrong = [student for student in found[0] if not STUDENT.fullmatch(student)]
+    problem = f"{wrong[0]!r} is no id" if wrong else "has no ids"
+    raise KitError(f"{file}: {problem}; expected a column student")
+
+
+def _cells(rows: Sequence[Sequence[str]], column: int) -> list[str]:
+    """Return the cells of a column that are not empty, without blanks around."""
+    cells = [row[column].strip() for row in rows if len(row) > column]
+    return [cell for cell in cells if cell]
 
 
 def summary(standings: Sequence[Standing]) -> str:

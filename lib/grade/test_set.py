@@ -11,6 +11,7 @@ import numpy as np
 
 from lib.data import Patient, cache_folder, kaggle
 from lib.dataset import BrainData, Split, load_data, make_split
+from lib.grade.trouble import GraderError, without_submission
 from lib.utils import KitError, build_folder, fingerprint, sha256
 
 _SMALL = 32  # pixels of the copy for the split and the fingerprint; nothing is scored on it
@@ -33,10 +34,14 @@ class Exam:
     folder: Path
 
     def load(self, image_size: int, preprocessing: str, perturbed: bool = False) -> BrainData:
-        """Return the validation patients, prepared for a network."""
-        return _load(
-            self.folder / ("perturbed" if perturbed else "clean"), image_size, preprocessing
-        )
+        """Return the validation patients, prepared for a network.
+
+        Raises:
+            GraderError: they cannot be read.
+        """
+        folder = self.folder / ("perturbed" if perturbed else "clean")
+        with without_submission():
+            return _load(folder, image_size, preprocessing)
 
     @cached_property
     def voxels(self) -> dict[str, tuple[int, int]]:
@@ -48,11 +53,12 @@ class Exam:
         """Return a patient's ground truth on the file's grid, ``(S, H, W)`` {0, 1}.
 
         Raises:
-            KitError: the patient has no masks.
+            GraderError: the patient has no masks, or they cannot be read.
         """
-        mask = self.data.truth(name)
+        with without_submission():
+            mask = self.data.truth(name)
         if mask is None:
-            raise KitError(f"{self.data.root}: {name} has no masks; scoring needs them")
+            raise GraderError(f"{self.data.root}: {name} has no masks; scoring needs them")
         return mask
 
 
@@ -66,8 +72,13 @@ def prepare_exam(root: str | Path, split: str = "auto") -> Exam:
         split: as in ``Config.split``.
 
     Raises:
-        KitError: there is nothing usable, or it cannot be split so.
+        GraderError: there is nothing usable, it cannot be split so, or there is no space.
     """
+    with without_submission():
+        return _prepare_exam(root, split)
+
+
+def _prepare_exam(root: str | Path, split: str) -> Exam:
     data = load_data(root, _SMALL)
     chosen = make_split(data, split)
     key = fingerprint([_VERSION, data.fingerprint, chosen.validation])

@@ -5,9 +5,11 @@ A hang, a crash or a memory error there does not stop the grader.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
@@ -16,12 +18,17 @@ from typing import Any
 
 import psutil
 
+from lib.grade.trouble import GraderError, in_one_line
 from lib.utils import KitError
 
 try:
     import resource
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
+
+
+MAX_ANSWER = 32 * 2**20
+"""Bytes of an answer: the changes in ``lib`` of a large submission are a fifth of it."""
 
 
 class WorkerDied(RuntimeError):
@@ -39,7 +46,8 @@ class WorkerDied(RuntimeError):
 class Worker:
     """Call one function in a child process.
 
-    The process is started at the first call, and again after each death.
+    The process is started at the first call, and again after each death. Arguments and answers
+    are sent as JSON: a pickle from a child that a submission has taken over could run code here.
 
     ``with Worker(prepare, root) as worker: worker.call(argument, seconds=60)``
 
@@ -60,47 +68,71 @@ class Worker:
         self._stop(patience=5 if exc[0] is None else 0)
 
     def call(self, argument: Any, seconds: float) -> Any:
-        """Return what the function returns for ``argument``.
+        """Return what the function returns for ``argument``; both are JSON values.
 
         Args:
             seconds: the work is stopped if it takes longer.
 
         Raises:
-            WorkerDied: it took longer, or its process ended.
-            KitError: ``prepare`` raised it.
+            WorkerDied: it took longer, its process ended, or its answer is none.
+            GraderError: the child cannot start, or the function raised it.
         """
         process, pipe = self._child or self._start()
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            process.kill()
+
+        # also if the child sends half an answer
+        timer = threading.Timer(seconds, end)
+        timer.start()
         try:
-            pipe.send(argument)
-            if pipe.poll(seconds):
-                return pipe.recv()
-            died = WorkerDied(f"not done after {seconds:.0f} s", timed_out=True)
-        except (EOFError, OSError):
-            process.join(5)
-            died = WorkerDied(f"its process ended (status {process.exitcode})")
-        self._stop()
-        raise died
+            pipe.send_bytes(json.dumps(argument).encode())
+            value, trouble = _decoded(pipe.recv_bytes(MAX_ANSWER))
+        except (EOFError, OSError, ValueError, RecursionError):
+            timed_out = late.is_set()
+            timer.cancel()
+            process.join(1)  # it may be about to end
+            if timed_out:
+                reason = f"not done after {seconds:.0f} s"
+            elif process.exitcode is None:
+                reason = "its process gave an answer that is none"
+            else:
+                reason = f"its process ended (status {process.exitcode})"
+            self._stop()
+            raise WorkerDied(reason, timed_out) from None
+        finally:
+            timer.cancel()
+        if late.is_set():  # killed, but only after it had answered
+            self._stop()
+        if trouble is not None:
+            raise GraderError(trouble)
+        return value
 
     def _start(self) -> tuple[BaseProcess, Connection]:
         """Start the child and wait until it is ready.
 
         Raises:
-            KitError: it cannot start, or ``prepare`` raised it.
+            GraderError: it cannot start, or ``prepare`` raised an error.
         """
         # the same on every system; a forked CUDA does not work
         context = multiprocessing.get_context("spawn")
-        pipe, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, *self._start_with), daemon=True)
-        self._child = process, pipe
-        process.start()
-        theirs.close()  # else the end of the child would go unnoticed
         try:
-            problem = pipe.recv()
-        except EOFError:
-            problem = "the process that grades cannot be started"
-        if problem is not None:
+            pipe, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, *self._start_with), daemon=True)
+            process.start()
+            self._child = process, pipe
+            theirs.close()  # else the end of the child would go unnoticed
+            _, trouble = _decoded(pipe.recv_bytes(MAX_ANSWER))
+        except (EOFError, OSError, ValueError) as error:
+            trouble = (
+                f"the process that grades cannot be started ({in_one_line(error, 100)}); see what "
+                f"is said above, close other programs"
+            )
+        if trouble is not None or self._child is None:
             self._stop()
-            raise KitError(problem)
+            raise GraderError(trouble)
         return self._child
 
     def _stop(self, patience: float = 0) -> None:
@@ -114,20 +146,43 @@ class Worker:
             self._child = None
 
 
+def _decoded(answer: bytes) -> tuple[Any, str | None]:
+    """Return the value in an answer of the child, and the trouble that it met, or None.
+
+    Raises:
+        ValueError: it is no answer.
+    """
+    content = json.loads(answer)
+    if not isinstance(content, dict) or content.keys() not in ({"value"}, {"trouble"}):
+        raise ValueError("has neither a value nor trouble")
+    trouble = content.get("trouble")
+    return content.get("value"), None if trouble is None else " ".join(str(trouble)[:500].split())
+
+
 def _serve(
     pipe: Connection, prepare: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]
 ) -> None:
     """Answer calls in the child until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets the signal and ends this one
+
+    def answer(**content: Any) -> None:
+        pipe.send_bytes(json.dumps(content).encode())
+
+    try:
+        work = prepare(*arguments)
+    except (KitError, OSError) as error:
+        answer(trouble=in_one_line(error))
+        return
     with suppress(EOFError, OSError):
-        try:
-            work = prepare(*arguments)
-        except KitError as error:
-            pipe.send(str(error))
-            return
-        pipe.send(None)
+        answer(value=None)
         while True:
-            pipe.send(work(pipe.recv()))
+            argument = json.loads(pipe.recv_bytes())
+            try:
+                value = work(argument)
+            except GraderError as error:
+                answer(trouble=str(error))
+            else:
+                answer(value=value)
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def shared_storage(weights):
             },
             "not those",
         ),
-        (lambda c: {**c, "trained_on": 7}, "says not what it was trained on"),
+        (lambda c: {**c, "trained_on": 7}, "which patients"),
         (lambda c: c["weights"], "has no config and weights"),
     ],
 )

@@ -15,6 +15,7 @@ from lib.config import changes
 from lib.grade import pack
 from lib.grade.__main__ import main
 from lib.grade.archive import unpack
+from lib.grade.checks import Finding
 from lib.grade.submission import READ, read_submission
 from lib.logger import checkpoint_hashes, find_run
 from lib.predict import default_weights
@@ -97,7 +98,7 @@ def test_a_fold_is_not_what_is_graded(out, tmp_path):
     shutil.copytree(ada, fold)
     info = json.loads((fold / "run.json").read_text())
     info["split"] |= {"name": "fold-1-of-3", "validation": info["split"]["train"]}
-    info["best"]["val_dsc"] = 0.99
+    info["best"] |= {"epoch": 1, "val_dsc": 0.99}
     (fold / "run.json").write_text(json.dumps(info))
     cases = pd.read_csv(fold / "cases.csv")
     cases.assign(dsc=0.99).to_csv(fold / "cases.csv", index=False)
@@ -186,6 +187,17 @@ def test_weights_that_cannot_be_read(out):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(KitError, match=r"best\.pt"):
         pack("ada", out, quick=True)
+
+
+def test_an_older_zip_stays_if_the_new_one_is_no_good(out, monkeypatch):
+    file = out / "older.zip"
+    file.write_bytes(b"of last week")
+    fault = Finding("fault", "odd", "history.csv: odd.")
+    monkeypatch.setattr(sys.modules["lib.grade.pack"], "check_history", lambda _: [fault])
+    with pytest.raises(KitError, match=r"history\.csv: odd\..*; train it anew"):
+        pack("older", out, quick=True)
+    assert file.read_bytes() == b"of last week"
+    file.unlink()
 
 
 def test_too_large(out, monkeypatch):

@@ -18,7 +18,8 @@ from lib.grade import grade, load_rubric
 from lib.grade.gradebook import GRADEBOOK
 from lib.grade.one import grade_one
 from lib.grade.rescore import Result
-from lib.grade.run import list_submissions, read_roster, student_of, summary
+from lib.grade.run import _computed, _kept, list_submissions, read_roster, student_of, summary
+from lib.grade.trouble import GraderError
 from lib.grade.worker import Worker, WorkerDied
 from lib.logger import BEST_CSV
 from lib.utils import PROJECT, KitError
@@ -146,7 +147,7 @@ def test_killed_in_the_middle_it_goes_on(hand_ins, graded, tmp_path, monkeypatch
         calls.append(job[1])
         if len(calls) == 4:
             raise KeyboardInterrupt
-        known = [json.loads(content) for content in whole.values()]
+        known = [json.loads(content)["result"] for content in whole.values()]
         return next(result for result in known if result["submission"] == job[1])
 
     monkeypatch.setattr(Worker, "call", answer)
@@ -173,6 +174,99 @@ def test_timed_out(hand_ins, tmp_path, monkeypatch):
     assert not (tmp_path / "results").exists()  # the next grading tries again
 
 
+def test_trouble_of_the_computer_stops_it_and_what_was_graded_is_kept(
+    hand_ins, graded, tmp_path, monkeypatch
+):
+    """The third submission meets a full disk; graded again, the first two are not computed."""
+    known = {one["submission"]: one for one in map(_kept_result, (graded[0] / "results").iterdir())}
+    calls = []
+
+    def answer(worker, job, seconds):
+        calls.append(job[1])
+        if len(calls) == 3:
+            raise GraderError(f"{job[-1]}/x: No space left on device; free some space")
+        return known[job[1]]
+
+    monkeypatch.setattr(Worker, "call", answer)
+    roster, rubric = read_roster(hand_ins / "roster.csv"), load_rubric(hand_ins / "rubric.toml")
+    arguments = hand_ins / "submissions", hand_ins / "data", tmp_path, rubric, roster
+    with pytest.raises(GraderError, match="free some space, then run it again: what was graded"):
+        grade(*arguments)
+    assert len(list((tmp_path / "results").iterdir())) == 2 and not (tmp_path / GRADEBOOK).exists()
+    grade(*arguments)
+    assert len(calls) == len(known) + 1
+    assert (tmp_path / GRADEBOOK).read_bytes() == (graded[0] / GRADEBOOK).read_bytes()
+
+
+def _kept_result(file: Path) -> dict:
+    return json.loads(file.read_text())["result"]
+
+
+def test_a_child_that_dies_is_tried_again_once(monkeypatch):
+    answers = [WorkerDied("killed"), asdict(Result("a.zip", "a", "refused"))]
+
+    def answer(worker, job, seconds):
+        assert not list(Path(job[-1]).iterdir())
+        Path(job[-1], "left.csv").touch()
+        if isinstance(answers[0], Exception):
+            raise answers.pop(0)
+        return answers.pop(0)
+
+    monkeypatch.setattr(Worker, "call", answer)
+    job = "a.zip", "a.zip", "a", False
+    assert _computed(job, Worker(forbidden), 1).status == "refused"
+    answers += [WorkerDied("killed"), WorkerDied("killed again"), "not reached"]
+    died = _computed(job, Worker(forbidden), 1)
+    assert (died.status, answers) == ("failed", ["not reached"])
+    assert "killed again" in died.findings[0].text
+    answers[:] = [asdict(Result("b.zip", "a", "refused"))] * 2  # of another submission
+    assert _computed(job, Worker(forbidden), 1).status == "failed"
+
+
+@pytest.mark.parametrize("change", ["", "{", "[]", "{}", "null", "0.9", "[" * 10**5])
+def test_a_kept_result_that_was_changed_is_computed_anew(hand_ins, graded, tmp_path, change):
+    original = next((graded[0] / "results").iterdir())
+    file = Path(shutil.copy(original, tmp_path / "r.json"))
+    assert asdict(_kept(file)) == asdict(Result.from_dict(_kept_result(original)))
+    content = file.read_text()
+    status = json.loads(content)["result"]["status"]
+    edited = content.replace(f'"status": "{status}"', '"status": "missing"')
+    file.write_text(edited if change == "0.9" else change)
+    assert _kept(file) is None
+    assert _kept(tmp_path / "none.json") is None
+
+
+def test_remarks_on_the_data_are_printed(hand_ins, graded, tmp_path, monkeypatch, capfd):
+    data = shutil.copytree(hand_ins / "data", tmp_path / "data")
+    first, other = sorted(path for path in data.iterdir() if path.is_dir())[:2]
+    for file in first.iterdir():  # the same patient under another name
+        shutil.copy(file, other / file.name.replace(first.name, other.name))
+    monkeypatch.setattr(Worker, "call", lambda *_: asdict(Result("ada.zip", "ada", "refused")))
+    (tmp_path / "submissions").mkdir()
+    shutil.copy(hand_ins / "submissions" / "ada.zip", tmp_path / "submissions")
+    grade(tmp_path / "submissions", data, tmp_path / "out")
+    assert f"note: {other.name}" in (said := capfd.readouterr().out) or first.name in said
+
+
+def test_what_is_written_while_it_grades_is_kept(hand_ins, tmp_path, monkeypatch):
+    (tmp_path / "submissions").mkdir()
+    shutil.copy(hand_ins / "submissions" / "ada.zip", tmp_path / "submissions")
+    arguments = tmp_path / "submissions", hand_ins / "data", tmp_path / "out"
+    file = tmp_path / "out" / GRADEBOOK
+    refused = asdict(Result("ada.zip", "ada", "refused"))
+
+    def answer(*_):
+        if file.exists():  # the second grading
+            file.write_text("student,submission,comment\nada,ada.zip,meanwhile\n")
+        return refused
+
+    monkeypatch.setattr(Worker, "call", answer)
+    grade(*arguments)
+    shutil.rmtree(tmp_path / "out" / "results")
+    grade(*arguments)
+    assert rows_of(tmp_path / "out")["ada"]["comment"] == "meanwhile"
+
+
 # --- around it ------------------------------------------------------------------------------------
 
 
@@ -194,6 +288,8 @@ def test_what_counts_as_a_hand_in(tmp_path):
     for name in ("b.zip", "a/x.zip", "c/result/x.csv", "c/y.zip", "notes.txt", ".hidden.zip"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
+    (tmp_path / "a" / "__MACOSX").mkdir()
+    (tmp_path / "__MACOSX").mkdir()
     assert list(list_submissions(tmp_path)) == ["a/x.zip", "b.zip", "c"]
     with pytest.raises(KitError, match="no zip"):
         list_submissions(tmp_path / "c" / "result")
@@ -226,6 +322,11 @@ def test_a_roster_that_is_none(tmp_path):
         "ada\nbela",
         "\nstudent\n\nada\n ,\nbela\n\n",
         "first,last,login,id\nA,B,x,ada\nC,D,y,bela\n",
+        "sep=;\r\nname;id\r\nA;ada\r\nB;bela\r\n",
+        "student\rada\rbela\r",
+        '"Last, first; middle",id\n"A, B; C",ada\n"C, D; E",bela\n',
+        'Student,ID,SIS Login ID\n    Points Possible,,\n"A, B",7,ada\n"C, D",8,bela\n',
+        "First name,ID number,Email address\nA,ada,a@x\nB,bela,b@x\n",
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
@@ -239,6 +340,9 @@ def test_a_roster_as_other_programs_save_it(tmp_path, text, encoding):
     [
         (b'student\n"ada\n', "cannot be read as CSV"),
         (b"PK\x03\x04\0\0", "no text"),
+        ("student\nada\n".encode("utf-32"), "no text"),
+        (b"student\n\x8da\n", "cannot be read as CSV"),  # no letter in any encoding of Windows
+        ("\ufeffstudent\n\u00e9".encode()[:-1], "cannot be read as CSV"),  # cut
         (b"", "has no ids"),
         (b"student\n", "has no ids"),
     ],

@@ -1,11 +1,14 @@
 """The process that grades: it may hang or die, and the next call finds a new one."""
 
+import json
 import os
 import sys
 import time
 
 import pytest
 
+from lib.grade import worker
+from lib.grade.trouble import GraderError
 from lib.grade.worker import Worker, WorkerDied, limited_memory
 from lib.utils import KitError
 
@@ -22,24 +25,72 @@ def work(text):
     return text
 
 
+class Odd:
+    """What a child sends that a submission has taken over."""
+
+
+def odd_answers(pipe, _, arguments):
+    pipe.send_bytes(b'{"value": null}')
+    while True:
+        answer = json.loads(pipe.recv_bytes())
+        if answer == "stall":
+            os.write(pipe.fileno(), b"\0\0\1\0half")
+            time.sleep(60)
+        elif answer == "pickle":
+            pipe.send(Odd())
+        elif answer == "long":
+            pipe.send_bytes(b"x" * 2000)
+        else:
+            pipe.send_bytes(answer.encode())
+
+
+def troubled():
+    return raise_trouble
+
+
+def raise_trouble(text):
+    if text:
+        raise GraderError(text)
+    return {"a": [1, 0.1, None, "é"]}
+
+
 def unprepared():
     raise KitError("no data")
 
 
 def test_what_kills_or_hangs_the_process_costs_one_call():
-    with Worker(prepare) as worker:
+    with Worker(prepare) as child:
         with pytest.raises(WorkerDied, match="status 7") as died:
-            worker.call("die", 60)
+            child.call("die", 60)
         assert not died.value.timed_out
-        assert worker.call("2", 60) == "2"
+        assert child.call("2", 60) == "2"
         with pytest.raises(WorkerDied, match=r"not done after 1 s") as died:
-            worker.call("hang", 1)
+            child.call("hang", 1)
         assert died.value.timed_out
 
 
 def test_a_worker_that_cannot_start_says_why():
-    with Worker(unprepared) as worker, pytest.raises(KitError, match="no data"):
-        worker.call("1", 60)
+    with Worker(unprepared) as child, pytest.raises(GraderError, match="no data"):
+        child.call("1", 60)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the half answer is written to a socket")
+@pytest.mark.parametrize("answer", ["pickle", "long", "", "[1]", "{}", "[" * 10**5, "stall"])
+def test_an_answer_that_is_none_is_a_death(monkeypatch, answer):
+    monkeypatch.setattr(worker, "_serve", odd_answers)
+    monkeypatch.setattr(worker, "MAX_ANSWER", 1000)
+    with Worker(prepare) as child, pytest.raises(WorkerDied) as died:
+        child.call(answer, 2)
+    assert died.value.timed_out == (answer == "stall")
+
+
+def test_trouble_of_the_computer_comes_out_as_such_and_the_child_lives_on():
+    with Worker(troubled) as child:
+        with pytest.raises(GraderError, match="disk full"):
+            child.call("disk full", 60)
+        first = child._child
+        assert child.call("", 60) == {"a": [1, 0.1, None, "é"]}
+        assert child._child is first
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system keeps no such limit")
