@@ -28,6 +28,7 @@ from benchmarks.sets import many_patients, temporary
 from benchmarks.step import Step
 from lib.config import Config
 from lib.data import Cache, list_patients, read_patient
+from lib.data.cache import SliceFile
 from lib.dataset import BrainData, Sampler, SliceDataset, load_data
 from lib.logger import Epoch
 from lib.phantom import PHANTOM_FOLDER, write_phantom
@@ -48,7 +49,7 @@ _STATUS = Path("/proc/self/status")  # Linux tells there what memory consists of
 
 
 def peak_gib() -> float | None:
-    """Peak memory of this process so far, mapped files included."""
+    """Peak memory of this process so far."""
     if not _STATUS.exists():
         return peak_memory(torch.device("cpu")).get("peak_ram_gib")
     # the figure that all systems have counts in the process that started this one
@@ -98,7 +99,7 @@ def point(root: Path, config: Config) -> Row:
 def _own_memory() -> Iterator[list[int]]:
     """Sample the memory that belongs to this process alone, in bytes.
 
-    Files that are mapped into it do not count.
+    Files that the system keeps in memory do not count.
     """
     samples, done = [], threading.Event()
 
@@ -123,10 +124,11 @@ def _replicated(cache: Cache, times: int, folder: Path) -> Cache:
     arrays = {}
     for name in ("images", "masks"):
         part, file = getattr(cache, name), folder / name
+        content = part[np.arange(len(part))].tobytes()
         with open(file, "wb") as stream:
             for _ in range(times):
-                stream.write(part.tobytes())
-        arrays[name] = np.memmap(file, part.dtype, "r", shape=(times * len(part), *part.shape[1:]))
+                stream.write(content)
+        arrays[name] = SliceFile(file, part.dtype, (times * len(part), *part.shape[1:]))
     n = len(cache.masks)
     records = {
         f"{name}_{copy}": replace(
@@ -139,7 +141,7 @@ def _replicated(cache: Cache, times: int, folder: Path) -> Cache:
 
 
 def large_cache(times: int, size: int = 128, steps: int = 10) -> Row:
-    """Train on the phantom ``times`` times over, mapped into memory.
+    """Train on the phantom ``times`` times over, read from a file.
 
     Returns the peak of the process's own memory over some steps.
     """
@@ -197,10 +199,9 @@ def large_set(patients: int = 100, measured: int = 4) -> list[Row]:
 
 
 def bounded() -> list[Row]:
-    """Measure memory while training on a set that is mapped into memory.
+    """Measure memory while training on a set that is read from files.
 
-    The set is the phantom once, and 20 times. What is mapped comes and goes as the system has room;
-    what the process owns must not grow with the set.
+    The set is the phantom once, and 20 times. What the process owns must not grow with the set.
     """
     if not _STATUS.exists():
         return [{"left out": "only Linux tells what memory consists of"}]
@@ -214,13 +215,11 @@ def curves(picture: Path) -> list[Row]:
     out.
     Exponents of the last half of the points are in the last two rows; see scale.png. An exponent of
     1
-    is linear. What is not, and why: a warm start reads an index and maps files, whatever their
+    is linear. What is not, and why: a warm start reads an index and opens files, whatever their
     size;
     preparing small slices is reading files, which have 256x256 pixels in the right half; memory
     begins
-    with Python and torch, grows with the pixels of a batch, and takes in mapped files as long as
-    there
-    is room.
+    with Python and torch, and grows with the pixels of a batch.
     """
     with temporary() as folder:
         by_patients = [

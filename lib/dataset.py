@@ -53,7 +53,7 @@ class Split:
 
 @dataclass(frozen=True)
 class BrainData:
-    """A dataset in memory-mapped arrays, with its patients and their files."""
+    """A dataset in prepared files, with its patients and their own files."""
 
     name: str
     root: Path

@@ -63,10 +63,17 @@ def run_id(config: Config, data: BrainData, split: Split, code: str) -> str:
     Args:
         code: from ``code_fingerprint``.
     """
+    return _id_of(config, data.fingerprint, split.train, split.validation, code)
+
+
+def _id_of(
+    config: Config, data: str, train: Sequence[str], validation: Sequence[str], code: str
+) -> str:
+    """Return the id of a run, see ``run_id``; ``data`` is the fingerprint of the data."""
     settings = {
         name: value for name, value in config.identity().items() if name not in ("device", "split")
     }
-    digest = fingerprint([settings, data.fingerprint, split.train, split.validation, code])
+    digest = fingerprint([settings, data, train, validation, code])
     # a custom class is named module:Class, and Windows allows no : in the name of a folder
     network, loss_name = (name.rpartition(":")[2] for name in (config.model, config.loss))
     return (
@@ -703,6 +710,27 @@ def checkpoint_hashes(path: Path) -> dict[str, str]:
     return {name: file_hash(path / name) for name in ("best.pt", "history.csv", "cases.csv")}
 
 
+def _require_true(run: Run) -> None:
+    """Raise ``KitError`` unless run.json tells what the run's id and its history tell."""
+    info, what = run.info, None
+    if info.get("schema") == SCHEMA:
+        split, data, code = info["split"], info["data"]["sha256"], info["code"]["sha256"]
+        if _id_of(run.config, data, split["train"], split["validation"], code) != run.id:
+            what = "config, data, split or code"
+    scores = run.history["val_dsc"]
+    if run.info["split"]["validation"]:
+        first, most = int(scores.argmax()), float(scores.max())
+        if info["best"]["epoch"] != first + 1 or abs(info["best"]["val_dsc"] - most) > 1e-6:
+            what = "best epoch"
+    elif info["best"]["epoch"] != len(scores):
+        what = "best epoch"
+    if what:
+        raise KitError(
+            f"{run.folder / 'run.json'}: its {what} was edited; restore it, or move the run's "
+            f"folder away and train it anew"
+        )
+
+
 def require_sound(run: Run, weights: bool = False) -> None:
     """Raise ``KitError`` unless a finished run is as its training left it.
 
@@ -725,6 +753,7 @@ def require_sound(run: Run, weights: bool = False) -> None:
                 f"{file}: is not what the training wrote; restore it, or move the run's folder "
                 f"away and train it anew"
             )
+    _require_true(run)
 
 
 # --- result CSVs ----------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def test_a_variant_that_was_trained_twice_is_named(copied):
     run = part_runs(copied, BASELINE, "fresh")[0]
     again = copied / "runs" / "again"
     shutil.copytree(run.folder, again)
-    (again / "run.json").write_text(json.dumps(run.info | {"id": "again"}))
+    (again / "run.json").write_text(json.dumps(run.info | {"id": "again", "schema": 1}))
     with pytest.raises(KitError, match=f"fresh was trained more than once .*{run.id}"):
         results.page(copied)
 
