@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lib.runtime.memory import is_out_of_memory
-from lib.utils import KitError
+from lib.utils import EditedError, KitError
 
 _OF_THE_COMPUTER = frozenset(
     (
@@ -32,11 +32,11 @@ class GraderError(KitError):
 
 
 def of_the_computer(error: BaseException) -> BaseException | None:
-    """Return the trouble of the disk or of rights that led to an error, or None."""
+    """Return the trouble of the disk, of rights or of an edited kit that led to an error."""
     found = (
         one
         for one in _led_to(error)
-        if isinstance(one, GraderError)
+        if isinstance(one, (GraderError, EditedError))
         or (isinstance(one, OSError) and one.errno in _OF_THE_COMPUTER)
     )
     return next(found, None)

@@ -37,7 +37,7 @@ from lib.grade.test_set import Exam, prepare_exam
 from lib.grade.trouble import GraderError
 from lib.grade.worker import WorkerDied, _decoded
 from lib.logger import TRAIN_CSV, Run, finished_runs, require_sound
-from lib.utils import fingerprint, write_json
+from lib.utils import EditedError, fingerprint, write_json
 from tests.faults.things import TINY, runs_in, trained
 from tests.faults.tries import Try, kind
 from tests.grade.demo import read_zip, run_of, sign
@@ -1032,7 +1032,9 @@ def trouble_of_the_computer(t: Try) -> None:
     exam, source = _exam(t.shared(submitted)), t.folder / "ada.zip"
     write_zip(source, honest(t))
     name = t.pick(TROUBLES)
-    error = OSError(getattr(errno, name), f"[{name}]", str(t.folder / "x"))
+    error: Exception = OSError(getattr(errno, name), f"[{name}]", str(t.folder / "x"))
+    if t.chance(0.1):  # the kit was brought up to date while it graded
+        error = EditedError(f"[{name}] was edited after it was loaded; restart")
     job = (str(source), "ada.zip", "x", False, str(t.folder / "w"))
     with patch(t.pick(PLACES), side_effect=error):
         line = t.refuse(lambda: grade_one(job, exam, CPU, 1), "ada.zip", f"[{name}]")
