@@ -328,6 +328,7 @@ MODULES = (
     "numbers",
     "writing",
     "words",
+    "real_programs",
 )
 
 
