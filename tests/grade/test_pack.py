@@ -85,9 +85,12 @@ def test_a_folder_that_is_not_there_is_not_made(tmp_path):
 
 
 def sign(folder):
-    """Note name and hashes in a run folder that was copied or edited."""
+    """Note name and hashes in a run folder that was copied or edited.
+
+    The id is as an older version wrote it: today's would tell that the settings were edited.
+    """
     info = json.loads((folder / "run.json").read_text())
-    info |= {"id": folder.name, "sha256": checkpoint_hashes(folder)}
+    info |= {"id": folder.name, "sha256": checkpoint_hashes(folder), "schema": 1}
     (folder / "run.json").write_text(json.dumps(info))
 
 
@@ -213,7 +216,13 @@ def test_a_network_of_ones_own_brings_its_masks(out, hand_ins):
     file = next(out.glob("runs/*/run.json"))
     info = json.loads(file.read_text())
     file.write_text(
-        json.dumps({**info, "config": {**info["config"], "model": "tests.grade.test_pack:Own"}})
+        json.dumps(
+            {
+                **info,
+                "schema": 1,
+                "config": {**info["config"], "model": "tests.grade.test_pack:Own"},
+            }
+        )
     )
     with pytest.raises(KitError, match="name the data"):
         pack("ada", out, quick=True)
