@@ -105,7 +105,7 @@ class Run:
     @cached_property
     def info(self) -> dict[str, Any]:
         """Return the content of run.json."""
-        return updated(json.loads((self.folder / "run.json").read_text(encoding="utf-8")))
+        return updated(json.loads((self.folder / "run.json").read_text(encoding="utf-8-sig")))
 
     @property
     def tables(self) -> set[Table]:
@@ -242,7 +242,9 @@ class RunFolder:
         """
         file = self.path / "run.json"
         try:
-            return updated(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+            if not file.is_file():
+                return {}
+            return updated(json.loads(file.read_text(encoding="utf-8-sig")))
         except ValueError as error:
             raise KitError(
                 f"{file}: is damaged ({error}); delete the run's folder, and it is trained anew"
@@ -806,7 +808,10 @@ def _is_finished(run: Run) -> bool:
         return False
     except Exception as error:  # damaged files raise almost anything
         reason = " ".join(str(error).split())[:100] or type(error).__name__
-        say(f"{run.id}: left out of the results, it cannot be read ({reason})")
+        say(
+            f"{run.id}: left out of the results, it cannot be read ({reason}); restore it, or move "
+            f"it away"
+        )
         return False
     return True
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from lib.config import MODELS, changes
+from lib.data.kaggle import DAMAGED_ZIP
 from lib.dataset import BrainData
 from lib.grade.archive import unpack, write_zip
 from lib.grade.checks import check_history, check_tables
@@ -110,6 +112,8 @@ def pack(
     else:
         files |= _masks(run, data)
     target = out / f"{student}.zip"
+    if target.exists() and not _is_packed(target):
+        raise KitError(f"{target}: was not written by pack; move it away")
     _write_checked(target, files)
     recipe = changes(run.config) or "as published"
     return Receipt(
@@ -181,6 +185,15 @@ def _masks(run: Run, data: BrainData | str | Path | None) -> dict[str, bytes]:
             f"masks/{file.relative_to(folder).as_posix()}": file.read_bytes()
             for file in Path(folder).rglob("*.tif")
         }
+
+
+def _is_packed(file: Path) -> bool:
+    """Return whether a file is a submission."""
+    try:
+        with zipfile.ZipFile(file) as bundle:
+            return MANIFEST in bundle.namelist()
+    except DAMAGED_ZIP:  # one that was never finished, or a download of it
+        return False
 
 
 def _write_checked(target: Path, files: dict[str, Path | bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -12,10 +13,11 @@ import numpy as np
 from lib.data import Patient, cache_folder, kaggle
 from lib.dataset import BrainData, Split, load_data, make_split
 from lib.grade.trouble import GraderError, without_submission
-from lib.utils import KitError, build_folder, fingerprint, sha256
+from lib.utils import KitError, build_folder, fingerprint, sha256, write_json
 
 _SMALL = 32  # pixels of the copy for the split and the fingerprint; nothing is scored on it
-_VERSION = 1  # of ``perturb`` and of the files in the folders
+_VERSION = 2  # of ``perturb`` and of the files in the folders
+_LIST = "files.json"  # of the copies, with their hashes
 
 
 @dataclass(frozen=True)
@@ -85,11 +87,24 @@ def _prepare_exam(root: str | Path, split: str) -> Exam:
     folder = cache_folder() / f"exam-{key[:16]}"
 
     def build(partial: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)  # what was damaged
         for name in chosen.validation:
             _copy(partial, data.patients[name])
+        files = sorted(file for file in partial.rglob("*") if file.is_file())
+        hashes = {file.relative_to(partial).as_posix(): sha256(file) for file in files}
+        write_json(partial / _LIST, hashes)
 
-    build_folder(folder, folder.is_dir, build)
+    build_folder(folder, lambda: _is_whole(folder), build)
     return Exam(data, chosen, folder)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Return whether the copies are there, and as they were written."""
+    try:
+        hashes = json.loads((folder / _LIST).read_text(encoding="utf-8"))
+        return all(sha256(folder / name) == digest for name, digest in hashes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 @lru_cache(maxsize=8)

@@ -193,13 +193,24 @@ def test_weights_that_cannot_be_read(out):
 
 
 def test_an_older_zip_stays_if_the_new_one_is_no_good(out, monkeypatch):
-    file = out / "older.zip"
-    file.write_bytes(b"of last week")
+    file = pack("older", out, quick=True).file
+    before = file.read_bytes()
     fault = Finding("fault", "odd", "history.csv: odd.")
     monkeypatch.setattr(sys.modules["lib.grade.pack"], "check_history", lambda _: [fault])
     with pytest.raises(KitError, match=r"history\.csv: odd\..*; train it anew"):
         pack("older", out, quick=True)
-    assert file.read_bytes() == b"of last week"
+    assert file.read_bytes() == before
+    file.unlink()
+
+
+def test_a_zip_of_something_else_stays(out):
+    file = out / "thesis.zip"
+    with zipfile.ZipFile(file, "w") as bundle:
+        bundle.writestr("thesis.docx", "years of work")
+    before = file.read_bytes()
+    with pytest.raises(KitError, match=r"thesis\.zip: was not written by pack; move it away"):
+        pack("thesis", out, quick=True)
+    assert file.read_bytes() == before
     file.unlink()
 
 

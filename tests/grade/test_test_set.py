@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lib.grade.test_set import perturb
+from lib.grade.test_set import perturb, prepare_exam
 from tests.conftest import brain
 
 
@@ -20,3 +20,15 @@ def test_perturbed_patients_are_the_same_each_time_and_keep_their_background():
         > moved[..., 1][(truth == 0) & (moved[..., 1] > 0)].mean() + 50
     )
     assert abs(int((moved[..., 0] == 0).sum()) - int((volume[..., 0] == 0).sum())) < 0.1 * mask.size
+
+
+def test_copies_that_were_damaged_are_made_anew(tiny_kaggle):
+    exam = prepare_exam(tiny_kaggle, "holdout:2")
+    files = sorted(file for file in exam.folder.rglob("*.tif"))
+    before = {file: file.read_bytes() for file in files}
+    content = bytearray(before[files[3]])
+    content[-1] ^= 1
+    files[3].write_bytes(content)
+    files[5].unlink()
+    again = prepare_exam(tiny_kaggle, "holdout:2")
+    assert {file: file.read_bytes() for file in again.folder.rglob("*.tif")} == before
