@@ -225,8 +225,8 @@ def open_cache(root: Path, patients: list[Patient], size: int, preprocessing: st
         return _open(folder)
     except OSError as error:
         raise KitError(
-            f"{folder.parent}: the cache cannot be written or read ({error}); free some space, or "
-            f"name another folder in KIT_CACHE"
+            f"{folder.parent}: the cache cannot be written or read ({error.strerror or error}); "
+            f"free some space, or name another folder in KIT_CACHE"
         ) from None
 
 

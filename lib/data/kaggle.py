@@ -254,7 +254,8 @@ def unpack(archive: Path) -> Path:
         raise KitError(f"{archive}: cannot be unpacked ({error}); download it again") from None
     except OSError as error:
         raise KitError(
-            f"{archive}: cannot be unpacked here ({error}); unpack it by hand elsewhere"
+            f"{archive}: cannot be unpacked here ({error.strerror or error}); free some space, or "
+            f"unpack it by hand elsewhere"
         ) from None
     return target
 

@@ -58,7 +58,7 @@ def _led_to(error: BaseException) -> Iterator[BaseException]:
         one = one.__cause__ or one.__context__
 
 
-def in_one_line(error: BaseException, most: int = 300) -> str:
+def in_one_line(error: BaseException, most: int = 500) -> str:
     """Return what an error says, in one line; for trouble of the system with a remedy."""
     if isinstance(error, OSError) and error.errno is not None:
         remedy = "free some space" if error.errno in _FULL else "see whether it can be used"

@@ -190,5 +190,8 @@ def write_phantom(
     try:
         build_folder(root, lambda: _already_there(root, record), build)
     except OSError as error:
-        raise KitError(f"{root}: cannot be written ({error}); name another folder") from None
+        raise KitError(
+            f"{root}: cannot be written ({error.strerror or error}); free some space, or name "
+            f"another folder"
+        ) from None
     return root

@@ -24,6 +24,7 @@ from tests.faults.things import (
     SIBLING,
     TINY,
     data_in,
+    equal,
     halfway,
     runs_in,
     same_outcome,
@@ -72,17 +73,7 @@ def damaged_checkpoint_is_read(t: Try) -> None:
     expected = torch.load(original, weights_only=True)
     content = t.right_or_refuse(lambda: read_checkpoint(file), lambda _: True, file)
     if content is not None:  # such as a flipped bit between two entries
-        t.must(_equal(content, expected), "other content was believed")
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return isinstance(other, torch.Tensor) and torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(_equal, one, other))
-    return bool(one == other or (one != one and other != other))
+        t.must(equal(content, expected), "other content was believed")
 
 
 @kind("E", 60)
@@ -122,7 +113,7 @@ def _equal_files(one: bytes, other: bytes) -> bool:
             contents.append(torch.load(io.BytesIO(content), weights_only=True))
         except Exception:
             return False
-    return _equal(*contents)
+    return equal(*contents)
 
 
 @kind("E", 40)

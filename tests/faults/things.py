@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ import torch
 from lib.config import Config
 from lib.dataset import BrainData, load_data
 from lib.logger import Run
+from lib.runtime.checkpoint import read_checkpoint
 from lib.train import fit
 from tests.conftest import NAMES, brain, write_patient
 
@@ -70,9 +72,21 @@ def runs_in(folder: Path) -> list[Path]:
 
 
 def same_outcome(run: Run, other: Path) -> bool:
-    """Return whether a run gave the same tables and weights, byte for byte, as another."""
-    names = ("history.csv", "cases.csv", "best.pt")
-    return all((run.folder / name).read_bytes() == (other / name).read_bytes() for name in names)
+    """Return whether a run gave the same tables, byte for byte, and the same weights."""
+    names = ("history.csv", "cases.csv")
+    same = all((run.folder / name).read_bytes() == (other / name).read_bytes() for name in names)
+    return same and equal(*(read_checkpoint(path / "best.pt") for path in (run.folder, other)))
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Return whether the contents of two checkpoints are equal, bit for bit."""
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return bool(one == other or (one != one and other != other))
 
 
 # --- damage ---------------------------------------------------------------------------------------
