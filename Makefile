@@ -23,7 +23,9 @@ report: .venv/run ## result/report.html and .md: every attempt so far
 ### BEGIN SOLUTION
 STEP := .ci/step
 
-test: lint types test-unit test-notebooks test-browser test-faults ## all checks but the slow tests
+test: .venv/dev ## all checks but the slow tests
+	$(MAKE) -j 2 --output-sync lint types test-browser  # each of these keeps one core busy
+	$(MAKE) test-unit test-notebooks test-faults
 
 test-all: test test-slow ## the same and the slow tests
 

@@ -98,6 +98,12 @@ def tiny_kaggle(kaggle_folder: Callable[..., Path]) -> Path:
     return kaggle_folder()
 
 
+def for_all_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The temporary folder that the processes of one run of the tests share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 @pytest.fixture(scope="session")
 def hand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of ``tests.grade.demo``, built once for all tests and processes; do not change
@@ -106,8 +112,7 @@ def hand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from lib.utils import build_folder
     from tests.grade.demo import build
 
-    base = tmp_path_factory.getbasetemp()
-    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    base = for_all_processes(tmp_path_factory)
     target = base / "hand-ins"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KIT_CACHE", str(base / "hand-ins-cache"))

@@ -9,8 +9,9 @@ import pytest
 from lib.dataset import load_data
 from lib.logger import Run
 from lib.sweep.run import train_tasks
+from lib.utils import build_folder
 from maintain.reference import BASELINE, CROSS_VALIDATION, PARTS, SCALES, WEIGHTS, Scale, part_tasks
-from tests.conftest import NAMES, brain, write_patient
+from tests.conftest import NAMES, brain, for_all_processes, write_patient
 
 SMALL = Scale(
     {"image_size": 32, "init_features": 2, "epochs": 2, "batch_size": 4, "device": "cpu"},
@@ -20,23 +21,30 @@ SMALL = Scale(
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """A tiny reference: weights, cross-validation and the baseline's seeds."""
-    folder = tmp_path_factory.mktemp("reference")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KIT_CACHE", str(folder / "cache"))
-        patch.setenv("KIT_PROGRESS", "off")
-        patch.setitem(SCALES, "cpu", SMALL)
+    """A tiny reference: weights, cross-validation and the baseline's seeds.
+
+    It is built once for all processes; do not change what is in it.
+    """
+
+    def build(folder):
         for seed, name in enumerate(NAMES):
             write_patient(folder / "kaggle_3m", name, *brain(seed))
         data = load_data(folder / "kaggle_3m", 32)
         for name in (WEIGHTS, BASELINE, CROSS_VALIDATION):
             train_tasks(part_tasks(PARTS[name], data, folder, "cpu"), data, folder)
-    return folder
+
+    target = for_all_processes(tmp_path_factory) / "reference"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KIT_CACHE", str(target.with_name("reference-cache")))
+        patch.setenv("KIT_PROGRESS", "off")
+        patch.setitem(SCALES, "cpu", SMALL)
+        build_folder(target, target.is_dir, build)
+    return target
 
 
 @pytest.fixture
 def reference(trained, monkeypatch):
-    monkeypatch.setenv("KIT_CACHE", str(trained / "cache"))
+    monkeypatch.setenv("KIT_CACHE", str(trained.with_name("reference-cache")))
     monkeypatch.setitem(SCALES, "cpu", SMALL)
     return trained
 

@@ -192,10 +192,9 @@ def test_readme_and_pages_tell_what_was_measured():
     assert results.with_block(readme, results.readme_table()) == readme, (
         "run make reference-figures"
     )
-    assert (FOLDER / "results.md").read_text(encoding="utf-8") == results.page(), (
-        "run make reference-figures"
-    )
-    for name in re.findall(r"\]\((.*?\.png)\)", results.page()):
+    page = results.page()
+    assert (FOLDER / "results.md").read_text(encoding="utf-8") == page, "run make reference-figures"
+    for name in re.findall(r"\]\((.*?\.png)\)", page):
         assert (FOLDER / name).is_file()
 
 

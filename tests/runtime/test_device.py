@@ -69,7 +69,7 @@ import resource, torch
 from lib.unet import UNet
 from lib.runtime import pick_device, tune_allocator
 
-network, images = UNet(init_features=4).eval(), torch.zeros(32, 3, 256, 256)
+network, images = UNet(init_features=1).eval(), torch.zeros(128, 3, 256, 256)
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -18,6 +18,7 @@ from lib.logger import BEST_CSV, TRAIN_CSV, RunFolder, finished_runs, write_resu
 from lib.report.experiments import experiments, read_attempts
 from lib.stats import compare_to_baseline
 from lib.sweep import Plan, grid, sweep
+from lib.sweep.__main__ import main
 from lib.sweep.task import make_tasks
 from lib.utils import PROJECT, EditedError, KitError
 
@@ -311,7 +312,7 @@ def command(*arguments: object) -> subprocess.CompletedProcess:
     )
 
 
-def test_command_line(data, tmp_path):
+def test_command_line(data, tmp_path, monkeypatch, capsys):
     options = (
         "--data",
         data.root,
@@ -324,14 +325,11 @@ def test_command_line(data, tmp_path):
         "--epochs",
         1,
     )
-    dry = command("sampling", *options, "--dry-run")
-    assert dry.returncode == 0 and "2 runs; one after the other about" in dry.stdout
+    dry = map(str, ("sweep", "sampling", *options, "--dry-run"))
+    monkeypatch.setattr(sys, "argv", list(dry))
+    main()
+    assert "2 runs; one after the other about" in capsys.readouterr().out
     assert not finished_runs(tmp_path / "out")
     wet = command("sampling", *options)
     assert wet.returncode == 0, wet.stderr
     assert "cannot tell" in wet.stdout and len(finished_runs(tmp_path / "out")) == 2
-    wrong = command("los", *options)
-    assert (wrong.returncode, wrong.stderr.count("\n")) == (
-        2,
-        1,
-    ) and "use one of sampling" in wrong.stderr
