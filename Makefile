@@ -24,7 +24,7 @@ report: .venv/run ## result/report.html and .md: every attempt so far
 STEP := .ci/step
 
 test: .venv/dev ## all checks but the slow tests
-	$(MAKE) -j 2 --output-sync lint types test-browser  # each of these keeps one core busy
+	$(MAKE) -j 2 lint types test-browser  # each of these keeps one core busy
 	$(MAKE) test-unit test-notebooks test-faults
 
 test-all: test test-slow ## the same and the slow tests

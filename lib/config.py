@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import operator
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from numbers import Integral, Real
@@ -210,7 +211,7 @@ class Config:
     def __new__(cls, *values: Any, **fields: Any) -> Config:
         """Raise ``KitError`` for a field that there is not, with the nearest name."""
         known = [spec.name for spec in dataclasses.fields(cls)]
-        for name in fields.keys() - set(known):
+        for name in (name for name in fields if name not in known):
             near = difflib.get_close_matches(name.lower(), known, 1)
             hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
             raise KitError(f"Config.{name}: there is no such field; {hint}")
@@ -290,18 +291,14 @@ class Config:
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that differ from ``PUBLISHED``: they are part of a run's id."""
-        return {
-            name: value
-            for name, value in self.to_dict().items()
-            if name not in PUBLISHED or value != PUBLISHED[name]
-        }
+        return identity_of(self.to_dict())
 
 
 def _checked(spec: dataclasses.Field[Any], value: Any) -> Any:
     """Return ``value`` as the type of the field.
 
     Raises:
-        KitError: it is of another type, too small or not a choice.
+        KitError: it is of another type, out of range or not a choice.
     """
     kind: type[Any] = type(spec.default)
     number = isinstance(value, Real) and not isinstance(value, bool)
@@ -382,6 +379,16 @@ PUBLISHED: dict[str, Any] = {
 Never change one: the runs that have it would get other ids. The defaults are repeated here because
 they may be edited: a run with another default is another run.
 """
+
+
+def identity_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that differ from ``PUBLISHED``, of a run of whatever version."""
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in PUBLISHED or value != PUBLISHED[name]
+    }
+
 
 REFERENCE = Config()
 """The published recipe as shipped, its frozen sampling and grey frame included."""

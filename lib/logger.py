@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from lib import __version__
-from lib.config import PROFILES, Config
+from lib.config import PROFILES, Config, identity_of
 from lib.dataset import BrainData, SliceDataset, Split
 from lib.evaluate import CASE_COLUMNS
 from lib.metrics import Summary, summarise
@@ -47,6 +47,7 @@ from lib.utils import (
 SCHEMA = 2  # of run.json; in 1, an id was the hash of all settings and of the text of the code
 TRAIN_CSV, BEST_CSV = "uexec_result_train.csv", "uexec_result_best.csv"
 HISTORY_COLUMNS = ("epoch", "lr", "train loss", "val loss", "val_dsc")
+_CONTENT = {"last.pt": ("history", "weights"), "best.pt": ("epoch", "weights")}
 FOLD = "fold-"  # names of splits that begin so are part of a cross-validation
 Table = Literal["train", "best"]
 """The result CSV that the runs of a plan go to: ``TRAIN_CSV`` or ``BEST_CSV``."""
@@ -63,22 +64,33 @@ def run_id(config: Config, data: BrainData, split: Split, code: str) -> str:
     Args:
         code: from ``code_fingerprint``.
     """
-    return _id_of(config, data.fingerprint, split.train, split.validation, code)
+    return _id_of(config.to_dict(), data.fingerprint, split.train, split.validation, code)
 
 
 def _id_of(
-    config: Config, data: str, train: Sequence[str], validation: Sequence[str], code: str
+    settings: Mapping[str, Any],
+    data: str,
+    train: Sequence[str],
+    validation: Sequence[str],
+    code: str,
 ) -> str:
-    """Return the id of a run, see ``run_id``; ``data`` is the fingerprint of the data."""
-    settings = {
-        name: value for name, value in config.identity().items() if name not in ("device", "split")
+    """Return the id of a run, see ``run_id``.
+
+    Args:
+        settings: fields of the config, as the version that trained it knew them.
+        data: fingerprint of the data.
+    """
+    identity = {
+        name: value
+        for name, value in identity_of(settings).items()
+        if name not in ("device", "split")
     }
-    digest = fingerprint([settings, data, train, validation, code])
+    digest = fingerprint([identity, data, train, validation, code])
     # a custom class is named module:Class, and Windows allows no : in the name of a folder
-    network, loss_name = (name.rpartition(":")[2] for name in (config.model, config.loss))
+    network, loss_name = (settings[name].rpartition(":")[2] for name in ("model", "loss"))
     return (
-        f"{network}{config.init_features}-{loss_name}-{config.optimizer}-{config.sampling}-"
-        f"{config.image_size}px-seed{config.seed}-{digest[:10]}"
+        f"{network}{settings['init_features']}-{loss_name}-{settings['optimizer']}-"
+        f"{settings['sampling']}-{settings['image_size']}px-seed{settings['seed']}-{digest[:10]}"
     )
 
 
@@ -131,6 +143,11 @@ class Run:
         )
 
     @cached_property
+    def result_rows(self) -> pd.DataFrame:
+        """Return the run's rows of the result CSVs."""
+        return _result_rows(self)
+
+    @cached_property
     def dsc(self) -> Summary:
         """Return the mean DSC of the validation patients at the best epoch, with its spread."""
         return summarise(self.cases["dsc"])
@@ -141,7 +158,8 @@ class Run:
         The validation patients are among them, on whom the best epoch was chosen.
         """
         scans: list[str] = []
-        if data.fingerprint != self.info["data"]["sha256"]:  # they may have other names there
+        # they may have other names there
+        if data.fingerprint != self.info["data"]["sha256"] and self.weights.is_file():
             scans = read_checkpoint(self.weights).get("scans", [])
         return tuple(sorted(set(data.patients) - data.known(self.info["split"]["train"], scans)))
 
@@ -389,6 +407,9 @@ class RunFolder:
         if not file.is_file():
             return None
         content = read_checkpoint(file)
+        missing = [key for key in _CONTENT[name] if not content.get(key)]
+        if missing:
+            raise DamagedError(f"{file}: has no {missing[0]}; it is another file")
         owner = content.get("run", self.path.name)  # older versions did not write it
         if owner != self.path.name:
             raise DamagedError(f"{file}: is of another run, {owner}; put it back there")
@@ -717,12 +738,12 @@ def _require_true(run: Run) -> None:
     info, what = run.info, None
     if info.get("schema") == SCHEMA:
         split, data, code = info["split"], info["data"]["sha256"], info["code"]["sha256"]
-        if _id_of(run.config, data, split["train"], split["validation"], code) != run.id:
+        if _id_of(info["config"], data, split["train"], split["validation"], code) != run.id:
             what = "config, data, split or code"
     scores = run.history["val_dsc"]
     if run.info["split"]["validation"]:
-        first, most = int(scores.argmax()), float(scores.max())
-        if info["best"]["epoch"] != first + 1 or abs(info["best"]["val_dsc"] - most) > 1e-6:
+        told = scores.get(info["best"]["epoch"] - 1, -1)  # rounded, so that two may seem equal
+        if max(abs(told - scores.max()), abs(told - info["best"]["val_dsc"])) > 1e-6:
             what = "best epoch"
     elif info["best"]["epoch"] != len(scores):
         what = "best epoch"
@@ -816,16 +837,43 @@ def _is_finished(run: Run) -> bool:
     return True
 
 
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "plans": list,
+    "tables": dict,
+    "config": dict,
+    "data.name": str,
+    "data.sha256": str,
+    "code.sha256": str,
+    "split.name": str,
+    "split.train": list,
+    "split.validation": list,
+    "best.epoch": int,
+    "device": str,
+    "precision": str,
+    "parameters": int,
+    "accumulate": int,
+    "seconds": (int, float),
+}
+"""What results and reports read of run.json."""
+
+
+def _require_fields(info: dict[str, Any]) -> None:
+    """Raise ``ValueError`` unless the fields of run.json are there and of their types."""
+    for name, kind in _FIELDS.items():
+        value: Any = info
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        texts = not isinstance(value, list) or all(isinstance(text, str) for text in value)
+        if not isinstance(value, kind) or isinstance(value, bool) or not texts:
+            raise ValueError(f"{name} is {'missing' if value is None else 'of another kind'}")
+
+
 def _require_usable(run: Run) -> None:
     """Read all that results and reports need of a run: what is odd in it raises an error here."""
+    _require_fields(run.info)
     for table in run.tables:
         TABLES[table]
-    for side in ("train", "validation"):
-        "".join(run.info["split"][side])
-    "".join([run.info["data"]["sha256"], run.info["code"]["sha256"], *run.info["plans"]])
-    "".join([run.info["device"], run.info["precision"]])
-    _result_rows(run)
-    int(run.info["best"]["epoch"])
+    run.result_rows  # noqa: B018 -- kept for the CSVs
     scores = [run.cases["dsc"], *(run.history[name] for name in ("train loss", "val_dsc"))]
     run.history[list(HISTORY_COLUMNS)]
     if len(run.cases) and not all(np.isfinite(column).all() for column in scores):
@@ -851,7 +899,7 @@ def write_result_csvs(out: str | Path, runs: Sequence[Run] | None = None) -> dic
     with lock:
         for run in finished_runs(out) if runs is None else runs:
             for table in run.tables:
-                tables[TABLES[table]].append(_result_rows(run))
+                tables[TABLES[table]].append(run.result_rows)
         for name, parts in tables.items():
             if parts:
                 write_atomic(out / name, to_csv(pd.concat(parts)))

@@ -235,8 +235,8 @@ def predict(
             any.
         out: where ``<patient>/<patient>_<slice>_mask.tif`` and ``cases.csv`` go, the latter with
             the columns of ``Prediction.cases``; nothing is written without it. Masks of an earlier
-            prediction are replaced, and removed where they are of other patients: all masks there
-            belong to ``cases.csv``. What was edited, or is not the kit's, is not touched.
+            prediction are replaced, and removed where they are of other patients. What was edited,
+            or is not the kit's, is not touched; it is named if ``cases.csv`` does not list it.
         patients: names; all of them by default.
         batch_size: slices taken at once; it changes nothing but time and memory.
         tta: average probabilities over a left-right flip; by default as the network was scored in
@@ -364,9 +364,12 @@ def segment(
     cases = pd.DataFrame(rows, columns=None if rows else ["patient", "slices"])
     cases.insert(2, "seen", cases["patient"].isin(seen or ()))
     if out is not None:
-        others = own.remove_others([*_mask_files(Path(out), data, names), Path(out) / "cases.csv"])
+        ours = [*_mask_files(Path(out), data, names), Path(out) / "cases.csv"]
+        others, edited = own.remove_others(ours)
         if others:
             say(f"{out}: {others} masks of an earlier prediction, of other patients, were removed")
+        if edited:
+            say(f"{edited[0]}: stays, as it was edited, though cases.csv does not list it")
         shown = cases if known else cases.assign(seen="unknown")
         own.write({Path(out) / "cases.csv": to_csv(shown).encode()})
     return Prediction(data, config, cases, packed, known)

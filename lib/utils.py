@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import itertools
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
+import psutil
 from filelock import FileLock
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -67,23 +72,29 @@ def changing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except PermissionError as error:
-        raise KitError(
-            f"{path}: cannot be written ({error.strerror}); close it in other programs, or name "
-            f"another folder"
-        ) from error
     except OSError as error:
         raise KitError(
-            f"{path}: cannot be written ({error.strerror or error}); free some space, or name "
-            f"another folder"
+            f"{path}: cannot be written ({error.strerror or error}); {remedy(error)}"
         ) from error
+
+
+def remedy(error: OSError) -> str:
+    """Return what to do about a file that cannot be used."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free some space, or name another place"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "close it in other programs, or name a place where you may write"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP):
+        return "see whether the path is right, and name another"
+    return "see whether it may be used, and try again"
 
 
 def _write_atomic(path: Path, data: bytes | memoryview | str, durable: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(data, str):
         data = data.encode("utf-8")
-    handle, name = tempfile.mkstemp(PARTIAL, f".{path.name}.", path.parent)
+    _remove_leftovers(path)
+    handle, name = tempfile.mkstemp(PARTIAL, f".{path.name}.{_who()}.", path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
@@ -149,11 +160,11 @@ def build_folder(target: Path, ready: Callable[[], bool], build: Callable[[Path]
 def _only_once(target: Path) -> Iterator[None]:
     """Hold the lock of a folder that is being built.
 
-    It lies in the temporary folder, so that none stays beside the folder, and is one user's: nobody
-    may open the lock of another there. It is removed at the end. Who has waited for it and who
-    makes a new one may then both build; the first to rename wins.
+    The lock is a file in the temporary folder, named after the user: a user may not open the lock
+    of another there. It is removed at the end. A process that waited for it and one that comes
+    later may then both build; the first to rename wins.
     """
-    name = f"segmentation-kit-{_who()}-{fingerprint(str(target))[:16]}.lock"
+    name = f"segmentation-kit-{_computer()}-{fingerprint(str(target))[:16]}.lock"
     lock = Path(tempfile.gettempdir()) / name
     with FileLock(lock):
         try:
@@ -163,24 +174,37 @@ def _only_once(target: Path) -> Iterator[None]:
                 lock.unlink()
 
 
-def _who() -> str:
+@cache
+def _computer() -> str:
     """Return a short name for this user on this computer."""
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
     return fingerprint([user, platform.node()])[:8]
 
 
-def _remove_leftovers(target: Path) -> None:
-    """Remove what killed processes have left of a folder that they were building.
+def _who() -> str:
+    """Return a short name for this process, which names of unfinished files contain."""
+    return f"{_computer()}-{os.getpid()}"
 
-    Those of this user on this computer are dead, as the lock is held. Another computer that shares
-    the disk may be building the folder now: after an hour without a change it is not.
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what killed processes have left of a file or folder that they were writing.
+
+    On this computer a process that is no more has left it. Another computer that shares the disk
+    may be writing now: after an hour without a change it is not.
     """
-    for partial in target.parent.glob(f".{target.name}.*{PARTIAL}"):
+    for partial in target.parent.glob(f".{glob.escape(target.name)}.*{PARTIAL}"):
         with suppress(OSError):  # another process may remove it, too
-            changed = max(path.stat().st_mtime for path in (partial, *partial.rglob("*")))
-            ours = partial.name.startswith(f".{target.name}.{_who()}.")
-            if ours or time.time() - changed > 3600:
-                shutil.rmtree(partial)
+            if _is_left(partial):
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+
+
+def _is_left(partial: Path) -> bool:
+    """Return whether nobody writes an unfinished file or folder any more."""
+    writer = re.search(rf"\.{_computer()}-(\d+)\.[^.]*$", partial.name.removesuffix(PARTIAL))
+    if writer:
+        return not psutil.pid_exists(int(writer[1]))
+    changed = max(path.stat().st_mtime for path in (partial, *partial.rglob("*")))
+    return time.time() - changed > 3600
 
 
 def put_aside(path: Path) -> Path:

@@ -1,8 +1,10 @@
-"""Tell who is who: the visits of a person, and the same images under another name."""
+"""Find the patients of one person: visits, and the same images under another name."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -19,27 +21,45 @@ def people(
 ) -> list[tuple[str, ...]]:
     """Return the patients of each person, by name: several visits, or copies of one scan.
 
-    Two patients are one person if their names differ in the date only, or if they have a slice in
-    common: no two heads give the same pixels, noise and all.
+    Two patients are one person if their names differ in the date only, or if they have slices in
+    common.
     """
     names = sorted(patients)
-    signs = [(patients[name].person, *records[name].slices) for name in names]
-    columns = {sign: column for column, sign in enumerate({s for each in signs for s in each})}
-    places = [(row, len(names) + columns[sign]) for row, each in enumerate(signs) for sign in each]
-    rows, others = np.array(places, int).reshape(-1, 2).T
-    size = len(names) + len(columns)
-    links = coo_array((np.ones(len(rows)), (rows, others)), shape=(size, size))
-    labels = connected_components(links, directed=False)[1][: len(names)]
+    links = _same_scans(names, records)
+    first: dict[str, int] = {}
+    links += [(row, first.setdefault(patients[name].person, row)) for row, name in enumerate(names)]
+    rows, others = np.array(links, int).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(rows)), (rows, others)), shape=(len(names), len(names)))
     groups: dict[int, list[str]] = {}
-    for name, label in zip(names, labels, strict=True):
+    for name, label in zip(names, connected_components(graph, directed=False)[1], strict=True):
         groups.setdefault(int(label), []).append(name)
     return [tuple(group) for group in groups.values()]
 
 
-def are_copies(names: Iterable[str], records: Mapping[str, CachedPatient]) -> bool:
-    """Return whether some of these patients have slices in common."""
-    slices = [sign for name in names for sign in set(records[name].slices)]
-    return len(set(slices)) < len(slices)
+def are_copies(names: Sequence[str], records: Mapping[str, CachedPatient]) -> bool:
+    """Return whether some of these patients are copies of one scan."""
+    return bool(_same_scans(names, records))
+
+
+def _same_scans(
+    names: Sequence[str], records: Mapping[str, CachedPatient]
+) -> list[tuple[int, int]]:
+    """Return the pairs of places in ``names`` whose patients have two slices in common.
+
+    No two heads give the same pixels, noise and all. One slice may be equal by mishap; it is enough
+    where a scan has no more.
+    """
+    slices = [set(records[name].slices) for name in names]
+    owners: dict[str, list[int]] = {}
+    for row, signs in enumerate(slices):
+        for sign in signs:
+            owners.setdefault(sign, []).append(row)
+    common = Counter(pair for rows in owners.values() for pair in combinations(rows, 2))
+    return [
+        (one, other)
+        for (one, other), count in common.items()
+        if count >= min(2, len(slices[one]), len(slices[other]))
+    ]
 
 
 def scans(names: Iterable[str], records: Mapping[str, CachedPatient]) -> list[str]:
@@ -67,5 +87,6 @@ def known(
     return frozenset(
         name
         for name, patient in patients.items()
-        if patient.person in persons or not signs.isdisjoint(records[name].slices)
+        if patient.person in persons
+        or len(signs.intersection(records[name].slices)) >= min(2, len(records[name].slices) or 1)
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import errno
 import io
 import os
 import sys
@@ -13,7 +12,7 @@ from typing import Any, NoReturn
 
 from lib.config import REFERENCE, Config
 from lib.runtime.memory import memory_in_words
-from lib.utils import KitError
+from lib.utils import KitError, remedy
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -34,7 +33,8 @@ def run_command(
 ) -> None:
     """Run the ``main`` of a command line, and turn errors into one line and an exit code.
 
-    2: bad input, or a file that cannot be read or written. 130: the user has interrupted.
+    2: bad input, or a file that cannot be read or written. 130: the user has interrupted. 141: the
+    reader of the output has enough.
 
     Args:
         interrupted: message for an interruption.
@@ -43,38 +43,31 @@ def run_command(
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        try:
-            with memory_in_words():
-                main()
-        finally:
-            sys.stdout.flush()
+        with memory_in_words():
+            main()
+        sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output has enough, as head -1 has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _end(128 + 13)  # as if SIGPIPE had ended it
     except KitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(2, f"error: {error}")
     except OSError as error:
         if error.errno is None:  # no trouble with a file
             raise
-        if error.filename is None:  # what is printed cannot be written
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         place = error.filename or "a file or the output"
-        print(f"error: {place}: {error.strerror}; {_remedy(error)}", file=sys.stderr)
-        sys.exit(2)
+        _end(2, f"error: {place}: {error.strerror}; {remedy(error)}")
     except KeyboardInterrupt:
-        print(f"\ninterrupted: {interrupted}", file=sys.stderr)
-        sys.exit(130)
+        _end(130, f"\ninterrupted: {interrupted}")
 
 
-def _remedy(error: OSError) -> str:
-    """Return what to do about a file that cannot be used."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "free some space, or name another place"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "give yourself the right to use it, or name another place"
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return "see whether it is there, and name the right place"
-    return "see whether it may be used, and try again"
+def _end(code: int, line: str = "") -> NoReturn:
+    """Print a last line and exit, also if nobody takes what was printed before."""
+    try:
+        sys.stdout.flush()
+    except OSError:  # Python would complain of it once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if line:
+        print(line, file=sys.stderr)
+    sys.exit(code)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -52,13 +52,17 @@ class OwnFiles:
         for path, content in contents.items():
             before = self._hashes.get(self._place(path), [])
             self._hashes[self._place(path)] = [*before[-1:], sha256(content)]
-        write_json(self.list, self._hashes)
+        write_atomic(self.list, json.dumps(self._hashes, indent=1), durable=False)
         for path, content in contents.items():
             write_atomic(path, content, durable=False)
 
-    def remove_others(self, kept: Iterable[Path]) -> int:
-        """Remove the kit's own files that are not among ``kept``; return how many."""
-        places, removed = {self._place(path) for path in kept}, 0
+    def remove_others(self, kept: Iterable[Path]) -> tuple[int, list[Path]]:
+        """Remove the kit's own files that are not among ``kept``.
+
+        Returns:
+            How many, and those that stay as they were edited since.
+        """
+        places, removed, edited = {self._place(path) for path in kept}, 0, []
         for place in [place for place in self._hashes if place not in places]:
             path = self.folder / place
             if self.is_ours(path) and not self.foreign([path]):
@@ -67,9 +71,11 @@ class OwnFiles:
                     if path.parent != self.folder and not any(path.parent.iterdir()):
                         path.parent.rmdir()
                 removed += 1
+            elif path.exists():
+                edited.append(path)
             del self._hashes[place]
         write_json(self.list, self._hashes)
-        return removed
+        return removed, edited
 
     def _place(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()

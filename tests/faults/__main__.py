@@ -29,6 +29,8 @@ def main() -> None:
         for kind in all_kinds().values()
         if not given.kinds or any(part == kind.letter or part in kind.name for part in given.kinds)
     ]
+    if not kinds:
+        parser.error(f"no kind is called {' or '.join(given.kinds)}")
     todo = jobs(kinds, 1 if given.full else given.share)
     if given.one is not None:
         todo = [(kind.name, given.one) for kind in kinds]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from lib.grade.pack import pack
-from lib.logger import Run, finished_runs, write_result_csvs
+from lib.logger import Run, file_hash, finished_runs, write_result_csvs
 from lib.predict import load_weights
 from lib.report import write_report
 from lib.runtime.checkpoint import read_checkpoint
@@ -130,6 +130,22 @@ def half_a_run_has_the_file_of_another(t: Try) -> None:
         t.must(same_outcome(done, runs_in(whole)[0]), "the weights of another run were used")
 
 
+@kind("E", 20)
+def half_a_run_has_a_checkpoint_of_another_kind(t: Try) -> None:
+    """last.pt in the place of best.pt, the other way round, or one without its content."""
+    whole, folder = t.shared(trained), t.copied(halfway)
+    run = runs_in(folder)[0]
+    name, other = t.pick((("last.pt", "best.pt"), ("best.pt", "last.pt")))
+    if t.chance(0.5):
+        shutil.copyfile(run / other, run / name)
+    else:
+        content = torch.load(run / name, weights_only=True)
+        content[t.pick(sorted({"history", "epoch", "weights"} & content.keys()))] = t.pick(([], {}))
+        torch.save(content, run / name)
+    done = t.right(lambda: fit(TINY, data_in(folder), folder / "out"))
+    t.must(same_outcome(done, runs_in(whole)[0]), "the run ended otherwise")
+
+
 @kind("E", 40)
 def finished_run_has_damaged_weights(t: Try) -> None:
     folder = t.copied(trained)
@@ -144,6 +160,7 @@ def tables_of_a_finished_run_were_changed(t: Try) -> None:
     folder = t.copied(trained)
     run, other = runs_in(folder)
     file = run / t.pick(("history.csv", "cases.csv"))
+    before = file_hash(file)
     if t.chance(0.5):
         damage(t, file)
     else:
@@ -152,6 +169,9 @@ def tables_of_a_finished_run_were_changed(t: Try) -> None:
         place = t.pick(digits)
         file.write_text(text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :])
     found = [run.id for run in finished_runs(folder / "out")]
+    if file_hash(file) == before:  # the end of the last line is gone
+        t.must(len(found) == 2, f"in the results: {found}")
+        return
     t.must(found == [other.name], f"in the results: {found}")
     t.refuse(lambda: fit(TINY, data_in(folder), folder / "out"), file)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -115,8 +116,8 @@ def _tree(folder: Path) -> dict[str, bytes]:
     }
 
 
-def _same(part: str) -> Callable[[Path, Path], bool]:
-    return lambda folder, whole: _tree(folder / part) == _tree(whole / part)
+def _same(*parts: str) -> Callable[[Path, Path], bool]:
+    return lambda folder, whole: all(_tree(folder / part) == _tree(whole / part) for part in parts)
 
 
 def _executed(folder: Path, whole: Path) -> bool:
@@ -125,9 +126,10 @@ def _executed(folder: Path, whole: Path) -> bool:
 
 
 def _trained_well(folder: Path, whole: Path) -> bool:
-    names = {run.name: run for run in runs_in(whole)}
     done = finished_runs(folder / "out")
-    return bool(done) and all(same_outcome(run, names[run.id]) for run in done)
+    names = {run.id: run.folder for run in finished_runs(whole / "out")}
+    same = all(run.id in names and same_outcome(run, names[run.id]) for run in done)
+    return same and len(done) == len(names)
 
 
 WORKS: dict[str, Work] = {
@@ -136,12 +138,14 @@ WORKS: dict[str, Work] = {
     "sweep": Work(prepared, _sweep, _trained_well, cached=True),
     "predict": Work(trained, _predict, _same("masks"), cached=True),
     "report": Work(
-        trained, lambda folder: write_report(folder / "out", images=False), _same("out/report")
+        trained,
+        lambda folder: write_report(folder / "out", images=False),
+        _same("out/report", "out/report.html", "out/report.md"),
     ),
     "pack": Work(
         trained,
         lambda folder: pack("ada", folder / "out", run_id=runs_in(folder)[0].name, quick=True),
-        lambda folder, whole: (folder / "out" / "ada.zip").is_file(),
+        _same("out/ada.zip"),
     ),
     "cache": Work(
         prepared,
@@ -195,11 +199,17 @@ def interrupted(t: Try, name: str, disturb: Callable[[Path, Callable[[], object]
         if work.cached:
             data_in(folder)
         t.guard(*(place for place in (folder / "data", folder / "hand-ins") if place.exists()))
-        disturb(folder, lambda: work.run(folder))
+        disturb(folder, lambda: _checked(t, work, folder, whole))
         t.right(lambda: work.run(folder))
         t.must(work.check(folder, whole), f"{name}: something else came out")
     left = [path.name for path in folder.rglob(f"*{PARTIAL}*")]
     t.must(not left, f"{name}: left behind: {left[:3]}")
+
+
+def _checked(t: Try, work: Work, folder: Path, whole: Path) -> None:
+    """Do some work; if it says that it is done, it must be."""
+    work.run(folder)
+    t.must(work.check(folder, whole), "said to be done, and something else came out")
 
 
 def _fail(t: Try, name: str, turn: int) -> None:
@@ -250,7 +260,8 @@ def killed_at_any_moment(t: Try) -> None:
     """SIGKILL in the middle; what was done counts, and the rest is done again."""
 
     def disturb(folder: Path, run: Callable[[], object]) -> None:
-        wait_for(t.child(run), kill_after=float(t.rng.uniform(0, 1.5)))
+        code = wait_for(t.child(run), kill_after=float(t.rng.uniform(0, 1.5)))
+        t.must(code in (0, -signal.SIGKILL), f"exit code {code}: {t.words()}")
 
     interrupted(t, t.pick(QUICK), disturb)
 

@@ -22,8 +22,9 @@ def record(rows: Sequence[Row]) -> None:
     """Write the rows of all kinds to the record and to the page."""
     lines = [list(rows[0]), *(list(row.values()) for row in rows)]
     write_atomic(RECORD, "".join(",".join(map(str, line)) + "\n" for line in lines))
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(f"{BEGIN}\n")
-    write_atomic(PAGE, f"{before}{BEGIN}\n{tables(rows)}{END}{rest.partition(END)[2]}")
+    page = PAGE.read_text(encoding="utf-8")
+    begin, end = page.index(BEGIN), page.index(END)
+    write_atomic(PAGE, f"{page[:begin]}{BEGIN}\n{tables(rows)}{page[end:]}")
 
 
 def read_record() -> list[Row]:

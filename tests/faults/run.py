@@ -107,13 +107,14 @@ def _serve(pipe: Connection, scratch: Path) -> None:
 
 def jobs(kinds: Sequence[Kind], share: float) -> list[Job]:
     """Return the tries of each kind: that share of them, and one at least."""
-    counts = {kind.name: max(1, round(kind.count * share)) for kind in kinds}
-    # in turns, so that an interrupted run has tried some of everything
+    counts = {kind: max(1, round(kind.count * share)) for kind in kinds}
+    # spread over all, as the number of a try may say what it tries; and in turns, so that an
+    # interrupted run has tried some of everything
     return [
-        (name, number)
-        for number in range(max(counts.values()))
-        for name, count in counts.items()
-        if number < count
+        (kind.name, turn * kind.count // count)
+        for turn in range(max(counts.values(), default=0))
+        for kind, count in counts.items()
+        if turn < count
     ]
 
 

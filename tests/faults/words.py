@@ -57,7 +57,7 @@ def a_field_is_misspelt(t: Try) -> None:
             lambda: Plan("mine", "?", {"a": {}, "b": {wrong: 1}}).configs(REFERENCE),
         )
     )
-    t.refuse(call, wrong, name)
+    t.refuse(call, wrong, *([name] if len(name) > 5 else ["did you mean"]))
 
 
 CALLS: dict[str, Callable[[Any, Any, Path, Path], Any]] = {
@@ -188,10 +188,6 @@ def no_lock_is_left(t: Try) -> None:
     target = t.folder / "built"
     t.right(lambda: build_folder(target, target.is_dir, lambda part: None))
     t.must(not list(place.glob("*.lock")), "a lock is left in the temporary folder")
-
-
-class Script:
-    """A module that ends Python when it is imported, built, or used."""
 
 
 MODULES = {
