@@ -52,7 +52,7 @@ class OwnFiles:
         for path, content in contents.items():
             before = self._hashes.get(self._place(path), [])
             self._hashes[self._place(path)] = [*before[-1:], sha256(content)]
-        write_atomic(self.list, json.dumps(self._hashes, indent=1), durable=False)
+        write_atomic(self.list, json.dumps(self._hashes, indent=1).encode(), durable=False)
         for path, content in contents.items():
             write_atomic(path, content, durable=False)
 

@@ -166,8 +166,10 @@ def whole_of(t: Try, name: str) -> tuple[Path, int]:
     """Return a folder in which some work was done undisturbed, and how many changes it made."""
     work = WORKS[name]
 
+    start = t.shared(work.before)
+
     def build(folder: Path) -> None:
-        work.before(folder)
+        shutil.copytree(start, folder, dirs_exist_ok=True)
         with own_cache(folder):
             if work.cached:
                 data_in(folder)

@@ -162,10 +162,10 @@ def _answers(workers: list[Worker]) -> Iterator[tuple[str, str, Worker]]:
             if worker.pipe in ready:
                 yield *worker.take(), worker
             elif time.monotonic() > worker.until:
-                job = worker.job
+                job, limit = worker.job, worker.until - worker.since
                 worker.replace()
                 worker.job = job
-                yield "hang", f"not done after {worker.until - worker.since:.0f} s", worker
+                yield "hang", f"not done after {limit:.0f} s", worker
 
 
 def table(kinds: Sequence[Kind], tally: Tally) -> list[dict[str, object]]:

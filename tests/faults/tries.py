@@ -14,6 +14,7 @@ import re
 import shutil
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -351,4 +352,5 @@ def quiet_environment(scratch: Path) -> Iterator[None]:
         os.environ.pop(name, None)
     torch.set_num_threads(1)
     tqdm.tqdm.monitor_interval = 0  # a thread that a copied process would miss
+    tqdm.tqdm.set_lock(threading.RLock())  # by default one that a killed copy would keep
     yield
