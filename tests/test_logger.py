@@ -335,3 +335,21 @@ def test_a_second_process_says_that_it_waits(tmp_path, capsys):
             assert "waiting" in capsys.readouterr().out
         waiting.result(timeout=5)
     assert entered
+
+
+@pytest.mark.parametrize(
+    ("edit", "what"),
+    [
+        (lambda info: info["config"].update(lr=0.5), "config, data, split or code"),
+        (lambda info: info["split"]["train"].pop(), "config, data, split or code"),
+        (lambda info: info["best"].update(val_dsc=0.99), "best epoch"),
+        (lambda info: info["best"].update(epoch=2), "best epoch"),
+    ],
+)
+def test_a_run_json_that_tells_of_another_run_is_named(data, tmp_path, capsys, edit, what):
+    run = fit(dataclasses.replace(TINY, epochs=1), data, tmp_path)
+    info = json.loads((run.folder / "run.json").read_text())
+    edit(info)
+    (run.folder / "run.json").write_text(json.dumps(info))
+    assert finished_runs(tmp_path) == []
+    assert f"run.json: its {what} was edited; restore it" in capsys.readouterr().out

@@ -62,7 +62,7 @@ def damage(t: Try, file: Path) -> bytes:
     return before
 
 
-@kind("E", 900)
+@kind("E", 500)
 def damaged_checkpoint_is_read(t: Try) -> None:
     """Weights are those of the file that was written, or the file is refused."""
     folder = t.shared(trained)
@@ -176,7 +176,7 @@ def tables_of_a_finished_run_were_changed(t: Try) -> None:
     t.refuse(lambda: fit(TINY, data_in(folder), folder / "out"), file)
 
 
-@kind("E", 400)
+@kind("E", 300)
 def run_json_is_odd(t: Try) -> None:
     """An odd run.json stops no other run, no report and no training of other recipes."""
     folder = t.copied(trained)

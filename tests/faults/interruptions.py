@@ -246,7 +246,7 @@ def a_change_of_the_disk_fails_while_a_notebook_runs(t: Try) -> None:
     _fail(t, "notebook", t.index)
 
 
-@kind("E", 160)
+@kind("E", 120)
 def a_write_ends_in_the_middle(t: Try) -> None:
     """No file can grow beyond a size: a quota, a full disk."""
 
@@ -257,7 +257,7 @@ def a_write_ends_in_the_middle(t: Try) -> None:
     interrupted(t, t.pick(QUICK), disturb)
 
 
-@kind("E", 200)
+@kind("E", 150)
 def killed_at_any_moment(t: Try) -> None:
     """SIGKILL in the middle; what was done counts, and the rest is done again."""
 
