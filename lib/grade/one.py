@@ -14,7 +14,7 @@ import torch
 
 from lib.grade.archive import unpack
 from lib.grade.checks import Finding
-from lib.grade.rescore import Result, verify
+from lib.grade.rescore import Result, encodable, verify
 from lib.grade.submission import READ, read_submission
 from lib.grade.test_set import Exam, prepare_exam
 from lib.grade.trouble import GraderError, in_one_line, is_of_memory, of_the_computer
@@ -73,7 +73,7 @@ def grade_one(
             stage = "failed"
             reason = f"grading met {type(error).__name__}: {in_one_line(error, 150)}"
         result = failed(name, result.student, stage, reason, result)
-    return asdict(result)
+    return asdict(encodable(result))
 
 
 def _left_out(odd: list[str]) -> list[Finding]:
@@ -97,7 +97,7 @@ def failed(
     """
     result = before or Result(name, student)
     finding = Finding("fault", status, reason, reason)
-    return replace(result, status=status, findings=[*result.findings, finding])
+    return encodable(replace(result, status=status, findings=[*result.findings, finding]))
 
 
 def _set_student(result: Result, inside: str, known: bool) -> None:

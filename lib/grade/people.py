@@ -10,7 +10,8 @@ from pathlib import Path
 
 from lib.utils import KitError
 
-_SEPARATORS, _UTF16 = ",;\t", (b"\xff\xfe", b"\xfe\xff")
+_SEPARATORS = "\t,;"  # if several fit, the first: names of columns have commas, but no tabs
+_UTF16 = b"\xff\xfe", b"\xfe\xff"
 
 
 def read_table(file: Path) -> list[list[str]]:
@@ -47,7 +48,8 @@ def _separator(text: str) -> str:
         reader = csv.reader(io.StringIO(text.lstrip(), newline=""), delimiter=separator)
         return len(next(reader, []))
 
-    return max(_SEPARATORS, key=columns)
+    likeliest = max(_SEPARATORS, key=columns)
+    return likeliest if columns(likeliest) > 1 else ","
 
 
 def _decoded(raw: bytes) -> str:

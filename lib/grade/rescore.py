@@ -90,8 +90,11 @@ class Result:
             findings = [Finding(*finding) for finding in values["findings"]]
             result = cls(**{**values, "findings": findings})
             sound = result._is_sound()
-        except (TypeError, KeyError, AttributeError) as error:
+            is_text = encodable(result) == result
+        except (TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"no result: {error}") from None
+        if not is_text:
+            raise ValueError("no result: a text cannot be written as UTF-8")
         if not sound:
             raise ValueError("no result: a value is of another kind")
         return result
@@ -114,6 +117,27 @@ class Result:
             )
             and bool(STUDENT.fullmatch(self.student))
         )
+
+
+def encodable(result: Result) -> Result:
+    """Return a result of which all texts can be written as UTF-8.
+
+    JSON and names of files may contain lone surrogates, which cannot; their escapes replace them.
+    """
+    return Result(**{name: _encodable(value) for name, value in vars(result).items()})
+
+
+def _encodable(value: Any) -> Any:
+    """Return a JSON-like value with the escapes of lone surrogates in its texts."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_encodable(name): _encodable(inner) for name, inner in value.items()}
+    if isinstance(value, Finding):
+        return Finding(*map(_encodable, value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_encodable, value))
+    return value
 
 
 def _is_finite(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""Tell trouble of the computer that grades from faults of a submission."""
+"""Distinguish trouble of the computer that grades from faults of a submission."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lib.runtime.memory import is_out_of_memory
-from lib.utils import EditedError, KitError
+from lib.utils import EditedError, KitError, remedy
 
 _OF_THE_COMPUTER = frozenset(
     (
@@ -24,7 +24,6 @@ _OF_THE_COMPUTER = frozenset(
     )
 )
 """No content of a submission makes the system answer with one of these."""
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class GraderError(KitError):
@@ -61,8 +60,7 @@ def _led_to(error: BaseException) -> Iterator[BaseException]:
 def in_one_line(error: BaseException, most: int = 500) -> str:
     """Return what an error says, in one line; for trouble of the system with a remedy."""
     if isinstance(error, OSError) and error.errno is not None:
-        remedy = "free some space" if error.errno in _FULL else "see whether it can be used"
-        text = f"{error.filename or 'a file'}: {error.strerror}; {remedy}"
+        text = f"{error.filename or 'a file'}: {error.strerror}; {remedy(error)}"
     else:
         text = str(error) or type(error).__name__
     return " ".join(text.split())[:most]

@@ -193,13 +193,16 @@ def limited_memory(size: int) -> Iterator[None]:
     keep it.
 
     Args:
-        size: in bytes.
+        size: in bytes; a hard limit of the system (``ulimit -v``) below it stays.
     """
     if resource is None or sys.platform != "linux":
         yield
         return
     before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + size, before[1]))
+    limit, most = psutil.Process().memory_info().vms + size, before[1]
+    if most != resource.RLIM_INFINITY:
+        limit = min(limit, most)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
     try:
         yield
     finally:

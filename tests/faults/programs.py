@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
@@ -39,7 +39,7 @@ from lib.grade.worker import WorkerDied, _decoded
 from lib.logger import TRAIN_CSV, Run, finished_runs, require_sound
 from lib.utils import EditedError, fingerprint, write_json
 from tests.faults.things import TINY, runs_in, trained
-from tests.faults.tries import Try, kind
+from tests.faults.tries import Item, Try, Wrong, kind
 from tests.grade.demo import read_zip, run_of, sign
 
 Files = dict[str, bytes]
@@ -357,10 +357,29 @@ def zip_that_leads_out(t: Try) -> None:
 # --- tables and JSON of a run ---------------------------------------------------------------------
 
 
-def saved_again(t: Try, content: bytes) -> bytes:
-    """Return a table as another program saves it."""
-    text = content.decode()
-    return t.pick(TABLE_PROGRAMS)(text)
+class Saved(NamedTuple):
+    """Hold a file as another program saves it, and whether the kit has to read it."""
+
+    content: bytes
+    is_sound: bool
+
+
+def saved_again(t: Try, content: bytes) -> Saved:
+    """Return a table of a run as another program saves it."""
+    is_sound = t.chance(0.4)
+    program = t.pick(SOUND_TABLES if is_sound else OTHER_TABLES)
+    return Saved(program(content.decode()), is_sound)
+
+
+def right(
+    t: Try, is_sound: bool, call: Callable[[], Item], is_right: Callable[[Item], Any], *parts: Any
+) -> Item | None:
+    """Return what is right; the kit may refuse the call, and name ``parts``, if it is not sound."""
+    if not is_sound:
+        return t.right_or_refuse(call, is_right, *parts)
+    result = t.right(call)
+    t.must(is_right(result), f"believed: {str(result)[:200]}")
+    return result
 
 
 def _by_excel(text: str, separator: str = ";", comma: bool = True) -> str:
@@ -379,13 +398,17 @@ def _rounded(text: str) -> str:
     return str(table.round(4).to_csv(index=False))
 
 
-TABLE_PROGRAMS: tuple[Callable[[str], bytes], ...] = (
+SOUND_TABLES: tuple[Callable[[str], bytes], ...] = (
     lambda text: text.replace("\n", "\r\n").encode(),
-    lambda text: text.replace("\n", "\r").encode(),
     lambda text: b"\xef\xbb\xbf" + text.encode(),
     lambda text: b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode(),
     lambda text: text.rstrip("\n").encode(),
+    lambda text: text.replace("\n", "\r\n").rstrip("\r\n").encode(),
     lambda text: text.encode() + b"\n\n",
+)
+"""The lines are those of the run, so its hash holds."""
+OTHER_TABLES: tuple[Callable[[str], bytes], ...] = (
+    lambda text: text.replace("\n", "\r").encode(),
     lambda text: text.encode("utf-16"),
     lambda text: _by_excel(text).encode(),
     lambda text: _by_excel(text, comma=False).encode(),
@@ -424,10 +447,12 @@ def table_of_a_submission_saved_again(t: Try) -> None:
     run = run_of(files)
     tables = (TRAIN_CSV, f"runs/{Path(run).name}/history.csv", f"runs/{Path(run).name}/cases.csv")
     name = f"result/{t.pick(tables)}"
-    changed = files | {name: saved_again(t, files[name])}
-    read = t.right_or_refuse(lambda: _read_files(t, changed, "changed"), lambda _: True)
+    saved = saved_again(t, files[name])
+    changed = files | {name: saved.content}
+    read = right(t, saved.is_sound, lambda: _read_files(t, changed, "changed"), lambda _: True)
     if read is not None:
         _same_or_named(t, read, reference, Path(name).name)
+    t.must(not (saved.is_sound and t.refused), f"{name}: is sound, and a fault")
 
 
 def _read_files(t: Try, files: Files, name: str) -> Submission:
@@ -472,14 +497,15 @@ def table_of_a_run_saved_again(t: Try) -> None:
     run = Run(runs_in(folder)[0])
     other = Run(runs_in(t.shared(trained))[0])
     file = run.folder / t.pick(("history.csv", "cases.csv"))
-    file.write_bytes(saved_again(t, file.read_bytes()))
+    saved = saved_again(t, file.read_bytes())
+    file.write_bytes(saved.content)
     t.guard(folder)
 
     def sound() -> Run:
         require_sound(run)
         return run
 
-    t.right_or_refuse(sound, lambda _: _same_tables(run, other), file)
+    right(t, saved.is_sound, sound, lambda _: _same_tables(run, other), file)
     found = [one for one in finished_runs(folder / "out") if one.id == run.id]
     t.must(all(_same_tables(one, other) for one in found), "other numbers are in the results")
     t.must(bool(found) != t.refused, "what is refused is used, or the other way round")
@@ -524,7 +550,7 @@ def _in_blanks(rows: Rows) -> Rows:
     return [[f"{cell} " for cell in row] for row in rows]
 
 
-PEOPLE_PROGRAMS: tuple[Callable[[Rows], bytes], ...] = (
+SOUND_PEOPLE: tuple[Callable[[Rows], bytes], ...] = (
     lambda rows: _csv(rows, ";", "\r\n").encode("utf-8-sig"),  # Excel, German
     lambda rows: _csv(rows, ",", "\r\n").encode("utf-8-sig"),  # Excel, English
     lambda rows: _csv(rows, "\t", "\r\n").encode("utf-16"),  # Excel, Unicode text
@@ -540,6 +566,8 @@ PEOPLE_PROGRAMS: tuple[Callable[[Rows], bytes], ...] = (
     lambda rows: _csv(_wider(rows), ",", "\n").encode(),
     lambda rows: _csv(_in_blanks(rows), ",", "\n").encode(),
     lambda rows: ("\n\n" + _csv(rows, ",", "\n\n")).encode(),
+)
+OTHER_PEOPLE: tuple[Callable[[Rows], bytes], ...] = (
     lambda rows: _csv(rows, ",", "\n").encode("utf-16-le"),  # without a mark: no text
     lambda rows: _csv(rows, ",", "\n").encode("utf-32"),
 )
@@ -549,14 +577,22 @@ IDS = ("ada", "0012345", "202012345678", "mar1", "b.ela-7", "12e5", "zoé", "000
 @kind("D", 120)
 def roster_as_other_programs_save_it(t: Try) -> None:
     ids = [str(one) for one in t.rng.permutation(IDS)[: t.number(1, len(IDS))]]
-    rows = t.pick(ROSTERS)(ids)
+    has_ids = t.chance(0.9)
+    saved = _saved_by(t, t.pick(SOUND_ROSTERS if has_ids else OTHER_ROSTERS)(ids))
     file = t.folder / "roster.csv"
-    file.write_bytes(t.pick(PEOPLE_PROGRAMS)(rows))
+    file.write_bytes(saved.content)
     t.guard(file)
-    t.right_or_refuse(lambda: read_roster(file), lambda found: found == ids, file)
+    is_sound = has_ids and saved.is_sound
+    right(t, is_sound, lambda: read_roster(file), lambda found: found == ids, file)
 
 
-ROSTERS: tuple[Callable[[list[str]], Rows], ...] = (
+def _saved_by(t: Try, rows: Rows) -> Saved:
+    """Return a table of people as another program saves it."""
+    is_sound = t.chance(0.9)
+    return Saved(t.pick(SOUND_PEOPLE if is_sound else OTHER_PEOPLE)(rows), is_sound)
+
+
+SOUND_ROSTERS: tuple[Callable[[list[str]], Rows], ...] = (
     *(
         lambda ids, head=head: [[head], *([one] for one in ids)]
         for head in (
@@ -581,6 +617,8 @@ ROSTERS: tuple[Callable[[list[str]], Rows], ...] = (
         ["First name", "Last name", "ID number", "Email address"],
         *(["É.", "Müller", one, "m@x.org"] for one in ids),
     ],
+)
+OTHER_ROSTERS: tuple[Callable[[list[str]], Rows], ...] = (
     lambda ids: [["First name", "Surname", "Email"], *(["É.", "M", f"{one}@x"] for one in ids)],
     lambda ids: [["student"], *([one] for one in ids), ["2.02E+11"]],
 )
@@ -589,8 +627,8 @@ ROSTERS: tuple[Callable[[list[str]], Rows], ...] = (
 def _result(student: str, score: float = 0.8, submission: str | None = None) -> Result:
     cases: dict[str, list[float | None]] = {f"P{i}": [score, score, None] for i in range(3)}
     name = f"{student}.zip" if submission is None else submission
-    numbers = dict.fromkeys(("claimed", "verified", "low", "high"), score)
-    return Result(name, student, run="r", grid="network", cases=cases, **numbers)  # type: ignore[arg-type]
+    result = Result(name, student, run="r", grid="network", cases=cases)
+    return replace(result, claimed=score, verified=score, low=score, high=score)
 
 
 def _written(file: Path, results: Sequence[Result]) -> list[dict[str, str]]:
@@ -655,11 +693,11 @@ def gradebook_as_other_programs_save_it(t: Try) -> None:
     if t.chance(0.3):
         for row in rows:
             row.append("mine" if row is rows[0] else t.pick(("", "x")))
-    file.write_bytes(t.pick(PEOPLE_PROGRAMS)(rows))
-    before = file.read_bytes()
-    table = t.right_or_refuse(lambda: _written(file, results), lambda _: True, file)
+    saved = _saved_by(t, rows)
+    file.write_bytes(saved.content)
+    table = right(t, saved.is_sound, lambda: _written(file, results), lambda _: True, file)
     if table is None:
-        t.must(file.read_bytes() == before, "refused, and written all the same")
+        t.must(file.read_bytes() == saved.content, "refused, and written all the same")
         return
     found = {row["student"].lstrip("'"): row["comment"].strip() for row in table[1:]}
     everything = "\n".join(row["comment"] for row in table)
@@ -798,6 +836,8 @@ VALUES: tuple[Any, ...] = (
     "os:system",
     "9" * 5000,
     [1] * 1000,
+    "\ud800",
+    {"\ud800": 1},
 )
 
 
@@ -985,7 +1025,7 @@ def answer_of_a_child_that_is_none(t: Try) -> None:
         _believed(_decoded(answer)[0], "ada.zip")
     except (ValueError, RecursionError, WorkerDied):
         return
-    raise AssertionError(f"believed: {answer[:200]!r}")
+    raise Wrong(f"believed: {answer[:200]!r}")
 
 
 def _result_of(values: dict[str, Any]) -> Result:
@@ -1061,7 +1101,7 @@ def trouble_with_the_data(t: Try) -> None:
             t.must(str(exam.folder) in str(error), f"names no place: {error}")
             t.refused = True
             return
-    raise AssertionError("believed")
+    raise Wrong("believed")
 
 
 def _load_anew(folder: Path, image_size: int, preprocessing: str) -> Any:

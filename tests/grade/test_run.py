@@ -1,8 +1,10 @@
 """Grading: the fake submissions of the guide, and a batch that nothing stops."""
 
 import csv
+import errno
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,16 +15,19 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import tifffile
 
 from lib.grade import grade, load_rubric
-from lib.grade.gradebook import GRADEBOOK
-from lib.grade.one import grade_one
+from lib.grade.feedback import write_leaderboard, write_page
+from lib.grade.gradebook import GRADEBOOK, Book, write_book
+from lib.grade.one import failed, grade_one
 from lib.grade.rescore import Result
 from lib.grade.run import _computed, _kept, list_submissions, read_roster, student_of, summary
-from lib.grade.trouble import GraderError
+from lib.grade.standings import assess
+from lib.grade.trouble import GraderError, in_one_line
 from lib.grade.worker import Worker, WorkerDied
 from lib.logger import BEST_CSV
-from lib.utils import PROJECT, KitError
+from lib.utils import PROJECT, KitError, fingerprint, remedy, write_json
 from tests.grade.conftest import CPU
 from tests.grade.demo import pickled_code, run_of
 from tests.grade.test_checks import found
@@ -138,6 +143,34 @@ def test_graded_again_nothing_is_computed_and_what_a_human_wrote_stays(
     assert again() == again()
 
 
+def test_a_copy_of_the_data_with_other_rights_computes_nothing_again(
+    hand_ins, graded, tmp_path, monkeypatch
+):
+    """A nightly copy and chmod -R change the times of the files, but no pixel."""
+    data, out = shutil.copytree(hand_ins / "data", tmp_path / "data"), tmp_path / "grades"
+    for file in data.rglob("*.tif"):
+        file.chmod(0o444)
+        os.utime(file, (0, 0))
+    shutil.copytree(graded[0] / "results", out / "results")
+    monkeypatch.setattr(Worker, "call", forbidden)
+    rubric, roster = load_rubric(hand_ins / "rubric.toml"), read_roster(hand_ins / "roster.csv")
+    grade(hand_ins / "submissions", data, out, rubric, roster)
+    assert (out / GRADEBOOK).read_bytes() == (graded[0] / GRADEBOOK).read_bytes()
+
+
+def test_a_changed_pixel_grades_the_class_anew(hand_ins, graded, tmp_path, monkeypatch):
+    data, out = shutil.copytree(hand_ins / "data", tmp_path / "data"), tmp_path / "grades"
+    file = next(path for path in sorted(data.rglob("*.tif")) if "_mask" not in path.name)
+    picture = tifffile.imread(file)
+    picture[0, 0] ^= 1
+    tifffile.imwrite(file, picture)
+    shutil.copytree(graded[0] / "results", out / "results")
+    monkeypatch.setattr(Worker, "call", forbidden)
+    rubric, roster = load_rubric(hand_ins / "rubric.toml"), read_roster(hand_ins / "roster.csv")
+    with pytest.raises(AssertionError, match="computed again"):
+        grade(hand_ins / "submissions", data, out, rubric, roster)
+
+
 def test_killed_in_the_middle_it_goes_on(hand_ins, graded, tmp_path, monkeypatch):
     whole = {path.name: path.read_bytes() for path in (graded[0] / "results").iterdir()}
     roster, rubric = read_roster(hand_ins / "roster.csv"), load_rubric(hand_ins / "rubric.toml")
@@ -198,6 +231,12 @@ def test_trouble_of_the_computer_stops_it_and_what_was_graded_is_kept(
     assert (tmp_path / GRADEBOOK).read_bytes() == (graded[0] / GRADEBOOK).read_bytes()
 
 
+def test_trouble_of_the_system_comes_with_the_remedy_of_the_kit():
+    for number in (errno.ENOSPC, errno.EACCES, errno.EIO):
+        error = OSError(number, os.strerror(number), "x.csv")
+        assert in_one_line(error) == f"x.csv: {os.strerror(number)}; {remedy(error)}"
+
+
 def _kept_result(file: Path) -> dict:
     return json.loads(file.read_text())["result"]
 
@@ -234,6 +273,63 @@ def test_a_kept_result_that_was_changed_is_computed_anew(hand_ins, graded, tmp_p
     file.write_text(edited if change == "0.9" else change)
     assert _kept(file) is None
     assert _kept(tmp_path / "none.json") is None
+
+
+@pytest.mark.parametrize("value", ["\ud800", {"\ud800": 1}], ids=["value", "key"])
+@pytest.mark.parametrize("field", ["config", "split.train", "config.model", "sha256"])
+def test_texts_that_are_no_utf8_stop_no_class(ada, examine, tmp_path, field, value):
+    """JSON may contain half of a pair of surrogates, which no file in UTF-8 can."""
+    run = f"{run_of(ada)}/run.json"
+    info = place = json.loads(ada[run])
+    *parents, name = field.split(".")
+    for parent in parents:
+        place = place[parent]
+    place[name] = [value] if name == "train" else value
+    values = examine({**ada, run: json.dumps(info).encode()})
+    result = Result.from_dict(json.loads(json.dumps(values)))
+    assert result.findings
+    _write_all(tmp_path / "out", result)
+
+
+def _write_all(out, result):
+    """Write the page, the leaderboard and the gradebook of a class of one."""
+    rubric = load_rubric()
+    standings = assess([result], rubric)
+    write_page(out, standings[0], {}, 0.0, rubric)
+    write_leaderboard(out, standings, rubric)
+    write_book(out / GRADEBOOK, standings, Book(), rubric, {0: "page.html"})
+
+
+def test_a_reason_that_is_no_utf8_can_be_written(tmp_path):
+    result = failed("x.zip", "x", "refused", "caf\udce9/x.csv: is a link")
+    assert result.findings[0].text == "caf\\udce9/x.csv: is a link"
+    _write_all(tmp_path, result)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"findings": [["fault", "refused", "\ud800", ""]]},
+        {"recipe": {"model": ["\ud800"]}},
+        {"recipe": {"\ud800": 1}},
+        {"run": "\ud800"},
+    ],
+)
+def test_a_kept_result_that_is_no_utf8_is_computed_anew(tmp_path, change):
+    values = {**asdict(Result("x.zip", "x", "refused")), **change}
+    write_json(tmp_path / "r.json", {"sha256": fingerprint(values), "result": values})
+    assert _kept(tmp_path / "r.json") is None
+    with pytest.raises(ValueError, match="UTF-8"):
+        Result.from_dict(values)
+
+
+def test_a_result_that_is_nested_without_end_is_none():
+    nested = []
+    for _ in range(10**4):
+        nested = [nested]
+    values = {**asdict(Result("x.zip", "x", "refused")), "recipe": {"model": nested}}
+    with pytest.raises(ValueError, match="no result"):
+        Result.from_dict(values)
 
 
 def test_remarks_on_the_data_are_printed(hand_ins, graded, tmp_path, monkeypatch, capfd):
@@ -325,6 +421,7 @@ def test_a_roster_that_is_none(tmp_path):
         "sep=;\r\nname;id\r\nA;ada\r\nB;bela\r\n",
         "student\rada\rbela\r",
         '"Last, first; middle",id\n"A, B; C",ada\n"C, D; E",bela\n',
+        "Last, first; middle\tid\nA, B\tada\nC, D\tbela\n",
         'Student,ID,SIS Login ID\n    Points Possible,,\n"A, B",7,ada\n"C, D",8,bela\n',
         "First name,ID number,Email address\nA,ada,a@x\nB,bela,b@x\n",
     ],

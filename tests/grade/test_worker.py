@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import time
 
@@ -10,7 +11,7 @@ import pytest
 from lib.grade import worker
 from lib.grade.trouble import GraderError
 from lib.grade.worker import Worker, WorkerDied, limited_memory
-from lib.utils import KitError
+from lib.utils import PROJECT, KitError
 
 
 def prepare():
@@ -98,3 +99,21 @@ def test_memory():
     with limited_memory(2**28), pytest.raises(MemoryError):
         bytearray(2**32)  # more than this process may have kept of what it gave back
     assert len(bytearray(2**30)) == 2**30
+
+
+UNDER_A_HARD_LIMIT = """
+import resource, psutil
+from lib.grade.worker import limited_memory
+hard = psutil.Process().memory_info().vms + 2**29
+resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+with limited_memory(2**40):
+    assert resource.getrlimit(resource.RLIMIT_AS) == (hard, hard)
+with limited_memory(2**28):
+    assert resource.getrlimit(resource.RLIMIT_AS)[0] < hard
+assert resource.getrlimit(resource.RLIMIT_AS) == (hard, hard)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system keeps no such limit")
+def test_a_hard_limit_of_the_system_stays():
+    subprocess.run([sys.executable, "-c", UNDER_A_HARD_LIMIT], cwd=PROJECT, check=True)
