@@ -29,7 +29,8 @@ KAGGLE_INPUT = Path("/kaggle/input")
 """Where Kaggle's own notebooks find data sets, some folders deeper."""
 _FLAGS = re.IGNORECASE | re.DOTALL  # a name may even have line ends
 _SLICE = re.compile(r"(?P<stem>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?", _FLAGS)
-_DATE = re.compile(r"_(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$")  # of a visit
+_DAY = r"(19|20)\d\d[-._]?(0[1-9]|1[0-2])[-._]?(0[1-9]|[12]\d|3[01])"
+_DATE = re.compile(rf"^{_DAY}[-._]|[-._]{_DAY}([-._]\d{{1,2}})?$")  # of a visit, and its number
 _PICTURE = re.compile(r".+\.(tiff?|png|jpe?g|bmp|gif|dcm|nii|gz)", _FLAGS)
 _PICTURE_OR_ZIP = re.compile(rf"{_PICTURE.pattern}|.+\.zip", _FLAGS)
 _MAX_FILES, _MAX_BYTES = 50_000, 8 * 2**30  # the real archive: 15,718 files (each twice), 2 GiB
@@ -75,8 +76,12 @@ class Patient:
 
 
 def person_of(name: str) -> str:
-    """Return a patient's name without the date of the visit."""
-    return _DATE.sub("", name)
+    """Return a patient's name without the date of the visit, ``P01`` of ``P01_2001-02-03_2``.
+
+    What is left must have a digit, as ids do: ``scan_20010203`` is named by its date alone.
+    """
+    left = _DATE.sub("", name)
+    return left if re.search(r"\d", left) else name
 
 
 # --- finding --------------------------------------------------------------------------------------
