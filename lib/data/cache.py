@@ -40,7 +40,7 @@ from lib.utils import (
 )
 
 INDEX, ARRAYS = "index.json", ("images.f16", "masks.u8", "truth.bits")
-_VERSION = 4  # of the files below; changes of the preprocessing itself are seen from its source
+_VERSION = 5  # of the files below; changes of the preprocessing itself are seen from its source
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class CachedPatient:
         truth: offset in bytes of the packed native mask, or -1 without masks.
         sha256: of the decoded pixels of images and masks.
         images_sha256: of the images alone.
-        slices: of each slice that is not all but black the first 12 hex digits of the SHA-256 of
+        slices: of each slice with a head the first 12 hex digits of the SHA-256 of
             its pixels, in order: a scan is known by them if a copy lacks some.
     """
 
@@ -410,8 +410,15 @@ def _prepare(patient: Patient, size: int, preprocessing: str) -> dict[str, Any]:
 
 
 def _has_content(plane: np.ndarray) -> bool:
-    """Return whether a slice is more than black: scans of other heads may share a black one."""
-    return bool(np.count_nonzero(plane) > plane.size / 100)
+    """Return whether a slice cannot be equal to one of another head by chance.
+
+    Padding, blank slices and captions can: they have few values, or mostly one.
+    """
+    counts = np.bincount(plane.ravel(), minlength=256)[1:]
+    filled = counts.sum()
+    return bool(
+        filled > plane.size / 100 and (counts > 0).sum() >= 16 and counts.max() < filled / 2
+    )
 
 
 def _slice_sign(plane: np.ndarray) -> str:

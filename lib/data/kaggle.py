@@ -20,7 +20,7 @@ import tifffile
 
 from lib.data.pictures import MAX_BYTES, read_picture
 from lib.runtime.own_files import OwnFiles
-from lib.utils import PROJECT, KitError, as_path, build_folder, fingerprint, write_atomic
+from lib.utils import PROJECT, KitError, as_path, build_folder, fingerprint, remedy, write_atomic
 
 KAGGLE_DATASET = "mateuszbuda/lgg-mri-segmentation"
 KIT_PLACES = (PROJECT / "data" / "archive.zip", PROJECT / "data" / "kaggle_3m")
@@ -35,6 +35,7 @@ _PICTURE = re.compile(r".+\.(tiff?|png|jpe?g|bmp|gif|dcm|nii|gz)", _FLAGS)
 _PICTURE_OR_ZIP = re.compile(rf"{_PICTURE.pattern}|.+\.zip", _FLAGS)
 _MAX_FILES, _MAX_BYTES = 50_000, 8 * 2**30  # the real archive: 15,718 files (each twice), 2 GiB
 _SEARCH_DEPTH = 4
+_OF_THE_SYSTEM = ("lost+found", "System Volume Information", "$RECYCLE.BIN")  # at a disk's root
 _UNPACKED = ".unpacked"  # beside the patients: what the archive held, and a remark on it
 _TOO_MUCH = 0.5  # of the head, or of the air: no tumour is that large
 _NAMED = "slices are named <patient>/<patient>_<slice>.tif, their masks ..._<slice>_mask.tif"
@@ -125,7 +126,10 @@ def find_root(source: str | Path) -> Path:
         )
     if source.is_file():
         return unpack(source)
-    found = list(_candidates(source))
+    several: dict[Path, Path] = {}
+    for folder in _candidates(source):  # a link leads to the same folder again
+        several.setdefault(folder.resolve(), folder)
+    found = list(several.values())
     if found:
         _require_one(source, found)
         return found[0]
@@ -177,7 +181,7 @@ def _signs(root: Path) -> frozenset[tuple[str, str, int, int]]:
     """
     signs = set()
     for folder in _folders(root):
-        names = sorted(name for name in _names(folder) if _SLICE.fullmatch(name))
+        names = sorted(name for name in _names(folder) if _is_slice_of(folder.name, name))
         middle = names[len(names) // 2 - 1 : len(names) // 2 + 1]
         for name in names:
             file = folder / name
@@ -206,7 +210,11 @@ def _looks_like_patient(folder: Path) -> bool:
 def _is_slice_of(patient: str, name: str) -> bool:
     """Return whether a file name is that of a slice of a patient, or of its mask."""
     match = _SLICE.fullmatch(name)
-    return match is not None and _composed(match["stem"]) == _composed(patient)
+    return (
+        match is not None
+        and not name.startswith(".")  # macOS keeps notes of files so, where a disk has no place
+        and _composed(match["stem"]) == _composed(patient)
+    )
 
 
 def _composed(name: str) -> str:
@@ -244,13 +252,13 @@ def unpack(archive: Path) -> Path:
 
     def extract(folder: Path) -> None:
         with zipfile.ZipFile(archive) as bundle:
-            for (patient, name), entry in _slice_entries(archive, bundle).items():
+            entries = _slice_entries(archive, bundle)
+            for (patient, name), entry in entries.items():
                 (folder / patient).mkdir(exist_ok=True)
                 with bundle.open(entry) as source, open(folder / patient / name, "wb") as sink:
                     shutil.copyfileobj(source, sink)
             remark = _not_unpacked(archive, bundle)
-            mark = f"{_content_of(archive, bundle)}\n{remark}"
-            (folder / _UNPACKED).write_text(mark, encoding="utf-8")
+            write_atomic(folder / _UNPACKED, f"{_content(entries)}\n{remark}")
 
     try:
         build_folder(target, lambda: target.is_dir() and any(_folders(target)), extract)
@@ -259,18 +267,13 @@ def unpack(archive: Path) -> Path:
         raise KitError(f"{archive}: cannot be unpacked ({error}); download it again") from None
     except OSError as error:
         raise KitError(
-            f"{archive}: cannot be unpacked here ({error.strerror or error}); free some space, or "
-            f"unpack it by hand elsewhere"
+            f"{archive}: cannot be unpacked here ({error.strerror or error}); {remedy(error)}"
         ) from None
     return target
 
 
-def _content_of(archive: Path, bundle: zipfile.ZipFile) -> str:
-    """Return the fingerprint of the slices of an archive, by names, sizes and checksums."""
-    return _content(_slice_entries(archive, bundle))
-
-
 def _content(entries: dict[tuple[str, str], zipfile.ZipInfo]) -> str:
+    """Return the fingerprint of the slices of an archive, by names, sizes and checksums."""
     found = ((place, entry.file_size, entry.CRC) for place, entry in entries.items())
     return fingerprint(sorted(found))
 
@@ -289,19 +292,20 @@ def _is_slice_entry(entry: zipfile.ZipInfo) -> bool:
 def _require_unpacked_from(archive: Path, target: Path) -> None:
     """Raise ``KitError`` unless a folder holds what an archive holds."""
     with zipfile.ZipFile(archive) as bundle:
-        content, entries = _content_of(archive, bundle), _slice_entries(archive, bundle)
+        entries = _slice_entries(archive, bundle)
+    content = _content(entries)
     here = {
         (path.parent.name, path.name): path
         for path in target.glob("*/*")
-        if _SLICE.fullmatch(path.name)
+        if _is_slice_of(path.parent.name, path.name)
     }
     odd = sorted(entries.keys() ^ here.keys())
     if not odd and not _is_as_unpacked(target / _UNPACKED, content, here.values()):
         odd = sorted(p for p, path in here.items() if not _is_entry(path, entries[p]))
         if not odd:
-            with suppress(OSError):  # the folder may be for reading only
+            with suppress(KitError):  # the folder may be for reading only
                 remark = _remark_in(target / _UNPACKED)
-                (target / _UNPACKED).write_text(f"{content}\n{remark}", encoding="utf-8")
+                write_atomic(target / _UNPACKED, f"{content}\n{remark}")
     if odd:
         raise KitError(
             f"{target}: is not what {archive.name} holds ({len(odd)} slices differ, e.g. "
@@ -395,7 +399,9 @@ def list_patients(root: Path) -> list[Patient]:
             slice of a patient of another name.
     """
     patients = [
-        patient for folder in _folders(root) if (patient := _list_patient(folder)) is not None
+        patient
+        for folder in _folders(root)
+        if folder.name not in _OF_THE_SYSTEM and (patient := _list_patient(folder)) is not None
     ]
     if not patients:
         raise KitError(f"{root}: no patient folders found")

@@ -36,6 +36,7 @@ _ONE_CHANNEL = _FOLLOWED[:3]
 _PLACES = (324, 273), (325, 279)  # tags for offsets, for bytes: of tiles, of strips
 _PADDING = 3  # bytes that a program may add to pixels, up to a multiple of four
 _UNCOMPRESSED = tifffile.COMPRESSION.NONE
+_REDUCED_OR_MASK = 0b101  # bits of NewSubfileType
 _JPEG = (tifffile.COMPRESSION.OJPEG, tifffile.COMPRESSION.JPEG)
 _pillow = threading.Lock()
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # the kit says it in one line
@@ -86,6 +87,10 @@ def _problem(page: Any, pages: int) -> str | None:
         return f"has {pages} pages, and one of them is the slice; save each as a file of its own"
     if page.nbytes > MAX_BYTES:
         return f"{page.nbytes / 2**20:.0f} MiB of pixels are no slice of a head; remove it"
+    if page.subfiletype & _REDUCED_OR_MASK or any(
+        sub.shape >= page.shape for sub in (page.pages if page.subifds else ())
+    ):
+        return "its first picture is a thumbnail or a mask of another; save it without those"
     if "PhotometricInterpretation" not in page.tags:
         return "does not say whether 0 is black or white; save it again"
     colours = page.photometric
@@ -122,8 +127,9 @@ def _damage(file: tifffile.TiffFile, page: Any) -> str | None:
 
     Decoders guess then, or take zeros for what is missing: the picture would be another one.
     """
-    if not _in_order(file, page):
-        return "is damaged (some of its tags are lost); copy the file again, or save it again"
+    problem = _lost(file, page)
+    if problem:
+        return f"is damaged ({problem}); copy the file again, or save it again"
     offsets, counts = (
         page.tags.valueof(tile) or page.tags.valueof(strip) for tile, strip in _PLACES
     )
@@ -141,12 +147,14 @@ def _damage(file: tifffile.TiffFile, page: Any) -> str | None:
     return f"is damaged ({what}); copy the file again, or save it again"
 
 
-def _in_order(file: tifffile.TiffFile, page: Any) -> bool:
-    """Return whether all tags of a page could be read, and have the order of their numbers."""
+def _lost(file: tifffile.TiffFile, page: Any) -> str | None:
+    """Return what is wrong if tags of a page could not be read, or are not in their order."""
     codes = [tag.code for tag in page.tags]
     file.filehandle.seek(page.offset)
     (written,) = struct.unpack(file.tiff.tagnoformat, file.filehandle.read(file.tiff.tagnosize))
-    return len(codes) == written and codes == sorted(codes)
+    if len(codes) != written:
+        return "some of its tags are lost"
+    return None if codes == sorted(codes) else "its tags are not in the order of their numbers"
 
 
 def _sizes(page: Any) -> Iterator[tuple[int, int]]:

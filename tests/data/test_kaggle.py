@@ -254,6 +254,23 @@ def test_kaggles_second_copy_is_no_candidate(kaggle_folder, tmp_path):
     )
 
 
+def test_a_link_to_the_patients_is_no_second_candidate(kaggle_folder, tmp_path):
+    root = shutil.copytree(kaggle_folder(NAMES[:2]), tmp_path / "kaggle_3m")
+    (tmp_path / "current").symlink_to(root, target_is_directory=True)
+    assert find_root(tmp_path).resolve() == root.resolve()
+
+
+def test_what_systems_leave_beside_patients_is_no_slice(kaggle_folder, tmp_path):
+    root = shutil.copytree(kaggle_folder(NAMES[:2]), tmp_path / "kaggle_3m")
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as bundle:
+        for file in sorted(root.rglob("*.tif")):
+            bundle.write(file, file.relative_to(tmp_path).as_posix())
+    (root / NAMES[0] / f"._{NAMES[0]}_1.tif").write_bytes(b"\0\5\x16\7")  # a note of macOS
+    (root / "lost+found").mkdir()
+    assert find_root(tmp_path / "archive.zip") == root
+    assert [patient.name for patient in list_patients(root)] == list(NAMES[:2])
+
+
 def test_predicted_masks_are_no_candidate(patient_folder, tmp_path):
     out, patient = tmp_path / "result" / "masks", only(patient_folder)
     OwnFiles(out).write(encode_masks(out, patient, np.zeros((6, 32, 32), np.uint8)))
