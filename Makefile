@@ -22,12 +22,15 @@ report: .venv/run ## result/report.html and .md: every attempt so far
 # what stands between these delimiters is not in the student edition
 ### BEGIN SOLUTION
 STEP := .ci/step
+SHARE := 0.02
 
 test: .venv/dev ## all checks but the slow tests
 	$(MAKE) -j 2 lint types test-browser  # each of these keeps one core busy
 	$(MAKE) test-unit test-notebooks test-faults
 
-test-all: test test-slow ## the same and the slow tests
+test-all: .venv/dev ## the same and the slow tests, and three minutes of the tries of make faults
+	$(MAKE) test SHARE=0.07
+	$(MAKE) test-slow
 
 lint: .venv/dev  ## ruff, format, spelling, the order of imports
 	$(STEP) $(PY) -m ruff check .
@@ -48,11 +51,10 @@ test-browser: .venv/dev ## the slice browser in Chromium, where it is installed
 	$(STEP) $(PY) -m pytest -q -m "browser and not slow"
 
 test-faults: .venv/dev ## a minute of the tries of make faults
-	$(STEP) $(PY) -m tests.faults --share 0.02
+	$(STEP) $(PY) -m tests.faults --share $(SHARE)
 
-test-slow: .venv/dev ## tests of more than a few seconds, and three minutes of the tries of make faults
+test-slow: .venv/dev ## tests of more than a few seconds
 	$(STEP) $(PY) -m pytest -q -n 2 --dist worksteal -m slow
-	$(STEP) $(PY) -m tests.faults --share 0.08
 
 faults: .venv/dev ## damage, interrupt and misuse the kit, docs/reliability.md; all tries with FULL=1, half an hour
 	$(PY) -m tests.faults $(if $(FULL),--full)
