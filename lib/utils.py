@@ -83,7 +83,7 @@ def remedy(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "free some space, or name another place"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "close it in other programs, or name a place where you may write"
+        return "close it in other programs, or give yourself the right to use it"
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP):
         return "see whether the path is right, and name another"
     return "see whether it may be used, and try again"

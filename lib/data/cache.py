@@ -8,7 +8,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 import threading
 import zlib
 from collections import deque
@@ -24,21 +23,24 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from lib.data import kaggle, pictures
-from lib.data.kaggle import Patient
+from lib.data.kaggle import Patient, cache_folder
 from lib.runtime.own_code import source_fingerprint
 from lib.transform import PREPROCESSING, Geometry, preprocess, preprocess_mask
 from lib.utils import (
-    PROJECT,
     KitError,
     build_folder,
     cores,
     fingerprint,
     progress,
+    remedy,
     say,
     sha256,
     write_json,
 )
 
+MIN_PICTURE_SHARE = 0.01  # of the pixels of a slice that has a sign; they are no background
+MIN_PICTURE_VALUES = 16  # that these pixels have
+MIN_INNER_SHARE = 0.4  # of them with neighbours on all sides; captions have up to 0.27
 INDEX, ARRAYS = "index.json", ("images.f16", "masks.u8", "truth.bits")
 _VERSION = 5  # of the files below; changes of the preprocessing itself are seen from its source
 
@@ -52,8 +54,9 @@ class CachedPatient:
         truth: offset in bytes of the packed native mask, or -1 without masks.
         sha256: of the decoded pixels of images and masks.
         images_sha256: of the images alone.
-        slices: of each slice with a head the first 12 hex digits of the SHA-256 of
-            its pixels, in order: a scan is known by them if a copy lacks some.
+        slices: the signs of the slices, in order: the first 12 hex digits of the SHA-256 of the
+            pixels. A scan is known by them if a copy lacks some. Slices that are blank, constant,
+            or have only a caption have none; see ``_has_sign``.
     """
 
     name: str
@@ -142,7 +145,7 @@ class SliceFile:
             )
 
     def _open(self) -> tuple[int, FileIO, threading.Lock]:
-        """Return whose it is, the open file, and a lock: threads share the place in the file."""
+        """Return the number of this process, the open file, and a lock for its threads."""
         try:
             return os.getpid(), FileIO(self.path), threading.Lock()
         except OSError as error:
@@ -182,20 +185,6 @@ class Cache:
         return np.unpackbits(packed, count=voxels).reshape(shape)
 
 
-def cache_folder() -> Path:
-    """Return the folder of caches: ``KIT_CACHE``, else ``data/cache``, else a temporary folder."""
-    if os.environ.get("KIT_CACHE"):
-        return Path(os.environ["KIT_CACHE"])
-    folder = PROJECT / "data" / "cache"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return Path(tempfile.gettempdir()) / "brain-segmentation-cache"
-    if os.access(folder, os.W_OK):
-        return folder
-    return Path(tempfile.gettempdir()) / "brain-segmentation-cache"
-
-
 def open_cache(root: Path, patients: list[Patient], size: int, preprocessing: str) -> Cache:
     """Open the cache of these patients at this size; build it if it is missing or outdated.
 
@@ -212,8 +201,9 @@ def open_cache(root: Path, patients: list[Patient], size: int, preprocessing: st
     folder = cache_folder() / f"{series}-{key[:16]}"
 
     def build(partial: Path) -> None:
-        if folder.is_dir():
+        if folder.exists():
             say(f"{folder}: the prepared slices are damaged; they are prepared anew")
+        if folder.is_dir():
             shutil.rmtree(folder, ignore_errors=True)
         else:
             folder.unlink(missing_ok=True)  # a file in its place
@@ -226,7 +216,7 @@ def open_cache(root: Path, patients: list[Patient], size: int, preprocessing: st
     except OSError as error:
         raise KitError(
             f"{folder.parent}: the cache cannot be written or read ({error.strerror or error}); "
-            f"free some space, or name another folder in KIT_CACHE"
+            f"{remedy(error)}; KIT_CACHE names the folder"
         ) from None
 
 
@@ -333,13 +323,13 @@ def _build(
 
 
 class _Array:
-    """Write a file of an array piece by piece, and know its size and CRC-32."""
+    """Append arrays to a file, and keep count of its size and CRC-32."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream, self.size, self.checksum = stream, 0, 0
 
-    def append(self, piece: np.ndarray | bytes) -> None:
-        view = memoryview(piece).cast("B")  # type: ignore[arg-type]
+    def append(self, array: np.ndarray | bytes) -> None:
+        view = memoryview(array).cast("B")  # type: ignore[arg-type]
         self.stream.write(view)
         self.size, self.checksum = self.size + len(view), zlib.crc32(view, self.checksum)
 
@@ -397,7 +387,7 @@ def _prepare(patient: Patient, size: int, preprocessing: str) -> dict[str, Any]:
         "tumour_slices": 0 if mask is None else int(mask.any(axis=(1, 2)).sum()),
         "sha256": digest.hexdigest(),
         "images_sha256": images_digest.hexdigest(),
-        "slices": [_slice_sign(plane) for plane in volume if _has_content(plane)],
+        "slices": [_slice_sign(plane) for plane in volume if _has_sign(plane)],
         "geometry": geometry.to_dict(),
     }
     return {
@@ -409,16 +399,34 @@ def _prepare(patient: Patient, size: int, preprocessing: str) -> dict[str, Any]:
     }
 
 
-def _has_content(plane: np.ndarray) -> bool:
-    """Return whether a slice cannot be equal to one of another head by chance.
+def _has_sign(plane: np.ndarray) -> bool:
+    """Return whether a slice ``(H, W, 3)`` cannot equal one of another head by chance.
 
-    Padding, blank slices and captions can: they have few values, or mostly one.
+    One channel at least has a picture on its background, which is its most frequent value. Black
+    slices, padding of one grey and burnt-in captions are equal in scans of many heads.
     """
-    counts = np.bincount(plane.ravel(), minlength=256)[1:]
-    filled = counts.sum()
-    return bool(
-        filled > plane.size / 100 and (counts > 0).sum() >= 16 and counts.max() < filled / 2
-    )
+    return any(_has_picture(plane[..., channel]) for channel in range(plane.shape[-1]))
+
+
+def _has_picture(channel: np.ndarray) -> bool:
+    """Return whether a channel has an area of many values beside that of its background."""
+    counts = np.bincount(channel.ravel(), minlength=256)
+    background = counts.argmax()
+    counts[background] = 0
+    pixels = counts.sum()
+    if pixels < MIN_PICTURE_SHARE * channel.size:
+        return False
+    if np.count_nonzero(counts) < MIN_PICTURE_VALUES or counts.max() >= pixels / 2:
+        return False
+    # letters with smooth edges have many values, too, but they are lines, not areas
+    return bool(_inner(channel != background).sum() >= MIN_INNER_SHARE * pixels)
+
+
+def _inner(area: np.ndarray) -> np.ndarray:
+    """Return the pixels ``(H, W)`` of an area whose eight neighbours are in it as well."""
+    wide = np.pad(area, 1)
+    rows = wide[:-2] & wide[1:-1] & wide[2:]
+    return rows[:, :-2] & rows[:, 1:-1] & rows[:, 2:]
 
 
 def _slice_sign(plane: np.ndarray) -> str:

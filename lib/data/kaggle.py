@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import itertools
 import lzma
+import os
 import re
 import shutil
+import tempfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ import numpy as np
 import tifffile
 
 from lib.data.pictures import MAX_BYTES, read_picture
-from lib.runtime.own_files import OwnFiles
+from lib.runtime.own_files import LIST
 from lib.utils import PROJECT, KitError, as_path, build_folder, fingerprint, remedy, write_atomic
 
 KAGGLE_DATASET = "mateuszbuda/lgg-mri-segmentation"
@@ -35,7 +37,10 @@ _PICTURE = re.compile(r".+\.(tiff?|png|jpe?g|bmp|gif|dcm|nii|gz)", _FLAGS)
 _PICTURE_OR_ZIP = re.compile(rf"{_PICTURE.pattern}|.+\.zip", _FLAGS)
 _MAX_FILES, _MAX_BYTES = 50_000, 8 * 2**30  # the real archive: 15,718 files (each twice), 2 GiB
 _SEARCH_DEPTH = 4
-_OF_THE_SYSTEM = ("lost+found", "System Volume Information", "$RECYCLE.BIN")  # at a disk's root
+_SYSTEM_FOLDERS = frozenset(
+    {"lost+found", "system volume information", "$recycle.bin", "recycler", "found.000"}
+)
+"""Folders that systems put on a disk, in lower case. Users may often not read them."""
 _UNPACKED = ".unpacked"  # beside the patients: what the archive held, and a remark on it
 _TOO_MUCH = 0.5  # of the head, or of the air: no tumour is that large
 _NAMED = "slices are named <patient>/<patient>_<slice>.tif, their masks ..._<slice>_mask.tif"
@@ -48,6 +53,10 @@ DAMAGED_ZIP = (
     NotImplementedError,
     RuntimeError,
 )  # the last two: a kind of compression that Python lacks, a password
+
+
+SlicePlace = tuple[str, str]
+"""Patient and file name of a slice."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,20 @@ def person_of(name: str) -> str:
     """
     left = _DATE.sub("", name)
     return left if re.search(r"\d", left) else name
+
+
+def cache_folder() -> Path:
+    """Return the folder of caches: ``KIT_CACHE``, else ``data/cache``, else a temporary folder."""
+    if os.environ.get("KIT_CACHE"):
+        return Path(os.environ["KIT_CACHE"])
+    folder = PROJECT / "data" / "cache"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return Path(tempfile.gettempdir()) / "brain-segmentation-cache"
+    if os.access(folder, os.W_OK):
+        return folder
+    return Path(tempfile.gettempdir()) / "brain-segmentation-cache"
 
 
 # --- finding --------------------------------------------------------------------------------------
@@ -126,10 +149,7 @@ def find_root(source: str | Path) -> Path:
         )
     if source.is_file():
         return unpack(source)
-    several: dict[Path, Path] = {}
-    for folder in _candidates(source):  # a link leads to the same folder again
-        several.setdefault(folder.resolve(), folder)
-    found = list(several.values())
+    found = _distinct(_candidates(source))
     if found:
         _require_one(source, found)
         return found[0]
@@ -149,11 +169,21 @@ def _candidates(source: Path) -> Iterator[Path]:
         for folder in level:
             children = _folders(folder)
             if any(_looks_like_patient(child) for child in children):
-                if folder == source or not OwnFiles(folder).list.is_file():  # predicted masks
+                if folder == source or not (folder / LIST).is_file():  # predicted masks
                     yield folder
             else:
                 below += children
         level = below
+
+
+def _distinct(found: Iterable[Path]) -> list[Path]:
+    """Return each folder once, by its own name rather than by that of a link to it."""
+    folders: dict[Path, Path] = {}
+    for folder in found:
+        place = folder.resolve()
+        if place not in folders or (folders[place].name != place.name == folder.name):
+            folders[place] = folder
+    return list(folders.values())
 
 
 def _require_one(source: Path, found: list[Path]) -> None:
@@ -181,7 +211,7 @@ def _signs(root: Path) -> frozenset[tuple[str, str, int, int]]:
     """
     signs = set()
     for folder in _folders(root):
-        names = sorted(name for name in _names(folder) if _is_slice_of(folder.name, name))
+        names = sorted(name for name in _names(folder) if _is_slice_name(name))
         middle = names[len(names) // 2 - 1 : len(names) // 2 + 1]
         for name in names:
             file = folder / name
@@ -207,14 +237,15 @@ def _looks_like_patient(folder: Path) -> bool:
         return False
 
 
+def _is_slice_name(name: str) -> bool:
+    """Return whether a file name is that of a slice; macOS writes ``._P01_1.tif`` beside them."""
+    return _SLICE.fullmatch(name) is not None and not name.startswith(".")
+
+
 def _is_slice_of(patient: str, name: str) -> bool:
     """Return whether a file name is that of a slice of a patient, or of its mask."""
     match = _SLICE.fullmatch(name)
-    return (
-        match is not None
-        and not name.startswith(".")  # macOS keeps notes of files so, where a disk has no place
-        and _composed(match["stem"]) == _composed(patient)
-    )
+    return match is not None and _composed(match["stem"]) == _composed(patient)
 
 
 def _composed(name: str) -> str:
@@ -252,13 +283,13 @@ def unpack(archive: Path) -> Path:
 
     def extract(folder: Path) -> None:
         with zipfile.ZipFile(archive) as bundle:
-            entries = _slice_entries(archive, bundle)
+            content, entries = _slice_entries(archive, bundle)
             for (patient, name), entry in entries.items():
                 (folder / patient).mkdir(exist_ok=True)
                 with bundle.open(entry) as source, open(folder / patient / name, "wb") as sink:
                     shutil.copyfileobj(source, sink)
             remark = _not_unpacked(archive, bundle)
-            write_atomic(folder / _UNPACKED, f"{_content(entries)}\n{remark}")
+            (folder / _UNPACKED).write_text(f"{content}\n{remark}", encoding="utf-8")
 
     try:
         build_folder(target, lambda: target.is_dir() and any(_folders(target)), extract)
@@ -266,13 +297,20 @@ def unpack(archive: Path) -> Path:
     except DAMAGED_ZIP as error:
         raise KitError(f"{archive}: cannot be unpacked ({error}); download it again") from None
     except OSError as error:
+        trouble = "cannot be read" if _is_about(error, archive) else "cannot be unpacked here"
         raise KitError(
-            f"{archive}: cannot be unpacked here ({error.strerror or error}); {remedy(error)}"
+            f"{archive}: {trouble} ({error.strerror or error}); {remedy(error)}, or unpack it by "
+            f"hand elsewhere"
         ) from None
     return target
 
 
-def _content(entries: dict[tuple[str, str], zipfile.ZipInfo]) -> str:
+def _is_about(error: OSError, path: Path) -> bool:
+    """Return whether a system's error names this file."""
+    return error.filename is not None and os.fsdecode(error.filename) == str(path)
+
+
+def _content(entries: Mapping[SlicePlace, zipfile.ZipInfo]) -> str:
     """Return the fingerprint of the slices of an archive, by names, sizes and checksums."""
     found = ((place, entry.file_size, entry.CRC) for place, entry in entries.items())
     return fingerprint(sorted(found))
@@ -292,26 +330,55 @@ def _is_slice_entry(entry: zipfile.ZipInfo) -> bool:
 def _require_unpacked_from(archive: Path, target: Path) -> None:
     """Raise ``KitError`` unless a folder holds what an archive holds."""
     with zipfile.ZipFile(archive) as bundle:
-        entries = _slice_entries(archive, bundle)
-    content = _content(entries)
-    here = {
-        (path.parent.name, path.name): path
-        for path in target.glob("*/*")
-        if _is_slice_of(path.parent.name, path.name)
-    }
+        content, entries = _slice_entries(archive, bundle)
+    here = _slices_in(target)
     odd = sorted(entries.keys() ^ here.keys())
     if not odd and not _is_as_unpacked(target / _UNPACKED, content, here.values()):
-        odd = sorted(p for p, path in here.items() if not _is_entry(path, entries[p]))
-        if not odd:
-            with suppress(KitError):  # the folder may be for reading only
-                remark = _remark_in(target / _UNPACKED)
-                write_atomic(target / _UNPACKED, f"{content}\n{remark}")
+        odd = _compared(archive, target, content, entries, here)
     if odd:
         raise KitError(
             f"{target}: is not what {archive.name} holds ({len(odd)} slices differ, e.g. "
             f"{'/'.join(odd[0])}); move the folder away to unpack the archive, or name the folder "
             f"to use it as it is"
         )
+
+
+def _slices_in(root: Path) -> dict[SlicePlace, Path]:
+    """Return (patient, file name) -> path of each slice in the folders of a folder."""
+    return {
+        (folder.name, name): folder / name
+        for folder in _folders(root)
+        if not _is_closed_system_folder(folder)
+        for name in _names(folder)
+        if _is_slice_name(name) and (folder / name).is_file()
+    }
+
+
+def _compared(
+    archive: Path,
+    target: Path,
+    content: str,
+    entries: Mapping[SlicePlace, zipfile.ZipInfo],
+    here: Mapping[SlicePlace, Path],
+) -> list[SlicePlace]:
+    """Return which slices of a folder differ from the entries of an archive, sorted.
+
+    All files are read. If none differs, a mark in the folder of caches says so, with the dates of
+    the slices; the folder itself is the user's.
+    """
+    place = fingerprint([str(path.resolve()) for path in (archive, target)])
+    mark = cache_folder() / f"unpacked-{place[:16]}.txt"
+    stats = {place: path.stat() for place, path in here.items()}
+    dates = [(*place, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for place, s in stats.items()]
+    state = fingerprint([content, sorted(dates)])
+    with suppress(OSError):
+        if mark.read_bytes() == state.encode():
+            return []
+    odd = sorted(place for place, path in here.items() if not _is_entry(path, entries[place]))
+    if not odd:
+        with suppress(KitError):  # the files are compared again the next time
+            write_atomic(mark, state, durable=False)
+    return odd
 
 
 def _is_as_unpacked(mark: Path, content: str, slices: Collection[Path]) -> bool:
@@ -347,13 +414,13 @@ def _not_unpacked(archive: Path, bundle: zipfile.ZipFile) -> str:
 
 def _slice_entries(
     archive: Path, bundle: zipfile.ZipFile
-) -> dict[tuple[str, str], zipfile.ZipInfo]:
-    """Return (patient, file name) -> entry.
+) -> tuple[str, dict[SlicePlace, zipfile.ZipInfo]]:
+    """Return the fingerprint of an archive's slices, and (patient, file name) -> entry.
 
     Kaggle's archive has the patients twice, in a folder and in one within another. Of the entries
     of one name the last counts, as in other programs.
     """
-    holders: dict[tuple[str, ...], dict[tuple[str, str], zipfile.ZipInfo]] = {}
+    holders: dict[tuple[str, ...], dict[SlicePlace, zipfile.ZipInfo]] = {}
     for entry in bundle.infolist():
         if _is_slice_entry(entry):
             *holder, patient, name = _parts(entry)
@@ -364,7 +431,8 @@ def _slice_entries(
         raise KitError(
             f"{archive}: no patients found; {_NAMED}{f', there is e.g. {here}' if here else ''}"
         )
-    if len({_content(entries) for entries in holders.values()}) > 1:
+    content, *others = {_content(entries) for entries in holders.values()}
+    if others:
         first, second = ("/".join(holder) or "." for holder in itertools.islice(holders, 2))
         raise KitError(
             f"{archive}: {len(holders)} folders in it hold patients, {first} and {second}"
@@ -380,7 +448,7 @@ def _slice_entries(
             f"{largest / 2**20:.0f} MiB, far more than the dataset; unpack it by hand if you trust "
             f"it"
         )
-    return entries
+    return content, entries
 
 
 def _is_safe(folder: str) -> bool:
@@ -401,7 +469,7 @@ def list_patients(root: Path) -> list[Patient]:
     patients = [
         patient
         for folder in _folders(root)
-        if folder.name not in _OF_THE_SYSTEM and (patient := _list_patient(folder)) is not None
+        if not _is_closed_system_folder(folder) and (patient := _list_patient(folder)) is not None
     ]
     if not patients:
         raise KitError(f"{root}: no patient folders found")
@@ -412,7 +480,7 @@ def _list_patient(folder: Path) -> Patient | None:
     found: dict[bool, dict[int, Path]] = {False: {}, True: {}}
     for name in sorted(_names(folder)):
         match = _SLICE.fullmatch(name)
-        if not match or name.startswith("."):
+        if not match or not _is_slice_name(name):
             continue
         if not _is_slice_of(folder.name, name):
             raise KitError(
@@ -449,6 +517,19 @@ def _list_patient(folder: Path) -> Patient | None:
     )
 
 
+def _is_closed_system_folder(folder: Path) -> bool:
+    """Return whether a folder is the system's and cannot be read: it is no patient."""
+    return folder.name.lower() in _SYSTEM_FOLDERS and not _is_readable(folder)
+
+
+def _is_readable(folder: Path) -> bool:
+    try:
+        next(folder.iterdir(), None)
+    except OSError:
+        return False
+    return True
+
+
 def _names(folder: Path) -> list[str]:
     """Return the names in a folder. Raises KitError if it cannot be read."""
     try:
@@ -460,28 +541,53 @@ def _names(folder: Path) -> list[str]:
 
 
 def passed_over(root: Path, patients: list[Patient]) -> list[str]:
-    """Return remarks on the pictures in ``root``, and in its archive, that are no slices."""
+    """Return remarks on what is passed over.
+
+    These are the pictures in ``root``, and in its archive, that are no slices, and the folders that
+    cannot be read.
+    """
     taken = {path for patient in patients for path in (*patient.images, *patient.masks)}
-    others = [path for path in _pictures(root, _SEARCH_DEPTH) if path not in taken]
+    pictures, closed = _pictures(root, _SEARCH_DEPTH)
+    others = [path for path in pictures if path not in taken]
     remarks = [_remark_in(root / _UNPACKED)]
     if others:
         remarks.append(_passed_over(len(others), others[0].relative_to(root).as_posix()))
+    if closed:
+        example = _in_one_line(closed[0].relative_to(root).as_posix())
+        remarks.append(
+            f"folders passed over that cannot be read: {len(closed)}, e.g. {example}; if slices "
+            f"are in them, give yourself the right to read them"
+        )
     return [remark for remark in remarks if remark]
 
 
-def _pictures(folder: Path, depth: int) -> Iterator[Path]:
-    """Yield the pictures in a folder, and in those within it."""
-    for child in sorted(folder.iterdir()):
-        if not child.name.startswith("."):
-            if _PICTURE.fullmatch(child.name):
-                yield child
-            elif depth and child.is_dir():
-                yield from _pictures(child, depth - 1)
+def _pictures(folder: Path, depth: int) -> tuple[list[Path], list[Path]]:
+    """Return the pictures in a folder and in those within it, and folders that cannot be read."""
+    try:
+        children = sorted(folder.iterdir())
+        folders = {child for child in children if child.is_dir()}
+    except OSError:
+        return [], [folder]
+    pictures, closed = [], []
+    for child in children:
+        if child.name.startswith("."):
+            continue
+        if _PICTURE.fullmatch(child.name):
+            pictures.append(child)
+        elif depth and child in folders:
+            within, closed_within = _pictures(child, depth - 1)
+            pictures += within
+            closed += closed_within
+    return pictures, closed
 
 
 def _passed_over(count: int, example: str) -> str:
-    example = re.sub(r"[\x00-\x1f\x7f]", "?", example)  # a remark is one line
-    return f"pictures passed over: {count}, e.g. {example}; {_NAMED}"
+    return f"pictures passed over: {count}, e.g. {_in_one_line(example)}; {_NAMED}"
+
+
+def _in_one_line(name: str) -> str:
+    """Return a name without signs that would break a line, as a remark is one."""
+    return re.sub(r"[\x00-\x1f\x7f]", "?", name)
 
 
 def stat_key(patients: list[Patient]) -> list[tuple[str, int, int, int]]:

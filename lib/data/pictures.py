@@ -36,7 +36,6 @@ _ONE_CHANNEL = _FOLLOWED[:3]
 _PLACES = (324, 273), (325, 279)  # tags for offsets, for bytes: of tiles, of strips
 _PADDING = 3  # bytes that a program may add to pixels, up to a multiple of four
 _UNCOMPRESSED = tifffile.COMPRESSION.NONE
-_REDUCED_OR_MASK = 0b101  # bits of NewSubfileType
 _JPEG = (tifffile.COMPRESSION.OJPEG, tifffile.COMPRESSION.JPEG)
 _pillow = threading.Lock()
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # the kit says it in one line
@@ -49,8 +48,9 @@ def read_picture(path: Path) -> np.ndarray:
     grey or a table of greys.
 
     Raises:
-        KitError: no file, damaged, several pages, more than 64 MiB, pixels that are no uint8, or a
-            tag that the kit does not follow: another colour space, transparency, rotation.
+        KitError: no file, damaged, several pages, a thumbnail, more than 64 MiB, pixels that are
+            no uint8, or a tag that the kit does not follow: another colour space, transparency,
+            rotation.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
@@ -87,10 +87,10 @@ def _problem(page: Any, pages: int) -> str | None:
         return f"has {pages} pages, and one of them is the slice; save each as a file of its own"
     if page.nbytes > MAX_BYTES:
         return f"{page.nbytes / 2**20:.0f} MiB of pixels are no slice of a head; remove it"
-    if page.subfiletype & _REDUCED_OR_MASK or any(
-        sub.shape >= page.shape for sub in (page.pages if page.subifds else ())
-    ):
-        return "its first picture is a thumbnail or a mask of another; save it without those"
+    if page.subfiletype != 0:
+        return "a tag says that it is a thumbnail or a part of another picture; save that one alone"
+    if any(_pixels(below) >= _pixels(page) for below in page.pages or ()):
+        return "has another picture below it, as large as itself (SubIFD); save the slice alone"
     if "PhotometricInterpretation" not in page.tags:
         return "does not say whether 0 is black or white; save it again"
     colours = page.photometric
@@ -113,6 +113,10 @@ def _problem(page: Any, pages: int) -> str | None:
     return None
 
 
+def _pixels(page: Any) -> int:
+    return int(page.imagelength) * int(page.imagewidth)
+
+
 def _count(file: tifffile.TiffFile) -> int:
     """Return how many pictures a file holds; one page may describe a whole stack."""
     page: Any = file.pages[0]
@@ -127,9 +131,14 @@ def _damage(file: tifffile.TiffFile, page: Any) -> str | None:
 
     Decoders guess then, or take zeros for what is missing: the picture would be another one.
     """
-    problem = _lost(file, page)
-    if problem:
-        return f"is damaged ({problem}); copy the file again, or save it again"
+    codes = [tag.code for tag in page.tags]
+    if len(codes) != _written_tags(file, page):
+        return "is damaged (some of its tags are lost); copy the file again, or save it again"
+    if codes != sorted(codes):
+        return (
+            "its tags are not in the order of their numbers, as TIFF asks for; copy the file "
+            "again, or save it again"
+        )
     offsets, counts = (
         page.tags.valueof(tile) or page.tags.valueof(strip) for tile, strip in _PLACES
     )
@@ -147,14 +156,11 @@ def _damage(file: tifffile.TiffFile, page: Any) -> str | None:
     return f"is damaged ({what}); copy the file again, or save it again"
 
 
-def _lost(file: tifffile.TiffFile, page: Any) -> str | None:
-    """Return what is wrong if tags of a page could not be read, or are not in their order."""
-    codes = [tag.code for tag in page.tags]
+def _written_tags(file: tifffile.TiffFile, page: Any) -> int:
+    """Return how many tags a page has, as the file says."""
     file.filehandle.seek(page.offset)
     (written,) = struct.unpack(file.tiff.tagnoformat, file.filehandle.read(file.tiff.tagnosize))
-    if len(codes) != written:
-        return "some of its tags are lost"
-    return None if codes == sorted(codes) else "its tags are not in the order of their numbers"
+    return int(written)
 
 
 def _sizes(page: Any) -> Iterator[tuple[int, int]]:

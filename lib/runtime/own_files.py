@@ -8,6 +8,8 @@ from pathlib import Path
 
 from lib.utils import KitError, changing, sha256, write_atomic, write_json
 
+LIST = ".written.json"
+
 
 class OwnFiles:
     """Know which files of a folder the kit has written, by a list of their hashes in the folder.
@@ -20,7 +22,7 @@ class OwnFiles:
         name: of the list.
     """
 
-    def __init__(self, folder: Path, name: str = ".written.json") -> None:
+    def __init__(self, folder: Path, name: str = LIST) -> None:
         self.folder, self.list = folder, folder / name
         self._hashes: dict[str, list[str]] = {}
         try:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw, ImageFont
 
 from lib import transform
 from lib.data import cache, cache_folder, kaggle
@@ -258,12 +259,13 @@ def test_what_is_changed_after_it_was_checked_is_noticed(tiny_kaggle, builds):
     assert len(builds) == 2 and file.read_bytes() == content
 
 
-def test_a_file_where_the_cache_was(tiny_kaggle, builds):
+def test_a_file_where_the_cache_was(tiny_kaggle, builds, capsys):
     folder = cache_of(load_data(tiny_kaggle, SIZE))
     shutil.rmtree(folder)
     folder.touch()
     assert len(load_data(tiny_kaggle, SIZE).patients) == 6
     assert len(builds) == 2
+    assert "prepared anew" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["kaggle [1]", "k" * 250])
@@ -313,6 +315,34 @@ def test_slices_are_known_again(tmp_path):
     assert lacks_one == (first[0], *first[2:])
     assert set(other).isdisjoint(first)
     assert all(len(sign) == 12 and int(sign, 16) >= 0 for sign in first)
+
+
+def captioned(size, background=0, lines=3):
+    """A slice with words only, their edges smooth, ``(256, 256, 3)``."""
+    image = Image.new("L", (256, 256), background)
+    draw = ImageDraw.Draw(image)
+    for line in range(lines):
+        place = (4, 4 + line * size * 1.2)
+        draw.text(place, "HOSPITAL 2001-02-03 R", fill=255, font=ImageFont.load_default(size))
+    return np.repeat(np.asarray(image)[..., None], 3, axis=2)
+
+
+@pytest.mark.parametrize("size", [8, 12, 16, 20, 24, 32, 40, 60])
+@pytest.mark.parametrize("background", [0, 7])
+def test_a_caption_is_no_sign(size, background):
+    assert not cache._has_sign(captioned(size, background))
+
+
+def test_what_a_sign_is():
+    head = brain(0)[0][3]
+    assert cache._has_sign(head)
+    assert cache._has_sign(np.where(head == 0, 7, head).astype(np.uint8))  # air is not black
+    assert not cache._has_sign(head * 0)
+    assert not cache._has_sign(head * 0 + 7)
+    assert not cache._has_sign(head // 60)  # few values
+    one = np.zeros_like(head)
+    one[..., 1] = head[..., 1]
+    assert cache._has_sign(one)  # the others are missing
 
 
 # --- the files of slices --------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The Kaggle layout: what is found, what is refused and how, what is read and written."""
 
+import errno
 import os
 import shutil
 import stat
@@ -254,23 +255,6 @@ def test_kaggles_second_copy_is_no_candidate(kaggle_folder, tmp_path):
     )
 
 
-def test_a_link_to_the_patients_is_no_second_candidate(kaggle_folder, tmp_path):
-    root = shutil.copytree(kaggle_folder(NAMES[:2]), tmp_path / "kaggle_3m")
-    (tmp_path / "current").symlink_to(root, target_is_directory=True)
-    assert find_root(tmp_path).resolve() == root.resolve()
-
-
-def test_what_systems_leave_beside_patients_is_no_slice(kaggle_folder, tmp_path):
-    root = shutil.copytree(kaggle_folder(NAMES[:2]), tmp_path / "kaggle_3m")
-    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as bundle:
-        for file in sorted(root.rglob("*.tif")):
-            bundle.write(file, file.relative_to(tmp_path).as_posix())
-    (root / NAMES[0] / f"._{NAMES[0]}_1.tif").write_bytes(b"\0\5\x16\7")  # a note of macOS
-    (root / "lost+found").mkdir()
-    assert find_root(tmp_path / "archive.zip") == root
-    assert [patient.name for patient in list_patients(root)] == list(NAMES[:2])
-
-
 def test_predicted_masks_are_no_candidate(patient_folder, tmp_path):
     out, patient = tmp_path / "result" / "masks", only(patient_folder)
     OwnFiles(out).write(encode_masks(out, patient, np.zeros((6, 32, 32), np.uint8)))
@@ -496,6 +480,80 @@ def test_download_that_works(tiny_kaggle, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "kagglehub", Kagglehub())
     assert find_root("kaggle") == tiny_kaggle
+
+
+def test_notes_of_macos_are_no_slices(kaggle_folder, tmp_path):
+    source = kaggle_folder(NAMES[:2])
+    archive = write_zip(tmp_path / "archive.zip", source)
+    root = find_root(archive)
+    (root / NAME / f"._{NAME}_1.tif").write_bytes(b"junk")
+    assert find_root(archive) == root
+    copy = tmp_path / "a" / "kaggle_3m"
+    shutil.copytree(root, copy)
+    (copy / NAME / f"._{NAME}_1.tif").unlink()
+    assert find_root(tmp_path) == root
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_a_link_to_the_folder_is_no_second_one(tiny_kaggle):
+    (tiny_kaggle.parent / "current").symlink_to(tiny_kaggle.name)
+    assert find_root(tiny_kaggle.parent) == tiny_kaggle
+
+
+@pytest.mark.parametrize("name", ["lost+found", "System Volume Information"])
+def test_a_closed_folder_of_the_system_is_remarked_on(patient_folder, monkeypatch, name):
+    root, listing = patient_folder.parent, Path.iterdir
+    (root / name).mkdir()
+    assert passed_over(root, list_patients(root)) == []
+
+    def iterdir(self):
+        if self.name == name:
+            raise PermissionError(13, "Permission denied")
+        return listing(self)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    (remark,) = passed_over(root, list_patients(root))
+    assert f"cannot be read: 1, e.g. {name}; if slices are in them" in remark
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_an_archive_that_cannot_be_read(tiny_kaggle, tmp_path, monkeypatch, number):
+    archive = write_zip(tmp_path / "archive.zip", tiny_kaggle)
+
+    def closed(path, *_):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(kaggle.zipfile, "ZipFile", closed)
+    text = refused(archive, find_root, archive)
+    assert "cannot be read" in text and "free some space" not in text
+
+
+def test_an_archive_is_parsed_once(tiny_kaggle, tmp_path, monkeypatch):
+    archive = write_zip(tmp_path / "archive.zip", tiny_kaggle)
+    find_root(archive)
+    calls, is_slice = [], kaggle._is_slice_entry
+    monkeypatch.setattr(kaggle, "_is_slice_entry", lambda entry: calls.append(1) or is_slice(entry))
+    find_root(archive)
+    with zipfile.ZipFile(archive) as bundle:
+        assert len(calls) == len(bundle.infolist())
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_nothing_is_written_into_the_users_folder(tiny_kaggle, tmp_path, monkeypatch, writable):
+    archive = write_zip(tmp_path / "archive.zip", tiny_kaggle)
+    root = tmp_path / "kaggle_3m"
+    shutil.copytree(tiny_kaggle, root)
+    if not writable:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("KIT_CACHE", str(tmp_path / "file" / "cache"))
+    compared, crc32 = [], kaggle.zlib.crc32
+    monkeypatch.setattr(kaggle.zlib, "crc32", lambda data: compared.append(1) or crc32(data))
+    for _ in range(2):
+        assert find_root(archive) == root
+    assert len(compared) == (72 if writable else 144)
+    assert {file.name for file in root.iterdir()} == set(NAMES)
+    image_path(root / NAME).write_bytes(b"changed")
+    assert "1 slices differ" in refused(root, find_root, archive)
 
 
 # --- listing --------------------------------------------------------------------------------------

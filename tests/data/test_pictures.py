@@ -99,7 +99,24 @@ def imagej_stack(path, grey):
     tifffile.imwrite(path, np.stack([grey * 0, grey]), metadata={"axes": "ZYX"}, truncate=True)
 
 
+def two(path, first, below, subfiletype):
+    with tifffile.TiffWriter(path) as file:
+        file.write(first, subfiletype=subfiletype, subifds=1)
+        file.write(below)
+
+
 REFUSED_MASKS = {
+    "a thumbnail, the picture below it": (lambda p, a: two(p, a * 0, a, 1), "it is a thumbnail"),
+    "a picture below it, as large": (lambda p, a: two(p, a * 0, a, 0), "as large as itself"),
+    "a wider one below it": (
+        lambda p, a: two(p, a, np.hstack([a, a, a])[:-1], 0),
+        "as large as itself",
+    ),
+    "marked as a part": (lambda p, a: tifffile.imwrite(p, a, subfiletype=2), "or a part"),
+    "unsorted tags": (
+        lambda p, a: save(p, a, Way(unsorted=True)),
+        "its tags are not in the order of their numbers",
+    ),
     "a stack in one page": (imagej_stack, "has 2 pages, and one of them is the slice"),
     "a table with the same grey for both": (
         lambda p, a: save(p, a // 255, Way(colours=3, extra={320: (3, [9 * 257] * 768)})),
@@ -313,7 +330,7 @@ def test_pixels_that_are_elsewhere(code, value, tmp_path):
         read_picture(tmp_path / "a.tif")
 
 
-@pytest.mark.parametrize(("offset", "value"), [(0, 9), (2, 200), (4, 200)])
+@pytest.mark.parametrize(("offset", "value"), [(2, 200), (4, 200)])
 def test_a_tag_that_is_lost(offset, value, tmp_path, capfd):
     """Without the number of bits each pixel would be one; tifffile only logs it."""
     save(tmp_path / "a.tif", GREY, Way(compression=8))
@@ -321,25 +338,9 @@ def test_a_tag_that_is_lost(offset, value, tmp_path, capfd):
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         content[file.pages[0].tags["BitsPerSample"].offset + offset] = value
     (tmp_path / "a.tif").write_bytes(content)
-    words = (
-        r"is damaged \((some of its tags are lost|its tags are not in the order of .*)\); copy the"
-    )
-    with pytest.raises(KitError, match=words):
+    with pytest.raises(KitError, match=r"is damaged \(some of its tags are lost\); copy the file"):
         read_picture(tmp_path / "a.tif")
     assert capfd.readouterr().err == ""
-
-
-def test_a_thumbnail_is_not_taken_for_the_picture(tmp_path):
-    for name, first, second, kinds in (
-        ("first", GREY * 0, GREY, (1, 0)),
-        ("whole", GREY, GREY[::2, ::2], (0, 1)),
-    ):
-        with tifffile.TiffWriter(tmp_path / f"{name}.tif") as writer:
-            writer.write(first, subfiletype=kinds[0], subifds=1)
-            writer.write(second, subfiletype=kinds[1])
-    with pytest.raises(KitError, match="its first picture is a thumbnail or a mask of another"):
-        read_picture(tmp_path / "first.tif")
-    assert np.array_equal(read_picture(tmp_path / "whole.tif"), GREY)
 
 
 @pytest.mark.parametrize("change", [b"\x89PNG\r\n\x1a\n", b"version https://git-lfs.github.com/"])

@@ -43,7 +43,7 @@ def main() -> None:
         for name, seconds in tally.seconds.most_common(15):
             each = seconds / sum(tally.counts[name].values())
             print(f"{seconds:8.1f} s {each:8.3f} each  {name}")
-    if given.full and not given.kinds and not tally.troubles:
+    if given.full and given.one is None and not tally.troubles:
         record(rows)
     sys.exit(bool(tally.troubles))
 

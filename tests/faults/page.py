@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lib.utils import PROJECT, write_atomic
 from tests.faults.run import by_letter
-from tests.faults.tries import LETTERS
+from tests.faults.tries import LETTERS, all_kinds
 
 RECORD = PROJECT / "result" / "reference" / "faults.csv"
 PAGE = PROJECT / "docs" / "reliability.md"
@@ -19,7 +19,10 @@ Row = dict[str, object]
 
 
 def record(rows: Sequence[Row]) -> None:
-    """Write the rows of all kinds to the record and to the page."""
+    """Write the rows of kinds to the record and to the page; those of other kinds stay."""
+    new = {row["kind"]: row for row in rows}
+    old = {row["kind"]: row for row in read_record() if row["kind"] in known()}
+    rows = sorted({**old, **new}.values(), key=lambda row: str(row["letter"]))
     lines = [list(rows[0]), *(list(row.values()) for row in rows)]
     write_atomic(RECORD, "".join(",".join(map(str, line)) + "\n" for line in lines))
     page = PAGE.read_text(encoding="utf-8")
@@ -27,8 +30,15 @@ def record(rows: Sequence[Row]) -> None:
     write_atomic(PAGE, f"{page[:begin]}{BEGIN}\n{tables(rows)}{page[end:]}")
 
 
+def known() -> set[str]:
+    """Return the names of all kinds, as the record has them."""
+    return {name.replace("_", " ") for name in all_kinds()}
+
+
 def read_record() -> list[Row]:
-    """Return the rows that ``record`` wrote."""
+    """Return the rows that ``record`` wrote, none if there is no record."""
+    if not RECORD.is_file():
+        return []
     with open(RECORD, newline="", encoding="utf-8") as stream:
         return [dict(row) for row in csv.DictReader(stream)]
 

@@ -288,6 +288,13 @@ def _stack_of_imagej(path: Path, mask: np.ndarray) -> None:
     path.with_suffix(".one").replace(path)
 
 
+def _two(path: Path, first: np.ndarray, below: np.ndarray, subfiletype: int) -> None:
+    """Write a picture, and another one in a SubIFD of it."""
+    with tifffile.TiffWriter(path) as file:
+        file.write(first, subfiletype=subfiletype, subifds=1)
+        file.write(below)
+
+
 _NO_MASKS: dict[str, Writer] = {
     "16 bits": lambda p, m: tifffile.imwrite(p, m.astype(np.uint16) * 65535),
     "16 bits, big-endian": lambda p, m: save(p, m.astype(np.uint16), Way(">", bits=16)),
@@ -335,6 +342,14 @@ _NO_MASKS: dict[str, Writer] = {
         p, m[:, ::-1] * np.uint8(255), Way(compression=tiff.LZW, extra={274: (3, [2])})
     ),
     "differences without compression": lambda p, m: save(p, m * np.uint8(255), Way(predictor=2)),
+    "a thumbnail, the picture below it": lambda p, m: _two(p, m * 0, m * np.uint8(255), 1),
+    "an empty picture, the mask below it": lambda p, m: _two(p, m * 0, m * np.uint8(255), 0),
+    "a wider picture below it": lambda p, m: _two(
+        p, m * np.uint8(255), np.hstack([m, m, m])[:-1], 0
+    ),
+    "marked as a thumbnail": lambda p, m: tifffile.imwrite(p, m * np.uint8(255), subfiletype=1),
+    "marked as a part": lambda p, m: tifffile.imwrite(p, m * np.uint8(255), subfiletype=2),
+    "unsorted tags": lambda p, m: save(p, m * np.uint8(255), Way(unsorted=True)),
     "a compression that nobody knows": lambda p, m: save(p, m, Way(compression=34999)),
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -137,8 +139,9 @@ def one_candidate(t: Try) -> None:
     top = t.folder / "top"
     for _ in range(t.number(0, 4)):
         what = t.pick(
-            ("hidden", "empty", "files", "mac", "copy", "pictures", "archive", "predictions")
-        )
+            ("hidden", "empty", "files", "mac", "copy", "pictures", "archive", "predictions",
+             "link", "mac slices", "system")
+        )  # fmt: skip
         if what == "hidden":
             shutil.copytree(root, root.parent / ".Trash", dirs_exist_ok=True)
         elif what == "empty":
@@ -157,13 +160,21 @@ def one_candidate(t: Try) -> None:
             out = t.pick((top, root.parent)) / "masks"
             contents = encode_masks(out, patient, np.zeros((3, 20, 20), np.uint8))
             OwnFiles(out).write(contents)
+        elif what == "link":
+            if not (root.parent / "current").is_symlink():
+                (root.parent / "current").symlink_to(root.name)
+        elif what == "mac slices":
+            for file in [file for file in root.rglob("*.tif") if file.name[0] != "."]:
+                (file.parent / f"._{file.name}").write_bytes(b"junk")
+        elif what == "system":
+            (root / "lost+found").mkdir(exist_ok=True)
         elif what == "pictures":
             (top / "pictures").mkdir(exist_ok=True)
             (top / "pictures" / "cat_1.png").touch()
         elif what == "archive":
             (top / "archive.zip").write_bytes(b"not even a zip")
     t.must(t.right(lambda: find_root(top)) == root, "another folder")
-    t.must(_content(root) == _content(find_root(root)), "other slices")
+    t.must(len(t.right(lambda: list_patients(root))) == 3, "other patients")
 
 
 @kind("C", 15)
@@ -209,9 +220,7 @@ def an_archive_beside_a_folder(t: Try) -> None:
     source = _patients(t.folder / "source")
     content = _content(source)
     name = t.pick(("archive.zip", "hospital.zip"))
-    archive = _zip(
-        t.folder / name, content, t.pick(((""), ("kaggle_3m/",), ("a/", "b/a/"))) or ("",)
-    )
+    archive = _zip(t.folder / name, content, t.pick((("",), ("kaggle_3m/",), ("a/", "b/a/"))))
     folder = t.folder / ("kaggle_3m" if name == "archive.zip" else "hospital")
     if t.chance(0.5):
         t.right(lambda: find_root(archive))
@@ -249,6 +258,7 @@ def an_archive_beside_a_folder(t: Try) -> None:
     elif what == "other files":
         (folder / "notes.txt").write_text("mine")
         (folder / ".DS_Store").write_bytes(b"Mac")
+        (file.parent / f"._{file.name}").write_bytes(b"Mac")
     if what in ("equal", "touched", "other files"):
         for _ in range(2):
             t.must(t.right(lambda: find_root(archive)) == folder, "another folder")
@@ -372,9 +382,11 @@ def entries_that_lead_outside(t: Try) -> None:
 # --- names ----------------------------------------------------------------------------------------
 
 _ODD_NAMES = (
-    "P 1", "P(1)", "P+1", "O'Neil", "-P", "P.1", "患者", "P_1", "P_1_2", "mask", "P_mask", "Müller",
+    "P 1", "P(1)", "P+1", "O'Neil", "-P", "P.1", "患者", "P_1", "P_1_2", "mask", "P_mask",
+    "Müller",
     "P#1", "P&1", "P%20", "P[1]", "P{1}", "P,1", "P;1", "P=1", "P@1", "~P", "1", "007", "1_2",
-    "P__1", "a" * 100, "TCGA_CS_4941_19960909", "P\u00a01", "\uff30\uff11", "Привет", "محمد", "🧠",
+    "P__1", "a" * 100, "TCGA_CS_4941_19960909", "P\u00a01", "\uff30\uff11", "Привет",
+    "محمد", "🧠",
     "P_1_mask_2",
 )  # fmt: skip
 
@@ -542,7 +554,14 @@ def gaps_and_numbers(t: Try) -> None:
 
 def _fresh(data: BrainData) -> Content:
     """Return the files of a data set's cache."""
-    return {file.name: file.read_bytes() for file in data.cache.images.path.parent.iterdir()}
+    return _files(data.cache.images.path.parent)
+
+
+def _files(folder: Path) -> Content:
+    """Return the files of a folder, none if it is no folder."""
+    if not folder.is_dir():
+        return {}
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
 
 
 def _forget() -> None:
@@ -571,7 +590,12 @@ def _built_anew(t: Try, root: Path, before: Content, damage: Callable[[Path], ob
     damage(folder)
     if t.chance(0.5):
         _forget()
-    again = t.right(lambda: load_data(root, SIZE))
+    files = _files(folder)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        again = t.right(lambda: load_data(root, SIZE))
+    expected = "are prepared anew" if files != before else ""
+    t.must(expected in said.getvalue(), f"no line, but: {said.getvalue()!r}")
     t.must(_same(again, root), "believed")
     after = _fresh(again)
     t.must({n: after[n] for n in caches.ARRAYS} == {n: before[n] for n in caches.ARRAYS}, "other")
@@ -831,7 +855,8 @@ def archives_that_are_too_much(t: Try) -> None:
 def a_folder_that_cannot_be_read(t: Try) -> None:
     """A folder without rights stops no search, and is named where its slices are needed."""
     root = _patients(t.folder / "top" / "data", NAMES[:2])
-    closed = t.folder / "top" / "lost+found" if t.index % 2 else root / NAMES[1]
+    beside = root / t.pick(("lost+found", "System Volume Information"))
+    closed = (t.folder / "top" / "lost+found", root / NAMES[1], beside)[t.index % 3]
     closed.mkdir(exist_ok=True)
     listing = Path.iterdir
 
@@ -842,8 +867,12 @@ def a_folder_that_cannot_be_read(t: Try) -> None:
 
     Path.iterdir = iterdir  # type: ignore[method-assign]  # root may read everything
     try:
-        if t.index % 2:
+        if t.index % 3 == 0:
             t.must(t.right(lambda: find_root(t.folder / "top")) == root, "another folder")
+        elif t.index % 3 == 2:
+            found = t.right(lambda: list_patients(root))
+            (remark,) = t.right(lambda: passed_over(root, found))
+            t.must(len(found) == 2 and closed.name in remark, f"another remark: {remark}")
         else:
             t.refuse(lambda: list_patients(root), closed)
     finally:

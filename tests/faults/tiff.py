@@ -30,6 +30,7 @@ class Way:
         tags_last: pixels first, as libtiff writes.
         backwards: the last strip or tile comes first.
         after: bytes behind all that a reader needs.
+        unsorted: tags in the reverse order of their numbers.
         extra: further tags.
     """
 
@@ -46,6 +47,7 @@ class Way:
     tags_last: bool = False
     backwards: bool = False
     after: bytes = b""
+    unsorted: bool = False
     extra: Tags = field(default_factory=dict)
 
 
@@ -103,7 +105,7 @@ def _directory(tags: Tags, where: int, offsets: list[int], way: Way, at: int) ->
     amount = "Q" if way.big else "I"
     size = struct.calcsize(f"<{count}") + len(tags) * (4 + 2 * room) + room
     entries, values = b"", b""
-    for code, (kind, numbers) in sorted(tags.items()):
+    for code, (kind, numbers) in sorted(tags.items(), reverse=way.unsorted):
         content = struct.pack(f"{way.order}{len(numbers)}{_TYPES[kind]}", *numbers)
         if len(content) > room:
             place = struct.pack(f"{way.order}{pointer}", at + size + len(values))
