@@ -327,7 +327,9 @@ def test_command_line(data, tmp_path, monkeypatch, capsys):
     )
     dry = map(str, ("sweep", "sampling", *options, "--dry-run"))
     monkeypatch.setattr(sys, "argv", list(dry))
-    main()
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
     assert "2 runs; one after the other about" in capsys.readouterr().out
     assert not finished_runs(tmp_path / "out")
     wet = command("sampling", *options)
