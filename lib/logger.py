@@ -736,6 +736,13 @@ def checkpoint_hashes(path: Path) -> dict[str, str]:
 def _require_true(run: Run) -> None:
     """Raise ``KitError`` unless run.json tells what the run's id and its history tell."""
     info, what = run.info, None
+    try:
+        _require_fields(info)
+    except ValueError as error:
+        raise KitError(
+            f"{run.folder / 'run.json'}: {error}; restore it, or move the run's folder away and "
+            f"train it anew"
+        ) from None
     if info.get("schema") == SCHEMA:
         split, data, code = info["split"], info["data"]["sha256"], info["code"]["sha256"]
         if _id_of(info["config"], data, split["train"], split["validation"], code) != run.id:
@@ -870,7 +877,6 @@ def _require_fields(info: dict[str, Any]) -> None:
 
 def _require_usable(run: Run) -> None:
     """Read all that results and reports need of a run: what is odd in it raises an error here."""
-    _require_fields(run.info)
     for table in run.tables:
         TABLES[table]
     run.result_rows  # noqa: B018 -- kept for the CSVs

@@ -46,7 +46,6 @@ def fake_data(names, labelled=True, images=None) -> BrainData:
             0 if labelled else -1,
             1,
             str(i),
-            images_sha256="",
             slices=(f"pixels of {(images or {}).get(name, name)}",),
             geometry=geometry,
         )

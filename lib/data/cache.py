@@ -42,7 +42,7 @@ MIN_PICTURE_SHARE = 0.01  # of the pixels of a slice that has a sign; they are n
 MIN_PICTURE_VALUES = 16  # that these pixels have
 MIN_INNER_SHARE = 0.4  # of them with neighbours on all sides; captions have up to 0.27
 INDEX, ARRAYS = "index.json", ("images.f16", "masks.u8", "truth.bits")
-_VERSION = 5  # of the files below; changes of the preprocessing itself are seen from its source
+_VERSION = 6  # of the files below; changes of the preprocessing itself are seen from its source
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,6 @@ class CachedPatient:
         rows: half-open range of the patient's slices in the arrays.
         truth: offset in bytes of the packed native mask, or -1 without masks.
         sha256: of the decoded pixels of images and masks.
-        images_sha256: of the images alone.
         slices: the signs of the slices, in order: the first 12 hex digits of the SHA-256 of the
             pixels. A scan is known by them if a copy lacks some. Slices that are blank, constant,
             or have only a caption have none; see ``_has_sign``.
@@ -64,7 +63,6 @@ class CachedPatient:
     truth: int
     tumour_slices: int
     sha256: str
-    images_sha256: str
     slices: tuple[str, ...]
     geometry: Geometry
 
@@ -380,13 +378,11 @@ def _prepare(patient: Patient, size: int, preprocessing: str) -> dict[str, Any]:
     masks = (
         np.zeros(images[:, 0].shape, np.uint8) if mask is None else preprocess_mask(mask, geometry)
     )
-    images_digest = hashlib.sha256(repr(volume.shape).encode() + volume.tobytes())
-    digest = images_digest.copy()
+    digest = hashlib.sha256(repr(volume.shape).encode() + volume.tobytes())
     digest.update(truth)
     record = {
         "tumour_slices": 0 if mask is None else int(mask.any(axis=(1, 2)).sum()),
         "sha256": digest.hexdigest(),
-        "images_sha256": images_digest.hexdigest(),
         "slices": [_slice_sign(plane) for plane in volume if _has_sign(plane)],
         "geometry": geometry.to_dict(),
     }

@@ -9,7 +9,6 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,6 +20,7 @@ from lib.runtime.checkpoint import read_checkpoint
 from lib.train import fit
 from tests.faults.things import (
     DAMAGES,
+    ODD,
     SIBLING,
     TINY,
     data_in,
@@ -32,24 +32,6 @@ from tests.faults.things import (
     weights_of,
 )
 from tests.faults.tries import Try, kind
-
-ODD: tuple[Any, ...] = (
-    None,
-    True,
-    -1,
-    0,
-    10**30,
-    1e308,
-    0.5,
-    "",
-    "../../x",
-    [],
-    {},
-    [[]],
-    {"": None},
-    "9" * 500,
-    [1] * 50,
-)
 
 
 def damage(t: Try, file: Path) -> bytes:

@@ -142,3 +142,23 @@ DAMAGES: tuple[Callable[[np.random.Generator, bytes], bytes], ...] = (
 def weights_of(file: Path) -> dict[str, torch.Tensor]:
     """Return the weights in a checkpoint."""
     return dict(torch.load(file, weights_only=True)["weights"])
+
+
+ODD: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    10**30,
+    1e308,
+    0.5,
+    "",
+    "../../x",
+    [],
+    {},
+    [[]],
+    {"": None},
+    "9" * 500,
+    [1] * 50,
+)
+"""What stands in the place of a value in JSON."""
