@@ -142,7 +142,7 @@ def epoch(
         np.concatenate(found), np.cumsum([len(mask) for mask in validation.dataset.masks])[:-1]
     )
     return losses, [
-        _dsc(_largest(mask), truth)
+        dsc(_largest(mask), truth)
         for mask, truth in zip(volumes, validation.dataset.masks, strict=True)
     ]
 
@@ -172,6 +172,7 @@ def _largest(mask: np.ndarray) -> np.ndarray:
     return labels == sizes.argmax() if count else mask
 
 
-def _dsc(pred: np.ndarray, true: np.ndarray) -> float:
+def dsc(pred: np.ndarray, true: np.ndarray) -> float:
+    """Return the DSC of two masks of one shape."""
     both = pred.sum() + true.sum()
     return 2 * (pred & (true > 0)).sum() / both if both else 1.0

@@ -26,6 +26,7 @@ from lib.config import Config
 from lib.data import list_patients, read_patient
 from lib.dataset import load_data, make_split
 from lib.evaluate import predict_volumes, predicted_mask
+from lib.grade import grade, pack
 from lib.logger import Epoch
 from lib.loss import DiceLoss
 from lib.metrics import hd95, surface_distances
@@ -216,6 +217,53 @@ def _plain_prediction(
 ) -> Callable[[], object]:
     model = build_model(Config()).to(device)
     return lambda: plain.predict(model, images, device, batch_size)
+
+
+def grading(submissions: int = 3, rounds: int = 3) -> list[Row]:
+    """Compare the grading of a class with a plain scoring of the same networks.
+
+    The plain way is in a process that runs already, has the patients in memory, and predicts each
+    once. The kit starts its child, and predicts each as it is and perturbed.
+    """
+    recipe = Config(image_size=64, init_features=8, epochs=1, lr=1e-3, device="cpu")
+    with temporary() as folder:
+        root = some_phantoms(folder / "data", 12)
+        data, classroom = load_data(root, recipe.image_size), folder / "class"
+        classroom.mkdir()
+        runs = []
+        for seed in range(submissions):
+            out = folder / f"student-{seed}"
+            runs.append(fit(replace(recipe, seed=seed), data, out, plan="best", table="best"))
+            pack(f"student-{seed}", out, quick=True).file.rename(classroom / f"{seed}.zip")
+        gradebook = folder / "grades"
+
+        def graded() -> None:
+            shutil.rmtree(gradebook, ignore_errors=True)
+            grade(classroom, root, gradebook)
+
+        grade(classroom, root, gradebook)  # the copies of the patients are made once
+        weights = [run.weights for run in runs]
+        with apart(_plain_scoring, root, recipe, weights) as plain_scoring:
+            slow, fast = in_turns(plain_scoring, graded, rounds=rounds, warm_up=0)
+    what = f"grading {submissions} submissions, each of 4 phantoms, U-Net 8, 64x64"
+    return [row(what, "plain: weights to DSC, no checks", slow, fast)]
+
+
+def _plain_scoring(root: Path, config: Config, weights: list[Path]) -> Callable[[], object]:
+    data, model = load_data(root, config.image_size), build_model(config)
+    volumes = [
+        (data.slices((name,)).batch(np.arange(len(data.slices((name,)))))[0].numpy(), name)
+        for name in make_split(data, "auto").validation
+    ]
+
+    def score() -> None:
+        for file in weights:
+            model.load_state_dict(torch.load(file, weights_only=True)["weights"])
+            for images, name in volumes:
+                predicted = plain.predict(model, images, torch.device("cpu"), BATCH)
+                plain.dsc(predicted, data.slices((name,)).volume_masks()[0])
+
+    return score
 
 
 def pooled_hd95(pred: np.ndarray, true: np.ndarray) -> float:

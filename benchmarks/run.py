@@ -32,6 +32,7 @@ def ratios() -> list[Row]:
         *rows.inference(),
         *rows.training_step(),
         *rows.training(),
+        *rows.grading(),
     ]
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -61,28 +61,17 @@ def grade(
     submissions, out, rubric = Path(submissions), Path(out), rubric or load_rubric()
     read_book(out / GRADEBOOK, rubric)  # what is wrong in it is said before hours of computing
     found = list_submissions(submissions)
-    exam = prepare_exam(data, split)
-    key = [
-        _code_hash(),
-        exam.data.fingerprint,  # of the pixels: dates and rights of the files change nothing
-        split,
-        str(pick_device(device)),
-        rubric.tolerance,
-    ]
-    say(exam.data.report())
-    results = []
-    try:
-        with (
-            Worker(prepare, str(data), split, device, rubric.tolerance) as worker,
-            progress(total=len(found), desc="grading", unit="submission") as bar,
-            without_submission(),
-        ):
-            cache, ids = out / RESULTS, roster or ()
-            for name, source in found.items():
-                results.append(_result(name, source, cache, key, ids, worker, seconds))
-                bar.update()
-    except GraderError as error:
-        raise GraderError(f"{error}, then run it again: what was graded is kept") from error
+    with Worker(prepare, str(data), split, device, rubric.tolerance) as worker:
+        exam = prepare_exam(data, split)  # meanwhile the child starts, and does the same
+        key = [
+            _code_hash(),
+            exam.data.fingerprint,  # of the pixels: dates and rights of the files change nothing
+            split,
+            str(pick_device(device)),
+            rubric.tolerance,
+        ]
+        say(exam.data.report())
+        results = _results(found, out / RESULTS, key, roster or (), worker, seconds)
     standings = assess(results, rubric, roster)
     # read again: the instructor may have written into it meanwhile
     book = read_book(out / GRADEBOOK, rubric)
@@ -139,6 +128,29 @@ def _code_hash() -> str:
 
 
 # --- one submission -------------------------------------------------------------------------------
+
+
+def _results(
+    found: Mapping[str, Path],
+    cache: Path,
+    key: list[Any],
+    roster: Sequence[str],
+    worker: Worker,
+    seconds: float,
+) -> list[Result]:
+    """Return the results of submissions, name -> source; see ``_result``."""
+    results = []
+    try:
+        with (
+            progress(total=len(found), desc="grading", unit="submission") as bar,
+            without_submission(),
+        ):
+            for name, source in found.items():
+                results.append(_result(name, source, cache, key, roster, worker, seconds))
+                bar.update()
+    except GraderError as error:
+        raise GraderError(f"{error}, then run it again: what was graded is kept") from error
+    return results
 
 
 def _result(

@@ -46,8 +46,9 @@ class WorkerDied(RuntimeError):
 class Worker:
     """Call one function in a child process.
 
-    The process is started at the first call, and again after each death. Arguments and answers
-    are sent as JSON: a pickle from a child that a submission has taken over could run code here.
+    The process gets ready while the caller does something else, and is started again after each
+    death. Arguments and answers are sent as JSON: a pickle from a child that a submission has taken
+    over could run code here.
 
     ``with Worker(prepare, root) as worker: worker.call(argument, seconds=60)``
 
@@ -60,8 +61,10 @@ class Worker:
     def __init__(self, prepare: Callable[..., Callable[[Any], Any]], *arguments: Any) -> None:
         self._start_with = prepare, arguments
         self._child: tuple[BaseProcess, Connection] | None = None
+        self._ready = False
 
     def __enter__(self) -> Worker:
+        self._start()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -78,6 +81,7 @@ class Worker:
             GraderError: the child cannot start, or the function raised it.
         """
         process, pipe = self._child or self._start()
+        self._wait_until_ready(pipe)
         late = threading.Event()
 
         def end() -> None:
@@ -111,29 +115,41 @@ class Worker:
         return value
 
     def _start(self) -> tuple[BaseProcess, Connection]:
-        """Start the child and wait until it is ready.
+        """Start the child, and do not wait until it is ready.
 
         Raises:
-            GraderError: it cannot start, or ``prepare`` raised an error.
+            GraderError: it cannot start.
         """
         # the same on every system; a forked CUDA does not work
         context = multiprocessing.get_context("spawn")
+        self._ready = False
         try:
             pipe, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, *self._start_with), daemon=True)
             process.start()
-            self._child = process, pipe
-            theirs.close()  # else the end of the child would go unnoticed
+        except OSError as error:
+            raise _cannot_start(error) from error
+        theirs.close()  # else the end of the child would go unnoticed
+        self._child = process, pipe
+        return self._child
+
+    def _wait_until_ready(self, pipe: Connection) -> None:
+        """Wait for the end of ``prepare`` in a child that was started.
+
+        Raises:
+            GraderError: the child died, or ``prepare`` raised an error.
+        """
+        if self._ready:
+            return
+        try:
             _, trouble = _decoded(pipe.recv_bytes(MAX_ANSWER))
         except (EOFError, OSError, ValueError) as error:
-            trouble = (
-                f"the process that grades cannot be started ({in_one_line(error, 100)}); see what "
-                f"is said above, close other programs"
-            )
-        if trouble is not None or self._child is None:
+            self._stop()
+            raise _cannot_start(error) from error
+        if trouble is not None:
             self._stop()
             raise GraderError(trouble)
-        return self._child
+        self._ready = True
 
     def _stop(self, patience: float = 0) -> None:
         """End the child: close its pipe, wait for ``patience`` seconds, then kill it."""
@@ -144,6 +160,14 @@ class Worker:
             process.kill()
             process.join()
             self._child = None
+
+
+def _cannot_start(error: Exception) -> GraderError:
+    """Return the error of a child that does not start."""
+    return GraderError(
+        f"the process that grades cannot be started ({in_one_line(error, 100)}); see what is said "
+        f"above, close other programs"
+    )
 
 
 def _decoded(answer: bytes) -> tuple[Any, str | None]:
