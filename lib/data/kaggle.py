@@ -674,7 +674,8 @@ def _tumour(folder: Path, mask: np.ndarray) -> np.ndarray:
 
 def _dark_share(volume: np.ndarray, mask: np.ndarray) -> float:
     """Return the share of a tumour that has less than a tenth of the largest intensity."""
-    return float((volume[mask > 0].max(axis=1) < volume.max() / 10).mean())
+    tumour = volume.reshape(-1, volume.shape[-1])[np.flatnonzero(mask)]
+    return float((tumour.max(axis=1) < volume.max() / 10).mean())
 
 
 def _gaps(numbers: tuple[int, ...]) -> Iterator[int]:
