@@ -1,6 +1,6 @@
 """Train every variant of a plan from the command line.
 
-``python -m lib.sweep PLAN --data DIR --out DIR [--executor ray] [--seeds 42 43]``
+``python -m lib.sweep PLAN --data DIR --out DIR [--workers 2] [--seeds 42 43]``
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lib.config import REFERENCE, Config
 from lib.dataset import BrainData, load_data
 from lib.runtime import CommandParser, run_command
 from lib.runtime.cli import RESUMES, add_arguments, changed_fields
-from lib.stats import compare_to_baseline, readable, resolution
+from lib.stats import compare_to_baseline, outcomes, readable, resolution
 from lib.sweep.plans import PLANS, Overrides, Plan, find_plan
 from lib.sweep.run import EXECUTORS, cost_of, sweep
 from lib.sweep.task import make_tasks
@@ -60,7 +60,14 @@ def add_sweep_arguments(parser: CommandParser) -> None:
     )
     parser.add_argument("--out", default="result", help="folder of results (default: result)")
     parser.add_argument(
-        "--executor", default="local", choices=EXECUTORS, help="local, or ray (default: local)"
+        "--executor",
+        default="auto",
+        choices=EXECUTORS,
+        help="local: one run after the other; processes: several at once, one thread each; ray; "
+        "auto: processes where they are faster, on a CPU, else local (default: auto)",
+    )
+    parser.add_argument(
+        "--workers", type=int, help="processes: runs at once (default: as many as cores)"
     )
     parser.add_argument(
         "--gpus", type=float, help="ray: GPUs of a run, e.g. 0.5 (default: 1 where there are any)"
@@ -73,7 +80,9 @@ def add_sweep_arguments(parser: CommandParser) -> None:
 def executor_options(arguments: argparse.Namespace) -> dict[str, float]:
     """Return the options of the executor that were given."""
     return {
-        name: value for name in ("gpus", "cpus") if (value := getattr(arguments, name)) is not None
+        name: value
+        for name in ("workers", "gpus", "cpus")
+        if (value := getattr(arguments, name)) is not None
     }
 
 
@@ -95,7 +104,7 @@ def _one_plan(arguments: argparse.Namespace, changes: Overrides) -> dict[str, st
     data = load(arguments, base)
     if arguments.dry_run:
         tasks = make_tasks(plan, base, data, Path(arguments.out).absolute(), arguments.seeds)
-        print(cost_of(tasks, data))
+        print(cost_of(tasks, data, arguments.executor, **executor_options(arguments)))
         return {}
     done = sweep(
         plan,
@@ -109,6 +118,7 @@ def _one_plan(arguments: argparse.Namespace, changes: Overrides) -> dict[str, st
     if len(done.runs) > 1:
         table = compare_to_baseline(done.runs)
         print(f"\n{plan.question}\n{resolution(table)}\n{readable(table).to_string()}")
+        print(f"\nBeside the mean:\n{outcomes(done.runs).round(3).to_string()}")
     return done.failures
 
 

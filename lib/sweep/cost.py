@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -23,9 +26,10 @@ class Cost:
     Attributes:
         runs: all of them.
         missing: those that are not finished.
-        seconds: for what is missing, one run after the other on this device; a rough guess.
+        seconds: for what is missing, on this device; a rough guess.
         disk_bytes: of the checkpoints of what is missing.
         memory_bytes: of the largest run.
+        at_once: runs that are trained at the same time.
     """
 
     runs: int
@@ -33,6 +37,7 @@ class Cost:
     seconds: float = 0.0
     disk_bytes: float = 0.0
     memory_bytes: float = 0.0
+    at_once: int = 1
 
     def __str__(self) -> str:
         if not self.missing:
@@ -42,19 +47,38 @@ class Cost:
             before = f", {self.runs - self.missing} of them finished before"
         if not self.seconds:
             return f"{self.runs} runs{before}; their cost is not known beforehand"
+        time_needed = f"one after the other about {duration(self.seconds)} on this device"
+        if self.at_once > 1:
+            time_needed = f"about {duration(self.seconds)} on this device, {self.at_once} at a time"
         return (
-            f"{self.runs} runs{before}; one after the other about {duration(self.seconds)} on this "
-            f"device, {self.disk_bytes / 1e9:.2g} GB of checkpoints, up to "
-            f"{self.memory_bytes / 1e9:.2g} GB of memory"
+            f"{self.runs} runs{before}; {time_needed}, {self.disk_bytes / 1e9:.2g} GB of "
+            f"checkpoints, up to {self.at_once * self.memory_bytes / 1e9:.2g} GB of memory"
         )
 
 
-def sweep_cost(runs: int, missing: Sequence[Config], data: BrainData) -> Cost:
-    """Estimate the cost of training the unfinished ones of ``runs`` runs.
+class Work(NamedTuple):
+    """Hold the arithmetic, disk space and memory of runs, found without computing them.
 
-    Arithmetic and memory come from ``lib.networks.summary``, time from three training steps of the
-    cheapest run, here and now. Custom networks cannot be traced without computing them; they count
-    as that cheapest one.
+    Attributes:
+        gflops: of the forward passes of each run.
+        disk_bytes: of all checkpoints.
+        memory_bytes: of a training step of the largest run.
+        cheapest: the run with the least arithmetic per slice.
+        slice_gflops: of its forward pass of one slice.
+    """
+
+    gflops: list[float]
+    disk_bytes: float
+    memory_bytes: float
+    cheapest: Config
+    slice_gflops: float
+
+
+def sweep_work(missing: Sequence[Config], data: BrainData) -> Work | None:
+    """Return the work of unfinished runs, or None if it cannot be known.
+
+    Arithmetic and memory come from ``lib.networks.summary``. Custom networks cannot be traced
+    without computing them; they count as the cheapest run.
 
     Args:
         missing: configs of the unfinished runs.
@@ -62,26 +86,68 @@ def sweep_cost(runs: int, missing: Sequence[Config], data: BrainData) -> Cost:
     found = {config: _summary(config) for config in missing}
     summaries = {config: each for config, each in found.items() if each is not None}
     if not summaries:
-        return Cost(runs, len(missing))
+        return None
     cheapest = min(summaries, key=lambda config: summaries[config].gflops)
-    try:
-        seconds_per_gflop = _seconds_per_slice(cheapest) / summaries[cheapest].gflops
-    except Exception:  # no such device, or no memory left on it: a guess must not stop a sweep
-        return Cost(runs, len(missing))
     costs = [summaries.get(config, summaries[cheapest]) for config in missing]
     # all patients: to score a slice costs a third of training on it, which is close enough
     slices = len(data.slices(tuple(data.patients)))
-    gflops = sum(
-        config.epochs * slices * each.gflops for config, each in zip(missing, costs, strict=True)
-    )
-    return Cost(
-        runs,
-        len(missing),
-        seconds=gflops * seconds_per_gflop,
+    return Work(
+        gflops=[
+            config.epochs * slices * each.gflops
+            for config, each in zip(missing, costs, strict=True)
+        ],
         # float32: the weights twice, and Adam's two moments
         disk_bytes=sum(4 * 4 * each.parameters for each in costs),
         memory_bytes=max(each.peak_bytes for each in costs),
+        cheapest=cheapest,
+        slice_gflops=summaries[cheapest].gflops,
     )
+
+
+def sweep_cost(runs: int, missing: Sequence[Config], data: BrainData, at_once: int = 1) -> Cost:
+    """Estimate the cost of training the unfinished ones of ``runs`` runs.
+
+    Time comes from three training steps of the cheapest run, here and now.
+
+    Args:
+        missing: configs of the unfinished runs.
+        at_once: runs that are trained at the same time, each with one thread.
+    """
+    work = sweep_work(missing, data)
+    if work is None:
+        return Cost(runs, len(missing))
+    try:
+        with _threads(1 if at_once > 1 else torch.get_num_threads()):
+            seconds_per_gflop = _seconds_per_slice(work.cheapest) / work.slice_gflops
+    except Exception:  # no such device, or no memory left on it: a guess must not stop a sweep
+        return Cost(runs, len(missing))
+    return Cost(
+        runs,
+        len(missing),
+        seconds=_side_by_side(work.gflops, at_once) * seconds_per_gflop,
+        disk_bytes=work.disk_bytes,
+        memory_bytes=work.memory_bytes,
+        at_once=at_once,
+    )
+
+
+def _side_by_side(durations: Sequence[float], at_once: int) -> float:
+    """Return when the last of some runs ends, if the next one begins wherever one ends."""
+    ends = [0.0] * at_once
+    for each in durations:
+        heapq.heapreplace(ends, ends[0] + each)
+    return max(ends)
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Let torch use so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _summary(config: Config) -> Summary | None:

@@ -64,7 +64,7 @@ def cross_validate(
     data: BrainData,
     out: str | Path = "result",
     k: int = 5,
-    executor: str = "local",
+    executor: str = "auto",
     **options: float,
 ) -> dict[str, CrossValidation]:
     """Train every variant of ``plan`` on each fold of ``lib.dataset.folds``.

@@ -28,11 +28,10 @@ from lib.data import cache_folder
 from lib.dataset import BrainData, load_data
 from lib.logger import RunFolder
 from lib.sweep.table import SweepTable
-from lib.sweep.task import Task, note_place, record_failure, train_task
+from lib.sweep.task import RETRIES, Task, note_place, record_failure, train_task
 from lib.utils import PROJECT, KitError, in_notebook, progress, write_atomic
 
 _IDENTITY = ".identity"
-RETRIES = 3  # of a run whose worker died: out of memory, killed, machine lost
 _EXCLUDED = [".git", ".venv", "data", "result", "img", "tests", "*.ipynb"]  # not needed to train
 
 

@@ -12,13 +12,20 @@ from lib.config import Config, require_config
 from lib.dataset import BrainData, require_loaded
 from lib.logger import Run, write_result_csvs
 from lib.sweep.cost import Cost, sweep_cost
+from lib.sweep.on_processes import default_workers, pays, run_on_processes
 from lib.sweep.on_ray import run_on_ray
 from lib.sweep.plans import Plan, find_plan
 from lib.sweep.table import Row, SweepTable
 from lib.sweep.task import Task, make_tasks, train_task
 from lib.utils import KitError, in_notebook, progress, say
 
-EXECUTORS = ("local", "ray")
+EXECUTORS = ("auto", "local", "processes", "ray")
+_OPTIONS = {  # option -> the executors that have it
+    "workers": ("processes", "auto"),
+    "gpus": ("ray",),
+    "cpus": ("ray",),
+    "retries": ("ray",),
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ def sweep(
     data: BrainData,
     out: str | Path = "result",
     seeds: Sequence[int] = (),
-    executor: str = "local",
+    executor: str = "auto",
     **options: float,
 ) -> Sweep:
     """Train all variants of ``plan``, and say beforehand what that costs.
@@ -58,9 +65,11 @@ def sweep(
         data: from ``load_data``; prepared anew for variants that need other images.
         out: folder of results.
         seeds: of each variant; that of ``base`` by default.
-        executor: ``local``, one run after the other in this process, or ``ray``, see
-            ``lib.sweep.on_ray``.
-        options: of the executor.
+        executor: ``local``, one run after the other in this process; ``processes``, as many at once
+            as there are cores, each in a process with one thread; ``ray``, see
+            ``lib.sweep.on_ray``; or ``auto``: processes where they are faster, on a CPU, else
+            local. Other numbers of threads round differently.
+        options: of the executor; ``workers``, how many processes.
 
     Raises:
         KitError: an unknown plan or executor, or a variant that no ``Config`` allows; nothing has
@@ -76,17 +85,17 @@ def sweep(
 
 
 def train_tasks(
-    tasks: list[Task], data: BrainData, out: str | Path, executor: str = "local", **options: Any
+    tasks: list[Task], data: BrainData, out: str | Path, executor: str = "auto", **options: Any
 ) -> None:
     """Say what ``tasks`` will cost, train those that are missing, and update the CSVs.
 
     A table shows the state of the runs.
+
+    Raises:
+        KitError: an unknown executor, or an option that it does not have.
     """
-    if executor not in EXECUTORS:
-        raise KitError(f"executor {executor!r} is unknown; use one of {', '.join(EXECUTORS)}")
-    if options and executor != "ray":
-        raise KitError(f"{', '.join(options)}: for executor ray only; leave it out")
-    say(str(cost_of(tasks, data)))
+    executor, at_once = _choose(executor, options, tasks, data)
+    say(str(_cost(tasks, data, at_once)))
     table = SweepTable(
         [
             Row(label, task.trial.config.seed, task.trial.config.epochs, task.folder)
@@ -96,6 +105,8 @@ def train_tasks(
     table.refresh()
     if executor == "ray":
         run_on_ray(tasks, data, Path(out).absolute(), table, **options)
+    elif executor == "processes":
+        run_on_processes(tasks, data, Path(out).absolute(), table, at_once)
     else:
         _run_here(tasks, data, Path(out).absolute(), table)
     table.refresh(last=True)
@@ -111,11 +122,53 @@ def _names(tasks: list[Task]) -> list[str]:
     ]
 
 
-def cost_of(tasks: list[Task], data: BrainData) -> Cost:
-    """Estimate the cost of the tasks that are not finished."""
-    return sweep_cost(
-        len(tasks), [task.trial.config for task in tasks if task.status != "finished"], data
-    )
+def cost_of(tasks: list[Task], data: BrainData, executor: str = "auto", **options: Any) -> Cost:
+    """Estimate the cost of the tasks that are not finished. Raises KitError as ``train_tasks``."""
+    return _cost(tasks, data, _choose(executor, options, tasks, data)[1])
+
+
+def _cost(tasks: list[Task], data: BrainData, at_once: int) -> Cost:
+    """Estimate the cost of the tasks that are not finished, so many of them at a time."""
+    configs = [task.trial.config for task in _missing(tasks)]
+    return sweep_cost(len(tasks), configs, data, at_once)
+
+
+def _missing(tasks: list[Task]) -> list[Task]:
+    """Return the tasks that are not finished."""
+    return [task for task in tasks if task.status != "finished"]
+
+
+def _choose(
+    executor: str, options: dict[str, Any], tasks: list[Task], data: BrainData
+) -> tuple[str, int]:
+    """Return the executor that trains, not ``auto``, and how many runs it trains at once.
+
+    For Ray the number is 1: it depends on the cluster.
+
+    Raises:
+        KitError: an unknown executor, or an option that it does not have.
+    """
+    _check(executor, options)
+    missing = _missing(tasks)
+    if "workers" in options:
+        return "processes", max(1, min(options["workers"], len(missing)))
+    if executor == "auto":
+        executor = "processes" if pays(missing, data) else "local"
+    return executor, default_workers(missing, data) if executor == "processes" else 1
+
+
+def _check(executor: str, options: dict[str, Any]) -> None:
+    """Raise ``KitError`` for an unknown executor, or an option that it does not have."""
+    if executor not in EXECUTORS:
+        raise KitError(f"executor {executor!r} is unknown; use one of {', '.join(EXECUTORS)}")
+    for name in options:
+        if name not in _OPTIONS:
+            raise KitError(f"{name}: is no option of a sweep; use some of {', '.join(_OPTIONS)}")
+        if executor not in _OPTIONS[name]:
+            raise KitError(f"{name}: for executor {_OPTIONS[name][0]} only; leave it out")
+    workers = options.get("workers", 1)
+    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
+        raise KitError(f"workers: {workers!r}; give a whole number, 1 or more")
 
 
 def _run_here(tasks: list[Task], data: BrainData, out: Path, table: SweepTable) -> None:

@@ -20,6 +20,7 @@ from lib.train import fit
 from lib.utils import EditedError, KitError, changing, fingerprint
 
 LOG = "log.txt"  # output of a run of a sweep, in its folder
+RETRIES = 3  # of a run whose worker died: out of memory, killed, machine lost
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,27 @@ class Task:
     def status(self) -> str | None:
         """Return ``running``, ``finished``, ``failed``, or None if it was never begun."""
         return self.folder.read().get("status")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the task as a JSON value; ``Task.from_json`` returns the same task."""
+        return {
+            "label": self.trial.label,
+            "config": self.trial.config.to_dict(),
+            "out": str(self.folder.path.parent.parent),
+            "run": self.folder.path.name,
+            "place": self.place._asdict(),
+            "table": self.table,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Task:
+        """Return the task that ``to_json`` described."""
+        return cls(
+            Trial(value["label"], Config.from_dict(value["config"])),
+            RunFolder(Path(value["out"]), value["run"]),
+            Place(**value["place"]),
+            value["table"],
+        )
 
 
 def make_tasks(
@@ -72,15 +94,30 @@ def make_tasks(
     return [
         Task(
             trial,
-            RunFolder(
-                out, run_id(trial.config, data, make_split(data, split), _code(trial.config))
-            ),
+            RunFolder(out, _id(trial.config, data)),
             Place(plan.name, group, positions[trial.label], trial.label, plan.ladder, scale),
             plan.table,
         )
         for split in splits
         for trial in plan.trials(replace(base, split=split), seeds)
     ]
+
+
+def _id(config: Config, data: BrainData) -> str:
+    """Return the id of a run with the code and the data that this process has loaded."""
+    return run_id(config, data, make_split(data, config.split), _code(config))
+
+
+def require_same_code(task: Task, data: BrainData) -> None:
+    """Raise ``EditedError`` unless this process loaded the code and data of a task.
+
+    A process that starts later than the sweep loads what the files contain by then.
+    """
+    if _id(task.trial.config, data) != task.folder.path.name:
+        raise EditedError(
+            "code or data were edited after the sweep began; restart the kernel, or run the "
+            "command again"
+        )
 
 
 def _code(config: Config) -> str:

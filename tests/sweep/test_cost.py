@@ -33,6 +33,11 @@ def test_cost(data):
         r"device, \S+ GB of checkpoints, up to \S+ GB of memory",
         str(cost),
     )
+    assert re.fullmatch(
+        r"2 runs; about \S+ (s|min|h) on this device, 2 at a time, \S+ GB of checkpoints, up to "
+        r"\S+ GB of memory",
+        str(sweep_cost(2, [small, large], data, at_once=2)),
+    )
     assert str(sweep_cost(3, [], data)) == "3 runs, all finished before"
     assert "is not known beforehand" in str(sweep_cost(1, [BASE], data))
 
@@ -44,6 +49,19 @@ def test_cost_of_time_follows_arithmetic(data, monkeypatch):
     assert alone.seconds == pytest.approx(0.5 * 10 * sum(data.slices(tuple(data.patients)).lengths))
     ratio = summary(large).gflops / summary(small).gflops
     assert sweep_cost(2, [small, large], data).seconds == pytest.approx(alone.seconds * (1 + ratio))
+
+
+def test_runs_side_by_side_have_one_thread_and_end_with_the_last(data, monkeypatch):
+    asked = []
+    monkeypatch.setattr("lib.sweep.cost._seconds_per_slice", lambda config: 0.5)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 7)
+    monkeypatch.setattr("torch.set_num_threads", asked.append)
+    runs = [Config(image_size=32, init_features=2, epochs=epochs) for epochs in (1, 1, 4, 2)]
+    one = sweep_cost(1, runs[:1], data).seconds
+    assert sweep_cost(4, runs, data).seconds == pytest.approx(8 * one)
+    assert asked == [7] * 4
+    assert sweep_cost(4, runs, data, at_once=2).seconds == pytest.approx(5 * one)
+    assert asked[4:] == [1, 7]
 
 
 def test_a_device_that_is_not_here_stops_no_guess(data, monkeypatch):

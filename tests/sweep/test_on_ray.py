@@ -73,7 +73,7 @@ def test_raising_dying_and_succeeding(data, tmp_path, cluster):
 
 def test_workers_killed_at_random_moments(data, tmp_path, cluster):
     base = BASE.__class__(**BASE.to_dict() | {"epochs": 60})
-    whole = content_of_sweep(base, data, tmp_path / "whole")
+    whole = content_of_sweep(base, data, tmp_path / "whole", executor="local")
     steps = count(tmp_path / "steps")
     (tmp_path / "steps").write_text("")
     killer = Killer(tmp_path / "steps", kills=3)

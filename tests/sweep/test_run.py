@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +18,8 @@ from lib.dataset import load_data
 from lib.logger import BEST_CSV, TRAIN_CSV, RunFolder, finished_runs, write_result_csvs
 from lib.report.experiments import experiments, read_attempts
 from lib.stats import compare_to_baseline
-from lib.sweep import Plan, grid, sweep
+from lib.sweep import Plan, grid
+from lib.sweep import sweep as sweep_by_any
 from lib.sweep.__main__ import main
 from lib.sweep.task import make_tasks
 from lib.utils import PROJECT, EditedError, KitError
@@ -25,6 +27,7 @@ from lib.utils import PROJECT, EditedError, KitError
 BASE = Config(image_size=32, init_features=1, epochs=2, batch_size=8, model="tests.own:Counting")
 PLAN = Plan("tiny", "?", {"Dice": {}, "IoU": {"loss": "IOULoss"}, "slow": {"lr": 1e-5}})
 ONE = Plan("one", "?", {"only": {}})
+sweep = partial(sweep_by_any, executor="local")
 KEPT = ("best.pt", "last.pt", "history.csv", "cases.csv")
 
 
@@ -225,8 +228,14 @@ def test_csvs_are_rebuilt_byte_for_byte(data, tmp_path, steps):
 
 def test_bad_input_is_refused_before_anything_is_trained(data, tmp_path, steps):
     for arguments, reason in (
-        ({"executor": "cloud"}, "executor 'cloud' is unknown; use one of local, ray"),
+        ({"executor": "cloud"}, "executor 'cloud' is unknown; use one of auto, local, processes"),
         ({"gpus": 1}, "gpus: for executor ray only"),
+        ({"executor": "auto", "cpus": 1}, "cpus: for executor ray only"),
+        ({"workers": 2}, "workers: for executor processes only"),
+        ({"executor": "ray", "workers": 2}, "workers: for executor processes only"),
+        ({"speed": 2}, "speed: is no option of a sweep; use some of workers, gpus"),
+        ({"executor": "processes", "workers": 0}, "workers: 0; give a whole number, 1 or more"),
+        ({"executor": "auto", "workers": 1.5}, "workers: 1.5; give a whole number"),
     ):
         with pytest.raises(KitError, match=reason):
             sweep(PLAN, BASE, data, tmp_path / "out", **arguments)
@@ -242,20 +251,21 @@ import sys
 from lib.config import Config
 from lib.dataset import load_data
 from lib.networks import summary
-from lib.sweep import Plan, grid, sweep
+from lib.sweep import Plan, sweep
 variants = {{"Dice": {{}}, "IoU": {{"loss": "IOULoss"}}, "slow": {{"lr": 1e-5}}}}
 variants["fresh"] = {{"sampling": "fresh"}}
 base = {BASE!r}
-if len(sys.argv) > 3:
-    from dataclasses import replace
-    base = replace(base, epochs=int(sys.argv[3]))
-sweep(Plan("killed", "?", variants), base, load_data(sys.argv[1], 32), sys.argv[2])
+data, out, epochs, executor = sys.argv[1:]
+from dataclasses import replace
+base = replace(base, epochs=int(epochs))
+sweep(Plan("killed", "?", variants), base, load_data(data, 32), out, executor=executor)
 """
 
 
-def start_driver(*arguments: object) -> subprocess.Popen:
+def start_driver(root: Path, out: Path, epochs: int, executor: str = "local") -> subprocess.Popen:
+    """Start a sweep in another process; the script has no ``if __name__ == "__main__"``."""
     return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, *map(str, arguments)],
+        [sys.executable, "-c", DRIVER, str(root), str(out), str(epochs), executor],
         cwd=PROJECT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

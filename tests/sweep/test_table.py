@@ -65,7 +65,7 @@ def test_table_in_a_notebook(tmp_path, monkeypatch):
 
 
 def test_table_in_a_terminal(data, tmp_path, steps, capsys):
-    sweep(PLAN, BASE, data, tmp_path / "out")
+    sweep(PLAN, BASE, data, tmp_path / "out", executor="local")
     lines = [line for line in capsys.readouterr().out.splitlines() if "seed 42" in line]
     assert len(lines) == 3 and lines[0].startswith(
         "Dice, seed 42: finished, epoch 2 of 2, best DSC 0."
