@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -118,7 +118,8 @@ def preprocess(
     if mode == "reference" and len(volume) > 2:  # of two slices, none would be left
         first, last = 1, len(volume) - 1
     kept = volume[first:last]
-    kept = np.where(kept < kept.max() * 0.1, 0, kept).astype(np.uint8)
+    darkest = np.uint8(np.ceil(kept.max() * 0.1))  # bytes compare fastest with a byte
+    kept = np.where(kept < darkest, np.uint8(0), kept)
     if not kept.any():
         raise ValueError("all slices are black")
     z0, z1, y0, y1, x0, x1 = 0, len(kept), 0, kept.shape[1], 0, kept.shape[2]
@@ -152,7 +153,7 @@ def _nonzero_box(volume: np.ndarray) -> tuple[int, ...]:
 
     ``(z0, z1, y0, y1, x0, x1)``, half-open.
     """
-    occupied, box = volume.any(axis=3), []
+    occupied, box = reduce(np.bitwise_or, np.moveaxis(volume, 3, 0)), []
     for axes in ((1, 2), (0, 2), (0, 1)):
         indices = np.flatnonzero(np.any(occupied, axis=axes))
         box += [int(indices[0]), int(indices[-1]) + 1]
@@ -281,13 +282,19 @@ def change_intensity(images: Tensor, strengths: Tensor, seeds: Tensor) -> Tensor
     Returns:
         Images of the same shape.
     """
+    images = images.clone()
     strengths = strengths.tile(images.shape[1] // SEQUENCES)[..., None, None]
     for change, name in enumerate(INTENSITY):
         strength = strengths[:, change]
+        chosen: Tensor | slice = slice(None)
         wanted = ~strength.isnan()
-        if images.device.type == "cpu" and not wanted.any():  # asking a GPU would wait for it
-            continue
-        images = torch.where(wanted, _CHANGES[name](images, strength, seeds), images)
+        if images.device.type == "cpu":  # asking a GPU would wait for it
+            chosen = torch.nonzero(wanted[:, 0, 0, 0])[:, 0]
+            if not len(chosen):
+                continue
+        before = images[chosen]
+        changed = _CHANGES[name](before, strength[chosen], seeds[chosen])
+        images[chosen] = torch.where(wanted[chosen], changed, before)
     return images
 
 
@@ -298,10 +305,9 @@ def _add_noise(images: Tensor, deviation: Tensor, seeds: Tensor) -> Tensor:
     that of the device.
     """
     if images.device.type == "cpu":
-        noise = torch.zeros_like(images)
-        for row in torch.nonzero(~deviation.isnan()[:, 0, 0, 0])[:, 0].tolist():
-            generator = torch.Generator().manual_seed(int(seeds[row]))
-            noise[row] = torch.randn(images.shape[1:], generator=generator)
+        noise = torch.empty(images.shape)
+        for row, seed in zip(noise, seeds.tolist(), strict=True):
+            row.normal_(generator=torch.Generator().manual_seed(seed))
     else:
         noise = torch.randn_like(images)
     head = images > images.amin(dim=(2, 3), keepdim=True) + _BACKGROUND_MARGIN
