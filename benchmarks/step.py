@@ -53,7 +53,7 @@ class Step:
         self.loss = build_objective(config).to(self.device)
         self.optimizer = build_optimizer(config, self.model.parameters())
         self.scaler = self.machine.precision.grad_scaler(self.device)
-        self.average = MovingAverage(self.model, config.ema) if config.ema else None
+        self.average = MovingAverage(self.model, config.ema, 10_000) if config.ema else None
 
     def __call__(self, images: Tensor, masks: Tensor) -> None:
         """Learn from a batch."""

@@ -112,6 +112,12 @@ class Config:
     initialiser: Initialiser = _option(
         "default", "how the first weights are drawn; default is torch's", INITIALISERS
     )
+    prior: float = _option(
+        0.0,
+        "share of tumour that the untrained network sees everywhere, e.g. 0.02: the bias of its "
+        "output is the log-odds of that; 0: as the initialiser draws it",
+        limits=(0, 0.5),
+    )
     deep_supervision: bool = _option(False, "a loss at every level; U-Net++ and UNet 3+")
     guided: bool = _option(False, "classification-guided module: is there a tumour at all? UNet 3+")
     checkpointing: bool = _option(
@@ -134,18 +140,24 @@ class Config:
     lr_scheduler: Scheduler = _option(
         "none", "learning rate over the run, see lib.optim.learning_rate", get_args(Scheduler)
     )
-    warmup: int = _option(0, "epochs in which the learning rate climbs to lr", limits=(0, MANY))
-    lr_step: int = _option(
-        10,
-        "epochs between cuts (step); epochs without a lower loss before a cut (plateau)",
-        limits=(1, MANY),
+    warmup: float = _option(
+        0.0,
+        "epochs in which the learning rate climbs to lr; below 1: a share of the run, e.g. 0.05",
+        limits=(0, MANY),
+    )
+    lr_step: float = _option(
+        10.0,
+        "epochs between cuts (step), or without a lower loss before a cut (plateau); below 1: a "
+        "share of the run, e.g. 0.25",
+        limits=(0.001, MANY),
     )
     lr_factor: float = _option(
         0.1, "what a cut multiplies the learning rate by; step and plateau only", limits=(0, LARGE)
     )
     ema: float = _option(
         0.0,
-        "decay of the moving average of weights that is scored and kept, e.g. 0.999; 0: none",
+        "largest decay of the moving average of weights that is scored and kept; its horizon is at "
+        "most a tenth of the run, which 0.9999 leaves to the run; 0: none",
         limits=(0, 1),
     )
     batch_size: int = _option(16, "slices per optimiser step", limits=(1, 4096))
@@ -342,6 +354,7 @@ PUBLISHED: dict[str, Any] = {
     "activation": "ReLU",
     "normalisation": "batch",
     "initialiser": "default",
+    "prior": 0.0,
     "deep_supervision": False,
     "guided": False,
     "checkpointing": False,
@@ -465,9 +478,9 @@ class Profile:
 PROFILES: dict[str, dict[str, Any]] = {
     # a few seconds a run: does everything work? Its numbers mean nothing.
     "smoke": {"image_size": 32, "init_features": 2, "epochs": 2, "lr": 1e-3},
-    # a laptop, half a minute a run: a narrow network on small slices; smaller batches and a larger
-    # rate make up for few steps
-    "quick": {"image_size": 80, "init_features": 8, "batch_size": 8, "epochs": 12, "lr": 1e-3},
+    # a laptop, a minute or two a run: a narrow network on small slices; smaller batches and a
+    # larger rate make up for few steps
+    "quick": {"image_size": 80, "init_features": 8, "batch_size": 8, "epochs": 24, "lr": 1e-3},
     # as published
     "full": {},
 }

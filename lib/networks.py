@@ -31,7 +31,7 @@ from lib.runtime.memory import memory_in_words
 from lib.unet import UNet
 from lib.unet_2plus import UNet2Plus
 from lib.unet_3plus import UNet3Plus
-from lib.unet_init_weights import initialise
+from lib.unet_init_weights import initialise, start_at
 from lib.utils import KitError
 
 NETWORKS: dict[str, type[nn.Module]] = {
@@ -87,6 +87,8 @@ def build_model(config: Config) -> nn.Module:
             f"and it has none; leave checkpointing at False"
         )
     initialise(model, config.initialiser)
+    if config.prior:
+        start_at(model, config.prior)
     set_recompute(model, config.checkpointing)
     use_fast_bias_gradient(model)
     return model

@@ -12,6 +12,8 @@ from torch import nn
 
 from lib.config import Config
 
+HORIZON = 10  # an average of weights reaches back over one in so many steps of the run
+
 
 def build_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """Return the optimiser that ``config`` describes.
@@ -19,7 +21,7 @@ def build_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> torch
     Weight decay is an L2 penalty, except in AdamW, where it is decoupled.
     """
     parameters = list(parameters)
-    fused = parameters[0].device.type == "cuda"  # all weights by one kernel
+    fused = parameters[0].device.type in ("cpu", "cuda")  # all weights by one kernel
     if config.optimizer == "SGD":
         return torch.optim.SGD(
             parameters,
@@ -42,25 +44,32 @@ def learning_rate(config: Config, epoch: int, val_losses: Sequence[float] = ()) 
     half a cosine towards 0 (Loshchilov and Hutter, arXiv:1608.03983). ``poly``: lr (1 - epoch /
     epochs) ** 0.9 (Chen et al., arXiv:1606.00915). ``step``: lr_factor every lr_step epochs.
     ``plateau``: lr_factor each time that the validation loss has not fallen for lr_step epochs.
-    During the first ``warmup`` epochs the rate climbs to lr in equal steps.
+    During the first ``warmup`` epochs the rate climbs to lr in equal steps. Below 1, ``warmup`` and
+    ``lr_step`` are shares of the run.
 
     Args:
         val_losses: validation loss of each epoch before this one; only ``plateau`` looks at them.
     """
-    done, whole = epoch - config.warmup, config.epochs - config.warmup
+    warmup, lr_step = (_in_epochs(value, config) for value in (config.warmup, config.lr_step))
+    done, whole = epoch - warmup, config.epochs - warmup
     if done < 0:
-        return config.lr * (epoch + 1) / (config.warmup + 1)
+        return config.lr * (epoch + 1) / (warmup + 1)
     share = done / whole
-    plateaus = _plateaus(val_losses[config.warmup : epoch], config.lr_step)
+    plateaus = _plateaus(val_losses[warmup:epoch], max(1, lr_step))
     factors: dict[str, float] = {
         "none": 1.0,
         "linear": 1 - 0.9 * done / max(whole - 1, 1),
         "cosine": (1 + math.cos(math.pi * share)) / 2,
         "poly": (1 - share) ** 0.9,
-        "step": config.lr_factor ** (done // config.lr_step),
+        "step": config.lr_factor ** (done // max(1, lr_step)),
         "plateau": config.lr_factor**plateaus,
     }
     return config.lr * factors[config.lr_scheduler]
+
+
+def _in_epochs(value: float, config: Config) -> int:
+    """Return a length in epochs, rounded; below 1 it is a share of the run."""
+    return round(value if value >= 1 else value * config.epochs)
 
 
 def _plateaus(losses: Sequence[float], patience: int) -> int:
@@ -76,18 +85,21 @@ def _plateaus(losses: Sequence[float], patience: int) -> int:
 class MovingAverage:
     """Exponential moving average of a network's weights and buffers, Polyak and Juditsky 1992.
 
-    After step t the average is a + (1 - d) (w - a) with d = min(decay, (1 + t) / (10 + t)). The
-    decay is warmed up: otherwise the random initial weights dominate the average for hundreds of
-    steps.
+    After step t of T the average is a + (1 - d) (w - a) with d = min(decay, 1 - 10 / T, (1 + t) /
+    (10 + t)). An average of decay d reaches back over 1 / (1 - d) steps: by the second limit over a
+    tenth of the run, however long that is. By the third the decay is warmed up: otherwise the
+    random initial weights dominate the average for hundreds of steps.
 
     Args:
         model: on its device already.
-        decay: d, below 1. With 0 there is no average: ``weights`` are those of the model.
+        decay: below 1. With 0 there is no average: ``weights`` are those of the model.
+        run: T, the steps of the whole run.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay, self.steps, self.weights = decay, 0, model.state_dict()
-        if decay:
+    def __init__(self, model: nn.Module, decay: float, run: int) -> None:
+        self.decay = min(decay, max(0.0, 1 - HORIZON / run))
+        self.steps, self.weights = 0, model.state_dict()
+        if self.decay:
             self.weights = {name: tensor.detach().clone() for name, tensor in self.weights.items()}
 
     @torch.no_grad()
@@ -104,7 +116,6 @@ class MovingAverage:
                 new_weights.append(new)
             else:  # a count of batches
                 self.weights[name].copy_(new)
-        # on a GPU one kernel for many weights
         torch._foreach_lerp_(averages, new_weights, 1 - decay)
 
     @contextmanager

@@ -199,14 +199,15 @@ class Training:
         tune_allocator(device)
         self.optimizer = build_optimizer(config, model.parameters())
         self.scaler = self.machine.precision.grad_scaler(device)
-        self.average = MovingAverage(model, config.ema)
         self.train_slices = data.slices(split.train, config.neighbours)
         self.validation_slices = data.slices(split.validation, config.neighbours)
         self.sampler = Sampler(self.train_slices, config)
         # the last, incomplete batch of an epoch is dropped, as published
         self.steps_per_epoch = max(1, len(self.train_slices) // config.batch_size)
+        run = config.epochs * self.steps_per_epoch
+        self.average = MovingAverage(model, config.ema, run)
         ours = config.model in NETWORKS and config.loss in LOSSES  # custom code may wait for a GPU
-        steps = config.epochs * self.steps_per_epoch if ours else 0
+        steps = run if ours else 0
         self.augment = compile_if_it_pays(Augmentation(config).apply, device, steps)
         self.forward = compile_if_it_pays(model, device, steps)
         replay = ours and can_replay(config, device, self.scaler)

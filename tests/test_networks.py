@@ -17,7 +17,7 @@ from lib.networks import NETWORKS, build_model, largest_batch, summary
 from lib.runtime import CommandParser
 from lib.runtime.cli import add_arguments, from_arguments
 from lib.unet import UNet, from_published
-from lib.unet_init_weights import INITIALISERS, initialise
+from lib.unet_init_weights import INITIALISERS, initialise, start_at
 from lib.unet_layers import ACTIVATIONS, NORMALISATIONS, Guided, make_normalisation
 from lib.utils import KitError
 
@@ -165,6 +165,29 @@ def test_spread_of_the_weights(name, conv, transposed):
         assert abs(module.weight.mean().item()) < 0.05 * std
         assert not module.bias.any()
     assert (network[2].weight == 1).all()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(init_features=4),
+        Config(model="unet_2plus", init_features=4, deep_supervision=True),
+        Config(model="unet_3plus", init_features=4, deep_supervision=True, guided=True),
+    ],
+    ids=lambda config: config.model,
+)
+def test_an_untrained_network_starts_at_the_prior(config, images):
+    torch.manual_seed(0)
+    output = build_model(dataclasses.replace(config, prior=0.02))(images)
+    output = output.logits if isinstance(output, Guided) else output
+    for logits in output if isinstance(output, list) else [output]:
+        # in the middle: its weights add to the bias what is 0 in the mean
+        assert torch.sigmoid(logits.median()).item() == pytest.approx(0.02, abs=0.015)
+
+
+def test_a_prior_needs_an_output_with_a_bias():
+    with pytest.raises(KitError, match="has none; set prior=0"):
+        start_at(nn.Conv2d(3, 1, 1, bias=False), 0.02)
 
 
 def test_kaiming_keeps_the_size_of_signals_through_both_kinds_of_convolution():

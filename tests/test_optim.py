@@ -80,6 +80,16 @@ def test_warm_up_climbs_and_then_the_schedule_begins(name):
     assert learning_rate(Config(lr=0.1, epochs=1, lr_scheduler=name), 0) == 0.1
 
 
+def test_lengths_below_one_are_shares_of_the_run():
+    for share, epochs in ((0.25, 3), (0.5, 6), (0.999, 12)):
+        assert rates(lr_scheduler="step", lr_step=share) == rates(
+            lr_scheduler="step", lr_step=epochs
+        )
+    assert rates(lr_scheduler="cosine", warmup=0.25) == rates(lr_scheduler="cosine", warmup=3)
+    assert rates(warmup=0.01) == rates()  # less than half an epoch is none
+    assert rates(lr_scheduler="step", lr_step=0.001)[1] == pytest.approx(0.01)  # every epoch
+
+
 # --- optimisers -----------------------------------------------------------------------------------
 
 
@@ -109,12 +119,13 @@ def test_optimisers_are_torchs(settings, theirs):
             optimizer.zero_grad()
             (parameter**2).sum().backward()
             optimizer.step()
-    assert torch.equal(ours, other)
+    # one kernel for all weights rounds otherwise than torch's loop over them
+    torch.testing.assert_close(ours, other, rtol=1e-6, atol=1e-7)
 
 
 def test_moving_average_is_the_weighted_sum():
     model = nn.BatchNorm1d(2)
-    average, expected = MovingAverage(model, 0.9), torch.ones(2)
+    average, expected = MovingAverage(model, 0.9, run=1000), torch.ones(2)
     for step in range(1, 40):
         with torch.no_grad():
             model.weight.fill_(step)
@@ -125,6 +136,20 @@ def test_moving_average_is_the_weighted_sum():
     torch.testing.assert_close(average.weights["weight"], expected)
     assert average.weights["num_batches_tracked"] == 39
     assert average.weights["weight"].data_ptr() != model.weight.data_ptr()
+
+
+@pytest.mark.parametrize(("run", "horizon"), [(100, 10), (2000, 200), (10**6, 10**4)])
+def test_an_average_reaches_back_over_a_tenth_of_the_run(run, horizon):
+    assert 1 / (1 - MovingAverage(nn.Linear(1, 1), 0.9999, run).decay) == pytest.approx(horizon)
+
+
+def test_a_run_of_a_few_steps_is_not_averaged():
+    model = nn.Linear(1, 1)
+    average = MovingAverage(model, 0.9999, run=10)
+    with torch.no_grad():
+        model.weight.fill_(3)
+    average.update(model)
+    assert average.weights["weight"].item() == 3 and not average.state_dict()
 
 
 # --- in a run -------------------------------------------------------------------------------------

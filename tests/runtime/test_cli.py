@@ -51,6 +51,7 @@ def test_every_field_is_an_option(field, spelling):
         "precision": "fp32",
         "normalisation": "group",
         "initialiser": "kaiming",
+        "prior": 0.02,
         "checkpointing": True,
         "deep_supervision": True,
         "guided": True,
