@@ -182,7 +182,7 @@ def _same_people(patients: dict[str, Patient], cache: Cache) -> list[str]:
 def make_split(data: BrainData, spec: str = "auto") -> Split:
     """Return the split that ``Config.split`` names.
 
-    ``auto`` is ``published`` if all 110 patients of the dataset are there, and a third of the
+    ``auto`` is ``published`` if all 110 patients of the dataset are there, and a half of the
     patients for phantoms. Otherwise it is ``holdout``: a stratified tenth, at least 5 and at most
     10 patients. ``holdout:N`` holds out N persons, ``fold-I-of-K`` is one of ``folds(data, K)``.
     ``all`` holds out nobody: for weights to be used, by a recipe that was chosen before. All visits
@@ -203,7 +203,7 @@ def make_split(data: BrainData, spec: str = "auto") -> Split:
         persons = len(people(data.patients, data.cache.records))
         phantom = all(name.startswith("PHANTOM_") for name in names)
         spec = (
-            "published" if complete else f"holdout:{max(1, persons // 3)}" if phantom else "holdout"
+            "published" if complete else f"holdout:{max(1, persons // 2)}" if phantom else "holdout"
         )
     if spec == "published":
         missing = set(PUBLISHED_VALIDATION).difference(names)

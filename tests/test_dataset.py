@@ -129,9 +129,9 @@ def test_size_of_the_holdout(patients, held_out):
     check(split, names)
 
 
-def test_third_of_the_phantoms_is_held_out():
+def test_half_of_the_phantoms_is_held_out():
     names = [f"PHANTOM_{i:04}" for i in range(30)]
-    assert len(make_split(fake_data(names)).validation) == 10
+    assert len(make_split(fake_data(names)).validation) == 15
     assert len(make_split(fake_data([*names, "TCGA_DU_1_1"])).validation) == 5
 
 

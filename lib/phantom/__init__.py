@@ -1,8 +1,9 @@
 """The generated patients: heads with tumours that stand in where no real data is there.
 
-The door is ``write_phantom``, or ``python -m lib.phantom``; start to read at ``write.py``.
+The doors are ``write_phantom`` and ``write_test_set``, or ``python -m lib.phantom``; start to read
+at ``write.py``.
 """
 
-from lib.phantom.write import PHANTOM_FOLDER, make_patient, write_phantom
+from lib.phantom.write import PHANTOM_FOLDER, make_patient, write_phantom, write_test_set
 
-__all__ = ["PHANTOM_FOLDER", "make_patient", "write_phantom"]
+__all__ = ["PHANTOM_FOLDER", "make_patient", "write_phantom", "write_test_set"]

@@ -20,8 +20,9 @@ def main() -> None:
     parser.add_argument("--patients", type=int, default=PATIENTS, metavar="N")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--size", type=int, default=SIZE, help="pixels per side")
+    parser.add_argument("--first", type=int, default=0, help="patients of the seed before these")
     options = parser.parse_args()
-    root = write_phantom(options.root, options.patients, options.seed, options.size)
+    root = write_phantom(options.root, options.patients, options.seed, options.size, options.first)
     print(f"{options.patients} phantom patients: {root}")
 
 

@@ -40,14 +40,14 @@ def draw_tumour(rng: np.random.Generator) -> Tumour:
         0, 7, 3
     )
     centre[0] = np.abs(centre[0]) * rng.choice([-1, 1])
-    radius = np.clip(np.exp(rng.normal(np.log(27), 0.28)), 11, 42)
+    radius = np.clip(np.exp(rng.normal(np.log(27), 0.31)), 10, 42)
     return Tumour(
         centre=centre.astype(np.float32),
         radii=(radius * np.exp(rng.normal((0.04, 0.04, -0.1), 0.2))).astype(np.float32),
         roughness=rng.uniform(0.15, 0.4),
-        border=rng.uniform(2, 8),
-        flair=1 + np.clip(np.exp(rng.normal(np.log(0.68), 0.45)), 0.35, 1.4),
-        t1=rng.uniform(0.5, 1.0),
+        border=rng.uniform(3, 11),
+        flair=1 + np.clip(np.exp(rng.normal(np.log(0.7), 0.38)), 0.42, 1.45),
+        t1=rng.uniform(0.55, 1.02),
         cyst=rng.uniform(0.3, 0.7) if rng.random() < 0.3 else 0.0,
         enhancement=rng.uniform(0.3, 1.4) if rng.random() < 0.35 else 0.0,
     )
@@ -102,12 +102,12 @@ def distractors(head: Head, image: np.ndarray, brain: Brain) -> None:
     matter = inside(4 - brain.d_csf, 3)
     caps = np.exp(-np.maximum(brain.d_ventricle, 0) / rng.uniform(2, 5)) * (brain.d_ventricle > -1)
     image[FLAIR] += (
-        rng.uniform(0, 0.4) * caps * matter * (0.5 + 0.5 * inside(30 - np.abs(p[1]), 20))
+        rng.uniform(0, 0.5) * caps * matter * (0.5 + 0.5 * inside(30 - np.abs(p[1]), 20))
     )
-    for _ in range(rng.poisson(3)):
+    for _ in range(rng.poisson(4)):
         centre = np.array([rng.uniform(-45, 45), rng.uniform(-55, 50), rng.uniform(5, 50)])
-        spot = inside(ellipsoid(p, centre, rng.uniform(1.5, 5, 3)), 2.5) * matter
-        image[FLAIR] += rng.uniform(0.15, 0.6) * spot
+        spot = inside(ellipsoid(p, centre, rng.uniform(1.5, 6, 3)), 2.5) * matter
+        image[FLAIR] += rng.uniform(0.15, 0.8) * spot
     flow = rng.uniform(0, 0.5) * inside(p[2] + 10, 20) * np.clip(head.noise(15), 0, 2)
     fluid = np.maximum(brain.d_csf, -np.minimum(brain.d_cerebellum, brain.d_stem))
     image[FLAIR] += flow * inside(np.minimum(fluid, brain.d_ventricle), 2)

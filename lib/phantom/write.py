@@ -21,14 +21,16 @@ from lib.phantom.anatomy import SUBSLICES, draw_head
 from lib.phantom.shapes import FLAIR, POST, PRE, smooth_noise
 from lib.utils import PROJECT, KitError, build_folder, cores, progress, write_json
 
-VERSION = 1  # raise it whenever the same seed gives other pixels
-PATIENTS, SEED, SIZE = 30, 0, 128
+VERSION = 2  # raise it whenever the same seed gives other pixels
+PATIENTS, SEED, SIZE = 60, 0, 128
 MIN_SIZE, MAX_SIZE = 32, 256
 # In 3 of every 20 patients FLAIR stands in for others; by turns and not by lot, so that a small
 # data set has them too, among the patients to learn from and among those held out
-MISSING_PERIOD, MISSING = 20, {2: (POST,), 9: (PRE, POST), 16: (POST,)}
+MISSING_PERIOD, MISSING = 20, {2: (POST,), 9: (PRE, POST), 16: (PRE, POST)}
 RECORD = "phantom.json"
 PHANTOM_FOLDER = PROJECT / "data" / "phantom"
+TEST_PATIENTS, TEST_FIRST = 200, 1000
+TEST_FOLDER = PROJECT / "data" / "phantom-test"
 
 # --- scanner
 
@@ -111,15 +113,17 @@ def _save(picture: np.ndarray, path: Path) -> None:
     path.write_bytes(buffer.getvalue())
 
 
-def _check_request(patients: int, seed: int, size: int) -> None:
+def _check_request(patients: int, seed: int, size: int, first: int) -> None:
     """Raise KitError for numbers that make no phantom."""
-    for name, value in (("patients", patients), ("seed", seed), ("size", size)):
+    numbers = {"patients": patients, "seed": seed, "size": size, "first": first}
+    for name, value in numbers.items():
         if not isinstance(value, Integral):
             raise KitError(f"{name} is {value!r}; give a whole number")
     if not 1 <= patients <= 9999:
         raise KitError(f"patients is {patients}; ask for 1 to 9999")
-    if seed < 0:
-        raise KitError(f"seed is {seed}; use 0 or a positive whole number")
+    for name, value in (("seed", seed), ("first", first)):
+        if value < 0:
+            raise KitError(f"{name} is {value}; use 0 or a positive whole number")
     if not MIN_SIZE <= size <= MAX_SIZE:
         raise KitError(f"size is {size}; use {MIN_SIZE} to {MAX_SIZE} pixels")
 
@@ -140,7 +144,7 @@ def _already_there(root: Path, record: dict[str, int]) -> bool:
         raise KitError(f"{root} holds another phantom ({found}); remove it or name another folder")
     gone = [
         patient_name(index)
-        for index in range(record["patients"])
+        for index in range(record["first"], record["first"] + record["patients"])
         if not (root / patient_name(index)).is_dir()
     ]
     if gone:
@@ -150,16 +154,16 @@ def _already_there(root: Path, record: dict[str, int]) -> bool:
     return True
 
 
-def _write_all(folder: Path, patients: int, seed: int, size: int) -> None:
-    """Write all patients below `folder`.
+def _write_all(folder: Path, indices: range, seed: int, size: int) -> None:
+    """Write the patients of these numbers below `folder`.
 
     Threads, not processes: NumPy does most of the work outside the interpreter lock, and threads
     need no `__main__` guard in a student's script, on Windows or elsewhere.
     """
     pool = ThreadPoolExecutor(min(cores(), 8))
     try:
-        done = pool.map(partial(_write_patient, folder, seed, size), range(patients))
-        for _ in progress(done, total=patients, desc="phantom", unit="patient"):
+        done = pool.map(partial(_write_patient, folder, seed, size), indices)
+        for _ in progress(done, total=len(indices), desc=folder.name, unit="patient"):
             pass
     finally:
         pool.shutdown(
@@ -168,7 +172,7 @@ def _write_all(folder: Path, patients: int, seed: int, size: int) -> None:
 
 
 def write_phantom(
-    root: str | Path, patients: int = PATIENTS, seed: int = SEED, size: int = SIZE
+    root: str | Path, patients: int = PATIENTS, seed: int = SEED, size: int = SIZE, first: int = 0
 ) -> Path:
     """Write phantom patients in the Kaggle layout, unless they are there; return `root`.
 
@@ -176,15 +180,21 @@ def write_phantom(
     `..._<slice>_mask.tif`, (size, size) uint8 0/255; slices count from 1. `phantom.json` records
     the parameters.
 
+    Args:
+        patients: their number.
+        seed: of the whole set.
+        size: pixels per side.
+        first: how many patients of this seed come before these; their numbers count on.
+
     Raises:
         KitError: numbers out of range, or a folder that holds something else.
     """
     root = Path(root)
-    _check_request(patients, seed, size)
-    record = {"version": VERSION, "seed": seed, "patients": patients, "size": size}
+    _check_request(patients, seed, size, first)
+    record = {"version": VERSION, "seed": seed, "patients": patients, "size": size, "first": first}
 
     def build(folder: Path) -> None:
-        _write_all(folder, patients, seed, size)
+        _write_all(folder, range(first, first + patients), seed, size)
         write_json(folder / RECORD, record)
 
     try:
@@ -195,3 +205,11 @@ def write_phantom(
             f"another folder"
         ) from None
     return root
+
+
+def write_test_set() -> Path:
+    """Write the test set of the phantom, unless it is there; return its folder.
+
+    200 further patients of the same seed. None of them is ever trained or chosen on.
+    """
+    return write_phantom(TEST_FOLDER, TEST_PATIENTS, first=TEST_FIRST)

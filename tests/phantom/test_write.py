@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.phantom import make_patient, write, write_phantom
+from lib.phantom import make_patient, write, write_phantom, write_test_set
 from lib.phantom.__main__ import main
 from lib.phantom.shapes import FLAIR, POST, PRE
 from lib.phantom.write import RECORD, VERSION, missing_sequences
@@ -48,6 +48,22 @@ def test_a_patient_does_not_depend_on_how_many_are_written(written, tmp_path):
     alone = contents(write_phantom(tmp_path / "one", patients=1, seed=5, size=SMALL))
     several = contents(written)
     assert alone and all(several[name] == data for name, data in alone.items())
+
+
+def test_later_patients_of_a_seed_have_the_numbers_that_follow(written, tmp_path):
+    later = contents(write_phantom(tmp_path / "later", patients=1, seed=5, size=SMALL, first=2))
+    assert set(later) == {name for name in contents(written) if name.startswith("PHANTOM_0003/")}
+    assert all(contents(written)[name] == data for name, data in later.items())
+
+
+def test_the_test_set_shares_no_patient_with_the_phantom(tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "TEST_FOLDER", tmp_path / "test")
+    monkeypatch.setattr(write, "TEST_PATIENTS", 2)
+    root = write_test_set()
+    names = {path.name for path in root.iterdir() if path.is_dir()}
+    assert names == {"PHANTOM_1001", "PHANTOM_1002"}
+    assert not names & {write.patient_name(index) for index in range(write.PATIENTS)}
+    assert write_test_set() == root  # it is made once
 
 
 def test_the_number_of_cores_does_not_matter(written, tmp_path, monkeypatch):
@@ -117,7 +133,7 @@ def test_the_same_phantom_is_left_alone(written):
 
 def test_record_names_the_parameters(written):
     record = json.loads((written / RECORD).read_text(encoding="utf-8"))
-    assert record == {"version": VERSION, "seed": 5, "patients": 3, "size": SMALL}
+    assert record == {"version": VERSION, "seed": 5, "patients": 3, "size": SMALL, "first": 0}
 
 
 def refused(arguments: list[str], capsys) -> str:
@@ -147,7 +163,9 @@ def test_a_damaged_phantom_is_not_called_complete(tmp_path, capsys):
     assert "PHANTOM_0002" in refused([str(root), "--patients", "2", "--size", "32"], capsys)
 
 
-@pytest.mark.parametrize("arguments", [["--patients", "0"], ["--seed", "-1"], ["--size", "8"]])
+@pytest.mark.parametrize(
+    "arguments", [["--patients", "0"], ["--seed", "-1"], ["--size", "8"], ["--first", "-1"]]
+)
 def test_bad_numbers_are_refused(arguments, tmp_path, capsys):
     refused([str(tmp_path / "new"), *arguments], capsys)
     assert list(tmp_path.iterdir()) == []
