@@ -290,7 +290,12 @@ def _shown(name: str, runs: Measured) -> pd.DataFrame:
     )
     table = _compared(name, runs).set_index("label")
     table["p (Holm)"] = table["p (Holm)"].map(stats.p_in_cell)
-    return means.join(table[["difference", "CI low", "CI high", "p (Holm)", "improved", "verdict"]])
+    table["half of it from"] = [
+        f"{carriers} of {patients}"
+        for carriers, patients in zip(table["half of it from"], table["patients"], strict=True)
+    ]
+    shown = ["difference", "CI low", "CI high", "p (Holm)", "improved", "half of it from"]
+    return means.join(table[[*shown, "verdict"]])
 
 
 def _basis(name: str, runs: Measured) -> str:

@@ -1,4 +1,8 @@
-"""Statistics against enumeration by hand, scipy, published rules, and 1,000 null sweeps."""
+"""Statistics against enumeration by hand, scipy, published rules, simulation, and null sweeps.
+
+``python -m pytest tests/test_stats.py -m slow -k "null_sweeps or other_methods" -s`` prints the
+tables in docs/statistics.md.
+"""
 
 import itertools
 import json
@@ -14,16 +18,33 @@ from scipy import stats
 
 from lib.config import Config
 from lib.logger import Run, RunFolder
+from lib.plot import forest
 from lib.stats import (
+    CANNOT_TELL,
+    MOST_RUNS,
+    NEGLIGIBLE,
+    NO_DIFFERENCE,
+    VERDICTS,
+    Spread,
     best_of_k,
+    carried_by,
     compare_ladder,
     compare_to_baseline,
+    corrected,
+    crossed_test,
+    false_findings,
     holm,
+    more_runs,
+    outcomes,
     paired_test,
+    power,
     readable,
     resolution,
+    seeds_needed,
     sign_flip_p,
     smallest_detectable,
+    smallest_difference,
+    spread,
     verdict,
 )
 from lib.utils import KitError
@@ -58,6 +79,36 @@ def run_of(scores, patients=PATIENTS, **config):
         config=Config(**config),
     )
     return run
+
+
+def runs_of(scores):
+    """Runs of scores (runs, patients)."""
+    patients = [f"P{i:03}" for i in range(len(scores[0]))]
+    return [run_of(list(row), patients) for row in scores]
+
+
+def drawn(rng, seeds, patients, sds, shifts=(0.0, 0.0)):
+    """Scores (runs, patients) of recipes whose variances are known, normal."""
+    difficulty = rng.normal(0.7, 0.1, patients)
+    return [
+        difficulty
+        + shift
+        + rng.normal(0, sds.patients / math.sqrt(2), patients)
+        + rng.normal(0, sds.seeds, (seeds, 1))
+        + rng.normal(0, sds.residual, (seeds, patients))
+        for shift in shifts
+    ]
+
+
+def skewed(rng, runs, patients, seed_sd=0.02):
+    """DSC (runs, patients) of one recipe: most near 0.85, a few that a run finds or misses."""
+    luck = rng.normal(0, 1, (runs, 1))
+    scores = 0.8 + 0.12 * rng.beta(4, 2, patients) + seed_sd * luck
+    scores = scores + rng.normal(0, 0.03, scores.shape)
+    chance = stats.norm.ppf(rng.uniform(0.2, 0.9, patients))
+    missed = chance + 25 * seed_sd * luck + rng.normal(0, 1, scores.shape) < 0
+    hard = rng.random(patients) < 0.12
+    return np.where(hard & missed, rng.uniform(0, 0.05, scores.shape), scores).clip(0, 1)
 
 
 def compare(baseline, candidates, metric="dsc"):
@@ -190,6 +241,140 @@ def test_text():
     assert worse.endswith("hurts")
 
 
+# --- one comparison, several runs -----------------------------------------------------------------
+
+# scores (2 recipes, runs, patients), many of them tied
+CROSSED = st.tuples(st.integers(2, 4), st.integers(2, 6), st.integers(0, 10**6)).map(
+    lambda sizes: np.random.default_rng(sizes[2]).integers(0, 20, (2, *sizes[:2])) / np.array(20.0)
+)
+
+
+def by_loops(before, after):
+    """Variance of the mean difference and its df, by the sums of squares of a textbook."""
+    n = before.shape[1]
+    gains = [after[:, p].mean() - before[:, p].mean() for p in range(n)]
+    terms = [(np.var(gains, ddof=1) / n, n - 1)]
+    seeds, shared = [], []
+    for scores in (before, after):
+        runs = len(scores)
+        rows, columns, grand = scores.mean(axis=1), scores.mean(axis=0), scores.mean()
+        ss_runs = n * sum((row - grand) ** 2 for row in rows)
+        ss_left = sum(
+            (scores[s, p] - rows[s] - columns[p] + grand) ** 2
+            for s in range(runs)
+            for p in range(n)
+        )
+        df = (runs - 1) * (n - 1)
+        seeds.append((ss_runs / (runs - 1) / (n * runs), runs - 1))
+        shared.append((ss_left / df / (n * runs), df))
+    total = terms[0][0] + sum(v for v, _ in seeds) - sum(v for v, _ in shared)
+    variance = max(total, terms[0][0], sum(v for v, _ in seeds))
+    return variance, variance**2 / sum(v**2 / df for v, df in terms + seeds + shared)
+
+
+@pytest.mark.parametrize(("seeds", "patients"), [(2, 3), (3, 10), (5, 30)])
+def test_crossed_test_by_sums_of_squares(seeds, patients):
+    rng = np.random.default_rng(seeds)
+    before, after = drawn(rng, seeds, patients, Spread(0.02, 0.05, 0.04), (0, 0.03))
+    result = crossed_test(before, after)
+    variance, df = by_loops(before, after)
+    theirs = stats.t(df, after.mean() - before.mean(), math.sqrt(variance))
+    assert (result.se**2, result.df) == pytest.approx((variance, df))
+    assert (result.low, result.high) == pytest.approx(theirs.interval(0.95))
+    assert result.p == pytest.approx(2 * min(theirs.cdf(0), theirs.sf(0)))
+    one_sided = theirs.sf(NEGLIGIBLE), theirs.cdf(-NEGLIGIBLE)
+    assert result.p_equivalence == pytest.approx(max(one_sided))
+
+
+def test_without_scatter_between_runs_it_is_the_paired_t_test():
+    before, after = normal(12, 0.8), normal(12, 0.82, seed=1)
+    result = crossed_test(np.array([before] * 3), np.array([after] * 2))
+    theirs = stats.ttest_rel(after, before)
+    assert (result.p, result.df) == pytest.approx((theirs.pvalue, theirs.df))
+    assert (result.low, result.high) == pytest.approx(tuple(theirs.confidence_interval()))
+
+
+def test_without_scatter_between_patients_it_is_welchs_t_test_of_the_runs():
+    means = [0.80, 0.83, 0.78], [0.85, 0.86, 0.91, 0.84]
+    shape = normal(20, 0)  # the same for all
+    result = crossed_test(*(np.add.outer(one, shape) for one in means))
+    theirs = stats.ttest_ind(*reversed(means), equal_var=False)
+    assert (result.p, result.df) == pytest.approx((theirs.pvalue, theirs.df))
+
+
+def test_a_recipe_with_one_run_borrows_the_seeds_variance():
+    shape, means = normal(20, 0), np.array([0.80, 0.83, 0.78])
+    many, one = np.add.outer(means, shape), np.add.outer([0.9], shape)
+    forth, back = crossed_test(many, one), crossed_test(one, many)
+    assert forth.se**2 == pytest.approx(means.var(ddof=1) * (1 / 3 + 1))
+    assert forth.df == pytest.approx(2)
+    assert (back.p, back.mean) == pytest.approx((forth.p, -forth.mean))
+    assert forth.spread == pytest.approx((means.std(ddof=1), 0, 0)) == back.spread
+
+
+@given(CROSSED)
+@settings(max_examples=40, deadline=None)
+def test_swapping_recipes_swaps_the_sign_only(scores):
+    forth, back = crossed_test(*scores), crossed_test(*scores[::-1])
+    assert (forth.p, forth.p_equivalence, forth.se) == pytest.approx(
+        (back.p, back.p_equivalence, back.se)
+    )
+    assert (forth.mean, forth.low, forth.high) == pytest.approx((-back.mean, -back.high, -back.low))
+
+
+@given(CROSSED, st.randoms())
+@settings(max_examples=40, deadline=None)
+def test_order_of_runs_and_patients_does_not_matter(scores, random):
+    order = [random.sample(range(size), size) for size in scores.shape[1:]]
+    shuffled = scores[:, order[0]][:, :, order[1]]
+    np.testing.assert_allclose(
+        crossed_test(*shuffled)[:-1], crossed_test(*scores)[:-1], rtol=1e-6, atol=1e-9
+    )
+
+
+@given(CROSSED)
+@settings(max_examples=60, deadline=None)
+def test_intervals_and_p_agree(scores):
+    result = crossed_test(*scores)
+    assert 0 <= result.p <= 1 and 0 <= result.p_equivalence <= 1
+    assert (result.p < 0.05) == (not result.low <= 0 <= result.high)
+    margin = stats.t.ppf(0.95, result.df) * result.se  # the 90 % interval
+    inside = abs(result.mean) + margin < NEGLIGIBLE
+    assert (result.p_equivalence < 0.05) == inside
+
+
+@pytest.mark.filterwarnings("error")
+def test_equal_runs():
+    scores = np.full((3, 5), 0.7)
+    same, better = crossed_test(scores, scores), crossed_test(scores, scores + 0.1)
+    assert (same.p, same.mean, same.sd) == (1, 0, 0) and same.p_equivalence < 1e-6
+    assert better.p < 1e-6 and better.p_equivalence > 0.99
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_patient_with_several_runs():
+    result = crossed_test(np.array([[0.5], [0.6]]), np.array([[0.7], [0.9]]))
+    assert (result.mean, result.p, result.p_equivalence) == (0.25, 1, 1)
+    assert np.isnan([result.sd, result.low, result.se, *result.spread]).all()
+    table = compare(runs_of([[0.5], [0.6]]), {"a": runs_of([[0.7], [0.9]])})
+    assert table["verdict"].tolist() == [CANNOT_TELL]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (np.zeros((1, 4)), np.zeros((1, 4)), "one run each"),
+        (np.zeros((0, 4)), np.zeros((3, 4)), "one run each"),
+        (np.zeros((2, 4)), np.zeros((2, 5)), "the same patients"),
+        (np.zeros(4), np.zeros(4), "the same patients"),
+        (np.zeros((2, 4)), np.full((2, 4), math.nan), "not a finite number"),
+    ],
+)
+def test_what_cannot_be_crossed_is_refused(before, after, words):
+    with pytest.raises(KitError, match=words):
+        crossed_test(before, after)
+
+
 # --- several comparisons --------------------------------------------------------------------------
 
 
@@ -220,12 +405,61 @@ def test_holm_refuses_what_is_no_probability(bad):
         holm(bad)
 
 
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.integers(1, 8))
+def test_holm_with_a_limit_multiplies_by_no_more(p_values, at_most):
+    adjusted, order = holm(p_values, at_most), np.argsort(p_values)
+    factors = [min(len(p_values) - step, at_most) for step in range(len(p_values))]
+    expected = np.maximum.accumulate(np.sort(p_values) * factors).clip(max=1)
+    np.testing.assert_allclose(adjusted[order], expected)
+    assert (adjusted <= holm(p_values)).all()
+
+
+def comparisons(differences, p_values, equivalence):
+    return pd.DataFrame(
+        {"difference": differences, "p": p_values, "p (equivalence)": equivalence}, dtype=float
+    )
+
+
+def test_differences_and_equivalence_are_corrected_together():
+    # 5 hypotheses, of which 3 can be true at once: the factors are 3, 3, 3, 2, 1
+    table = corrected(comparisons([0.1, 0.0, 0.03], [0.001, 0.9, 0.02], [math.nan, 0.015, 0.7]))
+    assert table["p (Holm)"].tolist() == pytest.approx([0.003, 1, 0.06])
+    assert table["verdict"].tolist() == ["helps", NO_DIFFERENCE, CANNOT_TELL]
+    alone = corrected(comparisons([0.001], [0.6], [0.05]))
+    assert alone["verdict"].tolist() == [NO_DIFFERENCE]  # one of the two must be false
+    single_runs = comparisons([0.1, 0.1], [0.03, 0.04], [math.nan] * 2)
+    assert corrected(single_runs)["p (Holm)"].tolist() == holm([0.03, 0.04]).tolist()
+
+
+@pytest.mark.parametrize("equal", [1, 3])
+def test_a_table_has_a_false_verdict_one_time_in_twenty(equal):
+    """Of three candidates some are equal to the baseline, the others differ by just 0.02."""
+    rng, df, error = np.random.default_rng(equal), 12, NEGLIGIBLE / 5
+    truth = np.array([0.0] * equal + [NEGLIGIBLE] * (3 - equal))
+    wrong = 0
+    for _ in range(1000):
+        found = truth + error * rng.standard_normal(3)
+        errors = error * np.sqrt(rng.chisquare(df, 3) / df)
+        p = 2 * stats.t.sf(abs(found) / errors, df)
+        equivalence = stats.t.sf((NEGLIGIBLE - abs(found)) / errors, df)
+        verdicts = corrected(comparisons(found, p, equivalence))["verdict"]
+        wrong += any(
+            said in ("hurts", "helps" if true == 0 else NO_DIFFERENCE)
+            for said, true in zip(verdicts, truth, strict=True)
+        )
+    assert wrong <= 0.064 * 1000
+
+
 def test_verdict_at_the_limit():
     assert [verdict(*pair) for pair in ((0.1, 0.05), (-0.1, 0.05), (0.1, 0.0501))] == [
         "helps",
         "hurts",
         "cannot tell",
     ]
+    assert verdict(0.001, 0.06, 0.05) == NO_DIFFERENCE == "no difference larger than 0.02"
+    assert verdict(0.001, 0.05, 0.001) == "helps"  # a small difference is one
+    assert verdict(0.001, 0.06, 0.06) == verdict(0.0, 1.0) == CANNOT_TELL
+    assert VERDICTS == ("helps", "hurts", "no difference larger than 0.02", "cannot tell")
 
 
 def test_compare():
@@ -259,13 +493,44 @@ def test_correction_can_change_a_verdict():
     assert set(compare(run_of(before), {"one": better, **same})["verdict"]) == {"cannot tell"}
 
 
-def test_seeds_are_averaged_per_patient():
-    first, second, third = (normal(10, 0.8, seed=seed) for seed in range(3))
+def test_runs_with_several_seeds_are_crossed_with_patients():
+    first, second, third, fourth = (normal(10, 0.8, seed=seed) for seed in range(4))
     shuffled = run_of(second[::-1], PATIENTS[::-1])  # in another order
-    row = compare([run_of(first), run_of(third)], {"two seeds": [run_of(first), shuffled]}).iloc[0]
-    expected = paired_test((first + second) / 2 - (first + third) / 2)
-    assert (row["patients"], row["seeds"]) == (10, 2)  # n is patients, never seeds
-    assert (row["difference"], row["p"]) == pytest.approx((expected.mean, expected.p))
+    row = compare(
+        [run_of(first), run_of(third)], {"two": [run_of(first), shuffled], "one": run_of(fourth)}
+    ).iloc[0]
+    expected = crossed_test(np.array([first, third]), np.array([first, second]))
+    assert (row["patients"], row["seeds"], row["baseline seeds"]) == (10, 2, 2)
+    cells = row[["difference", "SD", "CI low", "CI high", "p", "p (equivalence)", "improved"]]
+    assert cells.tolist() == pytest.approx(
+        [getattr(expected, name) for name in ("mean", "sd", "low", "high")]
+        + [expected.p, expected.p_equivalence, expected.improved]
+    )
+    assert row[["seed SD", "patient SD", "residual SD"]].tolist() == pytest.approx(expected.spread)
+    assert row["mean DSC"] == pytest.approx((first.mean() + second.mean()) / 2)
+    assert math.isnan(row["p (Wilcoxon)"])  # it would not know the seeds
+
+
+def test_equivalent_recipes_have_a_verdict_of_their_own():
+    rng = np.random.default_rng(7)
+    scores = drawn(rng, 5, 40, Spread(0.004, 0.01, 0.01), (0, 0, 0.1))
+    runs = dict(zip(["baseline", "same", "better"], map(runs_of, scores), strict=True))
+    table = compare_to_baseline(runs)
+    assert table["verdict"].tolist() == [NO_DIFFERENCE, "helps"]
+    assert list(readable(table)["more runs"]) == ["", ""]
+    assert forest(table).axes[0].texts[0].get_text().endswith(NO_DIFFERENCE)
+    ladder = compare_ladder(runs)
+    assert ladder["verdict"].tolist() == [NO_DIFFERENCE, "helps"]
+    assert ladder["to the first"].tolist() == pytest.approx(table["difference"].tolist())
+
+
+def test_one_run_each_is_about_these_weights():
+    first, second = normal(10, 0.8), normal(10, 0.8, seed=1)
+    row = compare(run_of(first), {"other": run_of(second)}).iloc[0]
+    assert row["p"] == paired_test(second - first).p
+    assert row[["p (equivalence)", "seed SD", "patient SD", "residual SD"]].isna().all()
+    same = compare(run_of(first), {"same": run_of(first)})
+    assert same["verdict"].tolist() == [CANNOT_TELL]  # other seeds may differ
 
 
 def test_other_metric():
@@ -356,15 +621,15 @@ def test_too_few_patients_show_nothing(n, candidates):
 def test_resolution_line():
     before = normal(10, 0.8)
     one = compare(run_of(before), {"a": run_of(before + normal(10))})
-    spread = one["SD"][0]
+    sd = one["SD"][0]
     assert resolution(one) == (
-        f"10 patients whose differences have an SD of {spread:.3f}, 1 candidate. A true difference "
-        f"of {smallest_detectable(spread, 10):.3f} would be found with 80 % power; smaller ones "
-        f"are usually missed."
+        f"10 patients whose differences have an SD of {sd:.3f}, 1 candidate. A true difference "
+        f"of {smallest_detectable(sd, 10):.3f} would be found with 80 % power; smaller ones "
+        f"are usually missed. One run each, so p is about these weights, not about the recipe."
     )
     three = compare(run_of(before), {label: run_of(before + normal(10)) for label in "abc"})
     assert ", 3 candidates. A true difference" in resolution(three)
-    assert smallest_detectable(spread, 10, alpha=0.05 / 3) > smallest_detectable(spread, 10)
+    assert smallest_detectable(sd, 10, alpha=0.05 / 3) > smallest_detectable(sd, 10)
 
 
 def test_best_of_equal_recipes():
@@ -377,6 +642,277 @@ def test_best_of_equal_recipes():
     assert common.to_numpy() == pytest.approx(independent / math.sqrt(2), abs=1e-3)
     pd.testing.assert_frame_equal(best_of_k(), best_of_k())
     assert best_of_k()["common baseline"].is_monotonic_increasing
+
+
+# --- before a sweep -------------------------------------------------------------------------------
+
+SDS = Spread(seeds=0.02, patients=0.05, residual=0.06)
+
+
+def test_spread_finds_known_variances():
+    rng = np.random.default_rng(1)
+    scores = drawn(rng, 60, 400, SDS, (0, 0.1, 0.05, 0))
+    found = spread({str(i): runs_of(each) for i, each in enumerate(scores)})
+    assert found == pytest.approx(SDS, rel=0.1)
+    alone = spread({"baseline": runs_of(scores[0])})
+    assert alone[::2] == pytest.approx(SDS[::2], rel=0.2) and alone.patients == 0
+    assert alone.of_run(400) == pytest.approx(scores[0].mean(axis=1).std(ddof=1), rel=0.02)
+
+
+def test_spread_is_never_negative():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        scores = drawn(rng, 2, 4, Spread(0, 0, 0.1))
+        assert min(spread(dict(zip("ab", map(runs_of, scores), strict=True)))) >= 0
+
+
+@pytest.mark.parametrize("runs", [{}, {"a": [run_of(normal(10))]}, {"a": runs_of([[0.5], [0.6]])}])
+def test_spread_needs_runs_and_patients(runs):
+    with pytest.raises(KitError, match="two patients and two runs"):
+        spread(runs)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "patients", "sds", "candidates"),
+    [
+        (2, 10, SDS, 1),
+        (5, 30, SDS, 1),
+        (5, 30, SDS, 4),
+        (3, 200, Spread(0.03, 0.02, 0.1), 1),  # seeds are the limit
+        (4, 20, Spread(0.0, 0.0, 0.1), 1),  # nothing but the residual
+        (8, 10, Spread(0.0, 0.08, 0.02), 1),  # patients are the limit
+    ],
+)
+def test_power_agrees_with_simulation(seeds, patients, sds, candidates):
+    rng = np.random.default_rng(1)
+    size = smallest_difference(sds, seeds, patients, candidates)
+    assert power(sds, seeds, patients, size, candidates) == pytest.approx(0.8, abs=1e-6)
+    p = [crossed_test(*drawn(rng, seeds, patients, sds, (0, size))).p for _ in range(600)]
+    assert np.mean(np.array(p) <= 0.05 / candidates) == pytest.approx(0.8, abs=0.05)
+
+
+def test_power_on_skewed_scores():
+    rng = np.random.default_rng(2)
+    pool = skewed(rng, 400, 30)
+    known = spread({"baseline": runs_of(pool)})
+    assert 0.02 < known.of_run(30) < 0.04
+    size = smallest_difference(known, 5, 30)
+    found = []
+    for _ in range(600):
+        runs = pool[rng.permutation(len(pool))[:10]]
+        found.append(crossed_test(runs[:5], runs[5:] + size).p <= 0.05)
+    assert np.mean(found) == pytest.approx(0.8, abs=0.05)
+
+
+def test_power_grows_and_starts_at_the_level():
+    assert power(SDS, 5, 30, 0.0) <= 0.055
+    assert power(SDS, 5, 30, 0.03) == power(SDS, 5, 30, -0.03)
+    for one, more in (
+        ((SDS, 5, 30, 0.03), (SDS, 5, 30, 0.04)),
+        ((SDS, 5, 30, 0.03), (SDS, 8, 30, 0.03)),
+        ((SDS, 5, 30, 0.03), (SDS, 5, 60, 0.03)),
+        ((SDS, 5, 30, 0.03, 4), (SDS, 5, 30, 0.03, 1)),
+    ):
+        assert power(*one) < power(*more)
+    assert power(Spread(0, 0, 0), 2, 2, 0.01) == 1
+
+
+def test_seeds_needed():
+    needed = seeds_needed(SDS, 100, 0.03)
+    assert needed is not None and 2 < needed < MOST_RUNS
+    assert power(SDS, needed - 1, 100, 0.03) < 0.8 <= power(SDS, needed, 100, 0.03)
+    assert seeds_needed(SDS, 10, 0.03) is None  # patients are the limit
+    assert seeds_needed(SDS, 100, 0.3) == 2
+    equal = seeds_needed(Spread(0.01, 0.01, 0.02), 100, 0.0)  # until equivalence is established
+    assert equal is not None and power(Spread(0.01, 0.01, 0.02), equal, 100, 0.0) < 0.06
+
+
+@pytest.mark.parametrize(
+    "arguments", [(SDS, 1, 30), (SDS, 5, 1), (SDS, 5, 30, 0), (Spread(math.nan, 0, 0), 5, 30)]
+)
+def test_a_plan_out_of_range_is_refused(arguments):
+    with pytest.raises(KitError, match=r"^power: "):
+        smallest_difference(*arguments)
+
+
+# --- after a sweep --------------------------------------------------------------------------------
+
+
+def sweep_of(sds, shifts, seeds=3, patients=30):
+    scores = drawn(np.random.default_rng(3), seeds, patients, sds, (0, *shifts))
+    return dict(zip(["baseline", "a", "b", "c"], map(runs_of, scores), strict=False))
+
+
+def test_a_table_says_how_many_more_runs_would_settle_it():
+    table = compare_to_baseline(sweep_of(Spread(0.02, 0.01, 0.03), (0.02, 0.2)))
+    assert table["verdict"].tolist() == [CANNOT_TELL, "helps"]
+    more = more_runs(table)
+    assert more[1] == 0 and 0 < more[0] < MOST_RUNS
+    row = table.iloc[0]
+    known = Spread(row["seed SD"], row["patient SD"], row["residual SD"])
+    assert more[0] == seeds_needed(known, 30, row["difference"], 2) - 3
+    assert readable(table)["more runs"].tolist() == [f"{more[0]:.0f} each", ""]
+    line = resolution(table)
+    assert line.startswith("30 patients, 3 runs of each recipe, 2 candidates. The mean of a run ")
+    assert f"settled by so many more runs of each recipe: a {more[0]:.0f}." in line
+
+
+def test_more_seeds_do_not_help_where_patients_are_the_limit():
+    table = compare_to_baseline(sweep_of(Spread(0.001, 0.2, 0.01), (0.02,), patients=8))
+    assert more_runs(table).tolist() == [math.inf]
+    assert readable(table)["more runs"].tolist() == ["more patients"]
+    assert resolution(table).endswith(
+        "More runs alone would not settle a: more patients are needed."
+    )
+
+
+def test_the_line_uses_the_model_of_the_test():
+    table = compare_to_baseline(sweep_of(SDS, (0.0, 0.0, 0.0)))
+    known = Spread(*table[["seed SD", "patient SD", "residual SD"]].median())
+    size = smallest_difference(known, 3, 30, 3)
+    assert f"A true difference of {size:.3f} would be found with 80 % power" in resolution(table)
+    assert f"from seed to seed by an SD of {known.of_run(30):.3f}" in resolution(table)
+
+
+def test_rows_with_one_run_each_and_several():
+    runs = sweep_of(SDS, (0.0, 0.0))
+    runs["baseline"], runs["a"] = runs["baseline"][:1], runs["a"][:1]
+    table = compare_to_baseline(runs)
+    assert table["seed SD"].isna().tolist() == [True, False]
+    line = resolution(table)
+    assert "1 against 3 runs" in line
+    assert line.endswith("a: one run each, so p is about these weights, not about the recipe.")
+    mixed = {"x": runs["a"], "y": runs["b"], "z": runs["baseline"]}  # 1 against 3, 3 against 1
+    assert "1 against 3 runs" in resolution(compare_ladder(mixed))
+    assert math.isnan(more_runs(table)[0]) and more_runs(table)[1] > 0
+    assert readable(table)["more runs"].iloc[0] == ""
+
+
+# --- beside the mean ------------------------------------------------------------------------------
+
+
+def test_patients_who_carry_half_of_the_difference():
+    assert carried_by([0.9, 0.8] + [0.01] * 28) == 2  # half of 1.98 is 0.99
+    assert carried_by([0.05] * 30) == 15
+    assert carried_by([-0.9, -0.8] + [-0.01] * 28) == 2
+    assert carried_by([0.5, -0.4, 0.01]) == 1
+    assert carried_by([0.0] * 5) == carried_by([0.1, -0.1]) == carried_by([0.1, 0.2, -0.3]) == 0
+    row = compare(run_of([0.1] * 2 + [0.8] * 8), {"rescues": run_of([0.8] * 10)}).iloc[0]
+    assert row["half of it from"] == 1
+
+
+@given(DIFFERENCES)
+def test_no_fewer_patients_carry_half(differences):
+    count, total = carried_by(differences), sum(differences)
+    gains = sorted((d if total > 0 else -d for d in differences), reverse=True)
+    assert count <= len(differences)
+    if count:
+        assert sum(gains[:count]) >= abs(total) / 2 - 1e-8
+        assert sum(gains[: count - 1]) < abs(total) / 2 + 1e-8
+
+
+def test_outcomes_by_hand():
+    first, second = run_of([0.0, 0.8, 0.9], list("abc")), run_of([0.6, 0.8, 0.7], list("abc"))
+    for run, found in ((first, 0), (second, 30)):
+        run.cases[["tp", "fp", "fn"]] = [[found, 0, 50 - found], [80, 20, 20], [9, 1, 1]]
+    table = outcomes({"two": [first, second], "one": second})
+    assert list(table) == [
+        "mean DSC",
+        "median",
+        "pooled DSC",
+        "missed",
+        "SD between seeds",
+        "patients",
+        "runs",
+    ]
+    means = 1.7 / 3, 2.1 / 3
+    pooled = 2 * 89 / (2 * 89 + 21 + 71), 2 * 119 / (2 * 119 + 21 + 41)
+    assert table.loc["two"].tolist() == pytest.approx(
+        [np.mean(means), 0.8, np.mean(pooled), 0.5, np.std(means, ddof=1), 3, 2]
+    )
+    assert table.loc["one", ["median", "missed", "runs"]].tolist() == [0.7, 0, 1]
+    assert math.isnan(table.loc["one", "SD between seeds"])
+    with pytest.raises(KitError, match="bare: cases without the counts tp, fp, fn"):
+        outcomes({"bare": run_of([0.5] * 10)})
+    with pytest.raises(KitError, match="no recipe"):
+        outcomes({})
+
+
+# --- does it keep its word? -----------------------------------------------------------------------
+
+
+def test_null_sweeps_are_dealt_from_the_runs():
+    runs = runs_of(skewed(np.random.default_rng(4), 40, 30))
+    found = false_findings(runs, candidates=3, seeds=5, sweeps=20)
+    assert found.helps <= found.any <= 0.1
+    # any two single runs that differ in the same way for all patients count as a finding
+    always = false_findings(runs_of(np.linspace(0.1, 0.9, 8)[:, None] + np.zeros(6)), 1, 1, 10)
+    assert always.any == 1 and 0 < always.helps < 1
+
+
+@pytest.mark.parametrize("numbers", [(3, 5, 10), (0, 5, 10), (3, 0, 10), (1, 1, 0)])
+def test_null_sweeps_need_enough_runs(numbers):
+    with pytest.raises(KitError, match=r"^false_findings: 10 runs"):
+        false_findings(runs_of(np.full((10, 4), 0.5)), *numbers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed_sd", [0.0, 0.02])
+@pytest.mark.parametrize(
+    ("seeds", "patients"), [(5, 30), (5, 200), (3, 30), (2, 30), (5, 10), (1, 10)]
+)
+def test_null_sweeps_seldom_find_anything(seeds, patients, seed_sd):
+    runs = skewed(np.random.default_rng(2026), 60, patients, seed_sd)
+    found = false_findings(runs_of(runs), candidates=3, seeds=seeds)
+    sd = runs.mean(axis=1).std(ddof=1)
+    print(
+        f"| {patients} | {seeds} | {sd:.3f} | {found.helps:.1%} | {found.any:.1%} |".replace(
+            "%", " %"
+        )
+    )
+    if seeds > 1:  # one run each is about its weights
+        assert found.helps <= 0.064 and found.any <= 0.064
+
+
+def hierarchical_bootstrap_p(before, after, rng):
+    """Two-sided p of 400 resamples of runs and of patients."""
+    patients = rng.multinomial(before.shape[1], np.full(before.shape[1], 1 / before.shape[1]), 400)
+    means = [
+        (rng.multinomial(len(scores), np.full(len(scores), 1 / len(scores)), 400) @ scores)
+        / len(scores)
+        for scores in (before, after)
+    ]
+    resampled = ((means[1] - means[0]) * patients).sum(axis=1)
+    return 2 * min(np.mean(resampled <= 0), np.mean(resampled >= 0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patients", [30, 200])
+@pytest.mark.parametrize("kind", ["normal", "skewed", "skewed, no seed effect"])
+def test_other_methods_err_more_often_or_find_less(kind, patients):
+    rng, found = np.random.default_rng(5), []
+    flips = rng.choice([-1, 1], (999, patients))  # as ``sign_flip_p`` draws them, but fewer
+    for _ in range(600):
+        if kind == "normal":
+            before, after = drawn(rng, 5, patients, Spread(0.03, 0.05, 0.05))
+        else:
+            scores = skewed(rng, 10, patients, 0.02 if kind == "skewed" else 0)
+            before, after = scores[:5], scores[5:]
+        for gain in (0, 0.05):
+            differences = after.mean(axis=0) + gain - before.mean(axis=0)
+            found.append(
+                (
+                    crossed_test(before, after + gain).p,
+                    np.mean(abs(flips @ differences) >= abs(differences.sum())),
+                    hierarchical_bootstrap_p(before, after + gain, rng),
+                )
+            )
+    shares = (np.array(found) <= 0.05).reshape(-1, 2, 3).mean(axis=0)
+    cells = " | ".join(f"{size:.0%}, {power:.0%}" for size, power in shares.T)
+    print(f"| {kind} | {patients} | {cells} |".replace("%", " %"))
+    assert shares[0, 0] <= 0.065
+    if "no seed" not in kind:
+        assert shares[0, 1] > 0.1  # sign flips do not know the seeds
 
 
 def null_sweep(rng):
@@ -405,6 +941,9 @@ def test_at_most_one_null_sweep_in_twenty_has_a_false_finding():
     assert any_finding <= 0.05
 
 
+# --- a table for reading --------------------------------------------------------------------------
+
+
 def test_a_comparison_for_reading(capsys):
     runs = [run_of(np.linspace(0.6, 0.8, len(PATIENTS)) + gain) for gain in (0.0, 0.05)]
     table = readable(compare_to_baseline(dict(zip(["before", "after"], runs, strict=True))))
@@ -416,9 +955,10 @@ def test_a_comparison_for_reading(capsys):
         "CI high",
         "p (Holm)",
         "improved",
+        "half of it from",
         "verdict",
     ]
-    assert "seeds" in readable(compare(runs[0], {"two": runs}))
+    assert {"seeds", "more runs"} < set(readable(compare(runs[0], {"two": runs})))
     assert table.loc["after", ["difference", "improved", "verdict"]].tolist() == [
         0.05,
         1.0,

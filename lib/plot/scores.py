@@ -21,7 +21,7 @@ from lib.plot.style import (
     who_counts,
     with_score,
 )
-from lib.stats import p_in_words
+from lib.stats import CANNOT_TELL, NO_DIFFERENCE, p_in_words
 
 
 @styled
@@ -117,8 +117,8 @@ def forest(table: pd.DataFrame, ladder: bool = False) -> Figure:
         table: from ``lib.stats.compare_to_baseline``.
         ladder: it is from ``compare_ladder``: each row is compared with the step before it.
     """
-    other = "the rung before" if ladder else "the baseline"
-    colours = {"helps": BLUE, "hurts": VERMILION, "cannot tell": "grey"}
+    other = "the step before" if ladder else "the baseline"
+    colours = {"helps": BLUE, "hurts": VERMILION, NO_DIFFERENCE: "black", CANNOT_TELL: "grey"}
     figure, axis = plt.subplots(figsize=(10, 1.3 + 0.42 * len(table)))
     for place, row in enumerate(table.to_dict("records")):
         colour = colours[row["verdict"]]
@@ -134,7 +134,7 @@ def forest(table: pd.DataFrame, ladder: bool = False) -> Figure:
         ylim=(len(table) - 0.5, -0.5),
         xlabel=f"mean difference to {other}, over patients",
         title=f"differences with 95 % CI, {table['patients'].iloc[0]} patients "
-        f"(p: sign flips, Holm)",
+        f"(p corrected by Holm)",
     )
     axis.grid(axis="y", visible=False)
     return figure

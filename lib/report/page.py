@@ -68,7 +68,8 @@ class Part:
         ladder: each recipe is compared with the one before it.
         best: the recipe with the highest DSC.
         note: why there are no examples of segmentations.
-        resolution: the true difference that could have been found.
+        resolution: the true difference that could have been found, and how many more runs would
+            settle the rest.
         verdicts, statuses: how many of each there are.
     """
 
