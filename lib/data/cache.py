@@ -420,7 +420,7 @@ def _inner(area: np.ndarray) -> np.ndarray:
 def _slice_sign(plane: np.ndarray) -> str:
     """Return the sign by which a slice is known again, 12 hex digits."""
     sign = hashlib.blake2b(repr(plane.shape).encode(), digest_size=6)
-    sign.update(np.ascontiguousarray(plane))
+    sign.update(np.ascontiguousarray(plane).data)
     return sign.hexdigest()
 
 

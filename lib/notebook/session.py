@@ -17,7 +17,7 @@ from lib.config import Config, Profile, choose_profile
 from lib.data import find_root
 from lib.data.kaggle import usual_places
 from lib.dataset import BrainData, load_data
-from lib.phantom import PHANTOM_FOLDER, write_phantom
+from lib.phantom import PHANTOM_FOLDER, write_phantom, write_test_set
 from lib.runtime import pick_device, pick_precision
 from lib.utils import PROJECT, KitError, short_path
 
@@ -52,6 +52,23 @@ class Session:
         data = load_data(self.source, config.image_size, config.preprocessing)
         print(data.report())
         return data
+
+    def test_set(self, config: Config) -> BrainData:
+        """Return the test phantoms, prepared as ``config`` wants them; made when first needed.
+
+        No run has learnt from them, and no epoch is chosen on them. The profile ``smoke`` has four,
+        the others 200.
+
+        Raises:
+            KitError: the data are not the phantom: cross-validate on patients instead.
+        """
+        if self.source != PHANTOM_FOLDER:
+            raise KitError(
+                f"{short_path(self.source)}: has no test set; on patients every one is needed to "
+                f"learn from, so use lib.sweep.cross_validate"
+            )
+        folder = write_test_set(few=self.profile.name == "smoke")
+        return load_data(folder, config.image_size, config.preprocessing)
 
 
 def start(

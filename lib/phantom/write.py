@@ -163,7 +163,7 @@ def _write_all(folder: Path, indices: range, seed: int, size: int) -> None:
     pool = ThreadPoolExecutor(min(cores(), 8))
     try:
         done = pool.map(partial(_write_patient, folder, seed, size), indices)
-        for _ in progress(done, total=len(indices), desc=folder.name, unit="patient"):
+        for _ in progress(done, total=len(indices), desc="phantom", unit="patient"):
             pass
     finally:
         pool.shutdown(
@@ -207,9 +207,14 @@ def write_phantom(
     return root
 
 
-def write_test_set() -> Path:
+def write_test_set(few: bool = False) -> Path:
     """Write the test set of the phantom, unless it is there; return its folder.
 
     200 further patients of the same seed. None of them is ever trained or chosen on.
+
+    Args:
+        few: only the first four, in a folder of their own: to try things out.
     """
+    if few:
+        return write_phantom(TEST_FOLDER.with_name(f"{TEST_FOLDER.name}-few"), 4, first=TEST_FIRST)
     return write_phantom(TEST_FOLDER, TEST_PATIENTS, first=TEST_FIRST)

@@ -5,6 +5,7 @@ The door is ``sweep``, or ``python -m lib.sweep PLAN``; start to read at ``plans
 """
 
 from lib.sweep.crossval import CrossValidation, cross_validate
+from lib.sweep.measured import evidence, score
 from lib.sweep.plans import PLANS, Plan, grid, random_plan
 from lib.sweep.run import Sweep, sweep
 
@@ -14,7 +15,9 @@ __all__ = [
     "Plan",
     "Sweep",
     "cross_validate",
+    "evidence",
     "grid",
     "random_plan",
+    "score",
     "sweep",
 ]

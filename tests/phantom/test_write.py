@@ -64,6 +64,8 @@ def test_the_test_set_shares_no_patient_with_the_phantom(tmp_path, monkeypatch):
     assert names == {"PHANTOM_1001", "PHANTOM_1002"}
     assert not names & {write.patient_name(index) for index in range(write.PATIENTS)}
     assert write_test_set() == root  # it is made once
+    few = write_test_set(few=True)
+    assert few != root and len([path for path in few.iterdir() if path.is_dir()]) == 4
 
 
 def test_the_number_of_cores_does_not_matter(written, tmp_path, monkeypatch):

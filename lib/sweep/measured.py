@@ -1,0 +1,182 @@
+"""Read what was measured on the phantom: every question of the notebooks, with several seeds.
+
+``python -m maintain.evidence`` made the tables in ``result/reference/phantom``. Each run was scored
+on the 200 test phantoms, which no run has learnt from and no epoch was chosen on: by its best epoch
+in validation, and by its last.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from lib.config import PROFILES, REFERENCE, Config
+from lib.dataset import BrainData, require_prepared
+from lib.evaluate import predict_volumes, segmentation
+from lib.logger import Run
+from lib.metrics import Counts
+from lib.networks import build_model
+from lib.runtime import deterministic
+from lib.runtime.checkpoint import read_checkpoint
+from lib.runtime.device import prepare
+from lib.sweep.plans import Plan, find_plan
+from lib.utils import PROJECT, KitError
+
+BASE = replace(REFERENCE, **PROFILES["quick"])
+"""The recipe that the variants of every plan changed."""
+FOLDER = PROJECT / "result" / "reference" / "phantom"
+TRUTH, HITS, PREDICTED = "tumour_voxels.csv", "true_positives.csv", "predicted_voxels.csv"
+KEY = ["recipe", "seed", "epoch"]
+Epoch = Literal["best", "last"]
+_NOT_RECIPE = ("seed", "split", "device", "precision")
+
+
+@dataclass(frozen=True)
+class TestScores:
+    """Hold the scores of one run on the test phantoms; ``lib.stats`` compares it like a run.
+
+    Attributes:
+        config: its recipe and seed.
+        epoch: ``best`` in validation, or ``last``.
+        cases: a row per patient, with ``dsc``, ``tp``, ``fp`` and ``fn`` on the network's grid.
+    """
+
+    __test__ = False  # pytest would take it for a class of tests
+
+    config: Config
+    epoch: Epoch
+    cases: pd.DataFrame
+
+
+def recipe_of(config: Config) -> str:
+    """Return what the runs of a recipe have in common, as a key of the tables."""
+    identity = {name: v for name, v in config.identity().items() if name not in _NOT_RECIPE}
+    return json.dumps(identity, sort_keys=True)
+
+
+def evidence(
+    plan: Plan | str, epoch: Epoch = "last", folder: Path = FOLDER
+) -> dict[str, list[TestScores]]:
+    """Return the measured runs of a plan: label -> one a seed, the reference first.
+
+    Args:
+        epoch: whose weights were scored; ``last`` was not chosen by any score.
+
+    Raises:
+        KitError: no such epoch, or a variant that was not measured.
+    """
+    plan = find_plan(plan)
+    return {
+        label: _runs_of(config, _checked(epoch), folder, f"plan {plan.name}, {label}")
+        for label, config in plan.configs(BASE).items()
+    }
+
+
+def score(run: Run, data: BrainData, epoch: Epoch = "last") -> TestScores:
+    """Score a run of one's own on further patients, as those of the tables were.
+
+    Args:
+        data: patients that it was not trained on, e.g. ``session.test_set(run.config)``.
+
+    Raises:
+        KitError: no such epoch; data of another size; a patient that it was trained on, or without
+            masks; a checkpoint that is gone or damaged.
+    """
+    require_prepared(data, run.config)
+    checkpoint = read_checkpoint(run.folder / "best.pt")
+    seen = data.known(checkpoint["trained_on"], checkpoint.get("scans", ()))
+    unfit = [name for name in data.patients if name in seen or not data.has_mask(name)]
+    if unfit:
+        raise KitError(
+            f"{run.id}: was trained on {len(unfit)} of these patients, e.g. {unfit[0]}, or they "
+            f"have no masks; score it on others"
+        )
+    weights = checkpoint["weights"]
+    if _checked(epoch) == "last":
+        weights = _last_weights(read_checkpoint(run.folder / "last.pt"))
+    return TestScores(run.config, epoch, _scored(run.config, weights, data))
+
+
+def _checked(epoch: str) -> Epoch:
+    """Return the epoch. Raises KitError if there is no such."""
+    if epoch not in get_args(Epoch):
+        raise KitError(f"epoch {epoch!r} is unknown; use best or last")
+    return cast(Epoch, epoch)
+
+
+def _last_weights(state: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the weights that the last epoch was scored with: averaged, if the run averages."""
+    weights: dict[str, Tensor] = (state["average"] or state)["weights"]
+    return weights
+
+
+def _scored(config: Config, weights: dict[str, Tensor], data: BrainData) -> pd.DataFrame:
+    """Return a row per patient: DSC and counts, on the network's grid."""
+    network = build_model(config)
+    network.load_state_dict(weights)
+    machine = prepare([network], config.device, config.precision)
+    names, counts = sorted(data.patients), []
+    with deterministic():
+        for name, volume in predict_volumes(network, config, data, names, machine):
+            mask = segmentation(volume, config.component)
+            truth = data.slices((name,)).volume_masks()[0] > 0
+            counts.append((truth.sum(), (mask & truth).sum(), mask.sum()))
+    tumour, hits, predicted = np.array(counts).T
+    return _cases(names, tumour, hits, predicted)
+
+
+def _runs_of(config: Config, epoch: Epoch, folder: Path, what: str) -> list[TestScores]:
+    """Return the measured runs of a recipe, one a seed. Raises KitError if there are none."""
+    truth, hits, predicted = _tables(folder)
+    chosen = [key for key in hits.index if (key[0], key[2]) == (recipe_of(config), epoch)]
+    if not chosen:
+        raise KitError(
+            f"{folder}: has no runs of {what}; only the plans of train.ipynb and train_best.ipynb "
+            f"were measured, on the profile quick"
+        )
+    names = list(truth.index)
+    tumour = truth.to_numpy()
+    return [
+        TestScores(
+            replace(config, seed=int(key[1])),
+            epoch,
+            _cases(names, tumour, hits.loc[key].to_numpy(), predicted.loc[key].to_numpy()),
+        )
+        for key in sorted(chosen, key=lambda key: key[1])
+    ]
+
+
+def _cases(
+    names: list[str], tumour: np.ndarray, tp: np.ndarray, predicted: np.ndarray
+) -> pd.DataFrame:
+    """Return a row per patient: DSC and counts of voxels."""
+    fp, fn = predicted - tp, tumour - tp
+    dsc = [Counts(*map(int, each)).dsc for each in zip(tp, fp, fn, strict=True)]
+    return pd.DataFrame({"patient": names, "dsc": dsc, "tp": tp, "fp": fp, "fn": fn})
+
+
+@lru_cache(maxsize=4)
+def _tables(folder: Path) -> tuple[pd.Series, pd.DataFrame, pd.DataFrame]:
+    """Return tumour voxels by patient, and true positives and predicted voxels of each run.
+
+    Raises:
+        KitError: the tables are not there, or do not fit together.
+    """
+    try:
+        truth = pd.read_csv(folder / TRUTH, index_col="patient")["voxels"]
+        hits, predicted = (pd.read_csv(folder / name, index_col=KEY) for name in (HITS, PREDICTED))
+    except (OSError, ValueError, KeyError) as error:
+        raise KitError(
+            f"{folder}: cannot be read ({' '.join(str(error).split())[:100]}); restore it from the "
+            f"repository"
+        ) from None
+    if list(hits) != list(truth.index) or list(predicted) != list(truth.index):
+        raise KitError(f"{folder}: the tables are of other patients; restore them")
+    return truth, hits, predicted

@@ -1,0 +1,170 @@
+"""Train and score every question of the notebooks on the phantom, with several seeds.
+
+Command line: ``python -m maintain.evidence --out DIR [--only PLAN ...] [--workers N]``
+
+Hours on two cores; interrupt it whenever you like, it goes on where it stopped. Runs and scores are
+in ``--out``, the tables in ``result/reference/phantom``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+import pandas as pd
+import torch
+
+from lib.config import LADDER
+from lib.dataset import BrainData, load_data
+from lib.logger import Run, to_csv
+from lib.phantom import PHANTOM_FOLDER, write_phantom, write_test_set
+from lib.runtime import CommandParser, run_command
+from lib.runtime.cli import RESUMES
+from lib.sweep import PLANS, Plan
+from lib.sweep.measured import BASE, FOLDER, HITS, KEY, PREDICTED, TRUTH, Epoch, recipe_of, score
+from lib.sweep.run import outcome, train_tasks
+from lib.sweep.task import Task, make_tasks
+from lib.utils import KitError, cores, progress, write_atomic, write_json
+
+FIRST_SEED, SEEDS, MANY = 42, 5, 20
+SCORES = "test-scores"  # folder of what was scored, beside the runs
+
+
+class Part(NamedTuple):
+    """Hold a plan and the number of its seeds, from 42."""
+
+    plan: Plan
+    seeds: int
+
+    def tasks(self, data: BrainData, out: Path) -> list[Task]:
+        """Return its runs."""
+        seeds = range(FIRST_SEED, FIRST_SEED + self.seeds)
+        return make_tasks(self.plan, BASE, data, out, seeds, scale="phantom")
+
+
+BEST = Plan(
+    "best recipe",
+    "Is the best recipe better?",
+    {"baseline": {}, "best": list(LADDER.values())[-1]},
+    table="best",
+)
+STEPS = Plan(
+    "best ladder", "What is each step of the best recipe worth?", LADDER, ladder=True, table="best"
+)
+# of one recipe, to see how often a difference is found where there is none
+NULL = Plan("baseline", "How far do runs of one recipe differ?", {"baseline": {}})
+SINGLE = ("network_wide", "coursework", "everything")  # not of train.ipynb, or repeats
+PARTS: Mapping[str, Part] = {
+    part.plan.name: part
+    for part in (
+        Part(BEST, MANY),
+        Part(STEPS, SEEDS),
+        *(Part(plan, SEEDS) for name, plan in PLANS.items() if name not in SINGLE),
+        Part(NULL, 2 * MANY),
+    )
+}
+"""Name of the plan -> part, in the order in which they are trained."""
+
+
+# --- scores ---------------------------------------------------------------------------------------
+
+
+def score_run(folder: Path, test_set: Path, file: Path) -> None:
+    """Score a run on the test phantoms by its best and by its last epoch, and write the counts."""
+    torch.set_num_threads(1)
+    run = Run(folder)
+    data = load_data(test_set, run.config.image_size, run.config.preprocessing)
+    counts = {}
+    for epoch in get_args(Epoch):
+        cases = score(run, data, epoch).cases.set_index("patient")
+        predicted = cases["tp"] + cases["fp"]
+        counts[epoch] = {
+            name: [int(cases["tp"][name]), int(predicted[name])] for name in cases.index
+        }
+    write_json(file, counts)
+
+
+def score_all(runs: Sequence[Run], out: Path, workers: int) -> None:
+    """Score the runs that have no scores yet, several at a time."""
+    test_set = write_test_set()
+    load_data(test_set, BASE.image_size)  # prepared once, before the processes need it
+    todo = [run for run in runs if not _file(out, run).exists()]
+    with (
+        ProcessPoolExecutor(workers, get_context("spawn")) as pool,
+        progress(total=len(todo), desc="scoring", unit="run") as bar,
+    ):
+        jobs = [pool.submit(score_run, run.folder, test_set, _file(out, run)) for run in todo]
+        for job in jobs:
+            job.result()
+            bar.update()
+
+
+def _file(out: Path, run: Run) -> Path:
+    """Return the file of a run's scores."""
+    return out / SCORES / f"{run.id}.json"
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def write_tables(runs: Sequence[Run], out: Path, folder: Path) -> None:
+    """Write the tables that ``lib.sweep.measured`` reads."""
+    data = load_data(write_test_set(), BASE.image_size)
+    truth = {
+        name: int(data.slices((name,)).volume_masks()[0].sum()) for name in sorted(data.patients)
+    }
+    rows = sorted(_rows(runs, out), key=lambda row: row[0])
+    keys = pd.MultiIndex.from_tuples([key for key, _ in rows], names=KEY)
+    tables = {TRUTH: pd.DataFrame({"patient": list(truth), "voxels": list(truth.values())})}
+    for place, name in enumerate((HITS, PREDICTED)):
+        counts = [[found[patient][place] for patient in truth] for _, found in rows]
+        tables[name] = pd.DataFrame(counts, keys, list(truth)).reset_index()
+    for name, table in tables.items():
+        write_atomic(folder / name, to_csv(table))
+
+
+def _rows(
+    runs: Sequence[Run], out: Path
+) -> Iterator[tuple[tuple[str, int, str], dict[str, list[int]]]]:
+    """Yield (recipe, seed, epoch) and the counts of each run and epoch."""
+    for run in runs:
+        for epoch, counts in json.loads(_file(out, run).read_text(encoding="utf-8")).items():
+            yield (recipe_of(run.config), run.config.seed, epoch), counts
+
+
+# --- command line ---------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = CommandParser(
+        prog="python -m maintain.evidence",
+        description=f"Train and score on the phantom: {', '.join(PARTS)}.",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of runs and scores")
+    parser.add_argument("--only", nargs="+", metavar="PLAN", default=list(PARTS))
+    parser.add_argument("--workers", type=int, default=cores(), help="runs at a time")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.only).difference(PARTS):
+        raise KitError(f"plan {min(unknown)!r} is not measured; use some of {', '.join(PARTS)}")
+    data, out = load_data(write_phantom(PHANTOM_FOLDER), BASE.image_size), arguments.out.absolute()
+    finished: dict[str, Run] = {}
+    for name, part in PARTS.items():
+        tasks = part.tasks(data, out)
+        if name in arguments.only:
+            print(f"\n{name}: {part.plan.question}", flush=True)
+            train_tasks(tasks, data, out, "processes", workers=arguments.workers)
+        done = [task for task in tasks if task.status == "finished"]
+        if done:
+            runs, _ = outcome(done)
+            finished |= {run.id: run for several in runs.values() for run in several}
+        score_all(list(finished.values()), out, arguments.workers)
+    write_tables(list(finished.values()), out, FOLDER)
+
+
+if __name__ == "__main__":
+    run_command(main, RESUMES)
