@@ -26,7 +26,7 @@ from lib.runtime import CommandParser, run_command
 from lib.runtime.cli import RESUMES
 from lib.sweep import PLANS, Plan
 from lib.sweep.measured import BASE, FOLDER, HITS, KEY, PREDICTED, TRUTH, Epoch, recipe_of, score
-from lib.sweep.run import outcome, train_tasks
+from lib.sweep.run import train_tasks
 from lib.sweep.task import Task, make_tasks
 from lib.utils import KitError, cores, progress, write_atomic, write_json
 
@@ -40,9 +40,9 @@ class Part(NamedTuple):
     plan: Plan
     seeds: int
 
-    def tasks(self, data: BrainData, out: Path) -> list[Task]:
-        """Return its runs."""
-        seeds = range(FIRST_SEED, FIRST_SEED + self.seeds)
+    def tasks(self, data: BrainData, out: Path, most: int) -> list[Task]:
+        """Return its runs, with so many seeds at most."""
+        seeds = range(FIRST_SEED, FIRST_SEED + min(self.seeds, most))
         return make_tasks(self.plan, BASE, data, out, seeds, scale="phantom")
 
 
@@ -152,18 +152,21 @@ def main() -> None:
     if unknown := set(arguments.only).difference(PARTS):
         raise KitError(f"plan {min(unknown)!r} is not measured; use some of {', '.join(PARTS)}")
     data, out = load_data(write_phantom(PHANTOM_FOLDER), BASE.image_size), arguments.out.absolute()
-    finished: dict[str, Run] = {}
-    for name, part in PARTS.items():
-        tasks = part.tasks(data, out)
-        if name in arguments.only:
-            print(f"\n{name}: {part.plan.question}", flush=True)
+    for most in (SEEDS, max(part.seeds for part in PARTS.values())):  # of every question first
+        for name in arguments.only:
+            print(f"\n{name}: {PARTS[name].plan.question}", flush=True)
+            tasks = PARTS[name].tasks(data, out, most)
             train_tasks(tasks, data, out, "processes", workers=arguments.workers)
-        done = [task for task in tasks if task.status == "finished"]
-        if done:
-            runs, _ = outcome(done)
-            finished |= {run.id: run for several in runs.values() for run in several}
-        score_all(list(finished.values()), out, arguments.workers)
-    write_tables(list(finished.values()), out, FOLDER)
+            runs = _finished(data, out)
+            score_all(runs, out, arguments.workers)
+            write_tables(runs, out, FOLDER)
+
+
+def _finished(data: BrainData, out: Path) -> list[Run]:
+    """Return the finished runs of all parts, each once."""
+    tasks = [task for part in PARTS.values() for task in part.tasks(data, out, part.seeds)]
+    folders = {task.folder.path for task in tasks if task.status == "finished"}
+    return [Run(folder) for folder in sorted(folders)]
 
 
 if __name__ == "__main__":
