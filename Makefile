@@ -25,8 +25,8 @@ STEP := .ci/step
 SHARE := 0.02
 
 test: .venv/dev ## all checks but the slow tests
-	$(MAKE) -j 2 lint types test-browser  # each of these keeps one core busy
-	$(MAKE) test-unit test-notebooks test-faults
+	$(MAKE) -j 2 lint types test-browser test-notebooks test-faults  # each is busy on one core, or waits
+	$(MAKE) test-unit  # on two
 
 test-all: .venv/dev ## the same and the slow tests, and three minutes of the tries of make faults
 	$(MAKE) test SHARE=0.07
