@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -19,10 +20,10 @@ from scipy import ndimage
 from torch.utils.data import DataLoader
 
 from benchmarks import plain
-from benchmarks.measure import Row, apart, in_turns, row
+from benchmarks.measure import Row, apart, in_turns, row, seconds
 from benchmarks.sets import many_patients, some_phantoms, temporary
 from benchmarks.step import FULL_WIDTH, Step, random_batch
-from lib.config import Config
+from lib.config import BEST, PROFILES, Config
 from lib.data import list_patients, read_patient
 from lib.dataset import load_data, make_split
 from lib.evaluate import predict_volumes, predicted_mask
@@ -34,6 +35,7 @@ from lib.networks import build_model, summary
 from lib.phantom import PHANTOM_FOLDER, make_patient, write_phantom
 from lib.plot.pixels import FLAIR, render
 from lib.runtime import pick_device, pick_precision
+from lib.sweep import Plan, sweep
 from lib.train import fit
 from lib.transform import draw_affine, warp
 from lib.utils import PROJECT, cores
@@ -156,6 +158,28 @@ def training(
             "plain fp32 loop, DataLoader",
             float(np.median(plain_times[1:])),
             float(np.median(our_times)),
+        )
+    ]
+
+
+def quick_runs(runs: int = 2, epochs: int = 12) -> list[Row]:
+    """Compare a sweep of quick runs side by side with the same, one run after the other."""
+    recipe = replace(BEST, **PROFILES["quick"] | {"epochs": epochs, "split": "holdout:10"})
+    plan = Plan("seeds", "How many runs an hour?", {"best": {}})
+    with temporary() as folder:
+        data = load_data(some_phantoms(folder / "data", 30), recipe.image_size)
+        slow, fast = (
+            seconds(partial(sweep, plan, recipe, data, folder / executor, range(runs), executor))
+            for executor in ("local", "processes")
+        )
+    rate = " and ".join(f"{3600 * runs / each:.0f}" for each in (slow, fast))
+    return [
+        row(
+            f"{runs} runs of the best recipe, U-Net 8, 80x80, batch 8, {epochs} epochs, 30 phantoms",
+            "one after the other, all cores each",
+            slow,
+            fast,
+            f"{rate} runs an hour",
         )
     ]
 

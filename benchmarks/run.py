@@ -39,6 +39,7 @@ def ratios() -> list[Row]:
 def larger_ratios() -> list[Row]:
     """Larger images, longer epochs, and fp32."""
     return [
+        *rows.quick_runs(),
         *rows.inference(256),
         *rows.training_step(256),
         *rows.training(patients=12),

@@ -25,7 +25,18 @@ from lib.phantom import PHANTOM_FOLDER, write_phantom, write_test_set
 from lib.runtime import CommandParser, run_command
 from lib.runtime.cli import RESUMES
 from lib.sweep import PLANS, Plan
-from lib.sweep.measured import BASE, FOLDER, HITS, KEY, PREDICTED, TRUTH, Epoch, recipe_of, score
+from lib.sweep.measured import (
+    BASE,
+    FOLDER,
+    HITS,
+    KEY,
+    PREDICTED,
+    SOLUTION,
+    TRUTH,
+    Epoch,
+    recipe_of,
+    score,
+)
 from lib.sweep.run import train_tasks
 from lib.sweep.task import Task, make_tasks
 from lib.utils import KitError, cores, progress, write_atomic, write_json
@@ -117,14 +128,21 @@ def write_tables(runs: Sequence[Run], out: Path, folder: Path) -> None:
     truth = {
         name: int(data.slices((name,)).volume_masks()[0].sum()) for name in sorted(data.patients)
     }
+    table = pd.DataFrame({"patient": list(truth), "voxels": list(truth.values())})
+    write_atomic(folder / TRUTH, to_csv(table))
+    plans = [part.plan for part in PARTS.values() if part.plan.table == "train"]
+    open_ones = {recipe_of(config) for plan in plans for config in plan.configs(BASE).values()}
     rows = sorted(_rows(runs, out), key=lambda row: row[0])
-    keys = pd.MultiIndex.from_tuples([key for key, _ in rows], names=KEY)
-    tables = {TRUTH: pd.DataFrame({"patient": list(truth), "voxels": list(truth.values())})}
-    for place, name in enumerate((HITS, PREDICTED)):
-        counts = [[found[patient][place] for patient in truth] for _, found in rows]
-        tables[name] = pd.DataFrame(counts, keys, list(truth)).reset_index()
-    for name, table in tables.items():
-        write_atomic(folder / name, to_csv(table))
+    for target, open_to_students in ((folder, True), (folder / SOLUTION, False)):
+        chosen = [row for row in rows if (row[0][0] in open_ones) == open_to_students]
+        if not chosen:
+            continue
+        target.mkdir(parents=True, exist_ok=True)
+        keys = pd.MultiIndex.from_tuples([key for key, _ in chosen], names=KEY)
+        for place, name in enumerate((HITS, PREDICTED)):
+            counts = [[found[patient][place] for patient in truth] for _, found in chosen]
+            table = pd.DataFrame(counts, keys, list(truth)).reset_index()
+            write_atomic(target / name, to_csv(table))
 
 
 def _rows(

@@ -21,6 +21,7 @@ PARTS = (
     "lib/**/*",
     "img/*",
     "data/README.md",
+    "result/reference/phantom/*.csv",
     "docs/*.md",
     "README*.md",
     "LICENSE",
@@ -30,7 +31,7 @@ PARTS = (
     "pyproject.toml",
     ".gitignore",
 )
-"""Files that students get: no results, weights, tests or measurements."""
+"""Files that students get: no results, weights or tests, and no solution among the measurements."""
 LEFT_OUT = ("docs/instructors.md",)
 TARGET = PROJECT / "result" / "student"
 _TEXT = (".md", ".toml", ".txt", ".css", ".js", ".jinja", "")

@@ -33,6 +33,7 @@ BASE = replace(REFERENCE, **PROFILES["quick"])
 """The recipe that the variants of every plan changed."""
 FOLDER = PROJECT / "result" / "reference" / "phantom"
 TRUTH, HITS, PREDICTED = "tumour_voxels.csv", "true_positives.csv", "predicted_voxels.csv"
+SOLUTION = "best"  # folder of the steps of the best recipe, which the student edition lacks
 KEY = ["recipe", "seed", "epoch"]
 Epoch = Literal["best", "last"]
 _NOT_RECIPE = ("seed", "split", "device", "precision")
@@ -171,7 +172,11 @@ def _tables(folder: Path) -> tuple[pd.Series, pd.DataFrame, pd.DataFrame]:
     """
     try:
         truth = pd.read_csv(folder / TRUTH, index_col="patient")["voxels"]
-        hits, predicted = (pd.read_csv(folder / name, index_col=KEY) for name in (HITS, PREDICTED))
+        folders = [each for each in (folder, folder / SOLUTION) if each.is_dir()]
+        hits, predicted = (
+            pd.concat([pd.read_csv(each / name, index_col=KEY) for each in folders])
+            for name in (HITS, PREDICTED)
+        )
     except (OSError, ValueError, KeyError) as error:
         raise KitError(
             f"{folder}: cannot be read ({' '.join(str(error).split())[:100]}); restore it from the "

@@ -14,6 +14,7 @@ from maintain import evidence
 from maintain.evidence import PARTS, Part, main
 
 PLAN = Plan("loss", "Which?", {"Dice": {}, "IoU": {"loss": "IOULoss"}})
+STEPS = Plan("best ladder", "What for?", {"as shipped": {}, "averaged": {"ema": 0.5}}, table="best")
 SMALL = {"image_size": 32, "init_features": 2, "epochs": 2, "batch_size": 8, "device": "cpu"}
 
 
@@ -32,7 +33,7 @@ def test_train_score_write_and_do_nothing_the_second_time(tmp_path, monkeypatch,
     monkeypatch.setattr(evidence, "write_phantom", lambda folder: folder)
     monkeypatch.setattr(evidence, "write_test_set", lambda: test_set)
     monkeypatch.setattr(evidence, "FOLDER", tmp_path / "tables")
-    monkeypatch.setattr(evidence, "PARTS", {"loss": Part(PLAN, 2)})
+    monkeypatch.setattr(evidence, "PARTS", {"loss": Part(PLAN, 2), "best ladder": Part(STEPS, 1)})
     monkeypatch.setattr(evidence, "BASE", base)
     monkeypatch.setattr(reading, "BASE", base)
     out = tmp_path / "out"
@@ -44,10 +45,13 @@ def test_train_score_write_and_do_nothing_the_second_time(tmp_path, monkeypatch,
         "IoU": [42, 43],
     }
     [file, *others] = sorted((out / evidence.SCORES).iterdir())
-    assert len(others) == 3
+    assert len(others) == 4
     counts = json.loads(file.read_text())
     assert set(counts) == {"best", "last"} and len(counts["best"]) == 3
-    tables = {path: path.read_bytes() for path in (tmp_path / "tables").iterdir()}
+    tables = {path: path.read_bytes() for path in (tmp_path / "tables").rglob("*.csv")}
+    assert "ema" not in (tmp_path / "tables" / reading.HITS).read_text()  # students get this one
+    steps = reading.evidence(STEPS, folder=tmp_path / "tables")
+    assert {label: len(runs) for label, runs in steps.items()} == {"as shipped": 2, "averaged": 1}
     written = file.stat().st_mtime_ns
     capsys.readouterr()
     main()
