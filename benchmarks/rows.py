@@ -175,7 +175,7 @@ def quick_runs(runs: int = 2, epochs: int = 12) -> list[Row]:
     rate = " and ".join(f"{3600 * runs / each:.0f}" for each in (slow, fast))
     return [
         row(
-            f"{runs} runs of the best recipe, U-Net 8, 80x80, batch 8, {epochs} epochs, 30 phantoms",
+            f"{runs} runs of the best recipe, U-Net 8, 80x80, batch 8, {epochs} epochs, 30 heads",
             "one after the other, all cores each",
             slow,
             fast,
