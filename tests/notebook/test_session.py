@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
-from lib.config import REFERENCE
+from lib.config import REFERENCE, choose_profile
 from lib.data import kaggle
-from lib.notebook import start
+from lib.notebook import Session, start
+from lib.phantom import PHANTOM_FOLDER, write
 from lib.utils import KitError
 from tests.conftest import NAMES
 
@@ -72,3 +74,12 @@ def test_what_cannot_be_used_is_a_line(tiny_kaggle, arguments, line, capsys):
     with pytest.raises(KitError):
         start(**{"data": tiny_kaggle, **arguments})
     assert line in capsys.readouterr().out
+
+
+def test_only_the_phantom_has_a_test_set(tiny_kaggle, tmp_path, monkeypatch):
+    config = replace(REFERENCE, image_size=32)
+    assert start(data=tiny_kaggle).test_set(config) is None
+    monkeypatch.setattr(write, "TEST_FOLDER", tmp_path / "test")
+    few = Session(PHANTOM_FOLDER, tmp_path, choose_profile(False, "cpu", "smoke")).test_set(config)
+    assert len(few.patients) == 4 and few.image_size == 32
+    assert min(few.patients) == "PHANTOM_1001"
