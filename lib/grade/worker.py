@@ -68,7 +68,8 @@ class Worker:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._stop(patience=5 if exc[0] is None else 0)
+        # one that nobody has called may still get ready, and need not
+        self._stop(patience=5 if exc[0] is None and self._ready else 0)
 
     def call(self, argument: Any, seconds: float) -> Any:
         """Return what the function returns for ``argument``; both are JSON values.

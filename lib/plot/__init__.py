@@ -6,15 +6,17 @@ start to read at ``style.py``.
 
 # fmt: off
 # isort: off
+from lib.plot.effects import power_curve, waterfall
+from lib.plot.evidence import among
 from lib.plot.images import disagreement, overlays, patient_slices
 from lib.plot.live import LiveView
 from lib.plot.scores import calibration, dsc_bars, dsc_strips, forest, size_against_dsc
 from lib.plot.style import styled
 from lib.plot.teaching import augmented_slices, sliding_mask
-from lib.plot.training import curves, sweep_curves, sweep_scores
+from lib.plot.training import curves, seeds_curves, sweep_curves, sweep_scores
 
 __all__ = [
-    "LiveView", "augmented_slices", "calibration", "curves", "disagreement", "dsc_bars",
-    "dsc_strips", "forest", "overlays", "patient_slices", "size_against_dsc", "sliding_mask",
-    "styled", "sweep_curves", "sweep_scores",
+    "LiveView", "among", "augmented_slices", "calibration", "curves", "disagreement", "dsc_bars",
+    "dsc_strips", "forest", "overlays", "patient_slices", "power_curve", "seeds_curves",
+    "size_against_dsc", "sliding_mask", "styled", "sweep_curves", "sweep_scores", "waterfall",
 ]

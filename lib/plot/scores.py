@@ -15,13 +15,14 @@ from lib.metrics import summarise
 from lib.plot.pixels import BLUE, SKY, VERMILION
 from lib.plot.style import (
     TRAINED_ON,
+    VERDICT_COLOURS,
     nothing_to_score,
     styled,
     were_trained_on,
     who_counts,
     with_score,
 )
-from lib.stats import CANNOT_TELL, NO_DIFFERENCE, p_in_words
+from lib.stats import p_in_words
 
 
 @styled
@@ -118,10 +119,9 @@ def forest(table: pd.DataFrame, ladder: bool = False) -> Figure:
         ladder: it is from ``compare_ladder``: each row is compared with the step before it.
     """
     other = "the step before" if ladder else "the baseline"
-    colours = {"helps": BLUE, "hurts": VERMILION, NO_DIFFERENCE: "black", CANNOT_TELL: "grey"}
     figure, axis = plt.subplots(figsize=(10, 1.3 + 0.42 * len(table)))
     for place, row in enumerate(table.to_dict("records")):
-        colour = colours[row["verdict"]]
+        colour = VERDICT_COLOURS[row["verdict"]]
         axis.plot([row["CI low"], row["CI high"]], [place, place], color=colour, linewidth=2.5)
         axis.plot(row["difference"], place, "o", color=colour, markersize=8)
         words = f"{row['difference']:+.3f}   {p_in_words(row['p (Holm)'])}   {row['verdict']}"

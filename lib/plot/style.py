@@ -18,8 +18,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lib.plot.pixels import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
+from lib.stats import CANNOT_TELL, NO_DIFFERENCE
 
 CYCLE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
+VERDICT_COLOURS = {
+    "helps": BLUE,
+    "hurts": VERMILION,
+    NO_DIFFERENCE: "black",
+    CANNOT_TELL: "dimgrey",
+}
 
 TRAINED_ON = "darkgrey"  # patients whose scores tell what the network remembers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -130,3 +131,51 @@ def sweep_curves(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
         *right.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(runs), 4)
     )
     return figure
+
+
+class WithHistory(Protocol):
+    """Describe what has a curve: a ``Run``."""
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """Return a row per epoch, with the columns ``epoch`` and ``val_dsc``."""
+
+
+@styled
+def seeds_curves(runs: Mapping[str, WithHistory | Sequence[WithHistory]]) -> Figure:
+    """Draw the validation DSC of many seeds by epoch: thin lines, and thick medians over them.
+
+    The median ends with the shortest run of a recipe.
+
+    Args:
+        runs: label -> run, or its runs with several seeds; two recipes can be told apart best.
+
+    Raises:
+        KitError: nothing to draw, or a recipe whose runs have no validation DSC.
+    """
+    if not runs:
+        raise KitError("seeds_curves: no runs to draw; train some first")
+    tables = {label: _scores_by_epoch(label, given) for label, given in runs.items()}
+    figure, axis = plt.subplots(figsize=(8, 4.2))
+    dsc_axis(axis, "validation DSC of each seed (thick: their median)")
+    for (label, table), style in zip(tables.items(), line_styles(len(tables)), strict=True):
+        axis.plot(table.index, table, alpha=0.3, linewidth=0.8, zorder=1, **style)
+        median = table.dropna().median(axis=1)
+        count = "1 seed" if table.shape[1] == 1 else f"{table.shape[1]} seeds"
+        words = f"{label}: {count}, {median.iloc[-1]:.3f} at the end"
+        axis.plot(median.index, median, linewidth=3, label=words, **style)
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def _scores_by_epoch(label: str, given: WithHistory | Sequence[WithHistory]) -> pd.DataFrame:
+    """Return the validation DSC (epoch, run). Raises KitError if no epoch has it of all runs."""
+    several = list(given) if isinstance(given, Sequence) else [given]
+    columns = [run.history.set_index("epoch")["val_dsc"] for run in several]
+    table = pd.concat(columns, axis=1) if columns else pd.DataFrame()
+    if table.dropna().empty:
+        raise KitError(
+            f"seeds_curves: {label} has no run with a validation DSC; train it with validation "
+            f"patients, or leave it out"
+        )
+    return table

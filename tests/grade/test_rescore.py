@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
+import pytest
+
 from lib.data import write_masks
+from lib.metrics import dsc, largest_component
 from tests.grade.demo import edit_json, run_of
 from tests.grade.test_checks import found
 
@@ -31,7 +35,10 @@ def own_network(files, exam, masks) -> dict[str, bytes]:
 def test_masks_are_scored_where_the_network_is_not_known(examine, exam, ada):
     truth = {name: exam.data.truth(name) for name in exam.split.validation}
     result = examine(own_network(ada, exam, truth))
-    assert (result["grid"], result["verified"], result["probe"]) == ("file", 1.0, None)
+    # of a tumour in two pieces only the larger can be found
+    best = np.mean([dsc(largest_component(mask), mask) for mask in truth.values()])
+    assert (result["grid"], result["probe"]) == ("file", None)
+    assert result["verified"] == pytest.approx(best) and best > 0.99
     assert "rescored from masks" in found(result) and "claim not reproduced" in found(result)
     result = examine(own_network(ada, exam, dict(list(truth.items())[:2])))
     assert result["status"] == "not verifiable" and "is missing" in result["findings"][-1].text

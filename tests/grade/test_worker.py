@@ -76,13 +76,19 @@ def test_a_worker_that_cannot_start_says_why():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the half answer is written to a socket")
-@pytest.mark.parametrize("answer", ["pickle", "long", "", "[1]", "{}", "[" * 10**5, "stall"])
+@pytest.mark.parametrize("answer", ["pickle", "long", "stall"])
 def test_an_answer_that_is_none_is_a_death(monkeypatch, answer):
     monkeypatch.setattr(worker, "_serve", odd_answers)
     monkeypatch.setattr(worker, "MAX_ANSWER", 1000)
     with Worker(prepare) as child, pytest.raises(WorkerDied) as died:
         child.call(answer, 2)
     assert died.value.timed_out == (answer == "stall")
+
+
+@pytest.mark.parametrize("answer", ["", "[1]", "{}", '{"value": 1, "trouble": ""}', "[" * 10**5])
+def test_what_is_no_answer(answer):
+    with pytest.raises((ValueError, RecursionError)):
+        worker._decoded(answer.encode())
 
 
 def test_trouble_of_the_computer_comes_out_as_such_and_the_child_lives_on():

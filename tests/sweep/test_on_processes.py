@@ -87,6 +87,7 @@ def wait_until(condition, seconds: float = 60) -> None:
 # --- the same as in this process ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_bytes_as_one_after_the_other(data, tmp_path, steps, own_folder, capfd):
     plan = Plan(
         "several",
