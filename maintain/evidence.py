@@ -3,7 +3,8 @@
 Command line: ``python -m maintain.evidence --out DIR [--only PLAN ...] [--workers N]``
 
 Hours on two cores; interrupt it whenever you like, it goes on where it stopped. Runs and scores are
-in ``--out``, the tables in ``result/reference/phantom``.
+in ``--out``, the tables in ``result/reference/phantom``. A run that the tables have is not trained
+again, wherever they were made: after a change of the phantom or the training, delete them first.
 """
 
 from __future__ import annotations
@@ -122,8 +123,26 @@ def _file(out: Path, run: Run) -> Path:
 # --- tables ---------------------------------------------------------------------------------------
 
 
+Counts = dict[str, list[int]]  # patient -> true positives and predicted voxels
+Key = tuple[str, int, str]  # recipe, seed, epoch
+
+
+def read_tables(folder: Path) -> dict[Key, Counts]:
+    """Return what is in the tables; nothing if there are none."""
+    found: dict[Key, Counts] = {}
+    for each in (folder, folder / SOLUTION):
+        if not (each / HITS).exists():
+            continue
+        hits, predicted = (pd.read_csv(each / name, index_col=KEY) for name in (HITS, PREDICTED))
+        for key in hits.index:
+            pairs = zip(hits.loc[key], predicted.loc[key], strict=True)
+            counts = [[int(tp), int(voxels)] for tp, voxels in pairs]
+            found[key[0], int(key[1]), key[2]] = dict(zip(hits, counts, strict=True))
+    return found
+
+
 def write_tables(runs: Sequence[Run], out: Path, folder: Path) -> None:
-    """Write the tables that ``lib.sweep.measured`` reads."""
+    """Add the scores of runs to the tables that ``lib.sweep.measured`` reads."""
     data = load_data(write_test_set(), BASE.image_size)
     truth = {
         name: int(data.slices((name,)).volume_masks()[0].sum()) for name in sorted(data.patients)
@@ -132,7 +151,7 @@ def write_tables(runs: Sequence[Run], out: Path, folder: Path) -> None:
     write_atomic(folder / TRUTH, to_csv(table))
     plans = [part.plan for part in PARTS.values() if part.plan.table == "train"]
     open_ones = {recipe_of(config) for plan in plans for config in plan.configs(BASE).values()}
-    rows = sorted(_rows(runs, out), key=lambda row: row[0])
+    rows = sorted((read_tables(folder) | dict(_rows(runs, out))).items())
     for target, open_to_students in ((folder, True), (folder / SOLUTION, False)):
         chosen = [row for row in rows if (row[0][0] in open_ones) == open_to_students]
         if not chosen:
@@ -145,9 +164,7 @@ def write_tables(runs: Sequence[Run], out: Path, folder: Path) -> None:
             write_atomic(target / name, to_csv(table))
 
 
-def _rows(
-    runs: Sequence[Run], out: Path
-) -> Iterator[tuple[tuple[str, int, str], dict[str, list[int]]]]:
+def _rows(runs: Sequence[Run], out: Path) -> Iterator[tuple[Key, Counts]]:
     """Yield (recipe, seed, epoch) and the counts of each run and epoch."""
     for run in runs:
         for epoch, counts in json.loads(_file(out, run).read_text(encoding="utf-8")).items():
@@ -173,11 +190,22 @@ def main() -> None:
     for most in (SEEDS, max(part.seeds for part in PARTS.values())):  # of every question first
         for name in arguments.only:
             print(f"\n{name}: {PARTS[name].plan.question}", flush=True)
-            tasks = PARTS[name].tasks(data, out, most)
-            train_tasks(tasks, data, out, "processes", workers=arguments.workers)
+            tasks = _missing(PARTS[name].tasks(data, out, most))
+            if tasks:
+                train_tasks(tasks, data, out, "processes", workers=arguments.workers)
             runs = _finished(data, out)
             score_all(runs, out, arguments.workers)
             write_tables(runs, out, FOLDER)
+
+
+def _missing(tasks: list[Task]) -> list[Task]:
+    """Return the tasks whose runs are not in the tables."""
+    measured = {key[:2] for key in read_tables(FOLDER)}
+    return [
+        task
+        for task in tasks
+        if (recipe_of(task.trial.config), task.trial.config.seed) not in measured
+    ]
 
 
 def _finished(data: BrainData, out: Path) -> list[Run]:
