@@ -17,7 +17,7 @@ from lib.logger import Run
 from lib.loss import DiceLoss, IOULoss
 from lib.plot.style import TRAINED_ON
 from lib.predict import predict
-from lib.stats import compare_to_baseline
+from lib.stats import Spread, compare_ladder, compare_to_baseline
 from lib.transform import Augmentation
 from lib.utils import KitError
 from tests.conftest import NAMES
@@ -92,6 +92,10 @@ def drawings(folder):
         "disagreement": plot.disagreement(
             {f"shift {n}": prediction(data, n, NAMES[:1]) for n in (2, 3)}
         ),
+        "among": plot.among({"a": run(3)}, {"0": run(0), "a": run(1)}),
+        "waterfall": plot.waterfall(compare_ladder({"0": run(0), "a": run(1), "b": run(2)})),
+        "power_curve": plot.power_curve(Spread(0.01, 0.05, 0.1), (3, 5), 200),
+        "seeds_curves": plot.seeds_curves({"Dice": [run(0), run(1)], "IoU": [run(2)]}),
     }
 
 
