@@ -25,7 +25,7 @@ STEP := .ci/step
 SHARE := 0.02
 
 test: .venv/dev ## all checks but the slow tests
-	$(MAKE) -j 2 lint types test-browser test-notebooks test-faults  # each is busy on one core, or waits
+	$(MAKE) -j 2 test-notebooks lint types test-browser test-faults  # the longest first
 	$(MAKE) test-unit  # on two
 
 test-all: .venv/dev ## the same and the slow tests, and three minutes of the tries of make faults
