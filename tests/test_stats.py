@@ -7,6 +7,7 @@ tables in docs/statistics.md.
 import itertools
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -838,6 +839,10 @@ def test_outcomes_by_hand():
         outcomes({})
 
 
+SWEEPS = int(os.environ.get("SWEEPS", "300"))
+"""Simulated sweeps of the slow tests; docs/statistics.md shows those of SWEEPS=1000."""
+
+
 # --- does it keep its word? -----------------------------------------------------------------------
 
 
@@ -863,7 +868,7 @@ def test_null_sweeps_need_enough_runs(numbers):
 )
 def test_null_sweeps_seldom_find_anything(seeds, patients, seed_sd):
     runs = skewed(np.random.default_rng(2026), 60, patients, seed_sd)
-    found = false_findings(runs_of(runs), candidates=3, seeds=seeds)
+    found = false_findings(runs_of(runs), candidates=3, seeds=seeds, sweeps=SWEEPS)
     sd = runs.mean(axis=1).std(ddof=1)
     print(
         f"| {patients} | {seeds} | {sd:.3f} | {found.helps:.1%} | {found.any:.1%} |".replace(
@@ -892,7 +897,7 @@ def hierarchical_bootstrap_p(before, after, rng):
 def test_other_methods_err_more_often_or_find_less(kind, patients):
     rng, found = np.random.default_rng(5), []
     flips = rng.choice([-1, 1], (999, patients))  # as ``sign_flip_p`` draws them, but fewer
-    for _ in range(600):
+    for _ in range(SWEEPS):
         if kind == "normal":
             before, after = drawn(rng, 5, patients, Spread(0.03, 0.05, 0.05))
         else:
@@ -927,7 +932,7 @@ def null_sweep(rng):
 @pytest.mark.slow
 def test_at_most_one_null_sweep_in_twenty_has_a_false_finding():
     rng = np.random.default_rng(2026)
-    sweeps = [null_sweep(rng) for _ in range(1000)]
+    sweeps = [null_sweep(rng) for _ in range(SWEEPS)]
     verdicts = [
         set(compare(baseline, dict(zip("abc", others, strict=True)))["verdict"])
         for baseline, *others in sweeps
@@ -936,7 +941,7 @@ def test_at_most_one_null_sweep_in_twenty_has_a_false_finding():
         np.mean([bool(found & kinds) for found in verdicts])
         for kinds in ({"helps"}, {"helps", "hurts"})
     )
-    print(f"false helps {helps:.1%}, false findings {any_finding:.1%} of 1,000 null sweeps")
+    print(f"false helps {helps:.1%}, false findings {any_finding:.1%} of {SWEEPS} null sweeps")
     assert helps <= 0.05
     assert any_finding <= 0.05
 

@@ -339,7 +339,10 @@ def test_a_script_without_guard_that_is_interrupted_by_the_terminal(data, tmp_pa
     workers = workers_of(driver.pid)
     for process in (driver.pid, *(each.pid for each in workers)):  # as Ctrl-C does
         os.kill(process, signal.SIGINT)
-    assert "KeyboardInterrupt" in driver.communicate(timeout=30)[1]
+    try:
+        assert "KeyboardInterrupt" in driver.communicate(timeout=30)[1]
+    finally:
+        driver.kill()
     assert workers and not psutil.wait_procs(workers, timeout=10)[1]
     assert {Run(path).info["status"] for path in (tmp_path / "out/runs").iterdir()} == {"running"}
 

@@ -247,7 +247,8 @@ def test_bad_input_is_refused_before_anything_is_trained(data, tmp_path, steps):
 # --- several processes, and none that survives ----------------------------------------------------
 
 DRIVER = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it may be ignored
 from lib.config import Config
 from lib.dataset import load_data
 from lib.networks import summary
