@@ -15,13 +15,13 @@ from scipy import ndimage, stats
 
 from lib.dataset import BrainData, load_data
 from lib.phantom import PHANTOM_FOLDER, write_phantom
+from lib.plot.pixels import FLAIR
 from lib.runtime import run_command
+from lib.stats import MISSED
 from lib.utils import progress
 
 SIZE = 128
 SEQUENCES = ("pre-contrast", "FLAIR", "post-contrast")
-FLAIR = 1
-MISSED = 0.1  # DSC of a patient whose tumour was missed
 
 
 def properties(data: BrainData) -> pd.DataFrame:

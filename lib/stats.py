@@ -909,7 +909,7 @@ def resolution(table: pd.DataFrame) -> str:
     if runs[0] != runs[1]:
         trained = f"{runs[0]} against {runs[1]} runs"
     sentences = [
-        f"{n} patients, {trained}, {_candidates(count)}.",
+        f"{n} patients, {trained}, {candidates_in_words(count)}.",
         f"The mean of a run moves from seed to seed by an SD of {median.of_run(n):.3f}.",
         f"A true difference of {smallest:.3f} would be found with 80 % power; smaller ones are "
         f"usually missed.",
@@ -949,16 +949,16 @@ def _resolution_of_weights(table: pd.DataFrame) -> str:
     if np.isinf(smallest):
         return (
             f"{n} patients cannot show any difference, however large: the smallest p there is, "
-            f"{2.0 ** (1 - n):.3g}, is not enough for {_candidates(count)}."
+            f"{2.0 ** (1 - n):.3g}, is not enough for {candidates_in_words(count)}."
         )
     return (
-        f"{n} patients whose differences have an SD of {sd:.3f}, {_candidates(count)}. A true "
-        f"difference of {smallest:.3f} would be found with 80 % power; smaller ones are usually "
-        f"missed. {ONE_RUN.capitalize()}"
+        f"{n} patients whose differences have an SD of {sd:.3f}, {candidates_in_words(count)}. A "
+        f"true difference of {smallest:.3f} would be found with 80 % power; smaller ones are "
+        f"usually missed. {ONE_RUN.capitalize()}"
     )
 
 
-def _candidates(count: int) -> str:
+def candidates_in_words(count: int) -> str:
     """Return a number of candidates in words."""
     return "1 candidate" if count == 1 else f"{count} candidates"
 

@@ -35,7 +35,7 @@ from lib.sweep.measured import (
     PREDICTED,
     SOLUTION,
     TRUTH,
-    Epoch,
+    ScoredEpoch,
     evidence,
     recipe_of,
     score,
@@ -93,7 +93,7 @@ def score_run(folder: Path, test_set: Path, file: Path) -> None:
     run = Run(folder)
     data = load_data(test_set, run.config.image_size, run.config.preprocessing)
     counts = {}
-    for epoch in get_args(Epoch):
+    for epoch in get_args(ScoredEpoch):
         cases = score(run, data, epoch).cases.set_index("patient")
         predicted = cases["tp"] + cases["fp"]
         counts[epoch] = {

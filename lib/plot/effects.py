@@ -16,7 +16,7 @@ from matplotlib.ticker import PercentFormatter
 
 from lib.plot.pixels import SKY
 from lib.plot.style import VERDICT_COLOURS, line_styles, styled
-from lib.stats import POWER, Spread, power, smallest_difference
+from lib.stats import POWER, Spread, candidates_in_words, power, smallest_difference
 from lib.utils import KitError
 
 BESIDE = 1.02  # right of the axis, where words begin
@@ -141,9 +141,8 @@ def power_curve(
 def _label_power(axis: Axes, patients: int, candidates: int) -> None:
     """Label the axes of power against a difference, and draw the line at 80 %."""
     axis.axhline(POWER, color="black", linestyle=":", linewidth=1)
-    counted = "1 candidate" if candidates == 1 else f"{candidates} candidates"
     axis.set(
-        title=f"what a sweep can find, {patients} patients, {counted}",
+        title=f"what a sweep can find, {patients} patients, {candidates_in_words(candidates)}",
         xlabel="true difference in mean DSC, up or down",
         ylabel="chance of finding it (power)",
         ylim=(0, 1.02),

@@ -11,18 +11,17 @@ import json
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from lib.config import PROFILES, REFERENCE, Config
 from lib.dataset import BrainData, require_prepared
-from lib.evaluate import predict_volumes, segmentation
+from lib.evaluate import TrainedModel, predict_volumes, segmentation
 from lib.logger import Run
-from lib.metrics import Counts
-from lib.networks import build_model
+from lib.metrics import Counts, counts
+from lib.predict import load_weights
 from lib.runtime import deterministic
 from lib.runtime.checkpoint import read_checkpoint
 from lib.runtime.device import prepare
@@ -35,7 +34,7 @@ FOLDER = PROJECT / "result" / "reference" / "phantom"
 TRUTH, HITS, PREDICTED = "tumour_voxels.csv", "true_positives.csv", "predicted_voxels.csv"
 SOLUTION = "best"  # folder of the steps of the best recipe, which the student edition lacks
 KEY = ["recipe", "seed", "epoch"]
-Epoch = Literal["best", "last"]
+ScoredEpoch = Literal["best", "last"]
 _NOT_RECIPE = ("seed", "split", "device", "precision")
 
 
@@ -52,7 +51,7 @@ class TestScores:
     __test__ = False  # pytest would take it for a class of tests
 
     config: Config
-    epoch: Epoch
+    epoch: ScoredEpoch
     cases: pd.DataFrame
 
 
@@ -63,7 +62,7 @@ def recipe_of(config: Config) -> str:
 
 
 def evidence(
-    plan: Plan | str, epoch: Epoch = "last", folder: Path = FOLDER
+    plan: Plan | str, epoch: ScoredEpoch = "last", folder: Path = FOLDER
 ) -> dict[str, list[TestScores]]:
     """Return the measured runs of a plan: label -> one a seed, the reference first.
 
@@ -80,7 +79,7 @@ def evidence(
     }
 
 
-def score(run: Run, data: BrainData, epoch: Epoch = "last") -> TestScores:
+def score(run: Run, data: BrainData, epoch: ScoredEpoch = "last") -> TestScores:
     """Score a run of one's own on further patients, as those of the tables were.
 
     Args:
@@ -91,49 +90,45 @@ def score(run: Run, data: BrainData, epoch: Epoch = "last") -> TestScores:
             masks; a checkpoint that is gone or damaged.
     """
     require_prepared(data, run.config)
-    checkpoint = read_checkpoint(run.folder / "best.pt")
-    seen = data.known(checkpoint["trained_on"], checkpoint.get("scans", ()))
+    trained = load_weights(run.weights)
+    seen = trained.seen(data)
     unfit = [name for name in data.patients if name in seen or not data.has_mask(name)]
     if unfit:
         raise KitError(
             f"{run.id}: was trained on {len(unfit)} of these patients, e.g. {unfit[0]}, or they "
             f"have no masks; score it on others"
         )
-    weights = checkpoint["weights"]
     if _checked(epoch) == "last":
-        weights = _last_weights(read_checkpoint(run.folder / "last.pt"))
-    return TestScores(run.config, epoch, _scored(run.config, weights, data))
+        state = read_checkpoint(run.folder / "last.pt")
+        # averaged, if the run averages: so the last epoch was scored
+        trained.network.load_state_dict((state["average"] or state)["weights"])
+    return TestScores(run.config, epoch, _scored(trained, data))
 
 
-def _checked(epoch: str) -> Epoch:
+def _checked(epoch: str) -> ScoredEpoch:
     """Return the epoch. Raises KitError if there is no such."""
-    if epoch not in get_args(Epoch):
+    if epoch not in get_args(ScoredEpoch):
         raise KitError(f"epoch {epoch!r} is unknown; use best or last")
-    return cast(Epoch, epoch)
+    return cast(ScoredEpoch, epoch)
 
 
-def _last_weights(state: dict[str, Any]) -> dict[str, Tensor]:
-    """Return the weights that the last epoch was scored with: averaged, if the run averages."""
-    weights: dict[str, Tensor] = (state["average"] or state)["weights"]
-    return weights
+def _scored(trained: TrainedModel, data: BrainData) -> pd.DataFrame:
+    """Return a row per patient: DSC and counts, on the network's grid.
 
-
-def _scored(config: Config, weights: dict[str, Tensor], data: BrainData) -> pd.DataFrame:
-    """Return a row per patient: DSC and counts, on the network's grid."""
-    network = build_model(config)
-    network.load_state_dict(weights)
-    machine = prepare([network], config.device, config.precision)
-    names, counts = sorted(data.patients), []
+    ``lib.evaluate.score_cases`` would also bring every mask to the file's grid, for scores that the
+    tables do not have; that takes several times as long.
+    """
+    config = trained.config
+    machine = prepare([trained.network], config.device, config.precision)
+    names, found = sorted(data.patients), []
     with deterministic():
-        for name, volume in predict_volumes(network, config, data, names, machine):
-            mask = segmentation(volume, config.component)
-            truth = data.slices((name,)).volume_masks()[0] > 0
-            counts.append((truth.sum(), (mask & truth).sum(), mask.sum()))
-    tumour, hits, predicted = np.array(counts).T
-    return _cases(names, tumour, hits, predicted)
+        for name, volume in predict_volumes(trained.network, config, data, names, machine):
+            truth = data.slices((name,)).volume_masks()[0]
+            found.append(counts(segmentation(volume, config.component), truth))
+    return _cases(names, found)
 
 
-def _runs_of(config: Config, epoch: Epoch, folder: Path, what: str) -> list[TestScores]:
+def _runs_of(config: Config, epoch: ScoredEpoch, folder: Path, what: str) -> list[TestScores]:
     """Return the measured runs of a recipe, one a seed. Raises KitError if there are none."""
     truth, hits, predicted = _tables(folder)
     chosen = [key for key in hits.index if (key[0], key[2]) == (recipe_of(config), epoch)]
@@ -148,19 +143,25 @@ def _runs_of(config: Config, epoch: Epoch, folder: Path, what: str) -> list[Test
         TestScores(
             replace(config, seed=int(key[1])),
             epoch,
-            _cases(names, tumour, hits.loc[key].to_numpy(), predicted.loc[key].to_numpy()),
+            _cases(
+                names, _counted(tumour, hits.loc[key].to_numpy(), predicted.loc[key].to_numpy())
+            ),
         )
         for key in sorted(chosen, key=lambda key: key[1])
     ]
 
 
-def _cases(
-    names: list[str], tumour: np.ndarray, tp: np.ndarray, predicted: np.ndarray
-) -> pd.DataFrame:
+def _counted(tumour: np.ndarray, tp: np.ndarray, predicted: np.ndarray) -> list[Counts]:
+    """Return the counts of each patient, from voxels of tumour, found, and predicted."""
+    return [Counts(*map(int, each)) for each in zip(tp, predicted - tp, tumour - tp, strict=True)]
+
+
+def _cases(names: list[str], found: list[Counts]) -> pd.DataFrame:
     """Return a row per patient: DSC and counts of voxels."""
-    fp, fn = predicted - tp, tumour - tp
-    dsc = [Counts(*map(int, each)).dsc for each in zip(tp, fp, fn, strict=True)]
-    return pd.DataFrame({"patient": names, "dsc": dsc, "tp": tp, "fp": fp, "fn": fn})
+    dsc = [each.dsc for each in found]
+    return pd.DataFrame(found, columns=Counts._fields).assign(patient=names, dsc=dsc)[
+        ["patient", "dsc", *Counts._fields]
+    ]
 
 
 @lru_cache(maxsize=4)

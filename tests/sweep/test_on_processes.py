@@ -5,14 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from queue import SimpleQueue
-from threading import Thread
 
 import nbformat
 import psutil
@@ -28,7 +26,7 @@ from lib.sweep.run import cost_of
 from lib.sweep.table import SweepTable
 from lib.sweep.task import Task, make_tasks, require_same_code
 from lib.utils import PROJECT, EditedError, KitError
-from tests.sweep.test_run import BASE, PLAN, content, count, start_driver
+from tests.sweep.test_run import BASE, PLAN, Killer, content, count, start_driver
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 TINY = Config(image_size=32, init_features=1, epochs=2, batch_size=8, device="cpu")
@@ -256,24 +254,6 @@ def test_raising_dying_and_succeeding(data, tmp_path, steps):
     assert len((tmp_path / "lives").read_text().splitlines()) == 6
 
 
-class Killer(Thread):
-    """Kills a worker at a random moment after it has trained some more, several times."""
-
-    def __init__(self, steps, kills):
-        super().__init__(daemon=True)
-        self.steps, self.kills, self.killed = steps, kills, 0
-
-    def run(self):
-        moment = random.Random(0)
-        for _ in range(self.kills):
-            enough = count(self.steps) + moment.randint(1, 20)
-            while count(self.steps) < enough:
-                time.sleep(0.002)
-            if workers := workers_of():
-                moment.choice(workers).kill()
-                self.killed += 1
-
-
 @POSIX
 @pytest.mark.slow
 def test_workers_killed_at_random_moments(data, tmp_path, steps):
@@ -281,7 +261,7 @@ def test_workers_killed_at_random_moments(data, tmp_path, steps):
     assert not sweep(PLAN, base, data, tmp_path / "whole", executor="local").failures
     whole = count(steps)
     steps.write_text("")
-    killer = Killer(steps, kills=3)
+    killer = Killer(steps, kills=3, victims=workers_of)
     killer.start()
     how = {"executor": "processes", "workers": 2}
     assert not sweep(PLAN, base, data, tmp_path / "killed", **how).failures
@@ -318,13 +298,19 @@ def test_an_interruption_leaves_no_process_and_the_sweep_goes_on(
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
-@POSIX
-@pytest.mark.slow
-def test_workers_end_when_the_sweep_is_killed(data, tmp_path, steps):
+def a_sweep_in_training(data, tmp_path, steps):
+    """Another process that sweeps, and its workers; they have begun to train."""
     driver = start_driver(data.root, tmp_path / "out", 2000, "processes")
     wait_until(lambda: count(steps) > 20 or driver.poll() is not None)
     workers = workers_of(driver.pid)
     assert workers, driver.communicate()[1]
+    return driver, workers
+
+
+@POSIX
+@pytest.mark.slow
+def test_workers_end_when_the_sweep_is_killed(data, tmp_path, steps):
+    driver, workers = a_sweep_in_training(data, tmp_path, steps)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     _, alive = psutil.wait_procs(workers, timeout=10)
@@ -334,16 +320,14 @@ def test_workers_end_when_the_sweep_is_killed(data, tmp_path, steps):
 @POSIX
 @pytest.mark.slow
 def test_a_script_without_guard_that_is_interrupted_by_the_terminal(data, tmp_path, steps):
-    driver = start_driver(data.root, tmp_path / "out", 2000, "processes")
-    wait_until(lambda: count(steps) > 20 or driver.poll() is not None)
-    workers = workers_of(driver.pid)
+    driver, workers = a_sweep_in_training(data, tmp_path, steps)
     for process in (driver.pid, *(each.pid for each in workers)):  # as Ctrl-C does
         os.kill(process, signal.SIGINT)
     try:
         assert "KeyboardInterrupt" in driver.communicate(timeout=30)[1]
     finally:
         driver.kill()
-    assert workers and not psutil.wait_procs(workers, timeout=10)[1]
+    assert not psutil.wait_procs(workers, timeout=10)[1]
     assert {Run(path).info["status"] for path in (tmp_path / "out/runs").iterdir()} == {"running"}
 
 

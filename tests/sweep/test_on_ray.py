@@ -1,11 +1,8 @@
 """Sweeps on Ray, for real: a cluster of two workers on this machine, some of which die."""
 
-import random
-import signal
 import sys
 import time
 from dataclasses import replace
-from threading import Thread
 
 import psutil
 import pytest
@@ -16,7 +13,7 @@ from lib.sweep import Plan, sweep
 from lib.sweep.on_ray import _take, train_remotely
 from lib.sweep.task import make_tasks, note_place
 from lib.utils import KitError
-from tests.sweep.test_run import BASE, PLAN, content, count
+from tests.sweep.test_run import BASE, PLAN, Killer, content, count
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")]
 
@@ -76,7 +73,7 @@ def test_workers_killed_at_random_moments(data, tmp_path, cluster):
     whole = content_of_sweep(base, data, tmp_path / "whole", executor="local")
     steps = count(tmp_path / "steps")
     (tmp_path / "steps").write_text("")
-    killer = Killer(tmp_path / "steps", kills=3)
+    killer = Killer(tmp_path / "steps", kills=3, victims=workers)
     killer.start()
     killed = content_of_sweep(base, data, tmp_path / "killed", executor="ray", retries=20)
     killer.join()
@@ -91,25 +88,9 @@ def content_of_sweep(base, data, out, **how):
     return content(out)
 
 
-class Killer(Thread):
-    """Kills a worker at a random moment after it has trained some more, several times."""
-
-    def __init__(self, steps, kills):
-        super().__init__(daemon=True)
-        self.steps, self.kills, self.killed = steps, kills, 0
-
-    def run(self):
-        moment = random.Random(0)
-        for _ in range(self.kills):
-            enough = count(self.steps) + moment.randint(1, 20)
-            while count(self.steps) < enough:
-                time.sleep(0.002)
-            workers = [
-                child for child in psutil.Process().children(recursive=True) if is_training(child)
-            ]
-            if workers:
-                moment.choice(workers).send_signal(signal.SIGKILL)
-                self.killed += 1
+def workers():
+    """The processes in which Ray trains."""
+    return [child for child in psutil.Process().children(recursive=True) if is_training(child)]
 
 
 def is_training(process):

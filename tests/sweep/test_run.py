@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import pandas as pd
 import pytest
@@ -272,6 +273,25 @@ def start_driver(root: Path, out: Path, epochs: int, executor: str = "local") ->
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+class Killer(Thread):
+    """Kills one of the processes that ``victims`` finds at a random moment after some more steps,
+    several times."""
+
+    def __init__(self, steps, kills, victims):
+        super().__init__(daemon=True)
+        self.steps, self.kills, self.victims, self.killed = steps, kills, victims, 0
+
+    def run(self):
+        moment = random.Random(0)
+        for _ in range(self.kills):
+            enough = count(self.steps) + moment.randint(1, 20)
+            while count(self.steps) < enough:
+                time.sleep(0.002)
+            if found := self.victims():
+                moment.choice(found).kill()
+                self.killed += 1
 
 
 @pytest.mark.slow
