@@ -232,38 +232,40 @@ class Config:
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
             object.__setattr__(self, spec.name, _checked(spec, getattr(self, spec.name)))
-        problem = self._contradiction()
-        if problem:
-            raise KitError(f"Config: {problem}")
+        contradiction = self._contradiction()
+        if contradiction:
+            field, problem = contradiction
+            raise KitError(f"Config.{field}: {problem}")
 
-    def _contradiction(self) -> str | None:
-        """Return the first combination of fields that makes no sense, in words."""
+    def _contradiction(self) -> tuple[str, str] | None:
+        """Return a field that makes no sense beside the others, and why; None if all do."""
         if self.scale == 1:
-            return "scale must be below 1"
+            return "scale", "must be below 1"
         if self.ema == 1:
-            return "ema must be below 1, e.g. 0.999"
+            return "ema", "must be below 1, e.g. 0.999"
         if self.nesterov and (self.optimizer != "SGD" or not self.momentum):
-            return "nesterov needs optimizer=SGD and a momentum above 0"
+            return "nesterov", "needs optimizer=SGD and a momentum above 0"
         if self.warmup >= self.epochs:
-            return "warmup must be shorter than epochs"
+            return "warmup", "must be shorter than epochs"
         if self.lr_scheduler == "plateau" and self.split == "all":
             return (
-                "lr_scheduler plateau follows the validation loss, and split all leaves nobody to "
-                "validate on"
+                "lr_scheduler",
+                "plateau follows the validation loss, and split all leaves nobody to validate on",
             )
         if self.accumulate > self.batch_size:
-            return "accumulate must not exceed batch_size"
+            return "accumulate", "must not exceed batch_size"
         if self.image_size % 16 and self.model in MODELS:
             return (
-                f"image_size must be a multiple of 16 for model {self.model}, which halves it four "
-                f"times"
+                "image_size",
+                f"must be a multiple of 16 for model {self.model}, which halves it four times",
             )
         # a custom network may have either of the following
         if self.deep_supervision and self.model == "unet":
-            return "deep_supervision is for model unet_2plus or unet_3plus; unet has one output"
+            return "deep_supervision", "is for model unet_2plus or unet_3plus; unet has one output"
         if self.guided and self.model in ("unet", "unet_2plus"):
             return (
-                f"guided is for model unet_3plus; {self.model} has no classification-guided module"
+                "guided",
+                f"is for model unet_3plus; {self.model} has no classification-guided module",
             )
         return None
 
