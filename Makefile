@@ -53,8 +53,8 @@ test-browser: .venv/dev ## the slice browser in Chromium, where it is installed
 test-faults: .venv/dev ## a minute of the tries of make faults
 	$(STEP) $(PY) -m tests.faults --share $(SHARE)
 
-test-slow: .venv/dev ## tests of more than a few seconds
-	$(STEP) $(PY) -m pytest -q -n 2 --dist worksteal -m slow
+test-slow: .venv/dev ## tests of more than a few seconds, the longest first
+	$(STEP) $(PY) -m pytest -q -n 2 --dist worksteal -m slow --durations=10 tests/maintain/test_student.py tests
 
 faults: .venv/dev ## damage, interrupt and misuse the kit, docs/reliability.md; all tries with FULL=1, half an hour
 	$(PY) -m tests.faults $(if $(FULL),--full)

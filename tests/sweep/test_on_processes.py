@@ -26,7 +26,7 @@ from lib.sweep.run import cost_of
 from lib.sweep.table import SweepTable
 from lib.sweep.task import Task, make_tasks, require_same_code
 from lib.utils import PROJECT, EditedError, KitError
-from tests.sweep.test_run import BASE, PLAN, Killer, content, count, start_driver
+from tests.sweep.test_run import BASE, EPOCHS_LOST, PLAN, Killer, content, count, start_driver
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 TINY = Config(image_size=32, init_features=1, epochs=2, batch_size=8, device="cpu")
@@ -268,8 +268,7 @@ def test_workers_killed_at_random_moments(data, tmp_path, steps):
     killer.join()
     assert killer.killed == 3
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
-    # what a kill costs is the epoch that it interrupts
-    assert whole <= count(steps) <= whole + 3 * (whole // (3 * 60))
+    assert whole <= count(steps) <= whole + 3 * EPOCHS_LOST * (whole // (3 * 60))
 
 
 @pytest.mark.slow

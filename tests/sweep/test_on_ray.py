@@ -13,7 +13,7 @@ from lib.sweep import Plan, sweep
 from lib.sweep.on_ray import _take, train_remotely
 from lib.sweep.task import make_tasks, note_place
 from lib.utils import KitError
-from tests.sweep.test_run import BASE, PLAN, Killer, content, count
+from tests.sweep.test_run import BASE, EPOCHS_LOST, PLAN, Killer, content, count
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")]
 
@@ -79,7 +79,7 @@ def test_workers_killed_at_random_moments(data, tmp_path, cluster):
     killer.join()
     assert killer.killed == 3
     assert killed == whole
-    assert steps < count(tmp_path / "steps") <= steps + 3 * (steps // (3 * 60))
+    assert steps < count(tmp_path / "steps") <= steps + 3 * EPOCHS_LOST * (steps // (3 * 60))
 
 
 def content_of_sweep(base, data, out, **how):
