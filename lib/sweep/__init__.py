@@ -5,7 +5,7 @@ The door is ``sweep``, or ``python -m lib.sweep PLAN``; start to read at ``plans
 """
 
 from lib.sweep.crossval import CrossValidation, cross_validate
-from lib.sweep.measured import evidence, score
+from lib.sweep.measured import evidence, on_test_set, score
 from lib.sweep.plans import PLANS, Plan, grid, random_plan
 from lib.sweep.run import Sweep, sweep
 
@@ -17,6 +17,7 @@ __all__ = [
     "cross_validate",
     "evidence",
     "grid",
+    "on_test_set",
     "random_plan",
     "score",
     "sweep",

@@ -9,7 +9,7 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lib.config import REFERENCE, Config
 from lib.dataset import BrainData, load_data
@@ -17,7 +17,7 @@ from lib.runtime import CommandParser, run_command
 from lib.runtime.cli import RESUMES, add_arguments, changed_fields
 from lib.stats import compare_to_baseline, outcomes, readable, resolution
 from lib.sweep.plans import PLANS, Overrides, Plan, find_plan
-from lib.sweep.run import EXECUTORS, cost_of, sweep
+from lib.sweep.run import EXECUTORS, chosen, cost_of, sweep
 from lib.sweep.task import make_tasks
 from lib.utils import KitError
 
@@ -46,6 +46,12 @@ def _parser() -> CommandParser:
         nargs="+",
         default=(),
         help="train every variant with each of these seeds",
+    )
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        metavar="VARIANT",
+        help="variants to train beside the reference (default: all)",
     )
     add_sweep_arguments(parser)
     return parser
@@ -77,7 +83,7 @@ def add_sweep_arguments(parser: CommandParser) -> None:
     add_arguments(parser)
 
 
-def executor_options(arguments: argparse.Namespace) -> dict[str, float]:
+def executor_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the options of the executor that were given."""
     return {
         name: value
@@ -104,6 +110,7 @@ def _one_plan(arguments: argparse.Namespace, changes: Overrides) -> dict[str, st
     data = load(arguments, base)
     if arguments.dry_run:
         tasks = make_tasks(plan, base, data, Path(arguments.out).absolute(), arguments.seeds)
+        tasks = chosen(tasks, arguments.only)
         print(cost_of(tasks, data, arguments.executor, **executor_options(arguments)))
         return {}
     done = sweep(
@@ -113,6 +120,7 @@ def _one_plan(arguments: argparse.Namespace, changes: Overrides) -> dict[str, st
         arguments.out,
         arguments.seeds,
         arguments.executor,
+        arguments.only,
         **executor_options(arguments),
     )
     if len(done.runs) > 1:

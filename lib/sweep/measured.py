@@ -8,6 +8,7 @@ in validation, and by its last.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +26,7 @@ from lib.predict import load_weights
 from lib.runtime import deterministic
 from lib.runtime.checkpoint import read_checkpoint
 from lib.runtime.device import prepare
+from lib.stats import Scored
 from lib.sweep.plans import Plan, find_plan
 from lib.utils import PROJECT, KitError
 
@@ -103,6 +105,39 @@ def score(run: Run, data: BrainData, epoch: ScoredEpoch = "last") -> TestScores:
         # averaged, if the run averages: so the last epoch was scored
         trained.network.load_state_dict((state["average"] or state)["weights"])
     return TestScores(run.config, epoch, _scored(trained, data))
+
+
+def on_test_set(
+    runs: Mapping[str, Run | Sequence[Run]], data: BrainData | None, epoch: ScoredEpoch = "last"
+) -> dict[str, list[Scored]]:
+    """Score the runs of a sweep on further patients, for ``lib.plot.among`` and ``lib.stats``.
+
+    A run is scored once, as long as this process lives: the baseline is in every sweep.
+
+    Args:
+        data: see ``score``; None if none can be spared. Then the runs themselves are returned, with
+            the scores of their best epoch in validation.
+
+    Raises:
+        KitError: see ``score``.
+    """
+    listed = {
+        label: [given] if isinstance(given, Run) else list(given) for label, given in runs.items()
+    }
+    if data is None:
+        return {label: [*each] for label, each in listed.items()}
+    return {label: [_once(run, data, epoch) for run in each] for label, each in listed.items()}
+
+
+_SCORED: dict[tuple[str, ...], TestScores] = {}
+
+
+def _once(run: Run, data: BrainData, epoch: ScoredEpoch) -> TestScores:
+    """Return the scores of a run, computed if they are not known yet."""
+    key = (str(run.folder.absolute()), json.dumps(run.info.get("sha256")), data.fingerprint, epoch)
+    if key not in _SCORED:
+        _SCORED[key] = score(run, data, epoch)
+    return _SCORED[key]
 
 
 def _checked(epoch: str) -> ScoredEpoch:

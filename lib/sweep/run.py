@@ -50,9 +50,10 @@ def sweep(
     out: str | Path = "result",
     seeds: Sequence[int] = (),
     executor: str = "auto",
+    only: Sequence[str] | None = None,
     **options: float,
 ) -> Sweep:
-    """Train all variants of ``plan``, and say beforehand what that costs.
+    """Train the variants of ``plan``, and say beforehand what that costs.
 
     You can interrupt or kill it: asked for again, it skips finished runs and goes on with the rest
     from their last checkpoints. A variant that fails is recorded with its error, does not stop the
@@ -69,19 +70,40 @@ def sweep(
             as there are cores, each in a process with one thread; ``ray``, see
             ``lib.sweep.on_ray``; or ``auto``: processes where they are faster, on a CPU, else
             local. Other numbers of threads round differently.
+        only: labels of the variants to train beside the reference; by default all.
         options: of the executor; ``workers``, how many processes.
 
     Raises:
-        KitError: an unknown plan or executor, or a variant that no ``Config`` allows; nothing has
-            been trained then. Or the reference failed; the other runs are kept.
+        KitError: an unknown plan, executor or label, or a variant that no ``Config`` allows;
+            nothing has been trained then. Or the reference failed; the other runs are kept.
     """
     plan = find_plan(plan)
     require_loaded(data)
     require_config(base)
     tasks = make_tasks(plan, base, data, Path(out).absolute(), seeds)
+    tasks = chosen(tasks, only)
     train_tasks(tasks, data, out, executor, **options)
     runs, failures = outcome(tasks)
     return Sweep(plan, runs, failures)
+
+
+def chosen(tasks: list[Task], labels: Sequence[str] | None) -> list[Task]:
+    """Return the tasks of the reference and of some variants; of all for None.
+
+    Raises:
+        KitError: a label that no variant has.
+    """
+    if labels is None:
+        return tasks
+    known = dict.fromkeys(task.place.label for task in tasks)
+    unknown = [label for label in labels if label not in known]
+    if isinstance(labels, str) or unknown:
+        asked = labels if isinstance(labels, str) else unknown[0]
+        raise KitError(
+            f"plan {tasks[0].place.plan}: only={asked!r} is no list of its variants; give some of "
+            f"{list(known)}"
+        )
+    return [task for task in tasks if task.place.label in (tasks[0].place.label, *labels)]
 
 
 def train_tasks(

@@ -12,7 +12,7 @@ from lib.metrics import dsc
 from lib.phantom import write_phantom
 from lib.predict import predict
 from lib.sweep import Plan, evidence
-from lib.sweep.measured import BASE, HITS, KEY, PREDICTED, TRUTH, recipe_of, score
+from lib.sweep.measured import BASE, HITS, KEY, PREDICTED, TRUTH, on_test_set, recipe_of, score
 from lib.train import fit
 from lib.utils import KitError
 
@@ -102,6 +102,17 @@ def test_a_run_of_ones_own_is_scored_by_its_best_and_by_its_last_epoch(trained):
         assert case.tp + case.fn == truth.sum()
         assert case.dsc == pytest.approx(2 * case.tp / (2 * case.tp + case.fp + case.fn))
     assert dsc(truth, truth) == 1
+
+
+def test_the_runs_of_a_sweep_are_scored_once_each(trained, monkeypatch):
+    run, test_set, _ = trained
+    data = load_data(test_set, 32)
+    first = on_test_set({"baseline": [run, run], "again": run}, data)
+    assert [len(runs) for runs in first.values()] == [2, 1]
+    pd.testing.assert_frame_equal(first["again"][0].cases, score(run, data).cases)
+    monkeypatch.setattr("lib.sweep.measured.score", None)  # would be called
+    assert on_test_set({"baseline": run}, data)["baseline"] == [first["again"][0]]
+    assert on_test_set({"baseline": run}, None) == {"baseline": [run]}
 
 
 def test_a_run_is_not_scored_on_what_it_has_seen(trained):

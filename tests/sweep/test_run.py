@@ -73,6 +73,19 @@ def test_all_variants_are_trained_once(data, tmp_path, steps):
     assert len(compare_to_baseline(done.runs)) == 2
 
 
+def test_some_variants_are_trained_beside_the_reference(data, tmp_path, steps):
+    some = sweep(PLAN, BASE, data, tmp_path / "out", only=["slow"])
+    assert list(some.runs) == ["Dice", "slow"] and not some.failures
+    half = count(steps)
+    assert list(sweep(PLAN, BASE, data, tmp_path / "out", only=()).runs) == ["Dice"]
+    assert count(steps) == half
+    assert [place["position"] for place in some.runs["slow"][0].info["places"]] == [2]
+    assert list(sweep(PLAN, BASE, data, tmp_path / "out").runs) == ["Dice", "IoU", "slow"]
+    for wrong in (["slow", "quick"], "slow"):
+        with pytest.raises(KitError, match=r"plan tiny: only=.* give some of \['Dice', 'IoU'"):
+            sweep(PLAN, BASE, data, tmp_path / "out", only=wrong)
+
+
 def test_a_plan_says_which_csv_its_runs_go_to(data, tmp_path, steps):
     out = tmp_path / "out"
     for plan in (replace(ONE, name="best of all"), replace(ONE, table="best")):
@@ -365,6 +378,12 @@ def test_command_line(data, tmp_path, monkeypatch, capsys):
         main()
     assert stop.value.code == 0
     assert "2 runs; one after the other about" in capsys.readouterr().out
+    monkeypatch.setattr(
+        sys, "argv", [*map(str, ("sweep", "sampling", *options)), "--dry-run", "--only"]
+    )
+    with pytest.raises(SystemExit):
+        main()
+    assert "1 run; about" in capsys.readouterr().out
     assert not finished_runs(tmp_path / "out")
     wet = command("sampling", *options)
     assert wet.returncode == 0, wet.stderr
