@@ -67,8 +67,9 @@ notebooks: .venv/run ## execute the notebooks in place on the phantom, as they a
 	KIT_DATA=phantom $(PY) -m lib.notebook --in-place $(NOTEBOOKS)
 
 ### BEGIN SOLUTION
-reference-figures: .venv/run ## tables and figures of what was measured on patients, in result/reference and README
+reference-figures: .venv/run ## tables and figures of what was measured, in result/reference and README
 	$(PY) -m maintain.results
+	$(PY) -m maintain.findings
 
 grade-demo: .venv/run ## grade ten made-up submissions, and print the gradebook of docs/instructors.md
 	$(PY) -m tests.grade.demo result/grade-demo

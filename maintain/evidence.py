@@ -2,9 +2,10 @@
 
 Command line: ``python -m maintain.evidence --out DIR [--only PLAN ...] [--workers N]``
 
-Hours on two cores; interrupt it whenever you like, it goes on where it stopped. Runs and scores are
-in ``--out``, the tables in ``result/reference/phantom``. A run that the tables have is not trained
-again, wherever they were made: after a change of the phantom or the training, delete them first.
+Hours on two cores; interrupt it whenever you like, it goes on where it stopped. Runs and scores
+are in ``--out``, the tables in ``result/reference/phantom``; ``maintain.findings`` makes a page
+of them. A run that the tables have is not trained again: after a change of the
+phantom or the training, delete them first.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from lib.logger import Run, to_csv
 from lib.phantom import PHANTOM_FOLDER, write_phantom, write_test_set
 from lib.runtime import CommandParser, run_command
 from lib.runtime.cli import RESUMES
-from lib.stats import compare_to_baseline, p_in_words
 from lib.sweep import PLANS, Plan
 from lib.sweep.measured import (
     BASE,
@@ -36,7 +36,6 @@ from lib.sweep.measured import (
     SOLUTION,
     TRUTH,
     ScoredEpoch,
-    evidence,
     recipe_of,
     score,
 )
@@ -171,21 +170,6 @@ def _rows(runs: Sequence[Run], out: Path) -> Iterator[tuple[Key, Counts]]:
     for run in runs:
         for epoch, counts in json.loads(_file(out, run).read_text(encoding="utf-8")).items():
             yield (recipe_of(run.config), run.config.seed, epoch), counts
-
-
-def in_words(folder: Path = FOLDER) -> str:
-    """Return how the best recipe does against the baseline, in a sentence for the page."""
-    sentences = []
-    for epoch, name in (("last", "last epoch"), ("best", "best epoch in validation")):
-        runs = evidence(BEST, epoch, folder)
-        row = compare_to_baseline(runs).iloc[0]
-        before = row["mean DSC"] - row["difference"]
-        sentences.append(
-            f"{name}: {row['mean DSC']:.3f} against {before:.3f}, {row['difference']:+.3f} "
-            f"(95 % CI {row['CI low']:+.3f} to {row['CI high']:+.3f}), {p_in_words(row['p'])}, "
-            f"half of it from {row['half of it from']} of {row['patients']} patients"
-        )
-    return f"Best recipe against baseline, {row['seeds']} seeds each; " + "; ".join(sentences) + "."
 
 
 # --- command line ---------------------------------------------------------------------------------

@@ -1,0 +1,126 @@
+"""Write what was measured on the phantom as a page: ``python -m maintain.findings``.
+
+It reads the tables that ``maintain.evidence`` wrote, question by question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from lib import stats
+from lib.plot import waterfall
+from lib.runtime import CommandParser, run_command
+from lib.sweep import Plan
+from lib.sweep.measured import BASE, FOLDER, ScoredEpoch, TestScores, evidence, recipe_of
+from lib.utils import write_atomic
+from maintain.evidence import BEST, NULL, PARTS, STEPS, read_tables
+from maintain.results import markdown
+
+PAGE, PICTURE = FOLDER.with_suffix(".md"), FOLDER.with_name("phantom-ladder.png")
+Measured = dict[str, list[TestScores]]
+
+
+def seeds_of(plan: Plan, folder: Path = FOLDER) -> int:
+    """Return with how many seeds every variant of a plan was measured."""
+    recipes = [recipe for recipe, _, epoch in read_tables(folder) if epoch == "last"]
+    return min(recipes.count(recipe_of(config)) for config in plan.configs(BASE).values())
+
+
+def page(folder: Path = FOLDER) -> str:
+    """Return ``phantom.md``: the questions that were measured, and the names of the others."""
+    plans = [part.plan for part in PARTS.values()]
+    missing = [plan.name for plan in plans if seeds_of(plan, folder) < 2]
+    parts = [
+        "# Results on the phantom",
+        "Made from the tables in `phantom/` by `make reference-figures`. Do not edit. Each run was "
+        "trained on thirty phantoms at the profile `quick` and scored on 200 others by its last "
+        "epoch; *best epoch* is the difference by the epoch that is best in validation.",
+    ]
+    if missing:
+        parts.append(f"Not measured yet: {', '.join(missing)}.")
+    for plan in plans:
+        if plan.name not in missing:
+            parts += _null(folder) if plan is NULL else _section(plan, folder)
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(plan: Plan, folder: Path) -> Iterator[str]:
+    """Yield the paragraphs of a question."""
+    runs = evidence(plan, "last", folder)
+    table = compared(plan, "last", folder)
+    yield f"## {plan.name}\n\n{plan.question}"
+    yield markdown(_shown(table, compared(plan, "best", folder)))
+    yield stats.resolution(table)
+    yield "Beside the mean:"
+    yield _outcomes(runs)
+    if plan is STEPS:
+        yield f"![what each step adds]({PICTURE.name})"
+
+
+def compared(plan: Plan, epoch: ScoredEpoch, folder: Path = FOLDER) -> pd.DataFrame:
+    """Compare every variant with the baseline, or each step of a ladder with the one below."""
+    compare = stats.compare_ladder if plan.ladder else stats.compare_to_baseline
+    return compare(evidence(plan, epoch, folder))
+
+
+def _shown(last: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
+    """Return a comparison by the last epoch for reading, with the difference by the best one."""
+    table = stats.readable(last).drop(columns="improved")
+    table.insert(table.columns.get_loc("CI high") + 1, "best epoch", list(best["difference"]))
+    return table
+
+
+def _null(folder: Path) -> Iterator[str]:
+    """Yield the paragraphs about the runs of the baseline alone."""
+    measured = evidence(NULL, "last", folder)
+    yield f"## {NULL.name}\n\n{NULL.question}"
+    yield _outcomes(measured)
+    [runs] = measured.values()
+    if len(runs) >= PARTS[NULL.name].seeds:
+        found = stats.false_findings(runs)
+        yield (
+            f"Dealt out among a baseline and three candidates with five seeds each, 1,000 times: "
+            f"{found.helps:.1%} of these sweeps find a candidate that helps, {found.any:.1%} one "
+            f"that helps or hurts."
+        )
+
+
+def _outcomes(runs: Measured) -> str:
+    """Return what the means hide, as a table."""
+    table = stats.outcomes(runs)
+    return markdown(table.assign(missed=table["missed"].map("{:.1f}".format)))
+
+
+def in_words(folder: Path = FOLDER) -> str:
+    """Return how the best recipe does against the baseline, in a sentence."""
+    sentences, seeds = [], 0
+    for epoch, name in (("last", "last epoch"), ("best", "best epoch in validation")):
+        row = compared(BEST, epoch, folder).iloc[0]
+        seeds = row["seeds"]
+        sentences.append(
+            f"{name}: {row['mean DSC']:.3f} against {row['mean DSC'] - row['difference']:.3f}, "
+            f"{row['difference']:+.3f} (95 % CI {row['CI low']:+.3f} to {row['CI high']:+.3f}), "
+            f"{stats.p_in_words(row['p'])}, half of it from {row['half of it from']} of "
+            f"{row['patients']} patients"
+        )
+    return f"Best recipe against baseline, {seeds} seeds each; {'; '.join(sentences)}."
+
+
+def main() -> None:
+    """Run the command line."""
+    CommandParser(
+        prog="python -m maintain.findings", description="Write phantom.md, and draw the ladder."
+    ).parse_args()
+    write_atomic(PAGE, page())
+    written = [PAGE]
+    if seeds_of(STEPS) > 1:
+        waterfall(compared(STEPS, "last")).savefig(PICTURE, metadata={"Software": None})
+        written.append(PICTURE)
+    print("\n".join(map(str, written)))
+
+
+if __name__ == "__main__":
+    run_command(main)
