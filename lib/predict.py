@@ -36,7 +36,7 @@ from lib.runtime.device import prepare
 from lib.runtime.memory import memory_in_words
 from lib.runtime.own_files import OwnFiles, require_replaceable
 from lib.unet import from_published
-from lib.utils import PROJECT, KitError, as_path, changing, progress, say, short_path
+from lib.utils import PROJECT, KitError, as_list, as_path, changing, progress, say, short_path
 
 PRETRAINED = PROJECT / "result" / "pretrained"
 KIT_WEIGHTS = PRETRAINED / "best.pt"  # the recipe that did better in cross-validation
@@ -297,7 +297,7 @@ def most_different(
     """
     if len(runs) < 2:
         raise KitError("two runs at least are needed to compare; train some more first")
-    firsts = {label: given if isinstance(given, Run) else given[0] for label, given in runs.items()}
+    firsts = {label: as_list(given)[0] for label, given in runs.items()}
     scores = pd.DataFrame(
         {label: run.cases.set_index("patient")["dsc_native"] for label, run in firsts.items()}
     )

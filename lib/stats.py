@@ -21,7 +21,7 @@ import pandas as pd
 
 from lib.config import Config
 from lib.metrics import COLUMNS, Counts, summarise
-from lib.utils import KitError
+from lib.utils import KitError, as_list
 
 ALPHA, POWER = 0.05, 0.8
 NEGLIGIBLE = 0.02  # differences in DSC below it change nobody's choice of a recipe
@@ -513,9 +513,9 @@ def compare_ladder(steps: Mapping[str, Runs], metric: str = "dsc") -> pd.DataFra
     return corrected(table)
 
 
-def _as_list(label: str, runs: Runs) -> list[Scored]:
+def _runs_of(label: str, runs: Runs) -> list[Scored]:
     """Return the runs of a recipe as a list. Raises KitError if there are none."""
-    listed = list(runs) if isinstance(runs, Sequence) else [runs]
+    listed = as_list(runs)
     if not listed:
         raise KitError(f"{label}: no finished run to compare; train it first or leave it out")
     return listed
@@ -525,7 +525,7 @@ def _scores(runs: Mapping[str, Runs], metric: str) -> dict[str, pd.DataFrame]:
     """Return label -> scores (patient, run), of runs that are comparable with the first."""
     if metric not in METRICS:
         raise KitError(f"metric {metric!r} is not one of {', '.join(METRICS)}")
-    listed = {label: _as_list(label, given) for label, given in runs.items()}
+    listed = {label: _runs_of(label, given) for label, given in runs.items()}
     reference = next(iter(listed.values()))[0]
     return {
         label: _scores_of(label, several, reference, metric) for label, several in listed.items()
@@ -642,7 +642,7 @@ def outcomes(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.DataFrame:
         rows[label] = {
             f"mean {METRICS[metric]}": by_patient.mean(),
             "median": by_patient.median(),
-            "pooled DSC": np.mean([_pooled(label, run) for run in _as_list(label, runs[label])]),
+            "pooled DSC": np.mean([_pooled(label, run) for run in _runs_of(label, runs[label])]),
             "missed": (scores < MISSED).sum(axis=0).mean(),
             "SD between seeds": by_run.std(),
             "patients": len(scores),

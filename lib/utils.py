@@ -14,15 +14,16 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import psutil
 from filelock import FileLock
 
+T = TypeVar("T")
 PROJECT = Path(__file__).resolve().parent.parent
 PARTIAL = ".kit-partial"  # at the end of names of what is not written yet
 
@@ -262,6 +263,11 @@ def say(line: str, stream: TextIO | None = None) -> None:
     from tqdm.std import tqdm
 
     tqdm.write(line, file=stream)
+
+
+def as_list(given: T | Sequence[T]) -> list[T]:
+    """Return several things as a list, or one as a list of one."""
+    return list(given) if isinstance(given, Sequence) else [given]
 
 
 def cores() -> int:

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from lib.plot.pixels import ORANGE
 from lib.plot.style import VERDICT_COLOURS, styled, were_trained_on
 from lib.stats import Runs, Scored, Spread, compare_to_baseline, smallest_difference
-from lib.utils import KitError
+from lib.utils import KitError, as_list
 
 REFERENCE_RUN = "darkgrey"
 YOUR_STYLE: Any = {
@@ -84,7 +84,8 @@ def among(mine: Mapping[str, Runs], reference: Mapping[str, Runs]) -> Figure:
         KitError: no reference run, a label that has none, or a run without scores; or see
             ``lib.stats.compare_to_baseline``.
     """
-    theirs, yours = _listed(reference), _listed(mine)
+    theirs: dict[str, list[Scored]] = {label: as_list(runs) for label, runs in reference.items()}
+    yours: dict[str, list[Scored]] = {label: as_list(runs) for label, runs in mine.items()}
     _require_known(yours, theirs)
     table = compare_to_baseline(reference) if len(theirs) > 1 else pd.DataFrame()
     rows = _rows(yours, theirs, table)
@@ -104,14 +105,6 @@ def among(mine: Mapping[str, Runs], reference: Mapping[str, Runs]) -> Figure:
     axis.grid(axis="y", visible=False)
     figure.legend(handles=_handles(rows), loc="outside lower center", ncols=4)
     return figure
-
-
-def _listed(runs: Mapping[str, Runs]) -> dict[str, list[Scored]]:
-    """Return label -> runs as a list."""
-    return {
-        label: list(given) if isinstance(given, Sequence) else [given]
-        for label, given in runs.items()
-    }
 
 
 def _require_known(yours: Mapping[str, Any], theirs: Mapping[str, list[Scored]]) -> None:

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from lib.logger import Run
 from lib.plot.pixels import GREEN, VERMILION
 from lib.plot.style import dsc_axis, line_styles, styled
-from lib.utils import KitError
+from lib.utils import KitError, as_list
 
 
 @styled
@@ -58,9 +58,7 @@ def sweep_scores(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
     dsc_axis(left, "validation DSC per epoch")
-    listed = {
-        label: [given] if isinstance(given, Run) else list(given) for label, given in runs.items()
-    }
+    listed = {label: as_list(given) for label, given in runs.items()}
     for place, (several, style) in enumerate(
         zip(listed.values(), line_styles(len(listed)), strict=True)
     ):
@@ -103,7 +101,7 @@ def sweep_curves(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
     losses = set()
     for (label, given), style in zip(runs.items(), line_styles(len(runs)), strict=True):
-        several = [given] if isinstance(given, Run) else list(given)
+        several = as_list(given)
         losses |= {run.config.loss for run in several}
         for axis, column in ((left, "val loss"), (right, "val_dsc")):
             table = pd.concat([run.history.set_index("epoch")[column] for run in several], axis=1)
@@ -170,7 +168,7 @@ def seeds_curves(runs: Mapping[str, WithHistory | Sequence[WithHistory]]) -> Fig
 
 def _scores_by_epoch(label: str, given: WithHistory | Sequence[WithHistory]) -> pd.DataFrame:
     """Return the validation DSC (epoch, run). Raises KitError if no epoch has it of all runs."""
-    several = list(given) if isinstance(given, Sequence) else [given]
+    several = as_list(given)
     columns = [run.history.set_index("epoch")["val_dsc"] for run in several]
     table = pd.concat(columns, axis=1) if columns else pd.DataFrame()
     if table.dropna().empty:

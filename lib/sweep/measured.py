@@ -28,7 +28,7 @@ from lib.runtime.checkpoint import read_checkpoint
 from lib.runtime.device import prepare
 from lib.stats import Scored
 from lib.sweep.plans import Plan, find_plan
-from lib.utils import PROJECT, KitError
+from lib.utils import PROJECT, KitError, as_list
 
 BASE = replace(REFERENCE, **PROFILES["quick"])
 """The recipe that the variants of every plan changed."""
@@ -121,12 +121,11 @@ def on_test_set(
     Raises:
         KitError: see ``score``.
     """
-    listed = {
-        label: [given] if isinstance(given, Run) else list(given) for label, given in runs.items()
-    }
     if data is None:
-        return {label: [*each] for label, each in listed.items()}
-    return {label: [_once(run, data, epoch) for run in each] for label, each in listed.items()}
+        return {label: list[Scored](as_list(given)) for label, given in runs.items()}
+    return {
+        label: [_once(run, data, epoch) for run in as_list(given)] for label, given in runs.items()
+    }
 
 
 _SCORED: dict[tuple[str, ...], TestScores] = {}
