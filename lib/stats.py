@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations, pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -33,6 +34,8 @@ DRAWS = 4000  # sets of variances that stand for all, where power is computed
 SMALLEST_VARIANCE = 1e-24  # of a mean difference; anything smaller is rounding
 METRICS = {name: column.label for name, column in COLUMNS.items() if column.higher_is_better}
 """Columns of cases.csv in which more is better, and what a table calls them."""
+AFTER_TRAINING: dict[str, Any] = {"ema": 0.0, "tta": False, "component": "largest"}
+"""Fields of a recipe that change what is scored, not what is trained: field -> a common value."""
 CANNOT_TELL, NO_DIFFERENCE = "cannot tell", f"no difference larger than {NEGLIGIBLE}"
 VERDICTS = ("helps", "hurts", NO_DIFFERENCE, CANNOT_TELL)
 
@@ -234,7 +237,7 @@ class Crossed(NamedTuple):
     spread: Spread
 
 
-def crossed_test(before: np.ndarray, after: np.ndarray) -> Crossed:
+def crossed_test(before: np.ndarray, after: np.ndarray, shared: bool = False) -> Crossed:
     """Test whether two recipes differ, over patients and over seeds.
 
     Patients are crossed with recipes, runs are nested in them. The variance of the mean difference
@@ -244,7 +247,8 @@ def crossed_test(before: np.ndarray, after: np.ndarray) -> Crossed:
     tests (TOST) against ``NEGLIGIBLE``.
 
     A recipe with one run has no variance between seeds: it is taken to be that of the other
-    recipe. A single patient has no SD and no interval (NaN), and a p of 1.
+    recipe. If both score the same trainings, e.g. with and without flips, the variance between runs
+    is that of their differences. A single patient has no SD and no interval (NaN), and a p of 1.
 
     Sources: Clark 1973, Journal of Verbal Learning and Verbal Behavior 12, 335-359 (quasi-F);
     Satterthwaite 1946, Biometrics Bulletin 2, 110-114; Schuirmann 1987, Journal of Pharmacokinetics
@@ -253,12 +257,13 @@ def crossed_test(before: np.ndarray, after: np.ndarray) -> Crossed:
     Args:
         before, after: scores ``(runs, patients)``, the patients in the same order. One of them has
             two runs or more.
+        shared: whether run i of both is one training, scored in two ways.
 
     Raises:
         KitError: another shape, one run each, or a score that is not a finite number.
     """
     _require_crossed(before, after)
-    runs, n = (len(before), len(after)), before.shape[1]
+    n = before.shape[1]
     differences = np.round(after.mean(axis=0) - before.mean(axis=0), DIGITS)
     mean, improved = float(np.round(differences.mean(), DIGITS)), float(np.mean(differences > 0))
     if n == 1:
@@ -266,8 +271,10 @@ def crossed_test(before: np.ndarray, after: np.ndarray) -> Crossed:
         return Crossed(1, mean, nan, nan, nan, 1.0, 1.0, improved, nan, nan, UNKNOWN)
     from scipy.stats import t
 
-    squares = [_mean_squares(scores) for scores in (before, after) if len(scores) > 1]
-    variance, df = _error(float(differences.var(ddof=1)), squares, n, runs)
+    varying = [after - before] if shared else [before, after]
+    squares = [_mean_squares(scores) for scores in varying if len(scores) > 1]
+    weights = _weights([len(scores) for scores in varying])
+    variance, df = _error(float(differences.var(ddof=1)), squares, n, weights)
     se = math.sqrt(variance)
     margin = float(t.isf(ALPHA / 2, df)) * se
     return Crossed(
@@ -281,7 +288,8 @@ def crossed_test(before: np.ndarray, after: np.ndarray) -> Crossed:
         improved=improved,
         se=se,
         df=float(df),
-        spread=_spread([before, after]),
+        # independent runs with half of the differences' variance would differ as much
+        spread=_spread([before, after], [each.half() for each in squares] if shared else squares),
     )
 
 
@@ -307,6 +315,10 @@ class _MeanSquares(NamedTuple):
     means: Any
     residual: Any
 
+    def half(self) -> _MeanSquares:
+        """Return half of both."""
+        return _MeanSquares(self.means / 2, self.residual / 2)
+
 
 def _mean_squares(scores: np.ndarray) -> _MeanSquares:
     """Return the mean squares of scores ``(runs, patients)``, two or more of both."""
@@ -316,10 +328,13 @@ def _mean_squares(scores: np.ndarray) -> _MeanSquares:
     return _MeanSquares(float(means.var(ddof=1)), float((residual**2).sum() / freedom))
 
 
-def _weights(runs: tuple[int, int]) -> list[tuple[float, int]]:
+def _weights(runs: Sequence[int]) -> list[tuple[float, int]]:
     """Return (weight of its variance, degrees of freedom) of each recipe with several runs.
 
     A recipe with one run adds its weight to that of the other.
+
+    Args:
+        runs: of each recipe, or of their differences alone.
     """
     if min(runs) > 1:
         return [(1 / count, count - 1) for count in runs]
@@ -327,18 +342,18 @@ def _weights(runs: tuple[int, int]) -> list[tuple[float, int]]:
 
 
 def _error(
-    patients: Any, squares: Sequence[_MeanSquares], n: int, runs: tuple[int, int]
+    patients: Any, squares: Sequence[_MeanSquares], n: int, weights: Sequence[tuple[float, int]]
 ) -> tuple[Any, Any]:
     """Return the variance of a mean difference, and its degrees of freedom.
 
     Args:
         patients: variance of the differences of ``n`` patients, or draws of it.
         squares: of each recipe with several runs.
-        runs: their number, before and after.
+        weights: of the same recipes, from ``_weights``.
     """
     by_patients, by_seeds, in_both = patients / n, 0.0, 0.0
     uncertainty = by_patients**2 / (n - 1)
-    for (weight, freedom), (means, residual) in zip(_weights(runs), squares, strict=True):
+    for (weight, freedom), (means, residual) in zip(weights, squares, strict=True):
         seeds, shared = weight * means, weight * residual / n
         by_seeds, in_both = by_seeds + seeds, in_both + shared
         uncertainty = uncertainty + (seeds**2 + shared**2 / (n - 1)) / freedom
@@ -347,9 +362,8 @@ def _error(
     return variance, variance**2 / np.maximum(uncertainty, SMALLEST_VARIANCE**2)
 
 
-def _spread(recipes: Sequence[np.ndarray]) -> Spread:
-    """Return the spread of scores ``(runs, patients)`` of each recipe, one with several runs."""
-    squares = [_mean_squares(scores) for scores in recipes if len(scores) > 1]
+def _spread(recipes: Sequence[np.ndarray], squares: Sequence[_MeanSquares]) -> Spread:
+    """Return the spread of scores ``(runs, patients)`` of each recipe, and of their runs."""
     residual = float(np.mean([each.residual for each in squares]))
     means = float(np.mean([each.means for each in squares]))
     patients = [
@@ -419,6 +433,7 @@ def compare_to_baseline(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.Dat
     """Compare every recipe with the first one.
 
     With two runs or more of one of them it is ``crossed_test``, with one run each ``paired_test``.
+    Recipes that differ in ``AFTER_TRAINING`` only share their trainings, seed by seed.
 
     Args:
         runs: label -> run, or runs with several seeds, e.g. ``sweep(...).runs``. The first is the
@@ -447,19 +462,31 @@ def compare_to_baseline(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.Dat
             'first (in a Plan it is a variant without changes: {"baseline": {}, ...})'
         )
     scores = {label: table.to_numpy().T for label, table in _scores(runs, metric).items()}
-    (_, before), *candidates = scores.items()
+    (reference, before), *candidates = scores.items()
     rows = [
-        {"label": label, f"mean {METRICS[metric]}": after.mean()} | _comparison(before, after)
+        {"label": label, f"mean {METRICS[metric]}": after.mean()}
+        | _comparison(before, after, _share_trainings(runs[reference], runs[label]))
         for label, after in candidates
     ]
     return corrected(pd.DataFrame(rows))
 
 
-def _comparison(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+def _share_trainings(before: Runs, after: Runs) -> bool:
+    """Return whether run i of both is the same training, scored in another way."""
+    pairs = list(zip(as_list(before), as_list(after), strict=False))
+    return len(as_list(before)) == len(as_list(after)) and all(
+        one.config != other.config
+        and one.config.lr_scheduler != "plateau"  # it follows the scores
+        and replace(one.config, **AFTER_TRAINING) == replace(other.config, **AFTER_TRAINING)
+        for one, other in pairs
+    )
+
+
+def _comparison(before: np.ndarray, after: np.ndarray, shared: bool) -> dict[str, float]:
     """Return the cells of a comparison of scores ``(runs, patients)``, before any correction."""
     differences = after.mean(axis=0) - before.mean(axis=0)
     if max(len(before), len(after)) > 1:
-        crossed = crossed_test(before, after)
+        crossed = crossed_test(before, after, shared)
         result: Paired | Crossed = crossed
         equivalence, wilcoxon, spread = crossed.p_equivalence, math.nan, crossed.spread
     else:
@@ -686,7 +713,7 @@ def spread(runs: Mapping[str, Runs], metric: str = "dsc") -> Spread:
             "spread: two patients and two runs of a recipe are needed; train one with two seeds or "
             "more"
         )
-    return _spread(recipes)
+    return _spread(recipes, [_mean_squares(scores) for scores in recipes if len(scores) > 1])
 
 
 def power(
@@ -822,7 +849,7 @@ class _Design:
             _MeanSquares(drawn(by_run, df), drawn(spread.residual**2, df * (patients - 1)))
             for _, df in weights
         ]
-        variance, df = _error(drawn(by_patient, patients - 1), squares, patients, runs)
+        variance, df = _error(drawn(by_patient, patients - 1), squares, patients, weights)
         error = np.sqrt(variance)
         self.found_from = t.isf(ALPHA / candidates / 2, df) * error  # a mean difference
         self.equal_up_to = NEGLIGIBLE - t.isf(ALPHA / candidates, df) * error

@@ -303,6 +303,47 @@ def test_without_scatter_between_patients_it_is_welchs_t_test_of_the_runs():
     assert (result.p, result.df) == pytest.approx((theirs.pvalue, theirs.df))
 
 
+def test_without_scatter_between_patients_shared_trainings_are_the_t_test_of_runs():
+    before, gains, shape = np.array([0.8, 0.7, 0.75]), np.array([0.01, 0.02, 0.012]), normal(20, 0)
+    scores = np.add.outer(before, shape), np.add.outer(before + gains, shape)
+    result = crossed_test(*scores, shared=True)
+    theirs = stats.ttest_1samp(gains, 0)
+    assert (result.p, result.df) == pytest.approx((theirs.pvalue, theirs.df))
+    assert (result.low, result.high) == pytest.approx(tuple(theirs.confidence_interval()))
+    assert result.spread == pytest.approx((gains.std(ddof=1) / math.sqrt(2), 0, 0))
+    assert result.se < crossed_test(*scores).se / 5  # what the seed does to both cancels
+
+
+def test_without_scatter_between_runs_shared_trainings_are_the_paired_t_test():
+    before, after = normal(12, 0.8), normal(12, 0.82, seed=1)
+    result = crossed_test(np.array([before] * 3), np.array([after] * 3), shared=True)
+    theirs = stats.ttest_rel(after, before)
+    assert (result.p, result.df) == pytest.approx((theirs.pvalue, theirs.df))
+    assert result.spread.patients == pytest.approx((after - before).std(ddof=1))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "shared"),
+    [
+        ({}, {"tta": True}, True),
+        ({"ema": 0.99}, {"tta": True, "component": "all"}, True),
+        ({}, {"lr": 1e-3, "tta": True}, False),
+        ({"lr_scheduler": "plateau"}, {"lr_scheduler": "plateau", "ema": 0.99}, False),
+    ],
+)
+def test_recipes_that_differ_after_training_share_their_trainings(before, after, shared):
+    scores = drawn(np.random.default_rng(3), 3, 10, Spread(0.02, 0.02, 0.02), (0, 0.03))
+    runs = [
+        [run_of(one, seed=seed, **changes) for seed, one in enumerate(each)]
+        for each, changes in zip(scores, (before, after), strict=True)
+    ]
+    row = compare_to_baseline({"before": runs[0], "after": runs[1]}).iloc[0]
+    assert row["CI low"] == pytest.approx(crossed_test(*scores, shared=shared).low)
+    others = [run_of(one, seed=seed + 1, **after) for seed, one in enumerate(scores[1])]
+    row = compare_to_baseline({"before": runs[0], "after": others}).iloc[0]
+    assert row["CI low"] == pytest.approx(crossed_test(*scores).low)  # other seeds
+
+
 def test_a_recipe_with_one_run_borrows_the_seeds_variance():
     shape, means = normal(20, 0), np.array([0.80, 0.83, 0.78])
     many, one = np.add.outer(means, shape), np.add.outer([0.9], shape)
