@@ -51,6 +51,16 @@ def test_the_modules_of_the_assignment_are_imported_where_they_are_taught():
         assert re.search(rf"^from lib\.{module} import ", sources, re.MULTILINE), module
 
 
+def test_a_prediction_precedes_every_sweep_of_train():
+    cells = nbformat.read(ROOT / "train.ipynb", as_version=4).cells
+    sweeps = [place for place, cell in enumerate(cells) if "only=mine[" in cell.source]
+    assert len(sweeps) == 9
+    for place, end in pairwise([*sweeps, len(cells)]):
+        assert cells[place - 1].source.startswith("**Your prediction.**")
+        section = "".join(cell.source for cell in cells[place:end])
+        assert "**Your analysis.**" in section and "**Exercise.**" in section
+
+
 def test_has_assertions(notebook):
     assert any("assert " in cell.source for cell in code_cells(notebook))
 
