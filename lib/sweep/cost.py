@@ -40,18 +40,21 @@ class Cost:
     at_once: int = 1
 
     def __str__(self) -> str:
+        runs = "1 run" if self.runs == 1 else f"{self.runs} runs"
         if not self.missing:
-            return f"{self.runs} runs, all finished before"
+            return f"{runs}, all finished before" if self.runs > 1 else f"{runs}, finished before"
         before = ""
         if self.missing < self.runs:
             before = f", {self.runs - self.missing} of them finished before"
         if not self.seconds:
-            return f"{self.runs} runs{before}; their cost is not known beforehand"
-        time_needed = f"one after the other about {duration(self.seconds)} on this device"
+            return f"{runs}{before}; their cost is not known beforehand"
+        time_needed = f"about {duration(self.seconds)} on this device"
         if self.at_once > 1:
-            time_needed = f"about {duration(self.seconds)} on this device, {self.at_once} at a time"
+            time_needed += f", {self.at_once} at a time"
+        elif self.missing > 1:
+            time_needed = f"one after the other {time_needed}"
         return (
-            f"{self.runs} runs{before}; {time_needed}, {self.disk_bytes / 1e9:.2g} GB of "
+            f"{runs}{before}; {time_needed}, {self.disk_bytes / 1e9:.2g} GB of "
             f"checkpoints, up to {self.at_once * self.memory_bytes / 1e9:.2g} GB of memory"
         )
 

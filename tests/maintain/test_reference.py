@@ -93,11 +93,7 @@ def test_runs_with_other_settings_do_not_count(reference, tmp_path):
 
 @pytest.mark.parametrize(
     ("main", "arguments"),
-    [
-        (reference_command, ["--seeds", "1"]),
-        (sweep_command, ["loss", "--at", "gpu"]),
-        (sweep_command, ["loss", "--only", "x"]),
-    ],
+    [(reference_command, ["--seeds", "1"]), (sweep_command, ["loss", "--at", "gpu"])],
 )
 def test_options_that_do_not_apply_are_named(main, arguments, monkeypatch, capfd):
     status, _, err = command(main, monkeypatch, capfd, *arguments, "--data", "nowhere")
