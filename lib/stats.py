@@ -473,13 +473,17 @@ def compare_to_baseline(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.Dat
 
 def _share_trainings(before: Runs, after: Runs) -> bool:
     """Return whether run i of both is the same training, scored in another way."""
-    pairs = list(zip(as_list(before), as_list(after), strict=False))
-    return len(as_list(before)) == len(as_list(after)) and all(
-        one.config != other.config
-        and one.config.lr_scheduler != "plateau"  # it follows the scores
-        and replace(one.config, **AFTER_TRAINING) == replace(other.config, **AFTER_TRAINING)
-        for one, other in pairs
+    runs, others = as_list(before), as_list(after)
+    return len(runs) == len(others) and all(
+        _same_training(run.config, other.config) for run, other in zip(runs, others, strict=True)
     )
+
+
+def _same_training(config: Config, other: Config) -> bool:
+    """Return whether two recipes train the same and differ in what they score."""
+    if config == other or config.lr_scheduler == "plateau":  # which follows the scores
+        return False
+    return replace(config, **AFTER_TRAINING) == replace(other, **AFTER_TRAINING)
 
 
 def _comparison(before: np.ndarray, after: np.ndarray, shared: bool) -> dict[str, float]:

@@ -5,6 +5,7 @@ It reads the tables that ``maintain.evidence`` wrote, question by question.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,22 +18,27 @@ from lib.sweep import Plan
 from lib.sweep.measured import BASE, FOLDER, ScoredEpoch, TestScores, evidence, recipe_of
 from lib.utils import write_atomic
 from maintain.evidence import BEST, NULL, PARTS, STEPS, read_tables
-from maintain.results import markdown
+from maintain.results import compared, markdown
 
 PAGE, PICTURE = FOLDER.with_suffix(".md"), FOLDER.with_name("phantom-ladder.png")
 Measured = dict[str, list[TestScores]]
 
 
-def seeds_of(plan: Plan, folder: Path = FOLDER) -> int:
+def runs_of_recipes(folder: Path = FOLDER) -> Counter[str]:
+    """Return recipe -> number of its seeds in the tables."""
+    return Counter(recipe for recipe, _, epoch in read_tables(folder) if epoch == "last")
+
+
+def seeds_of(plan: Plan, counts: Counter[str]) -> int:
     """Return with how many seeds every variant of a plan was measured."""
-    recipes = [recipe for recipe, _, epoch in read_tables(folder) if epoch == "last"]
-    return min(recipes.count(recipe_of(config)) for config in plan.configs(BASE).values())
+    return min(counts[recipe_of(config)] for config in plan.configs(BASE).values())
 
 
 def page(folder: Path = FOLDER) -> str:
     """Return ``phantom.md``: the questions that were measured, and the names of the others."""
     plans = [part.plan for part in PARTS.values()]
-    missing = [plan.name for plan in plans if seeds_of(plan, folder) < 2]
+    counts = runs_of_recipes(folder)
+    missing = [plan.name for plan in plans if seeds_of(plan, counts) < 2]
     parts = [
         "# Results on the phantom",
         "Made from the tables in `phantom/` by `make reference-figures`. Do not edit. Each run was "
@@ -50,20 +56,14 @@ def page(folder: Path = FOLDER) -> str:
 def _section(plan: Plan, folder: Path) -> Iterator[str]:
     """Yield the paragraphs of a question."""
     runs = evidence(plan, "last", folder)
-    table = compared(plan, "last", folder)
+    table, best = compared(plan, runs), compared(plan, evidence(plan, "best", folder))
     yield f"## {plan.name}\n\n{plan.question}"
-    yield markdown(_shown(table, compared(plan, "best", folder)))
+    yield markdown(_shown(table, best))
     yield stats.resolution(table)
     yield "Beside the mean:"
     yield _outcomes(runs)
     if plan is STEPS:
         yield f"![what each step adds]({PICTURE.name})"
-
-
-def compared(plan: Plan, epoch: ScoredEpoch, folder: Path = FOLDER) -> pd.DataFrame:
-    """Compare every variant with the baseline, or each step of a ladder with the one below."""
-    compare = stats.compare_ladder if plan.ladder else stats.compare_to_baseline
-    return compare(evidence(plan, epoch, folder))
 
 
 def _shown(last: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
@@ -97,8 +97,9 @@ def _outcomes(runs: Measured) -> str:
 def in_words(folder: Path = FOLDER) -> str:
     """Return how the best recipe does against the baseline, in a sentence."""
     sentences, seeds = [], 0
-    for epoch, name in (("last", "last epoch"), ("best", "best epoch in validation")):
-        row = compared(BEST, epoch, folder).iloc[0]
+    epochs: dict[ScoredEpoch, str] = {"last": "last epoch", "best": "best epoch in validation"}
+    for epoch, name in epochs.items():
+        row = compared(BEST, evidence(BEST, epoch, folder)).iloc[0]
         seeds = row["seeds"]
         sentences.append(
             f"{name}: {row['mean DSC']:.3f} against {row['mean DSC'] - row['difference']:.3f}, "
@@ -116,8 +117,8 @@ def main() -> None:
     ).parse_args()
     write_atomic(PAGE, page())
     written = [PAGE]
-    if seeds_of(STEPS) > 1:
-        waterfall(compared(STEPS, "last")).savefig(PICTURE, metadata={"Software": None})
+    if seeds_of(STEPS, runs_of_recipes()) > 1:
+        waterfall(compared(STEPS, evidence(STEPS))).savefig(PICTURE, metadata={"Software": None})
         written.append(PICTURE)
     print("\n".join(map(str, written)))
 

@@ -22,7 +22,7 @@ from lib.logger import Run, write_result_csvs
 from lib.metrics import Summary
 from lib.plot import dsc_strips, forest, sweep_curves
 from lib.runtime import CommandParser, run_command
-from lib.sweep import CrossValidation
+from lib.sweep import CrossValidation, Plan
 from lib.utils import PROJECT, KitError, write_atomic
 from maintain.postprocess import POSTPROCESSING, PUBLISHED, nested_choice
 from maintain.reference import (
@@ -271,11 +271,10 @@ def _sections(scale: str, folder: Path) -> Iterator[str]:
         )
 
 
-def _compared(name: str, runs: Measured) -> pd.DataFrame:
+def compared(plan: Plan, runs: Mapping[str, stats.Runs]) -> pd.DataFrame:
     """Compare every variant with the first, or each step of a ladder with the one below."""
-    if PARTS[name].plan.ladder:
-        return stats.compare_ladder(runs)
-    return stats.compare_to_baseline(runs)
+    compare = stats.compare_ladder if plan.ladder else stats.compare_to_baseline
+    return compare(runs)
 
 
 def _shown(name: str, runs: Measured) -> pd.DataFrame:
@@ -288,7 +287,7 @@ def _shown(name: str, runs: Measured) -> pd.DataFrame:
             }
         }
     )
-    table = _compared(name, runs).set_index("label")
+    table = compared(PARTS[name].plan, runs).set_index("label")
     table["p (Holm)"] = table["p (Holm)"].map(stats.p_in_cell)
     table["half of it from"] = [
         f"{carriers} of {patients}"
@@ -301,7 +300,7 @@ def _shown(name: str, runs: Measured) -> pd.DataFrame:
 def _basis(name: str, runs: Measured) -> str:
     """Return the number of seeds, and what the comparison could have shown."""
     seeds = len(next(iter(runs.values())))
-    return f"Seeds: {seeds}. {stats.resolution(_compared(name, runs))}"
+    return f"Seeds: {seeds}. {stats.resolution(compared(PARTS[name].plan, runs))}"
 
 
 def _without_training(table: pd.DataFrame) -> pd.DataFrame:
@@ -500,7 +499,7 @@ def _figures(name: str, runs: Measured) -> tuple[Figure, Figure]:
             }
         )
     else:
-        first = forest(_compared(name, runs), PARTS[name].plan.ladder)
+        first = forest(compared(PARTS[name].plan, runs), PARTS[name].plan.ladder)
     return first, sweep_curves(runs)
 
 

@@ -95,15 +95,14 @@ def chosen(tasks: list[Task], labels: Sequence[str] | None) -> list[Task]:
     """
     if labels is None:
         return tasks
-    known = dict.fromkeys(task.place.label for task in tasks)
-    unknown = [label for label in labels if label not in known]
-    if isinstance(labels, str) or unknown:
-        asked = labels if isinstance(labels, str) else unknown[0]
+    reference = tasks[0].place
+    known = list(dict.fromkeys(task.place.label for task in tasks))
+    if isinstance(labels, str) or not set(labels).issubset(known):
         raise KitError(
-            f"plan {tasks[0].place.plan}: only={asked!r} is no list of its variants; give some of "
-            f"{list(known)}"
+            f"plan {reference.plan}: only={labels!r} is no list of its variants; give some of "
+            f"{known}"
         )
-    return [task for task in tasks if task.place.label in (tasks[0].place.label, *labels)]
+    return [task for task in tasks if task.place.label in (reference.label, *labels)]
 
 
 def train_tasks(
