@@ -13,7 +13,7 @@ from itertools import accumulate
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
-from lib.utils import KitError
+from lib.utils import KitError, sha256
 
 # What the fields accept by name. The modules that build them have a table with the same keys.
 Preprocessing = Literal["reference", "native"]
@@ -486,6 +486,11 @@ PROFILES: dict[str, dict[str, Any]] = {
     # as published
     "full": {},
 }
+
+
+def seed_of(student: str) -> int:
+    """Return the seed of a student's runs: from the id, so that no two students have the same."""
+    return int(sha256(student.strip().encode()), 16) % 1_000_000
 
 
 def choose_profile(real_data: bool, device_type: str, asked: str | None = None) -> Profile:

@@ -29,6 +29,7 @@ def check(notebook: str, out: str) -> int:
         "KIT_DATA": "phantom",
         "KIT_OUT": out,
         "KIT_PROGRESS": "text",
+        "KIT_STUDENT": "ada",
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(

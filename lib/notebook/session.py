@@ -8,12 +8,12 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from lib.config import Config, Profile, choose_profile
+from lib.config import Config, Profile, choose_profile, seed_of
 from lib.data import find_root
 from lib.data.kaggle import usual_places
 from lib.dataset import BrainData, load_data
@@ -37,15 +37,21 @@ INSTALL = "pip install -r requirements.txt -c constraints.txt"
 
 @dataclass(frozen=True)
 class Session:
-    """Hold data, results folder and profile of a notebook."""
+    """Hold data, results folder and profile of a notebook.
+
+    Attributes:
+        student: an id, or None.
+    """
 
     source: Path
     out: Path
     profile: Profile
+    student: str | None = None
 
     def config(self, recipe: Config) -> Config:
-        """Return ``recipe`` at the size of this session's profile."""
-        return self.profile.apply(recipe)
+        """Return ``recipe`` at the size of this session's profile, with the student's own seed."""
+        seed = recipe.seed if self.student is None else seed_of(self.student)
+        return self.profile.apply(replace(recipe, seed=seed))
 
     def load(self, config: Config) -> BrainData:
         """Return the session's data, prepared as ``config`` wants it; say what was found."""
@@ -66,18 +72,23 @@ class Session:
 
 
 def start(
-    profile: str | None = None, data: str | Path | None = None, out: str | Path | None = None
+    profile: str | None = None,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    student: str | None = None,
 ) -> Session:
     """Check the installation, find the data and choose the profile, in ``[OK]`` / ``[FAIL]`` lines.
 
-    The environment variables ``KIT_PROFILE``, ``KIT_DATA`` and ``KIT_OUT`` are the defaults of
-    these arguments: so a notebook is run elsewhere without changing it.
+    The environment variables ``KIT_PROFILE``, ``KIT_DATA``, ``KIT_OUT`` and ``KIT_STUDENT`` are the
+    defaults of these arguments: so a notebook is run elsewhere without changing it.
 
     Args:
         profile: ``smoke``, ``quick`` or ``full``; by default what data and device suggest.
         data: Kaggle folder, ``archive.zip``, ``kaggle`` or ``phantom``; by default the Kaggle data
             if it is there.
         out: folder of results; by default ``result``.
+        student: your id, if you submit. It chooses the seed of your runs, so that no classmate's
+            are the same by honest work.
 
     Raises:
         KitError: a line said ``[FAIL]``.
@@ -106,7 +117,10 @@ def start(
         chosen = choose_profile(real, device.type, profile or os.environ.get("KIT_PROFILE"))
     _say(True, f"profile {chosen.name}: {chosen.reason}")
     _say(True, f"results go to {short_path(out)}")
-    return Session(source, out, chosen)
+    student = student or os.environ.get("KIT_STUDENT") or None
+    if student:
+        _say(True, f"student {student}: your seed is {seed_of(student)}")
+    return Session(source, out, chosen, student)
 
 
 def _find_data(asked: str | Path | None) -> tuple[Path, bool]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from lib.config import REFERENCE, choose_profile
+from lib.config import REFERENCE, choose_profile, seed_of
 from lib.data import kaggle
 from lib.notebook import Session, start
 from lib.phantom import PHANTOM_FOLDER, write
@@ -83,3 +83,15 @@ def test_only_the_phantom_has_a_test_set(tiny_kaggle, tmp_path, monkeypatch):
     few = Session(PHANTOM_FOLDER, tmp_path, choose_profile(False, "cpu", "smoke")).test_set(config)
     assert len(few.patients) == 4 and few.image_size == 32
     assert min(few.patients) == "PHANTOM_1001"
+
+
+def test_a_student_has_a_seed_of_their_own(tiny_kaggle, monkeypatch, capsys):
+    """The same in every notebook, however the id is given; without one the kit's."""
+    seeds = {
+        student: start(data=tiny_kaggle, student=student).config(REFERENCE).seed
+        for student in (None, "ada", "bela")
+    }
+    assert seeds[None] == REFERENCE.seed and len(set(seeds.values())) == 3
+    assert f"[OK] student ada: your seed is {seeds['ada']}" in capsys.readouterr().out
+    monkeypatch.setenv("KIT_STUDENT", "ada")
+    assert start(data=tiny_kaggle).config(REFERENCE).seed == seeds["ada"] == seed_of(" ada ")
