@@ -67,6 +67,15 @@ def run_id(config: Config, data: BrainData, split: Split, code: str) -> str:
     return _id_of(config.to_dict(), data.fingerprint, split.train, split.validation, code)
 
 
+def stated_id(info: Mapping[str, Any]) -> str:
+    """Return the id that a run has by its run.json, see ``run_id``.
+
+    It can be computed of runs of this ``SCHEMA`` only.
+    """
+    split, data, code = info["split"], info["data"]["sha256"], info["code"]["sha256"]
+    return _id_of(info["config"], data, split["train"], split["validation"], code)
+
+
 def _id_of(
     settings: Mapping[str, Any],
     data: str,
@@ -743,10 +752,8 @@ def _require_true(run: Run) -> None:
             f"{run.folder / 'run.json'}: {error}; restore it, or move the run's folder away and "
             f"train it anew"
         ) from None
-    if info.get("schema") == SCHEMA:
-        split, data, code = info["split"], info["data"]["sha256"], info["code"]["sha256"]
-        if _id_of(info["config"], data, split["train"], split["validation"], code) != run.id:
-            what = "config, data, split or code"
+    if info.get("schema") == SCHEMA and stated_id(info) != run.id:
+        what = "config, data, split or code"
     scores = run.history["val_dsc"]
     if run.info["split"]["validation"]:
         told = scores.get(info["best"]["epoch"] - 1, -1)  # rounded, so that two may seem equal

@@ -40,7 +40,7 @@ def _main_pack(arguments: list[str]) -> None:
         action="store_true",
         help="also accept a run of the profile quick, or on phantoms",
     )
-    parser.add_argument("--data", help="for a custom network: the data, for its masks")
+    parser.add_argument("--data", help="the assignment's; a custom network needs it, for its masks")
     chosen = parser.parse_args(arguments)
     print(pack(chosen.student, chosen.out, chosen.run, chosen.quick, chosen.data))
 
@@ -70,6 +70,9 @@ def _main_grade() -> None:
     parser.add_argument(
         "--seconds", type=float, default=SECONDS, help=f"per submission (default: {SECONDS})"
     )
+    parser.add_argument(
+        "--baseline", type=Path, help="folder of a run of yours whose DSC earns nothing"
+    )
     chosen = parser.parse_args()
     roster = None if chosen.roster is None else read_roster(chosen.roster)
     standings = grade(
@@ -81,6 +84,7 @@ def _main_grade() -> None:
         chosen.split,
         chosen.device,
         chosen.seconds,
+        chosen.baseline,
     )
     print(f"{summary(standings)}\n\n{Path(chosen.out) / GRADEBOOK}")
 

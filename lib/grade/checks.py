@@ -5,62 +5,49 @@ Every check reads. None computes a score, and none imports what was submitted.
 
 from __future__ import annotations
 
+import ast
 import difflib
+import math
 from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lib import train
 from lib.config import LOSSES, MODELS
-from lib.dataset import Split
 from lib.evaluate import native_scores
+from lib.grade.result import Finding
 from lib.grade.solutions import without_solutions
 from lib.grade.submission import Submission
 from lib.grade.test_set import Exam
-from lib.logger import SCHEMA, file_hash, run_id
+from lib.logger import SCHEMA, file_hash, stated_id
 from lib.metrics import Counts
 from lib.networks import build
 from lib.optim import learning_rate
 from lib.runtime import code_fingerprint
-from lib.utils import PROJECT
+from lib.utils import PROJECT, KitError
 
 EXACT = 1e-6
 """Largest difference of equal numbers that are written with eight digits."""
 PROTECTED = ("metrics.py", "evaluate.py", "dataset.py")
 """Files below ``lib`` that define the score; no assignment asks to change them."""
-LEVELS = ("fault", "review", "note")
-"""Of a finding, the gravest first."""
 _MAX_DIFF, _MAX_SOURCE = 200, 100_000  # lines shown, characters compared
-
-
-class Finding(NamedTuple):
-    """Hold something that a grader should know.
-
-    Attributes:
-        level: ``fault`` (no points until the instructor has looked), ``review`` (points are given,
-            the instructor should look), ``note``.
-        name: a few words, the same for all of its kind.
-        text: a sentence for the student's page.
-        private: a sentence for the instructor alone.
-    """
-
-    level: str
-    name: str
-    text: str
-    private: str = ""
+_MAX_RATES = 1000  # epochs of which the learning rate is computed
 
 
 # --- claims against each other --------------------------------------------------------------------
 
 
-def check_tables(submission: Submission, tolerance: float) -> Iterator[Finding]:
+def check_tables(
+    submission: Submission, tolerance: float, weights: bool = True
+) -> Iterator[Finding]:
     """Check that the result CSV, history.csv, cases.csv and run.json agree.
 
     Args:
+        weights: best.pt was submitted, too.
         tolerance: for the mean of cases.csv. It is computed in other batches than the epoch's DSC,
             which a GPU may round differently.
     """
@@ -84,8 +71,11 @@ def check_tables(submission: Submission, tolerance: float) -> Iterator[Finding]:
     names = [
         name
         for name in ("best.pt", "history.csv", "cases.csv")
-        if not (submission.folder / name).is_file()
-        or info["sha256"].get(name) != file_hash(submission.folder / name)
+        if (weights or name != "best.pt")
+        and (
+            not (submission.folder / name).is_file()
+            or info["sha256"].get(name) != file_hash(submission.folder / name)
+        )
     ]
     if names:
         yield Finding(
@@ -110,8 +100,10 @@ def check_history(submission: Submission) -> Iterator[Finding]:
         problems.append("the best epoch is not the first with the largest DSC")
     else:
         losses = history["val loss"].tolist()
-        rates = [learning_rate(config, epoch, losses[:epoch]) for epoch in range(config.epochs)]
-        if not np.allclose(history["lr"], rates, rtol=EXACT, atol=0):
+        # the time of ``plateau`` grows with the square of the epochs
+        looked_at = range(0, config.epochs, -(-config.epochs // _MAX_RATES))
+        rates = [learning_rate(config, epoch, losses[:epoch]) for epoch in looked_at]
+        if not np.allclose(history["lr"].iloc[looked_at], rates, rtol=EXACT, atol=0):
             problems.append(f"the learning rate is not that of schedule {config.lr_scheduler}")
     if problems:
         yield Finding("fault", "history implausible", f"history.csv: {problems[0]}.")
@@ -177,27 +169,30 @@ def check_split(submission: Submission, exam: Exam) -> Iterator[Finding]:
         )
 
 
-def check_identity(submission: Submission, exam: Exam) -> Iterator[Finding]:
-    """Check that the id of the run is that of its config, data and code."""
-    info, config = submission.info, submission.config
-    if info.get("schema") != SCHEMA:
+def check_id(submission: Submission) -> Iterator[Finding]:
+    """Check that the id of the run is that of config, data, split and code in its run.json."""
+    if submission.info.get("schema") != SCHEMA:
         yield Finding(
             "review",
             "other version",
             "The run was made with a version of the kit that computed its id differently.",
         )
-    elif info["data"]["sha256"] != exam.data.fingerprint:
+    elif stated_id(submission.info) != submission.run_id:
+        yield Finding(
+            "fault",
+            "run id does not fit",
+            "The run's id is not that of its config, data, split and code.",
+        )
+
+
+def check_identity(submission: Submission, exam: Exam) -> Iterator[Finding]:
+    """Check that the id of the run is its own, and that it used the instructor's data and code."""
+    info, config = submission.info, submission.config
+    yield from check_id(submission)
+    if info["data"]["sha256"] != exam.data.fingerprint:
         yield Finding(
             "review", "other data", "The run saw images that differ from the instructor's."
         )
-    else:
-        split = Split("", tuple(info["split"]["train"]), tuple(info["split"]["validation"]))
-        if run_id(config, exam.data, split, info["code"]["sha256"]) != submission.run_id:
-            yield Finding(
-                "fault",
-                "run id does not fit",
-                "The run's id is not that of its config, data, split and code.",
-            )
     # a custom class would have to be imported
     known = config.model in MODELS and config.loss in LOSSES
     # a narrow network is enough: the width is not part of the fingerprint
@@ -208,44 +203,99 @@ def check_identity(submission: Submission, exam: Exam) -> Iterator[Finding]:
         )
 
 
+def check_other_run(
+    name: str, run: Submission | KitError, exam: Exam | None = None, tolerance: float = math.inf
+) -> Iterator[Finding]:
+    """Check the tables of a run that is not graded: it is part of the comparison.
+
+    Its weights are not submitted, so that its scores cannot be computed again.
+
+    Args:
+        exam: None where the grader's data are not at hand.
+        tolerance: as for ``check_tables``.
+    """
+    if isinstance(run, KitError):
+        problem = str(run)
+    else:
+        found = (
+            *check_tables(run, tolerance, weights=False),
+            *check_history(run),
+            *(check_cases(run, exam) if exam else ()),
+            *check_id(run),
+        )
+        problem = next((finding.text for finding in found if finding.level == "fault"), "")
+    if problem:
+        yield Finding("fault", "another run is not as it was trained", f"{name}: {problem}")
+
+
 # --- lib ------------------------------------------------------------------------------------------
 
 
 def lib_diff(folder: Path) -> dict[str, list[str]]:
     """Return how a submitted ``lib`` differs from this one; nothing is imported.
 
-    A file without its solutions, as the student edition has it, counts as unchanged.
+    What counts is what Python parses: comments, docstrings, blank space and the encoding of a file
+    do not. A file without its solutions, as the student edition has it, counts as unchanged.
 
     Returns:
         File -> lines of a unified diff.
     """
     if not folder.is_dir():
         return {}
-    ours = {
-        path.relative_to(PROJECT / "lib").as_posix(): _lines(path)
-        for path in (PROJECT / "lib").rglob("*.py")
-    }
-    theirs = {
-        path.relative_to(folder).as_posix(): _lines(path) for path in sorted(folder.rglob("*.py"))
-    }
+    ours, theirs = (
+        {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*.py"))}
+        for root in (PROJECT / "lib", folder)
+    )
     found = {}
     for name in sorted({*ours, *theirs}):
         if name not in theirs:
             found[name] = ["removed"]
         elif name not in ours:
-            found[name] = [f"added: {len(theirs[name])} lines"]
-        elif theirs[name] not in (
-            ours[name],
-            without_solutions("".join(ours[name])).splitlines(keepends=True),
-        ):
-            found[name] = _diff(ours[name], theirs[name])
+            found[name] = [f"added: {len(_lines(_text(theirs[name])))} lines"]
+        elif not _is_same(ours[name], theirs[name]):
+            found[name] = _diff(_lines(_text(ours[name])), _lines(_text(theirs[name])))
     return found
 
 
-def _lines(path: Path) -> list[str]:
-    """Return the lines of a file, each shortened to 300 characters."""
-    text = path.read_text(encoding="utf-8", errors="replace")[:_MAX_SOURCE]
-    return [f"{line[:300]}\n" for line in text.splitlines()]
+def _is_same(ours: Path, theirs: Path) -> bool:
+    """Return whether two files mean the same, ours as it is or without its solutions."""
+    submitted, own = theirs.read_bytes(), ours.read_bytes()
+    if submitted == own:
+        return True
+    if len(submitted) > _MAX_SOURCE:
+        return False
+    released = without_solutions(own.decode()).encode()
+    return _meaning(submitted) in (_meaning(own), _meaning(released))
+
+
+def _meaning(source: bytes) -> str | None:
+    """Return what Python parses, without docstrings; None, which equals no file, if it cannot."""
+    try:
+        tree = ast.parse(source)  # follows the encoding that the file declares
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    for node in ast.walk(tree):
+        if isinstance(body := getattr(node, "body", None), list):
+            node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
+    return ast.dump(tree)
+
+
+def _is_text(line: ast.AST) -> bool:
+    """Return whether a statement is a lone text, as docstrings are."""
+    return (
+        isinstance(line, ast.Expr)
+        and isinstance(line.value, ast.Constant)
+        and isinstance(line.value.value, str)
+    )
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8-sig", errors="replace")[:_MAX_SOURCE]
+
+
+def _lines(text: str) -> list[str]:
+    """Return the lines of a text, each shortened to 300 characters."""
+    return [f"{line[:300]}\n" for line in text.removesuffix("\n").split("\n")]
 
 
 def _diff(ours: list[str], theirs: list[str]) -> list[str]:

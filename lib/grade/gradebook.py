@@ -9,13 +9,14 @@ import csv
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lib.grade.people import read_table
+from lib.grade.result import Finding
 from lib.grade.rubric import Rubric
-from lib.grade.standings import Standing
-from lib.utils import KitError, write_atomic
+from lib.grade.standings import Standing, status
+from lib.utils import KitError, fingerprint, write_atomic
 
 GRADEBOOK = "gradebook.csv"
 BY_HAND, COMMENT = "DSC points by hand", "comment"
@@ -36,6 +37,8 @@ COMPUTED = (
     "DSC points",
     "score",
     "feedback",
+    "content",
+    "marked",
 )
 """Columns that are written anew each time; all others are the instructor's."""
 POSSIBLE = "POINTS POSSIBLE"
@@ -52,12 +55,14 @@ class Book:
         entries: (student, submission) -> cells.
         ids: of the students who are graded now: their entries are nobody else's.
         possible: cells of the row of points possible, in columns that no rubric has.
+        before: (student, submission) -> what was computed then.
     """
 
     columns: tuple[str, ...] = ()
     entries: dict[tuple[str, str], Cells] = field(default_factory=dict)
     ids: frozenset[str] = frozenset()
     possible: Cells = field(default_factory=dict)
+    before: dict[tuple[str, str], Cells] = field(default_factory=dict)
 
     def key(self, standing: Standing) -> tuple[str, str] | None:
         """Return the key of the entry of a submission, or None.
@@ -96,10 +101,58 @@ class Book:
         key = self.key(standing)
         return {} if key is None else self.entries[key]
 
+    def marked(self, standing: Standing) -> str:
+        """Return which content the instructor marked, and a hash of the marks; "" without marks.
+
+        Marks that are others than last time are about the content of last time.
+        """
+        key = self.key(standing)
+        filled = self.entries.get(key, {}) if key else {}
+        if key is None or not filled:
+            return ""
+        values = {name: _value(cell) for name, cell in filled.items()}
+        before, marks = self.before.get(key, {}), fingerprint(values)[:8]
+        content, _, marks_then = before.get("marked", "").partition("/")
+        if marks != marks_then:
+            content = before.get("content") or _content(standing)  # older gradebooks have none
+        return f"{content}/{marks}"
+
+    def is_outdated(self, standing: Standing) -> bool:
+        """Return whether the instructor marked another content than there is now."""
+        content, _, _ = self.marked(standing).partition("/")
+        return content not in ("", _content(standing))
+
     def without(self, standings: Sequence[Standing]) -> list[tuple[str, str]]:
         """Return the keys of entries that are not empty and of none of these submissions."""
         here = {self.key(standing) for standing in standings}
         return [key for key, filled in self.entries.items() if filled and key not in here]
+
+
+def _value(cell: str) -> str:
+    """Return a cell as every spreadsheet saves it: 27,5 and 27.50 are the same."""
+    text = cell.strip().lstrip("'")
+    try:
+        return repr(float(text.replace(",", ".")))
+    except ValueError:
+        return text
+
+
+def _content(standing: Standing) -> str:
+    """Return the cell that says what was submitted; no spreadsheet takes it for a number."""
+    return f"sha-{standing.result.content}" if standing.result.content else ""
+
+
+def with_outdated(standings: Sequence[Standing], book: Book) -> list[Standing]:
+    """Return the standings with a finding where the content changed after it was marked."""
+    text = "What was submitted is not what the instructor has marked."
+    finding = Finding("review", "changed since marked", text)
+    found = []
+    for standing in standings:
+        if book.is_outdated(standing):
+            result = replace(standing.result, findings=[*standing.result.findings, finding])
+            standing = replace(standing, result=result, status=status(result))
+        found.append(standing)
+    return found
 
 
 def _same_number(cell: str, student: str) -> bool:
@@ -141,6 +194,7 @@ def read_book(file: Path, rubric: Rubric) -> Book:
         raise KitError(f"{file}: has two columns {twice[0]!r}; give one of them another name")
     columns = tuple(name for name in names if name and name not in COMPUTED)
     entries: dict[tuple[str, str], Cells] = {}
+    before: dict[tuple[str, str], Cells] = {}
     possible: Cells = {}
     for number, cells in enumerate(rows[1:], 2):
         place = f"{file}, line {number}"
@@ -164,7 +218,8 @@ def read_book(file: Path, rubric: Rubric) -> Book:
             )
         if any(key):
             entries[key] = filled or entries.get(key, {})
-    return Book(columns, entries, possible=possible)
+            before[key] = {name: row.get(name, "").strip() for name in ("content", "marked")}
+    return Book(columns, entries, possible=possible, before=before)
 
 
 def _require_named(place: str, names: Sequence[str], cells: Sequence[str]) -> None:
@@ -242,14 +297,22 @@ def write_book(
         filled = book.of(standing)
         rows.append(
             {
-                **_computed(standing, rubric),
+                **{name: _in_one_cell(cell) for name, cell in _computed(standing, rubric).items()},
                 **filled,
                 "score": f"{total(standing, filled, rubric):g}",
                 "feedback": pages[i],
+                "content": _content(standing),
+                "marked": book.marked(standing),
             }
         )
     rows += [
-        {"student": key[0], "submission": key[1], "status": "withdrawn", **book.entries[key]}
+        {
+            "student": key[0],
+            "submission": key[1],
+            "status": "withdrawn",
+            **book.entries[key],
+            **book.before.get(key, {}),
+        }
         for key in book.without(standings)
     ]
     buffer = io.StringIO()
@@ -296,6 +359,14 @@ def flags(standing: Standing) -> str:
 def _decimals(value: float | None) -> str:
     """Return a number with six decimals; empty for None."""
     return "" if value is None else f"{round(value, 6) + 0.0:.6f}"  # + 0.0 makes -0.0 a 0.0
+
+
+def _in_one_cell(text: str) -> str:
+    """Return a stranger's text that stays harmless where another mark separates the cells.
+
+    There, what is behind a semicolon or a tab is a cell of its own.
+    """
+    return re.sub(r"(?<=\S)([;\t]\s*)([=+@-])", r"\1'\2", text)
 
 
 def _as_text(text: str) -> str:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from lib.grade.archive import unpack
-from lib.grade.checks import Finding
-from lib.grade.rescore import Result, encodable, verify
+from lib.grade.rescore import verify
+from lib.grade.result import Finding, Result, encodable
 from lib.grade.submission import READ, read_submission
 from lib.grade.test_set import Exam, prepare_exam
 from lib.grade.trouble import GraderError, in_one_line, is_of_memory, of_the_computer

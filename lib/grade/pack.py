@@ -8,14 +8,15 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lib.config import MODELS, changes
 from lib.data.kaggle import DAMAGED_ZIP
-from lib.dataset import BrainData
+from lib.dataset import BrainData, load_data
 from lib.grade.archive import unpack, write_zip
-from lib.grade.checks import check_history, check_tables
-from lib.grade.submission import MANIFEST, READ, STUDENT, read_submission
+from lib.grade.checks import check_history, check_id, check_other_run, check_tables
+from lib.grade.rubric import load_rubric
+from lib.grade.submission import MANIFEST, READ, STUDENT, read_others, read_submission
 from lib.logger import (
     BEST_CSV,
     TRAIN_CSV,
@@ -27,10 +28,12 @@ from lib.logger import (
     write_result_csvs,
 )
 from lib.predict import load_weights, predict
-from lib.utils import PROJECT, KitError, sha256, write_atomic
+from lib.utils import PROJECT, KitError, fingerprint, sha256, write_atomic
 
 MAX_ZIP = 200 * 2**20
-PLACEHOLDER = "your-id"  # in train_best.ipynb
+PLACEHOLDER = "your-id"
+QUESTION = "question"  # in the metadata of a cell that asks for an answer
+RUBRIC = PROJECT / "rubric.toml"  # of the course, where it is public
 _TABLES = ("run.json", "history.csv", "cases.csv")
 
 
@@ -38,6 +41,11 @@ class Receipt(NamedTuple):
     """Hold what was submitted.
 
     The first digits of its hash show whether the instructor has the same file.
+
+    Attributes:
+        about: name -> text, of data and scores.
+        remarks: what a grader would hold, and what is missing.
+        file: None if nothing was written.
     """
 
     student: str
@@ -45,21 +53,27 @@ class Receipt(NamedTuple):
     recipe: str
     claimed: float
     sha256: str
-    file: Path
+    file: Path | None
+    about: dict[str, str]
+    remarks: list[str]
 
     def __str__(self) -> str:
-        return (
-            f"handed in by   {self.student}\n"
-            f"run            {self.run_id}\n"
-            f"its recipe     {self.recipe}\n"
-            f"claimed DSC    {self.claimed:.4f}\n"
-            f"file           {self.file.name}, {self.file.stat().st_size / 1e6:.1f} MB\n"
-            f"SHA-256        {self.sha256[:12]}"
-        )
+        lines = {
+            "handed in by": self.student or "nobody yet",
+            "run": self.run_id,
+            "its recipe": self.recipe,
+            "claimed DSC": f"{self.claimed:.4f}",
+            **self.about,
+        }
+        if self.file:
+            lines["file"] = f"{self.file.name}, {self.file.stat().st_size / 1e6:.1f} MB"
+            lines["SHA-256"] = self.sha256[:12]
+        text = "\n".join(f"{name:<15}{value}" for name, value in lines.items())
+        return "\n".join([text, *(f"- {remark}" for remark in self.remarks)])
 
 
 def pack(
-    student: str,
+    student: str | None,
     out: str | Path = "result",
     run_id: str | None = None,
     quick: bool = False,
@@ -73,31 +87,33 @@ def pack(
     give the same zip.
 
     Args:
-        student: your id; letters, digits and . @ -
+        student: your id; letters, digits and . @ -. With None nothing is written: the receipt tells
+            what would be submitted.
         out: folder of results.
         run_id: the run to be graded. By default it is the run with the best DSC in the best CSV,
-            else in the other; folds of a cross-validation are left out.
+            else in the other; runs on patients come before those on phantoms, and folds of a
+            cross-validation are left out.
         quick: also accept a run of the profile ``quick`` or ``smoke``, or on phantoms.
-        data: for a custom network, from ``load_data`` or a folder for it. The grader runs no code
-            of yours, so the masks of the validation patients are submitted too.
+        data: of the assignment, from ``load_data`` or a folder for it; then only runs on these data
+            count. A custom network needs it: the grader runs no code of yours, so the masks of the
+            validation patients are submitted too.
 
     Raises:
         KitError: no such run; weights or tables that cannot be read; a run that is too small; or a
             zip over 200 MiB.
     """
-    if not STUDENT.fullmatch(student):
+    if student == PLACEHOLDER:
+        raise KitError(f"student {student!r}: is a placeholder; put your own id in its place")
+    if student is not None and not STUDENT.fullmatch(student):
         raise KitError(f"student {student!r}: give your id, of letters, digits and . @ - only")
-    if student == PLACEHOLDER and not quick:
-        raise KitError(
-            f"student {student!r}: is a placeholder of the notebook; put your own id in its place"
-        )
     out = Path(out)
     if not out.is_dir():
         raise KitError(f"{out}: no such folder; name the folder of results")
     runs = all_runs(out)
     finished = finished_runs(out, runs)
     write_result_csvs(out, finished)
-    run = _choose(out, finished, run_id)
+    data = load_data(data) if isinstance(data, (str, Path)) else data
+    run = _choose(out, finished, run_id, data)
     if not quick and (reason := _too_small(run)):
         raise KitError(
             f"{run.id}: {reason}; submit a run of the profile full, or allow this one with "
@@ -105,28 +121,63 @@ def pack(
         )
     files: dict[str, Path | bytes] = {**dict(_files(out, finished, run)), **_report(out, runs)}
     files[MANIFEST] = json.dumps(
-        {"schema": 1, "student": student, "run": run.id}, indent=1
+        {"schema": 1, "student": student or "", "run": run.id}, indent=1
     ).encode()
     if run.config.model in MODELS:
         load_weights(run.weights)
     else:
         files |= _masks(run, data)
-    target = out / f"{student}.zip"
-    if target.exists() and not _is_packed(target):
+    target = out / f"{student}.zip" if student else None
+    if target and target.exists() and not _is_packed(target):
         raise KitError(f"{target}: was not written by pack; move it away")
-    _write_checked(target, files)
+    digest, held = _write_checked(target, files)
+    remarks = [] if student else ["nothing was written: say who you are, and pack again"]
+    remarks += [*held, *_unfinished(files)]
     recipe = changes(run.config) or "as published"
-    return Receipt(
-        student, run.id, recipe, float(run.history["val_dsc"].max()), sha256(target), target
-    )
+    claimed = float(run.history["val_dsc"].max())
+    about = _about(run, outside_folds(finished))
+    return Receipt(student or "", run.id, recipe, claimed, digest, target, about, remarks)
 
 
-def _choose(out: Path, finished: list[Run], run_id: str | None) -> Run:
+def _choose(out: Path, finished: list[Run], run_id: str | None, data: BrainData | None) -> Run:
     """Return the run to be graded, see ``pack``."""
-    best = [run for run in outside_folds(finished) if "best" in run.tables]
-    if best and run_id is None:
-        return max(best, key=lambda run: run.dsc.mean)
-    return find_run(out, run_id=run_id, runs=finished)
+    if run_id is not None:
+        return find_run(out, run_id=run_id, runs=finished)
+    candidates = [
+        run
+        for run in outside_folds(finished)
+        if data is None or run.info["data"]["sha256"] == data.fingerprint
+    ]
+    candidates = [run for run in candidates if not run.info["data"].get("phantom")] or candidates
+    candidates = [run for run in candidates if "best" in run.tables] or candidates
+    if not candidates:
+        return find_run(out, data, runs=finished)  # says what is missing
+    return max(candidates, key=lambda run: run.dsc.mean)
+
+
+def _about(run: Run, others: list[Run]) -> dict[str, str]:
+    """Return what a receipt tells of a run beside its recipe."""
+    info = run.info
+    about = {
+        "data": f"{info['data']['name']}, {len(info['split']['train'])} patients to learn from, "
+        f"{len(info['split']['validation'])} scored (split {info['split']['name']})"
+    }
+    rivals = [
+        other
+        for other in others
+        if other.info["split"]["validation"] == info["split"]["validation"]
+        and other.info["data"]["sha256"] == info["data"]["sha256"]
+    ]
+    better = max(rivals, key=lambda other: other.dsc.mean, default=run)
+    if better.dsc.mean > run.dsc.mean:
+        about["a better run"] = f"{better.id}: {better.dsc.mean:.4f}; name it to submit it"
+    if RUBRIC.is_file():
+        rubric = load_rubric(RUBRIC)
+        about["points"] = (
+            f"{rubric.points(run.dsc.mean):g} of {rubric.dsc_points:g} for this DSC, by "
+            f"{RUBRIC.name}"
+        )
+    return about
 
 
 def _too_small(run: Run) -> str | None:
@@ -145,10 +196,19 @@ def _files(out: Path, finished: list[Run], chosen: Run) -> Iterator[tuple[str, P
         for name in _TABLES:
             yield f"result/runs/{run.id}/{name}", run.folder / name
     yield f"result/runs/{chosen.id}/best.pt", chosen.weights
-    for file in (*PROJECT.glob("*.ipynb"), *PROJECT.glob("*.py"), *(PROJECT / "lib").rglob("*.py")):
+    packages = {name.partition(".")[0] for run in finished for name in _own_modules(run)}
+    sources = [*PROJECT.glob("*.ipynb"), *PROJECT.glob("*.py")]
+    for package in sorted({"lib", *packages}):
+        sources += sorted((PROJECT / package).rglob("*.py"))
+    for file in sources:
         yield file.relative_to(PROJECT).as_posix(), file
     for file in (out / "notebooks").glob("*.ipynb"):
         yield f"result/notebooks/{file.name}", file
+
+
+def _own_modules(run: Run) -> list[str]:
+    """Return the modules of a custom network or loss, of ``module:Class``."""
+    return [spec.partition(":")[0] for spec in (run.config.model, run.config.loss) if ":" in spec]
 
 
 def _report(out: Path, runs: list[Run]) -> dict[str, bytes]:
@@ -167,7 +227,7 @@ def _report(out: Path, runs: list[Run]) -> dict[str, bytes]:
     return {f"result/{name}": content for name, content in (made | {ANALYSIS: words}).items()}
 
 
-def _masks(run: Run, data: BrainData | str | Path | None) -> dict[str, bytes]:
+def _masks(run: Run, data: BrainData | None) -> dict[str, bytes]:
     """Return the predicted masks of the validation patients."""
     if data is None:
         raise KitError(
@@ -196,13 +256,16 @@ def _is_packed(file: Path) -> bool:
         return False
 
 
-def _write_checked(target: Path, files: dict[str, Path | bytes]) -> None:
+def _write_checked(target: Path | None, files: dict[str, Path | bytes]) -> tuple[str, list[str]]:
     """Write the zip, once it was read and checked as the grader will.
 
     An older zip stays as it is if this one is not good.
+
+    Returns:
+        The zip's SHA-256, and what a grader would hold in other runs.
     """
     with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder, target.name)
+        made = Path(folder, "submission.zip")
         write_zip(made, files)
         size = made.stat().st_size
         if size > MAX_ZIP:
@@ -210,14 +273,63 @@ def _write_checked(target: Path, files: dict[str, Path | bytes]) -> None:
                 name: file.stat().st_size for name, file in files.items() if isinstance(file, Path)
             }
             raise KitError(
-                f"{target.name}: {size >> 20} MiB, at most {MAX_ZIP >> 20} are accepted; the "
+                f"{target or 'zip'}: {size >> 20} MiB, at most {MAX_ZIP >> 20} are accepted; the "
                 f"largest file is {max(sizes, key=sizes.__getitem__)}"
             )
         unpack(made, Path(folder, "unpacked"), READ)
         submission = read_submission(Path(folder, "unpacked"))
-        for finding in (*check_tables(submission, math.inf), *check_history(submission)):
+        checks = (
+            *check_tables(submission, math.inf),
+            *check_history(submission),
+            *check_id(submission),
+        )
+        for finding in checks:
             if finding.level == "fault":
                 raise KitError(
                     f"{submission.run_id}: {finding.text} A grader would hold it; train it anew"
                 )
-        write_atomic(target, made.read_bytes())
+        held = [
+            f"a grader would hold this: {finding.text}"
+            for name, run in read_others(submission)
+            for finding in check_other_run(name, run)
+        ]
+        if target:
+            write_atomic(target, made.read_bytes())
+        return sha256(made), held
+
+
+# --- what is unwritten ----------------------------------------------------------------------------
+
+
+def _unfinished(files: dict[str, Path | bytes]) -> Iterator[str]:
+    """Yield what notebooks lack: answers, and cells that were never run."""
+    asked = written = 0
+    for name, file in files.items():
+        if "/" in name or not name.endswith(".ipynb") or not isinstance(file, Path):
+            continue
+        cells = _cells(files.get(f"result/notebooks/{name}", file))
+        code = [cell for cell in cells if cell.get("cell_type") == "code" and cell.get("source")]
+        idle = sum(cell.get("execution_count") is None for cell in code)
+        if idle:
+            yield f"{name}: {idle} of {len(code)} cells were not run, or saved without outputs"
+        for cell in _cells(file):
+            question = cell.get("metadata", {}).get(QUESTION)
+            asked += question is not None
+            written += question not in (None, question_hash("".join(cell.get("source", ""))))
+    if asked:
+        yield f"analysis: {written} of {asked} answers written"
+
+
+def _cells(file: Path | bytes) -> list[dict[str, Any]]:
+    """Return the cells of a notebook; none of a damaged one."""
+    try:
+        content = file if isinstance(file, bytes) else file.read_bytes()
+        cells = json.loads(content)["cells"]
+        return [cell for cell in cells if isinstance(cell, dict)]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+
+
+def question_hash(text: str) -> str:
+    """Return what the metadata of a cell to be answered keep of it, as it was given out."""
+    return fingerprint(text.strip())[:12]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +15,18 @@ from lib.evaluate import score_cases
 from lib.grade.archive import composed
 from lib.grade.checkpoint import read_checked
 from lib.grade.checks import (
-    LEVELS,
-    Finding,
     check_cases,
     check_history,
     check_identity,
     check_lib,
+    check_other_run,
     check_split,
     check_tables,
     lib_diff,
 )
-from lib.grade.submission import STUDENT, Submission
+from lib.grade.nearness import sketch
+from lib.grade.result import Finding, Result
+from lib.grade.submission import Submission, read_others
 from lib.grade.test_set import Exam
 from lib.metrics import counts, largest_component, summarise
 from lib.runtime import deterministic, tune_allocator
@@ -35,113 +34,8 @@ from lib.runtime.device import prepare
 from lib.utils import KitError, sha256
 
 MAX_SIZE, MAX_BATCH = 512, 32
-FAILURES = ("refused", "incomplete", "not verifiable", "timed out", "failed", "missing")
-"""Statuses of a result without a score."""
-
-
-@dataclass
-class Result:
-    """Hold what grading found of one submission; ``dataclasses.asdict`` makes JSON of it.
-
-    Attributes:
-        submission: its file or folder name.
-        status: ``computed``; else why no score could be computed: ``refused``, ``incomplete``,
-            ``not verifiable``, ``timed out``, ``failed``, ``missing``.
-        claimed, verified, low, high, probe: mean DSC over the validation patients as claimed and as
-            computed, the 95 % CI of the latter, and that of the perturbed patients; or None.
-        grid: ``network``, or ``file`` for masks that were submitted.
-        cases: patient -> [claimed, computed, perturbed] DSC.
-        prints: name -> hash of what no two students should share.
-        recipe: fields of the config, for the student's page.
-        diff: file of ``lib`` -> lines of a unified diff.
-    """
-
-    submission: str
-    student: str
-    status: str = "computed"
-    run: str = ""
-    claimed: float | None = None
-    verified: float | None = None
-    low: float | None = None
-    high: float | None = None
-    probe: float | None = None
-    grid: str = ""
-    cases: dict[str, list[float | None]] = field(default_factory=dict)
-    prints: dict[str, str] = field(default_factory=dict)
-    recipe: dict[str, Any] = field(default_factory=dict)
-    diff: dict[str, list[str]] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
-
-    @property
-    def score(self) -> float:
-        """Return the computed mean DSC. Raises ValueError if there is none."""
-        if self.verified is None:
-            raise ValueError(f"{self.submission}: no score was computed")
-        return self.verified
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Result:
-        """Return the result of which ``dataclasses.asdict`` gave these values.
-
-        Raises:
-            ValueError: they are no result.
-        """
-        try:
-            findings = [Finding(*finding) for finding in values["findings"]]
-            result = cls(**{**values, "findings": findings})
-            sound = result._is_sound()
-            is_text = encodable(result) == result
-        except (TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise ValueError(f"no result: {error}") from None
-        if not is_text:
-            raise ValueError("no result: a text cannot be written as UTF-8")
-        if not sound:
-            raise ValueError("no result: a value is of another kind")
-        return result
-
-    def _is_sound(self) -> bool:
-        """Return whether all values are of their kinds, as those from another process may not."""
-        texts = [self.submission, self.student, self.status, self.run, self.grid]
-        texts += [*self.prints, *self.prints.values(), *self.cases, *self.recipe, *self.diff]
-        texts += [line for lines in self.diff.values() for line in lines]
-        texts += [text for finding in self.findings for text in finding]
-        numbers = [self.claimed, self.verified, self.low, self.high, self.probe]
-        numbers += [number for scores in self.cases.values() for number in scores]
-        return (
-            all(isinstance(text, str) for text in texts)
-            and all(number is None or _is_finite(number) for number in numbers)
-            and all(len(scores) == 3 and scores[1] is not None for scores in self.cases.values())
-            and all(finding.level in LEVELS for finding in self.findings)
-            and (
-                _is_finite(self.verified) if self.status == "computed" else self.status in FAILURES
-            )
-            and bool(STUDENT.fullmatch(self.student))
-        )
-
-
-def encodable(result: Result) -> Result:
-    """Return a result of which all texts can be written as UTF-8.
-
-    JSON and names of files may contain lone surrogates, which cannot; their escapes replace them.
-    """
-    return Result(**{name: _encodable(value) for name, value in vars(result).items()})
-
-
-def _encodable(value: Any) -> Any:
-    """Return a JSON-like value with the escapes of lone surrogates in its texts."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, dict):
-        return {_encodable(name): _encodable(inner) for name, inner in value.items()}
-    if isinstance(value, Finding):
-        return Finding(*map(_encodable, value))
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(_encodable, value))
-    return value
-
-
-def _is_finite(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+NEAR_CASE = 0.02
+"""Largest difference of a patient's DSC by rounding, unless another component is kept."""
 
 
 def verify(
@@ -159,7 +53,7 @@ def verify(
     """
     result.run, result.claimed = submission.run_id, submission.claimed
     result.recipe = submission.config.to_dict()
-    result.prints["cases"] = sha256(submission.cases.to_csv(index=False).encode())
+    result.prints |= _prints(submission)
     result.diff = lib_diff(submission.root / "lib")
     result.findings += [
         *check_tables(submission, tolerance),
@@ -168,6 +62,11 @@ def verify(
         *check_cases(submission, exam),
         *check_identity(submission, exam),
         *check_lib(result.diff),
+        *(
+            finding
+            for name, run in read_others(submission)
+            for finding in check_other_run(name, run, exam, tolerance)
+        ),
     ]
     if submission.config.model in MODELS:
         rows, perturbed = _score_weights(submission, exam, device, result)
@@ -177,6 +76,26 @@ def verify(
         rows, perturbed = _score_masks(submission, exam, result), {}
         column, result.grid = "dsc_native", "file"
     _compare(submission, rows, column, perturbed, tolerance, result)
+
+
+def _prints(submission: Submission) -> dict[str, str]:
+    """Return hashes of what no two trainings share."""
+    info = submission.info
+    prints = {}
+    if _tells(submission.cases):
+        prints["cases"] = sha256(submission.cases.to_csv(index=False).encode())
+    times = [info.get(name) for name in ("seconds", "slices_per_s", "peak_ram_gib")]
+    if all(isinstance(value, (int, float)) and value > 0 for value in times):
+        prints["times"] = sha256(repr(times).encode())
+    return prints
+
+
+def _tells(rows: pd.DataFrame) -> bool:
+    """Return whether counts tell networks apart: some patients are neither missed nor covered.
+
+    All networks that find nothing make the same errors, and so do all that find everything.
+    """
+    return int(((rows["tp"] > 0) & (rows["fn"] > 0)).sum()) >= 2
 
 
 def _compare(
@@ -199,19 +118,42 @@ def _compare(
         ]
         for name, dsc in zip(rows["patient"], rows[column], strict=True)
     }
-    if rows["tp"].sum():
+    if _tells(rows):
         result.prints["masks"] = sha256(
             rows[["patient", "tp", "fp", "fn"]].to_csv(index=False).encode()
         )
     claim = submission.claimed if column == "dsc" else float(submission.cases[column].mean())
-    if set(claimed.index) == set(rows["patient"]) and abs(claim - score.mean) > tolerance:
-        result.findings.append(
-            Finding(
-                "fault",
-                "claim not reproduced",
-                f"The tables claim a DSC of {claim:.4f}; computed again it is {score.mean:.4f}.",
-            )
-        )
+    if set(claimed.index) == set(rows["patient"]):
+        result.findings += _claim_findings(claim, score.mean, tolerance, result.cases)
+
+
+def _claim_findings(
+    claim: float, computed: float, tolerance: float, cases: dict[str, list[float | None]]
+) -> list[Finding]:
+    """Return what a claim has against it.
+
+    One that is a little too low is a note, as it earns nothing; far off, it is of other weights.
+    """
+    text = f"The tables claim a DSC of {claim:.4f}; computed again it is {computed:.4f}."
+    if claim - computed > tolerance or computed - claim > max(tolerance, NEAR_CASE):
+        return [Finding("fault", "claim not reproduced", text)]
+    if computed - claim > tolerance:
+        return [Finding("note", "claim too low", text)]
+    far = {
+        name: (told, found)
+        for name, (told, found, _) in cases.items()
+        if told is not None and found is not None and abs(told - found) > NEAR_CASE
+    }
+    if not far:
+        return []
+    name, (told, found) = next(iter(far.items()))
+    text = (
+        f"cases.csv has a DSC of {told:.4f} for {name}, computed again it is {found:.4f}"
+        f"{f'; {len(far) - 1} other patients differ, too' if len(far) > 1 else ''}. Rounding on "
+        f"another device can let another component be the largest, in one patient rather than in "
+        f"many."
+    )
+    return [Finding("review" if len(far) == 1 else "fault", "patients not reproduced", text)]
 
 
 # --- computing again ------------------------------------------------------------------------------
@@ -239,6 +181,7 @@ def _score_weights(
             )
         )
     network = checkpoint.network()
+    result.sketch = sketch(network.state_dict())
     machine = prepare([network], str(device), _precision(device, info))
     tune_allocator(device)
     batch_size = min(-(-config.batch_size * config.accumulate // info["accumulate"]), MAX_BATCH)
@@ -269,10 +212,11 @@ def _score_masks(submission: Submission, exam: Exam, result: Result) -> pd.DataF
     """Return the counts of the submitted masks of a custom network, which is not run."""
     result.findings.append(
         Finding(
-            "review",
+            "fault",
             "rescored from masks",
-            f"{submission.config.model} is no network of the kit and was not run: the submitted "
-            f"masks are scored, on the file's grid.",
+            f"{submission.config.model} is no network of the kit and was not run. The submitted "
+            f"masks are scored, on the file's grid; that a network made them is for the instructor "
+            f"to see.",
         )
     )
     rows = []

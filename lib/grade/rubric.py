@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from lib.utils import KitError
 
 DEFAULT = Path(__file__).with_name("rubric.toml")
+_DEFAULTS = {"largest_share": 0.4, "tolerance": 0.005, "largest_lift": 0.02}  # of the table dsc
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,15 @@ class Rubric:
         scale: (DSC, points), rising: the baseline first, the target last.
         tolerance: how far a claimed DSC may be from the computed one.
         columns: name of a column that the instructor fills -> points possible.
+        largest_lift: DSC that a tie may be worth.
+        is_placeholder: the scale is the kit's, not the instructor's.
     """
 
     scale: tuple[tuple[float, float], ...]
     tolerance: float
     columns: dict[str, float]
+    largest_lift: float = 0.02
+    is_placeholder: bool = False
 
     @property
     def baseline(self) -> float:
@@ -54,6 +59,21 @@ class Rubric:
         return round(float(np.interp(dsc, scores, points)), 1)
 
 
+def with_baseline(rubric: Rubric, dsc: float) -> Rubric:
+    """Return a rubric whose scale begins at the DSC of a baseline.
+
+    Raises:
+        KitError: the scale's next step is no higher.
+    """
+    (_, nothing), *steps = rubric.scale
+    if dsc >= steps[0][0]:
+        raise KitError(
+            f"rubric: the baseline has {dsc:.4f}, but the scale's next step is {steps[0][0]:g}; "
+            f"raise the steps above it"
+        )
+    return replace(rubric, scale=((dsc, nothing), *steps), is_placeholder=False)
+
+
 def load_rubric(file: str | Path = DEFAULT) -> Rubric:
     """Read a rubric; see ``lib/grade/rubric.toml``.
 
@@ -69,7 +89,7 @@ def load_rubric(file: str | Path = DEFAULT) -> Rubric:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise KitError(f"{file}: is no TOML ({error}); copy lib/grade/rubric.toml") from None
-    dsc = {"largest_share": 0.4, "tolerance": 0.005, **values.get("dsc", {})}
+    dsc = {**_DEFAULTS, **values.get("dsc", {})}
     scale, columns = dsc.get("scale", []), values.get("columns", {})
     problem = _problem(values, dsc, scale, columns)
     if problem:
@@ -78,6 +98,8 @@ def load_rubric(file: str | Path = DEFAULT) -> Rubric:
         tuple((float(score), float(points)) for score, points in scale),
         float(dsc["tolerance"]),
         columns,
+        float(dsc["largest_lift"]),
+        is_placeholder=file.resolve() == DEFAULT.resolve(),
     )
     if rubric.dsc_points > dsc["largest_share"] * rubric.total + 1e-9:
         raise KitError(
@@ -89,10 +111,7 @@ def load_rubric(file: str | Path = DEFAULT) -> Rubric:
 
 def _problem(values: dict[str, Any], dsc: dict[str, Any], scale: Any, columns: Any) -> str | None:
     """Return what is wrong with the numbers, in words, or None."""
-    unknown = [
-        *(values.keys() - {"dsc", "columns"}),
-        *(dsc.keys() - {"scale", "largest_share", "tolerance"}),
-    ]
+    unknown = [*(values.keys() - {"dsc", "columns"}), *(dsc.keys() - {"scale", *_DEFAULTS})]
     if unknown:
         return f"{unknown[0]} is unknown"
     if not (
@@ -106,8 +125,8 @@ def _problem(values: dict[str, Any], dsc: dict[str, Any], scale: Any, columns: A
         return "dsc.scale must be a list of two or more [DSC, points]"
     if any(b[0] <= a[0] or b[1] < a[1] for a, b in pairwise(scale)):
         return "dsc.scale must rise"
-    if not all(_is_amount(dsc[name]) for name in ("largest_share", "tolerance")):
-        return "dsc.largest_share and dsc.tolerance must be numbers, not negative"
+    if not all(_is_amount(dsc[name]) for name in _DEFAULTS):
+        return f"dsc.{', dsc.'.join(_DEFAULTS)} must be numbers, not negative"
     if not isinstance(columns, dict) or not all(map(_is_amount, columns.values())):
         return "columns must name points, not negative"
     if not all(name[:1].isalnum() for name in columns):

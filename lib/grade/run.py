@@ -13,21 +13,24 @@ from typing import Any
 
 from lib.grade.archive import content_hash, is_litter
 from lib.grade.feedback import page_name, write_leaderboard, write_page
-from lib.grade.gradebook import GRADEBOOK, Book, flags, read_book, total, write_book
+from lib.grade.gradebook import GRADEBOOK, Book, flags, read_book, total, with_outdated, write_book
 from lib.grade.one import failed, prepare
 from lib.grade.people import read_table
-from lib.grade.rescore import Result
-from lib.grade.rubric import Rubric, load_rubric
+from lib.grade.result import Result, printable
+from lib.grade.rubric import Rubric, load_rubric, with_baseline
 from lib.grade.standings import Standing, assess
 from lib.grade.submission import READ, STUDENT
-from lib.grade.test_set import prepare_exam
+from lib.grade.test_set import Exam, prepare_exam
 from lib.grade.trouble import GraderError, in_one_line, without_submission
 from lib.grade.worker import Worker, WorkerDied
+from lib.logger import Run, require_sound
 from lib.runtime import pick_device
 from lib.utils import PROJECT, KitError, fingerprint, progress, say, sha256, write_json
 
 RESULTS = "results"  # folder of what was computed, below that of the gradebook
 SECONDS = 600
+DIGITS = 12  # of a hash of what was submitted
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".rar", ".7z")
 
 
 def grade(
@@ -39,6 +42,7 @@ def grade(
     split: str = "auto",
     device: str = "auto",
     seconds: float = SECONDS,
+    baseline: str | Path | None = None,
 ) -> list[Standing]:
     """Grade every zip and folder of ``submissions``.
 
@@ -53,16 +57,27 @@ def grade(
         roster: ids of the students.
         split: the assignment's, as in ``Config.split``.
         seconds: the longest that one submission may take.
+        baseline: folder of a run of yours, on the assignment's patients; its DSC earns nothing.
 
     Raises:
-        KitError: nothing to grade, or a gradebook in which a cell for points is no number.
+        KitError: nothing to grade, a baseline of other patients, or a gradebook in which a cell for
+            points is no number.
         GraderError: unusable data, or trouble of this computer; results so far are kept.
     """
     submissions, out, rubric = Path(submissions), Path(out), rubric or load_rubric()
     read_book(out / GRADEBOOK, rubric)  # what is wrong in it is said before hours of computing
-    found = list_submissions(submissions)
+    found = list_submissions(submissions, out)
     with Worker(prepare, str(data), split, device, rubric.tolerance) as worker:
         exam = prepare_exam(data, split)  # meanwhile the child starts, and does the same
+        if baseline is not None:
+            rubric = with_baseline(rubric, _dsc_of(Path(baseline), exam))
+        elif rubric.is_placeholder:
+            say(
+                f"note: the scale of the kit is a placeholder: {rubric.baseline:g} earns nothing, "
+                f"{rubric.scale[-1][0]:g} all {rubric.dsc_points:g} points. Copy "
+                f"lib/grade/rubric.toml for a scale of your own (--rubric), or name a run of the "
+                f"baseline on your data (--baseline)."
+            )
         key = [
             _code_hash(),
             exam.data.fingerprint,  # of the pixels: dates and rights of the files change nothing
@@ -76,6 +91,7 @@ def grade(
     # read again: the instructor may have written into it meanwhile
     book = read_book(out / GRADEBOOK, rubric)
     book = replace(book, ids=frozenset(standing.result.student for standing in standings))
+    standings = with_outdated(standings, book)
     for student, submission in book.without(standings):
         say(
             f"{out / GRADEBOOK}: what is written about {student or submission!r} is of nobody who "
@@ -85,10 +101,14 @@ def grade(
     return standings
 
 
-def list_submissions(folder: Path) -> dict[str, Path]:
-    """Return the submissions of a folder, name -> zip or folder.
+def list_submissions(folder: Path, out: Path | None = None) -> dict[str, Path]:
+    """Return the submissions of a folder, name -> archive or folder.
 
-    If a folder contains nothing but a zip, the zip counts.
+    If a folder contains nothing but a zip, the zip counts. Archives that are no zip are listed, so
+    that their row says what to do.
+
+    Args:
+        out: a folder in it that is none.
 
     Raises:
         KitError: there are none.
@@ -100,7 +120,8 @@ def list_submissions(folder: Path) -> dict[str, Path]:
         for path in sorted(folder.iterdir())
         if not is_litter(path.name)
         and not path.is_symlink()
-        and (path.is_dir() or path.suffix.lower() == ".zip")
+        and (path.is_dir() or (path.is_file() and path.suffix.lower() in ARCHIVES))
+        and not (out and out.resolve().is_relative_to(path.resolve()))
     ]
     if not found:
         raise KitError(f"{folder}: has no zip and no folder; put the submissions there")
@@ -118,8 +139,26 @@ def _only_zip(folder: Path) -> Path | None:
 
 
 def _readable(name: str) -> str:
-    """Return a name that can be written as UTF-8, whatever its bytes on the disk are."""
-    return os.fsencode(name).decode("utf-8", errors="replace")
+    """Return a name that can be printed, whatever its bytes on the disk are."""
+    return printable(os.fsencode(name).decode("utf-8", errors="backslashreplace"))
+
+
+def _dsc_of(folder: Path, exam: Exam) -> float:
+    """Return the mean DSC of a finished run.
+
+    Raises:
+        KitError: there is none, it is not as its training left it, or it has other patients.
+    """
+    run = Run(folder)
+    if not (folder / "run.json").is_file() or run.info.get("status") != "finished":
+        raise KitError(f"{folder}: is no folder of a finished run; name one below result/runs")
+    require_sound(run)
+    if set(run.info["split"]["validation"]) != set(exam.split.validation):
+        raise KitError(
+            f"{folder}: is scored on other patients than the assignment's; train the baseline on "
+            f"the data that you grade with"
+        )
+    return run.dsc.mean
 
 
 def _code_hash() -> str:
@@ -174,6 +213,7 @@ def _result(
     result = _kept(file)
     if result is None:
         result = _computed((str(source), name, student, student in roster), worker, seconds)
+        result.content = content[:DIGITS]
         if result.status not in ("failed", "timed out"):  # else the next grading tries again
             values = asdict(result)
             write_json(file, {"sha256": fingerprint(values), "result": values})
@@ -244,13 +284,16 @@ def student_of(name: str, roster: Sequence[str]) -> str:
 
 
 def _write(out: Path, standings: Sequence[Standing], book: Book, rubric: Rubric) -> None:
-    """Write gradebook, pages and leaderboard."""
+    """Write gradebook, leaderboard and pages, the gradebook first: it has everything."""
     pages = {index: page_name(standing) for index, standing in enumerate(standings)}
+    write_book(out / GRADEBOOK, standings, book, rubric, pages)
+    write_leaderboard(out, standings, rubric)
     for standing in standings:
         written = book.of(standing)
-        write_page(out, standing, written, total(standing, written, rubric), rubric)
-    write_leaderboard(out, standings, rubric)
-    write_book(out / GRADEBOOK, standings, book, rubric, pages)
+        try:
+            write_page(out, standing, written, total(standing, written, rubric), rubric)
+        except (OSError, ValueError) as error:  # of one student, and no other's
+            say(f"{standing.result.submission}: its page was not written ({in_one_line(error)})")
 
 
 ID_COLUMNS = (

@@ -10,19 +10,28 @@ from pathlib import Path
 import numpy as np
 
 from lib.grade.checkpoint import weights_hash
-from lib.grade.checks import Finding
-from lib.grade.rescore import Result
+from lib.grade.nearness import NEAR_WEIGHTS, near, sketch, weights_distance
+from lib.grade.result import Finding, Result
 from lib.grade.rubric import Rubric
 from lib.predict import PRETRAINED
 from lib.runtime.checkpoint import read_checkpoint
 from lib.stats import ALPHA, DIGITS
 
 _SHARED = {
+    "times": "the same measured times",
     "weights": "the same weights",
     "cases": "the same cases.csv",
     "masks": "the same errors, voxel for voxel",
 }
 """Name in ``Result.prints`` -> what is shared, the most telling first."""
+_NEAR = {
+    "weights": "nearly the same weights",
+    "predictions": "nearly the same DSC on every patient",
+}
+_FOREIGN = ("claim not reproduced", "patients not reproduced", "checkpoint of another run")
+"""Faults that prove that the weights are not of the run: what is shared was copied by this one."""
+FEWEST_PATIENTS = 6
+"""With fewer, nearly everybody ties: then the scale alone counts."""
 Findings = dict[int, list[Finding]]  # index of a result -> findings of the class about it
 
 
@@ -53,7 +62,7 @@ def assess(
     """
     results = [*results, *_missing(results, roster or ())]
     added: Findings = defaultdict(list)
-    for found in (shared(results), shipped(results), unexpected(results, roster)):
+    for found in (alike(results), shipped(results), unexpected(results, roster)):
         for index, finding in found:
             added[index].append(finding)
     standings, graded = [], []
@@ -64,7 +73,7 @@ def assess(
         else:
             standings.append(Standing(result, status(result)))
     for rank, leader, member in tied(graded):
-        standings.append(Standing(member, status(member), rubric.points(leader.score), rank))
+        standings.append(Standing(member, status(member), points(member, leader, rubric), rank))
     return sorted(
         standings, key=lambda standing: (standing.result.student, standing.result.submission)
     )
@@ -79,6 +88,17 @@ def status(result: Result) -> str:
     return "review" if any(finding.level == "review" for finding in result.findings) else "verified"
 
 
+def points(member: Result, leader: Result, rubric: Rubric) -> float:
+    """Return what a member of a group earns: what its leader earns, within limits.
+
+    A tie is worth ``rubric.largest_lift`` of DSC at most, so that a result depends on a
+    classmate's by no more than that; and who earns nothing by the scale is not lifted.
+    """
+    own = rubric.points(member.score)
+    lifted = min(leader.score, member.score + rubric.largest_lift)
+    return rubric.points(lifted) if own > 0 else own
+
+
 def tied(results: Iterable[Result]) -> Iterator[tuple[int, Result, Result]]:
     """Yield (rank, leader, member) from the best down.
 
@@ -86,6 +106,7 @@ def tied(results: Iterable[Result]) -> Iterator[tuple[int, Result, Result]]:
     to it while all of them may be equally good, patient by patient (``range_p`` above 5 %); else it
     leads the next group. So points never rise as the DSC falls, and chance rarely splits equals,
     however many there are. Masks are scored on another grid: such a result is a group of its own.
+    With fewer than ``FEWEST_PATIENTS`` there are no groups.
     """
     group: list[Result] = []
     rank = 0
@@ -101,7 +122,7 @@ def tied(results: Iterable[Result]) -> Iterator[tuple[int, Result, Result]]:
 def _may_be_equal(group: Sequence[Result]) -> bool:
     """Return whether the members may be equally good."""
     first = group[0]
-    if any(
+    if len(first.cases) < FEWEST_PATIENTS or any(
         member.grid != first.grid or member.cases.keys() != first.cases.keys() for member in group
     ):
         return False
@@ -131,8 +152,8 @@ def range_p(scores: np.ndarray) -> float:
 # --- findings about the class ---------------------------------------------------------------------
 
 
-def shared(results: Sequence[Result]) -> Iterator[tuple[int, Finding]]:
-    """Yield weights, tables or errors that more than one student submitted.
+def alike(results: Sequence[Result]) -> Iterator[tuple[int, Finding]]:
+    """Yield what students share who trained apart: equal weights, tables or errors, or near ones.
 
     Of several shared things between two students, the most telling is reported.
     """
@@ -152,33 +173,67 @@ def shared(results: Sequence[Result]) -> Iterator[tuple[int, Finding]]:
                 ]
                 reported.update((index, other) for other in others)
                 if others:
-                    yield (
-                        index,
-                        _shared_finding(
-                            words, results[index], [results[other] for other in others]
-                        ),
-                    )
+                    yield index, _shared_finding(name, words, results[index], _of(results, others))
+    neighbours: dict[tuple[int, str], list[tuple[int, float]]] = defaultdict(list)
+    for one, other, name, distance in near(results):
+        if (one, other) not in reported:
+            neighbours[one, name].append((other, distance))
+            neighbours[other, name].append((one, distance))
+    for (index, name), found in neighbours.items():
+        distance = min(distance for _, distance in found)
+        near_to = _of(results, (other for other, _ in found))
+        yield index, _near_finding(name, distance, near_to)
 
 
-def _shared_finding(words: str, result: Result, others: list[Result]) -> Finding:
+def _of(results: Sequence[Result], indices: Iterable[int]) -> list[Result]:
+    return [results[index] for index in indices]
+
+
+def _names(results: Iterable[Result]) -> str:
+    return ", ".join(dict.fromkeys(result.student for result in results))
+
+
+def _shared_finding(name: str, words: str, result: Result, others: list[Result]) -> Finding:
     """Return the finding about a result that shares something with others.
 
-    The same recipe gives the same bytes on the same kind of device. If the recipes differ, the
-    student whose submission has other faults copied; if none has, both are held for review.
+    Who has a fault that proves foreign weights copied; if nobody has, all are held. But the same
+    recipe gives the same bytes on the same kind of device, though never in the same time: then
+    somebody looks.
     """
-    same_recipe = all(other.run == result.run for other in others)
-    is_owner = not _has_fault(result) and any(map(_has_fault, others))
-    why = (
-        "The recipe is the same too: on the same kind of device it gives the same bytes."
-        if same_recipe
-        else "The recipes differ: no training gives that."
-    )
+    same_recipe = name != "times" and all(other.run == result.run for other in others)
+    is_owner = not _is_foreign(result) and any(map(_is_foreign, others))
+    if name == "times":
+        why = "No two trainings take the same time, at the same rate, in the same memory."
+    elif same_recipe:
+        why = "The recipe is the same too: on the same kind of device it gives the same bytes."
+    else:
+        why = "The recipes differ: no training gives that."
     return Finding(
         "review" if same_recipe or is_owner else "fault",
         words,
         f"Another student submitted {words}. {why}",
-        f"{words} as {', '.join(dict.fromkeys(other.student for other in others))}",
+        f"{words} as {_names(others)}",
     )
+
+
+def _near_finding(name: str, distance: float, others: list[Result]) -> Finding:
+    """Return the finding about a result that is nearly that of others."""
+    words = _NEAR[name]
+    if name == "weights":
+        apart = "it is 0 for a copy, and about 1.4 for networks that were trained apart"
+    else:
+        apart = "networks that were trained apart differ by more, in one patient at least"
+    return Finding(
+        "review",
+        words,
+        f"Another student submitted {words} (distance {distance:.4f}); {apart}.",
+        f"{words} as {_names(others)}",
+    )
+
+
+def _is_foreign(result: Result) -> bool:
+    """Return whether a finding proves that the weights are not of the run."""
+    return any(finding.level == "fault" and finding.name in _FOREIGN for finding in result.findings)
 
 
 def _has_fault(result: Result) -> bool:
@@ -187,23 +242,25 @@ def _has_fault(result: Result) -> bool:
 
 
 def shipped(results: Sequence[Result], folder: Path = PRETRAINED) -> Iterator[tuple[int, Finding]]:
-    """Yield submissions with the weights that come with the kit."""
+    """Yield submissions with weights that come with the kit, or nearly with them."""
     ours = {}
     for file in sorted(folder.rglob("*.pt")):
         content = read_checkpoint(file)
         weights = content.get("weights", content)
-        ours[weights_hash(weights)] = file.name
         # a network that has loaded them saves them as float32
         widened = {
             name: tensor.float() if tensor.is_floating_point() else tensor
             for name, tensor in weights.items()
         }
-        ours[weights_hash(widened)] = file.name
+        ours[file.name] = ({weights_hash(weights), weights_hash(widened)}, sketch(widened))
     for index, result in enumerate(results):
-        name = ours.get(result.prints.get("weights", ""))
-        if name:
-            text = f"These weights come with the kit: {name}."
-            yield index, Finding("fault", "weights of the kit", text)
+        for name, (hashes, near_to) in ours.items():
+            if result.prints.get("weights", "") in hashes:
+                text = f"These weights come with the kit: {name}."
+                yield index, Finding("fault", "weights of the kit", text)
+            elif result.sketch and weights_distance(result.sketch, near_to) <= NEAR_WEIGHTS:
+                text = f"These are nearly the weights that come with the kit: {name}."
+                yield index, Finding("review", "nearly weights of the kit", text)
 
 
 def unexpected(

@@ -9,6 +9,7 @@ import io
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from lib.utils import KitError
 READ = (".json", ".csv", ".pt", ".py", ".tif", ".tiff")  # files that are unpacked; others are not
 MANIFEST = "submission.json"
 STUDENT = re.compile(r"\w[\w.@-]{0,63}")
+MAX_RUNS = 500
 _MAX_TEXT, _MAX_ROWS, _MAX_LIST = 20 * 2**20, 100_000, 10_000
 
 _RUN_JSON = {
@@ -74,6 +76,7 @@ class Submission:
     Attributes:
         root: folder that contains ``result``, ``lib`` and the notebooks.
         student: as its manifest says; "" without one.
+        tables: the result CSVs.
         claim: rows of the result CSV of the run to be graded.
         info: run.json; the fields of ``_RUN_JSON`` are there and of their types.
         history, cases: as ``Run.history`` and ``Run.cases``, finite and in their ranges.
@@ -81,6 +84,7 @@ class Submission:
 
     root: Path
     student: str
+    tables: tuple[pd.DataFrame, ...]
     run_id: str
     claim: pd.DataFrame
     info: dict[str, Any]
@@ -115,17 +119,41 @@ def read_submission(folder: str | Path) -> Submission:
         KitError: a file is missing, unreadable, or not what the kit writes.
     """
     root = _root_of(Path(folder))
-    tables = [
+    tables = tuple(
         _read_table(root / "result" / name, _RESULTS)
         for name in (BEST_CSV, TRAIN_CSV)
         if (root / "result" / name).is_file()
-    ]
+    )
     manifest = _read_json(root / MANIFEST) if (root / MANIFEST).is_file() else {}
     student, run_id = manifest.get("student", ""), manifest.get("run")
     if not isinstance(student, str) or (student and not STUDENT.fullmatch(student)):
         raise KitError(f"{MANIFEST}: the student's id must be letters, digits and . @ - only")
     if not isinstance(run_id, (str, type(None))):
         raise KitError(f"{MANIFEST}: run is no id of a run; {_AS_WRITTEN}")
+    return _read_run(root, student, tables, run_id)
+
+
+def read_others(submission: Submission) -> Iterator[tuple[str, Submission | KitError]]:
+    """Yield id and claim of each other run in the result CSVs, or what is wrong with its files.
+
+    The weights of these runs are not submitted.
+    """
+    ids = dict.fromkeys(name for table in submission.tables for name in table["run_id"])
+    for run_id in list(ids)[:MAX_RUNS]:
+        if run_id != submission.run_id:
+            try:
+                yield (
+                    run_id,
+                    _read_run(submission.root, submission.student, submission.tables, run_id),
+                )
+            except KitError as error:
+                yield run_id, error
+
+
+def _read_run(
+    root: Path, student: str, tables: tuple[pd.DataFrame, ...], run_id: str | None
+) -> Submission:
+    """Return a submission with the claim of one of its runs, see ``read_submission``."""
     claim = _claim_of(tables, run_id)
     run_id = str(claim["run_id"].iloc[0])
     if not re.fullmatch(r"[\w.-]{1,150}", run_id) or run_id.startswith("."):
@@ -141,6 +169,7 @@ def read_submission(folder: str | Path) -> Submission:
     return Submission(
         root,
         student,
+        tables,
         run_id,
         claim,
         info,
@@ -168,11 +197,11 @@ def _root_of(folder: Path) -> Path:
     return inside[0]
 
 
-def _claim_of(tables: list[pd.DataFrame], run_id: Any) -> pd.DataFrame:
+def _claim_of(tables: tuple[pd.DataFrame, ...], run_id: str | None) -> pd.DataFrame:
     """Return the rows of the run to be graded."""
     if run_id is None:
         without_folds = [table[~table["split"].str.startswith(FOLD)] for table in tables]
-        rows = ([table for table in without_folds if len(table)] or tables)[0]
+        rows = ([table for table in without_folds if len(table)] or [*tables])[0]
         run_id = rows["run_id"].iloc[int(rows["val_dsc"].argmax())]
     for rows in tables:
         chosen = rows[rows["run_id"] == run_id]

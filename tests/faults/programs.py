@@ -23,12 +23,12 @@ import pandas as pd
 import torch
 
 from lib.grade.archive import unpack, write_zip
-from lib.grade.checks import Finding, check_history, check_tables
+from lib.grade.checks import check_history, check_tables
 from lib.grade.feedback import write_leaderboard, write_page
 from lib.grade.gradebook import GRADEBOOK, read_book, write_book
 from lib.grade.one import grade_one
 from lib.grade.pack import pack
-from lib.grade.rescore import Result
+from lib.grade.result import Finding, Result
 from lib.grade.rubric import Rubric
 from lib.grade.run import _believed, _kept, list_submissions, read_roster
 from lib.grade.standings import Standing, assess

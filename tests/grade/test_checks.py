@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
-from lib.grade.checks import lib_diff
+from lib.config import Config
+from lib.grade.checks import check_history, lib_diff
+from lib.logger import BEST_CSV, stated_id
 from tests.grade.demo import edit_json, edit_table, run_of, sign
 
 
@@ -105,15 +110,170 @@ def test_a_field_that_the_run_did_not_know_does_not_matter(examine, ada):
     assert result["status"] != "computed" and "Config.colour" in str(result["findings"])
 
 
+def as_run(files, **changes):
+    """The submission with other fields in run.json, and the id that they give."""
+    run = run_of(files)
+    info = {**json.loads(files[f"{run}/run.json"]), **changes}
+    old, new = run.rpartition("/")[2], stated_id(info)
+    moved = {name.replace(old, new): content for name, content in files.items()}
+    for name in ("submission.json", f"result/{BEST_CSV}"):
+        moved[name] = moved[name].replace(old.encode(), new.encode())
+    moved[f"result/runs/{new}/run.json"] = json.dumps({**info, "id": new}).encode()
+    return moved
+
+
 def test_other_data_and_other_code(examine, ada):
-    name = f"{run_of(ada)}/run.json"
-    result = examine(
-        {**ada, name: edit_json(ada[name], data={"sha256": "0"}, code={"sha256": "0"})}
-    )
+    result = examine(as_run(ada, data={"sha256": "0"}, code={"sha256": "0"}))
     assert found(result) == ["other data"]
     assert [finding.name for finding in result["findings"] if finding.level == "note"] == [
         "other code"
     ]
+
+
+def test_the_id_is_computed_of_what_run_json_states(examine, ada):
+    """Neither data nor a field that are not the grader's pass the check by."""
+    name = f"{run_of(ada)}/run.json"
+    info = json.loads(ada[name])
+    data = {**info["data"], "sha256": "0"}
+    assert "run id does not fit" in found(examine({**ada, name: edit_json(ada[name], data=data)}))
+    config = {key: value for key, value in info["config"].items() if key != "lr"}
+    assert "run id does not fit" in found(
+        examine({**ada, name: edit_json(ada[name], config=config)})
+    )
+
+
+def lib_of(files, folder):
+    """Write the submitted lib below a folder and return it."""
+    for name, content in files.items():
+        if name.startswith("lib/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+    return folder / "lib"
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: b"\xef\xbb\xbf" + text,
+        lambda text: text.replace(b"\n", b"\r\n"),
+        lambda text: b"\n\n# mine\n" + text + b"\n\n",
+        lambda text: text.replace(b'"""', b'"""Mine. ', 1),
+        lambda text: b"# -*- coding: latin-1 -*-\n" + text,
+    ],
+)
+def test_what_python_parses_alike_is_unchanged(ada, tmp_path, edit):
+    lib = lib_of(ada, tmp_path)
+    for name in ("metrics.py", "grade/run.py"):
+        (lib / name).write_bytes(edit((lib / name).read_bytes()))
+    assert lib_diff(lib) == {}
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        # a form feed ends a line for some readers, but not for Python
+        lambda text: text + b"# so\x0c\nraise SystemExit\n",
+        lambda text: text.replace(b"import numpy as np", b"import numpi as np"),
+        lambda text: b"# coding: utf-7\n+AHIAYQBpAHMAZQ- SystemExit\n" + text,
+        lambda text: text + b"\0",
+        lambda text: b"(" * 10**5,
+        lambda text: text + b"x = " + b"-" * 5 * 10**4 + b"1\n",
+    ],
+)
+def test_what_python_parses_otherwise_is_a_change(ada, tmp_path, edit):
+    lib = lib_of(ada, tmp_path)
+    (lib / "metrics.py").write_bytes(edit((lib / "metrics.py").read_bytes()))
+    assert list(lib_diff(lib)) == ["metrics.py"]
+
+
+def test_a_claim_that_is_too_low_is_a_note(examine, ada):
+    """And one that is too high is a fault; the weights are the same, the tables are rewritten."""
+    for shift, expected in ((-0.006, ("note", "claim too low")), (0.006, ("fault", "claim not"))):
+        result = examine(shifted(ada, shift))
+        about = [f for f in result["findings"] if f.name.startswith("claim")]
+        assert [(f.level, f.name[: len(expected[1])]) for f in about] == [expected]
+
+
+def shifted(files, shift):
+    """The submission with every DSC moved, in all tables."""
+    run = run_of(files)
+    info = json.loads(files[f"{run}/run.json"])
+    best = {**info["best"], "val_dsc": info["best"]["val_dsc"] + shift}
+
+    def move(table, name):
+        return table.assign(**{name: table[name] + shift * (table[name] > 0.01)})
+
+    tables = {
+        f"{run}/cases.csv": "dsc",
+        f"{run}/history.csv": "val_dsc",
+        f"result/{BEST_CSV}": "val_dsc",
+    }
+    changed = {
+        name: edit_table(files[name], lambda table, column=column: move(table, column))
+        for name, column in tables.items()
+    }
+    run_json = edit_json(files[f"{run}/run.json"], best=best)
+    return sign({**files, **changed, f"{run}/run.json": run_json})
+
+
+@pytest.mark.parametrize(("moved", "level"), [(1, "review"), (2, "fault")])
+def test_cases_are_compared_patient_by_patient(examine, ada, moved, level):
+    """Their mean is right within the tolerance."""
+    cases = f"{run_of(ada)}/cases.csv"
+
+    def edit(table):
+        change = [0.05, 0.04][:moved]
+        table.loc[: moved - 1, "dsc"] += change
+        return table
+
+    result = examine(sign({**ada, cases: edit_table(ada[cases], edit)}), tolerance=0.05)
+    about = [f for f in result["findings"] if f.name == "patients not reproduced"]
+    assert [f.level for f in about] == [level]
+
+
+def with_second_run(files):
+    """The submission with a second, honest run: the same, as another seed would have it."""
+    run = run_of(files)
+    info = json.loads(files[f"{run}/run.json"])
+    info["config"]["seed"] += 1
+    info["id"] = name = stated_id(info)
+    table = f"result/{BEST_CSV}"
+    second = edit_table(files[table], lambda rows: rows.assign(run_id=name))
+    more = {
+        f"result/runs/{name}/{part}": files[f"{run}/{part}"]
+        for part in ("history.csv", "cases.csv")
+    }
+    run_json = json.dumps(info).encode()
+    rows = files[table] + b"".join(second.splitlines(keepends=True)[1:])
+    return {**files, **more, f"result/runs/{name}/run.json": run_json, table: rows}, name
+
+
+def test_every_run_of_a_comparison_is_checked(examine, ada):
+    files, name = with_second_run(ada)
+    assert found(examine(files)) == []
+    history = f"result/runs/{name}/history.csv"
+    for invented in (
+        {history: files[history].replace(b"0.", b"0.9", 5)},
+        {f"result/runs/{name}/cases.csv": b"patient\n"},
+        {f"result/runs/{name}/run.json": edit_json(files[f"result/runs/{name}/run.json"], best=1)},
+    ):
+        result = examine({**files, **invented})
+        assert found(result) == ["another run is not as it was trained"]
+        assert name in result["findings"][-1].text
+    without = {key: content for key, content in files.items() if f"runs/{name}" not in key}
+    assert found(examine(without)) == ["another run is not as it was trained"]
+
+
+def test_sixty_thousand_epochs_of_plateau_take_seconds():
+    """The time to compute a rate grows with the epochs before it."""
+    epochs = 60_000
+    history = pd.DataFrame({"epoch": range(1, epochs + 1), "lr": 1e-4, "val loss": 0.5})
+    history["val_dsc"] = 0.0
+    config = Config(epochs=epochs, lr_scheduler="plateau")
+    run = SimpleNamespace(history=history, config=config, info={"best": {"epoch": 1}})
+    began = time.perf_counter()
+    assert [finding.name for finding in check_history(run)] == ["history implausible"]
+    assert time.perf_counter() - began < 60
 
 
 def test_the_lib_that_was_handed_in_is_compared_and_never_imported(ada, tmp_path):

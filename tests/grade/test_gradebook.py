@@ -9,12 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.grade import load_rubric
-from lib.grade.checks import Finding
 from lib.grade.feedback import pseudonym, write_leaderboard, write_page
-from lib.grade.gradebook import GRADEBOOK, Book, read_book, write_book
-from lib.grade.rescore import Result
-from lib.grade.rubric import Rubric
-from lib.grade.standings import assess, shared, shipped, tied
+from lib.grade.gradebook import GRADEBOOK, Book, read_book, with_outdated, write_book
+from lib.grade.result import Finding, Result
+from lib.grade.rubric import Rubric, with_baseline
+from lib.grade.standings import alike, assess, shipped, tied
 from lib.utils import KitError
 
 RUBRIC = Rubric(((0.5, 0), (0.7, 10), (0.9, 40)), 0.005, {"report": 60})
@@ -91,6 +90,55 @@ def test_those_who_cannot_be_told_apart_earn_the_same():
     assert points["c"] == (3, RUBRIC.points(0.73))
 
 
+def points_of(*results):
+    return {one.result.student: one.points for one in assess(results, RUBRIC)}
+
+
+def test_a_tie_is_worth_no_more_than_the_largest_lift():
+    """Of ten patients two are missed: nobody can tell the two apart, and 0.16 lie between them."""
+    best = result("a", (0.8,) * 10)
+    unlucky = result("b", (0.8,) * 8 + (0.0,) * 2)
+    assert [rank for rank, _, _ in tied([best, unlucky])] == [1, 1]
+    points = points_of(best, unlucky)
+    assert points == {"a": RUBRIC.points(0.8), "b": RUBRIC.points(0.64 + 0.02)}
+
+
+def test_who_earns_nothing_by_the_scale_is_not_lifted():
+    """A network that finds nothing, and one just below the baseline."""
+    best = result("a", (0.9, 0.0) * 5)
+    dead, below = result("b", (0.0,) * 10), result("c", (0.499, 0.499) * 5)
+    assert points_of(best, dead, below) == {"a": 0.0, "b": 0.0, "c": 0.0}
+    good = result("a", (0.95, 0.2) * 5)
+    assert points_of(good, below) == {"a": RUBRIC.points(0.575), "c": 0.0}
+
+
+def test_with_few_patients_the_scale_alone_counts():
+    for patients, lifted in ((5, False), (6, True)):
+        best = result("a", tuple(np.linspace(0.7, 0.9, patients)))
+        other = result("b", tuple(np.linspace(0.7, 0.9, patients)[::-1] - 0.01))
+        assert points_of(best, other)["b"] == RUBRIC.points(0.8 if lifted else 0.79)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(st.lists(st.floats(0, 1), min_size=7, max_size=7), min_size=2, max_size=4))
+def test_no_result_depends_on_a_classmate_by_more_than_the_lift(scores):
+    results = [result(f"s{i}", tuple(values)) for i, values in enumerate(scores)]
+    whole = points_of(*results)
+    for one in results:
+        alone = RUBRIC.points(one.verified)
+        assert alone <= whole[one.student] <= RUBRIC.points(one.verified + 0.02) + 1e-9
+    ordered = sorted(results, key=lambda one: -one.verified)
+    earned = [whole[one.student] for one in ordered]
+    assert earned == sorted(earned, reverse=True)
+
+
+def test_a_scale_that_begins_at_the_baseline():
+    assert with_baseline(RUBRIC, 0.6).scale == ((0.6, 0), (0.7, 10), (0.9, 40))
+    with pytest.raises(KitError, match=r"0\.7000, but the scale's next step is 0\.7"):
+        with_baseline(RUBRIC, 0.7)
+    assert load_rubric().is_placeholder and not with_baseline(load_rubric(), 0.7).is_placeholder
+
+
 def test_luck_rarely_splits_a_class_of_equals():
     """20 students, ten patients, differences of SD 0.05: few classes are split.
 
@@ -138,16 +186,16 @@ def test_shared_weights_with_other_recipes_hold_both_unless_one_is_caught_otherw
         result("a", prints={"weights": "1", "cases": "2"}),
         result("b", prints={"weights": "1", "cases": "2"}),
     )
-    same = dict(shared([a, b, result("c", prints={"weights": "3"})]))
+    same = dict(alike([a, b, result("c", prints={"weights": "3"})]))
     assert {index: (finding.level, finding.name) for index, finding in same.items()} == {
         0: ("review", "the same weights"),
         1: ("review", "the same weights"),
     }
     forged = replace(b, run="other")
-    assert [finding.level for _, finding in shared([a, forged])] == ["fault", "fault"]
+    assert [finding.level for _, finding in alike([a, forged])] == ["fault", "fault"]
     caught = replace(forged, findings=[Finding("fault", "claim not reproduced", "")])
-    assert [finding.level for _, finding in shared([a, caught])] == ["review", "fault"]
-    assert not list(shared([a, replace(a, submission="again.zip")]))  # one student, two files
+    assert [finding.level for _, finding in alike([a, caught])] == ["review", "fault"]
+    assert not list(alike([a, replace(a, submission="again.zip")]))  # one student, two files
 
 
 def test_weights_of_the_kit(tmp_path, hand_ins):
@@ -300,6 +348,48 @@ def edit(folder, **cells):
         writer = csv.DictWriter(stream, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+
+
+def test_no_part_of_a_cell_is_a_formula_where_a_semicolon_separates(tmp_path):
+    odd = replace(
+        result("a"), findings=[Finding("note", "files left out", "", "x;=1+1;\t-2; @SUM")]
+    )
+    assert write(tmp_path, [odd])[1]["flags"] == "x;'=1+1;\t'-2; '@SUM"
+
+
+def marked(folder, results):
+    """Grade again; student -> flags."""
+    book = read_book(folder / GRADEBOOK, RUBRIC)
+    standings = with_outdated(assess(results, RUBRIC), book)
+    write_book(folder / GRADEBOOK, standings, book, RUBRIC, dict.fromkeys(range(9), "page.html"))
+    return {row["student"]: (row["status"], row["flags"], row["report"]) for row in table(folder)}
+
+
+def test_marks_stay_when_the_content_changes_and_the_row_says_so(tmp_path):
+    first, second = (result("a", content=content) for content in ("123456789012", "2e9"))
+    marked(tmp_path, [first])
+    edit(tmp_path, report="31,5", comment="=good")
+    assert marked(tmp_path, [first])["a"] == ("verified", "", "31,5")
+    for points in ("31,5", "31.50"):  # the same, as another spreadsheet saves it
+        edit(tmp_path, report=points)
+        assert marked(tmp_path, [second])["a"] == ("review", "changed since marked", points)
+    edit(tmp_path, report="33")  # looked at again
+    assert marked(tmp_path, [second])["a"] == ("verified", "", "33")
+    assert marked(tmp_path, [first])["a"] == ("review", "changed since marked", "33")
+
+
+def test_marks_of_what_was_handed_in_first_are_about_that(tmp_path):
+    """Filled in after the first grading, and the zip was replaced before the second."""
+    first, second = (result("a", content=content) for content in ("aa", "bb"))
+    marked(tmp_path, [first])
+    edit(tmp_path, comment="seen")
+    assert marked(tmp_path, [second])["a"][:2] == ("review", "changed since marked")
+
+
+def test_a_gradebook_of_an_older_version_has_no_content(tmp_path):
+    (tmp_path / GRADEBOOK).write_text("student,submission,report,comment\na,a.zip,7,x\n")
+    assert marked(tmp_path, [result("a", content="aa")])["a"] == ("verified", "", "7")
+    assert marked(tmp_path, [result("a", content="bb")])["a"][0] == "review"
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+1+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", " =1"])

@@ -15,7 +15,8 @@ from lib.config import changes
 from lib.grade import pack
 from lib.grade.__main__ import main
 from lib.grade.archive import unpack
-from lib.grade.checks import Finding
+from lib.grade.pack import question_hash
+from lib.grade.result import Finding
 from lib.grade.submission import READ, read_submission
 from lib.logger import checkpoint_hashes, find_run
 from lib.predict import default_weights
@@ -59,10 +60,116 @@ def test_what_is_in_it(out, tmp_path):
     )
 
 
-def test_the_placeholder_of_the_notebook_is_good_for_practice_only(out):
-    assert pack("your-id", out, quick=True).student == "your-id"
-    with pytest.raises(KitError, match="own id"):
-        pack("your-id", out)
+def test_without_an_id_nothing_is_written(out):
+    receipt = pack(None, out, quick=True)
+    assert receipt.file is None and not list(out.glob("*.zip"))
+    assert "- nothing was written: say who you are, and pack again" in str(receipt)
+    for quick in (True, False):
+        with pytest.raises(KitError, match="put your own id in its place"):
+            pack("your-id", out, quick=quick)
+
+
+def copy_run(out, name, dsc, **changes):
+    """A further run of another DSC; sections of run.json are merged."""
+    ada = next(run for run in out.glob("runs/*") if "seed" in run.name)
+    folder = out / "runs" / name
+    shutil.copytree(ada, folder)
+    info = json.loads((folder / "run.json").read_text())
+    info["best"] |= {"epoch": 1, "val_dsc": dsc}
+    for key, value in changes.items():
+        info[key] = info[key] | value if isinstance(value, dict) else value
+    (folder / "run.json").write_text(json.dumps(info))
+    for file, column in (("cases.csv", "dsc"), ("history.csv", "val_dsc")):
+        table = pd.read_csv(folder / file)
+        table.assign(**{column: dsc}).to_csv(folder / file, index=False)
+    sign(folder)
+    return folder
+
+
+def test_patients_come_before_phantoms_and_the_receipt_names_the_data(out, monkeypatch):
+    """A phantom run with a higher DSC is of another data set."""
+    patients = {"name": "kaggle_3m", "phantom": False, "sha256": "1"}
+    copy_run(out, "on-patients", 0.1, data=patients)
+    receipt = pack("ada", out, quick=True)
+    assert receipt.run_id == "on-patients"
+    assert "data           kaggle_3m, 5 patients to learn from, 4 scored" in str(receipt)
+    asked = SimpleNamespace(
+        fingerprint=json.loads(next(out.glob("runs/*seed*/run.json")).read_text())["data"][
+            "sha256"
+        ],
+        name="phantom",
+        root=out,
+    )
+    assert pack("ada", out, quick=True, data=asked).run_id != "on-patients"
+    asked.fingerprint = "of nobody"
+    with pytest.raises(KitError, match="no finished run on phantom"):
+        pack("ada", out, quick=True, data=asked)
+
+
+def test_the_receipt_names_a_better_run_of_the_same_data(out):
+    copy_run(out, "of-train", 0.95, plans=["loss"], tables={"loss": "train"})
+    receipt = pack("ada", out, quick=True)
+    assert receipt.run_id != "of-train"
+    assert "a better run   of-train: 0.9500; name it to submit it" in str(receipt)
+    assert "a better run" not in str(pack("ada", out, "of-train", quick=True))
+
+
+def test_the_receipt_tells_the_points_where_the_scale_is_public(out, tmp_path, monkeypatch):
+    assert "points" not in pack("ada", out, quick=True).about
+    (tmp_path / "rubric.toml").write_text(
+        "[dsc]\nscale = [[0.1, 0], [0.2, 40]]\n[columns]\nreport = 60\n"
+    )
+    monkeypatch.setattr(sys.modules["lib.grade.pack"], "RUBRIC", tmp_path / "rubric.toml")
+    about = pack("ada", out, quick=True).about
+    assert about["points"] == "40 of 40 for this DSC, by rubric.toml"
+
+
+def test_the_receipt_tells_what_a_grader_would_hold_in_other_runs(out):
+    folder = copy_run(out, "forged", 0.2, plans=["loss"], tables={"loss": "train"})
+    table = pd.read_csv(folder / "history.csv")
+    table.assign(lr=0.5).to_csv(folder / "history.csv", index=False)
+    sign(folder)
+    assert "- a grader would hold this: forged: history.csv: the learning rate" in str(
+        pack("ada", out, quick=True)
+    )
+
+
+def test_the_receipt_tells_what_is_unwritten_and_was_not_run(out, tmp_path, monkeypatch):
+    question = "**Your analysis.** Why?"
+    cells = [
+        {"cell_type": "markdown", "source": [question], "metadata": {"question": asked}}
+        for asked in (question_hash(question), question_hash("another"))
+    ]
+    cells += [
+        {"cell_type": "code", "source": ["1"], "execution_count": count, "metadata": {}}
+        for count in (1, None)
+    ]
+    kit = tmp_path / "kit"
+    (kit / "lib").mkdir(parents=True)
+    (kit / "train.ipynb").write_text(json.dumps({"cells": cells}))
+    (kit / "broken.ipynb").write_text("[")
+    module = sys.modules["lib.grade.pack"]
+    monkeypatch.setattr(module, "PROJECT", kit)
+    assert pack("ada", out, quick=True).remarks == [
+        "train.ipynb: 1 of 2 cells were not run, or saved without outputs",
+        "analysis: 1 of 2 answers written",
+    ]
+
+
+def test_the_folder_of_an_own_network_goes_along(out, tmp_path, monkeypatch):
+    kit = tmp_path / "kit"
+    for name in ("nets/mine.py", "nets/deep/helper.py", "other/x.py", "alone.py", "lib/x.py"):
+        (kit / name).parent.mkdir(parents=True, exist_ok=True)
+        (kit / name).write_text("")
+    monkeypatch.setattr(sys.modules["lib.grade.pack"], "PROJECT", kit)
+    file = next(out.glob("runs/*/run.json"))
+    info = json.loads(file.read_text())
+    config = info["config"] | {"loss": "nets.mine:Loss"}
+    file.write_text(json.dumps(info | {"config": config}))
+    sign(file.parent)
+    with zipfile.ZipFile(pack("ada", out, quick=True).file) as bundle:
+        names = {name for name in bundle.namelist() if name.endswith(".py")}
+    assert names == {"nets/mine.py", "nets/deep/helper.py", "alone.py", "lib/x.py"}
 
 
 def test_the_report_is_made_anew_without_images(out, tmp_path):

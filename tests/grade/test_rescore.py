@@ -39,7 +39,9 @@ def test_masks_are_scored_where_the_network_is_not_known(examine, exam, ada):
     best = np.mean([dsc(largest_component(mask), mask) for mask in truth.values()])
     assert (result["grid"], result["probe"]) == ("file", None)
     assert result["verified"] == pytest.approx(best) and best > 0.99
-    assert "rescored from masks" in found(result) and "claim not reproduced" in found(result)
+    assert "rescored from masks" in found(result)
+    # what nobody can compute again earns nothing until the instructor has looked
+    assert {f.level for f in result["findings"] if f.name == "rescored from masks"} == {"fault"}
     result = examine(own_network(ada, exam, dict(list(truth.items())[:2])))
     assert result["status"] == "not verifiable" and "is missing" in result["findings"][-1].text
     wrong = {name: mask[:, ::2] for name, mask in truth.items()}

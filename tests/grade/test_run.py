@@ -21,7 +21,7 @@ from lib.grade import grade, load_rubric
 from lib.grade.feedback import write_leaderboard, write_page
 from lib.grade.gradebook import GRADEBOOK, Book, write_book
 from lib.grade.one import failed, grade_one
-from lib.grade.rescore import Result
+from lib.grade.result import Result
 from lib.grade.run import _computed, _kept, list_submissions, read_roster, student_of, summary
 from lib.grade.standings import assess
 from lib.grade.trouble import GraderError, in_one_line
@@ -41,7 +41,7 @@ def rows_of(folder: Path) -> dict[str, dict[str, str]]:
 # --- the demo -------------------------------------------------------------------------------------
 
 
-def test_the_gradebook_of_the_guide(graded):
+def test_the_gradebook_of_the_guide(hand_ins, graded):
     guide = (PROJECT / "docs" / "instructors.md").read_text(encoding="utf-8")
     table = re.search(r"```\n(student +status.*?)\n\n", guide, re.DOTALL)[1]
 
@@ -51,6 +51,14 @@ def test_the_gradebook_of_the_guide(graded):
         ]
 
     assert words(summary(graded[1])) == words(table)
+    # and the points are what the scale gives: with four patients there are no ties
+    rubric = load_rubric(hand_ins / "rubric.toml")
+    for line in table.splitlines()[1:]:
+        _, status, *numbers = re.split(r" {2,}", line)
+        if status in ("verified", "review"):
+            assert float(numbers[2]) == pytest.approx(rubric.points(float(numbers[1])), abs=0.1)
+        elif status == "held":
+            assert numbers[2] == "0"
 
 
 def test_honest_claims_come_out_to_the_last_digit(graded):
@@ -389,6 +397,77 @@ def test_what_counts_as_a_hand_in(tmp_path):
     assert list(list_submissions(tmp_path)) == ["a/x.zip", "b.zip", "c"]
     with pytest.raises(KitError, match="no zip"):
         list_submissions(tmp_path / "c" / "result")
+
+
+def test_archives_that_are_no_zip_get_a_row_and_nothing_waits(tmp_path):
+    for name in ("ada.tar.gz", "bela.rar", "carl.7z", "notes.txt", "roster.csv"):
+        (tmp_path / name).write_bytes(b"\x1f\x8b")
+    (tmp_path / "grades" / "results").mkdir(parents=True)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "x.zip")  # to read it waits for ever
+    found = list_submissions(tmp_path, tmp_path / "grades" / "run 1")
+    assert list(found) == ["ada.tar.gz", "bela.rar", "carl.7z"]
+
+
+def test_names_of_other_encodings_stay_apart(tmp_path):
+    """As unzip leaves names in GBK; and a name must not write to the terminal."""
+    names = [b"\xd5\xc5.zip", b"\xc0\xee.zip", b"\x1b[2Jx.zip", "张三.zip".encode()]
+    try:
+        for name in names:
+            (tmp_path / os.fsdecode(name)).write_bytes(b"")
+    except OSError:
+        pytest.skip("this disk takes no such names")
+    found = list(list_submissions(tmp_path))
+    assert len(found) == 4 and "张三.zip" in found
+    assert all(name.isprintable() for name in found)
+    assert len({student_of(name, ()) for name in found}) == 4
+
+
+@pytest.mark.parametrize("text", ["a\x1b[31mb", "a\nforged  verified", "a\u2028b", "a\u202eb"])
+def test_texts_of_strangers_are_one_line_on_the_terminal(tmp_path, text):
+    result = failed("x.zip", "x", "refused", text)
+    assert result.findings[0].text.isprintable()
+    assert summary(assess([result], load_rubric())).count("\n") == 1
+
+
+def test_the_gradebook_comes_first_and_a_page_that_fails_stops_nobody(
+    hand_ins, graded, tmp_path, monkeypatch, capfd
+):
+    shutil.copytree(graded[0] / "results", tmp_path / "results")
+    page = sys.modules["lib.grade.run"].write_page
+    written = []
+
+    def fail(out, standing, *rest):
+        assert (out / GRADEBOOK).is_file()
+        if standing.result.student == "bela":
+            raise OSError(errno.ENAMETOOLONG, "File name too long")
+        written.append(standing.result.student)
+        page(out, standing, *rest)
+
+    monkeypatch.setattr(sys.modules["lib.grade.run"], "write_page", fail)
+    rubric, roster = load_rubric(hand_ins / "rubric.toml"), read_roster(hand_ins / "roster.csv")
+    standings = grade(hand_ins / "submissions", hand_ins / "data", tmp_path, rubric, roster)
+    assert len(written) == len(standings) - 1
+    assert "bela.zip: its page was not written" in "".join(capfd.readouterr())
+
+
+def test_the_placeholder_of_the_scale_is_named_and_a_baseline_replaces_it(
+    hand_ins, graded, tmp_path, capfd
+):
+    shutil.copytree(graded[0] / "results", tmp_path / "results")
+    arguments = hand_ins / "submissions", hand_ins / "data", tmp_path
+    grade(*arguments)
+    assert "scale of the kit is a placeholder" in "".join(capfd.readouterr())
+    run = next((hand_ins / "results" / "bela").glob("runs/*"))
+    standings = grade(*arguments, baseline=run)
+    assert "placeholder" not in "".join(capfd.readouterr())
+    points = {one.result.student: one.points for one in standings}
+    assert points["bela"] == 0 and points["ada"] > 0
+    with pytest.raises(KitError, match="no folder of a finished run"):
+        grade(*arguments, baseline=run.parent)
+    finn = next((hand_ins / "results" / "finn").glob("runs/*"))
+    with pytest.raises(KitError, match="other patients"):
+        grade(*arguments, baseline=finn)
 
 
 def test_a_roster_that_is_none(tmp_path):

@@ -1,0 +1,186 @@
+"""Copies that were altered a little, and honest runs, which are far apart."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lib.config import Config
+from lib.grade.nearness import NEAR_WEIGHTS, dsc_distance, near, sketch, weights_distance
+from lib.grade.result import Finding, Result
+from lib.grade.standings import alike, assess, shipped, status
+from lib.networks import build_model
+from tests.grade.demo import checkpoint, edit_json, rename, run_of, sign
+from tests.grade.test_gradebook import RUBRIC, result
+
+
+def network(seed: int) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
+    return build_model(Config(init_features=4, image_size=32)).state_dict()
+
+
+def relative(one, other) -> float:
+    """The distance of all weights, each output channel scaled to length 1."""
+
+    def unit(weights):
+        rows = [
+            torch.nn.functional.normalize(tensor.double().flatten(1), dim=1).flatten()
+            for _, tensor in sorted(weights.items())
+            if tensor.ndim > 1
+        ]
+        return torch.cat(rows)
+
+    channels = sum(len(tensor) for tensor in one.values() if tensor.ndim > 1)
+    return float((unit(one) - unit(other)).norm()) / channels**0.5
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.001, 0.01, 0.1, 1.0])
+def test_a_sketch_keeps_distances(noise):
+    one = network(0)
+    other = {
+        name: tensor + noise * tensor.float().std(correction=0) * torch.randn(tensor.shape)
+        for name, tensor in one.items()
+    }
+    expected = relative(one, other)
+    found = weights_distance(sketch(one), sketch(other))
+    assert found == pytest.approx(expected, rel=0.2, abs=1e-5)
+    assert len(sketch(one)) == 256 and np.linalg.norm(sketch(one)) == pytest.approx(1, rel=0.2)
+
+
+def test_weights_that_are_no_numbers_have_a_sketch():
+    odd = network(0)
+    for value in (float("nan"), float("inf"), 1e38):
+        next(iter(odd.values())).view(-1)[0] = value
+        assert np.isfinite(sketch(odd)).all()
+    assert sketch({"bias": torch.zeros(3)}) == [0.0] * 256
+
+
+ALTERED = {
+    "float64": lambda name, tensor: tensor.double() if tensor.is_floating_point() else tensor,
+    "counter": lambda name, tensor: tensor + 1 if tensor.ndim == 0 else tensor,
+    "a layer times 1 + 1e-6": lambda name, tensor: (
+        tensor * (1 + 1e-6) if "conv2" in name else tensor
+    ),
+    "noise of 0.1 %": lambda name, tensor: (
+        tensor * (1 + 0.001 * torch.randn(tensor.shape)) if tensor.ndim > 1 else tensor
+    ),
+    "last bias": lambda name, tensor: tensor + 0.03 if tensor.shape == (1,) else tensor,
+    "doubled before a normalisation": lambda name, tensor: (
+        2 * tensor if tensor.ndim == 4 and "conv" in name and len(tensor) > 1 else tensor
+    ),
+}
+
+
+@pytest.mark.parametrize("how", ALTERED)
+def test_an_altered_copy_is_near(how):
+    one = network(1)
+    copy = {name: ALTERED[how](name, tensor) for name, tensor in one.items()}
+    assert weights_distance(sketch(one), sketch(copy)) <= NEAR_WEIGHTS / 5
+    apart = weights_distance(sketch(one), sketch(network(2)))
+    assert apart > 1
+
+
+@pytest.mark.parametrize("how", ALTERED)
+def test_a_classmates_altered_weights_are_found(examine, ada, hand_ins, how):
+    """Under an own id, signed anew, with the tables that these weights give."""
+    run = run_of(ada)
+    content = torch.load(io.BytesIO(ada[f"{run}/best.pt"]), weights_only=True)
+    weights = {name: ALTERED[how](name, tensor) for name, tensor in content["weights"].items()}
+    files = sign({**ada, f"{run}/best.pt": checkpoint({**content, "weights": weights})})
+    info = json.loads(files[f"{run}/run.json"])
+    times = {"seconds": info["seconds"] + 1.0}
+    files[f"{run}/run.json"] = edit_json(files[f"{run}/run.json"], **times)
+    honest = Result.from_dict(json.loads(json.dumps(_listed(examine(ada)))))
+    copied = replace(
+        Result.from_dict(json.loads(json.dumps(_listed(examine(rename(files, "bela")))))),
+        student="bela",
+        submission="bela.zip",
+        run="another recipe",
+        prints={},  # nothing is equal
+        findings=[],
+    )
+    found = list(alike([honest, copied]))
+    assert [(index, finding.level) for index, finding in found] == [(0, "review"), (1, "review")]
+    assert {finding.private for _, finding in found} == {
+        "nearly the same weights as bela",
+        "nearly the same weights as ada",
+    }
+
+
+def _listed(values):
+    return {**values, "findings": [list(finding) for finding in values["findings"]]}
+
+
+def test_honest_runs_of_the_demo_are_far_apart(graded):
+    results = [
+        standing.result
+        for standing in graded[1]
+        if standing.result.student in ("ada", "bela", "carl", "dora")
+    ]
+    assert len(results) == 4 and all(one.sketch for one in results)
+    assert not list(near(results))
+
+
+def test_predictions_that_are_nearly_equal():
+    """Channels in another order are other weights; the DSC of each patient tells."""
+    scores = (0.7, 0.8, 0.9, 0.6, 0.65, 0.72)
+    one, other = result("a", scores), result("b", tuple(score + 0.004 for score in scores))
+    assert dsc_distance(one, other) == pytest.approx(0.004)
+    found = dict(alike([one, other]))
+    assert {finding.name for finding in found.values()} == {"nearly the same DSC on every patient"}
+    far = result("c", (0.75, *scores[1:]))
+    assert not list(near([one, far]))
+    assert not list(near([one, replace(other, student="a")]))  # one student, two files
+    assert not list(near([one, replace(other, grid="file")]))
+
+
+@pytest.mark.parametrize("dsc", [0.0, 1.0])
+def test_networks_that_find_nothing_are_no_copies(dsc):
+    dead = [result(student, (dsc,) * 8) for student in "ab"]
+    assert not list(near(dead))
+
+
+def test_two_dead_networks_share_nothing(examine, ada):
+    """Other weights and other seeds: one finds nothing, or both find everything."""
+    run = run_of(ada)
+    content = torch.load(io.BytesIO(ada[f"{run}/best.pt"]), weights_only=True)
+    for bias in (-1e4, 1e4):
+        weights = dict(content["weights"])
+        last = [name for name, tensor in weights.items() if tensor.shape == (1,)][-1]
+        weights[last] = torch.full((1,), bias)
+        values = examine(
+            sign({**ada, f"{run}/best.pt": checkpoint({**content, "weights": weights})})
+        )
+        assert "masks" not in values["prints"]
+
+
+def test_equal_measured_times_are_a_print(examine, ada):
+    """A verbatim copy under another id, weights and tables and all."""
+    first = Result.from_dict(_listed(examine(ada)))
+    second = replace(first, student="bela", submission="bela.zip")
+    standings = assess([first, second], RUBRIC)
+    assert {standing.status for standing in standings} == {"held"}
+    assert {finding.name for _, finding in alike([first, second])} == {"the same measured times"}
+
+
+def test_only_what_proves_foreign_weights_tells_who_copied():
+    a, b = (result(student, prints={"weights": "1"}) for student in "ab")
+    odd_ends = replace(a, findings=[Finding("fault", "files changed", "")])
+    assert [f.level for _, f in alike([odd_ends, replace(b, run="other")])] == ["fault", "fault"]
+    stolen = replace(b, run="other", findings=[Finding("fault", "checkpoint of another run", "")])
+    assert [f.level for _, f in alike([odd_ends, stolen])] == ["review", "fault"]
+
+
+def test_nearly_the_weights_of_the_kit(tmp_path):
+    ours = network(3)
+    torch.save({"weights": ours}, tmp_path / "kit.pt")
+    moved = {name: ALTERED["noise of 0.1 %"](name, tensor) for name, tensor in ours.items()}
+    own = result("a", sketch=sketch(moved))
+    ((index, finding),) = shipped([own, result("b", sketch=sketch(network(4)))], tmp_path)
+    assert (index, finding.level) == (0, "review") and "kit.pt" in finding.text
+    assert status(replace(own, findings=[finding])) == "review"
