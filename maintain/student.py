@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 
 from lib.grade.archive import write_zip
+from lib.grade.pack import QUESTION, question_hash
 from lib.grade.solutions import without_solutions
 from lib.runtime import CommandParser, run_command
 from lib.utils import PROJECT, KitError, build_folder, short_path
@@ -32,6 +33,7 @@ PARTS = (
     ".gitignore",
 )
 """Files that students get: no results, weights or tests, and no solution among the measurements."""
+ASKS = "*(Double-click and write"  # in a cell that asks for an answer
 LEFT_OUT = ("docs/instructors.md",)
 TARGET = PROJECT / "result" / "student"
 _TEXT = (".md", ".toml", ".txt", ".css", ".js", ".jinja", "")
@@ -89,7 +91,8 @@ def _stripped(file: Path) -> bytes:
 def _stripped_notebook(file: Path) -> bytes:
     """Return a notebook without solutions and outputs.
 
-    A cell that lost something gets the tag ``your-turn``.
+    A cell that lost something gets the tag ``your-turn``; one that asks for an answer keeps a hash
+    of its question, by which ``pack`` sees whether it was answered.
     """
     content = nbformat.read(file, as_version=4)
     for cell in content.cells:
@@ -99,6 +102,8 @@ def _stripped_notebook(file: Path) -> bytes:
         if stripped != cell.source:
             cell.source = stripped
             cell.metadata["tags"] = [*cell.metadata.get("tags", []), "your-turn"]
+        if cell.cell_type == "markdown" and ASKS in cell.source:
+            cell.metadata[QUESTION] = question_hash(cell.source)
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     return (nbformat.writes(content) + "\n").encode()

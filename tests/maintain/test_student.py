@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from lib.grade.pack import QUESTION, question_hash
 from lib.grade.solutions import BEGIN, END, REGION, without_solutions
 from lib.utils import PROJECT, KitError
 from maintain.student import PARTS, write_student_edition
@@ -61,6 +62,16 @@ def test_nothing_of_the_solution_is_in_it(source, tmp_path):
         write_student_edition(tmp_path / "student", source)[1].read_bytes() == content
     )  # made anew, the same
     assert {path: path.read_bytes() for path in source.rglob("*") if path.is_file()} == before
+
+
+def test_a_cell_that_asks_for_an_answer_is_known_again(source, tmp_path):
+    notebook = nbformat.read(source / "x.ipynb", as_version=4)
+    question = "**Your analysis.** *(Double-click and write.)* Why?"
+    notebook.cells.append(nbformat.v4.new_markdown_cell(question))
+    nbformat.write(notebook, source / "x.ipynb")
+    folder, _ = write_student_edition(tmp_path / "student", source)
+    cells = nbformat.read(folder / "x.ipynb", as_version=4).cells
+    assert [cell.metadata.get(QUESTION) for cell in cells] == [*[None] * 3, question_hash(question)]
 
 
 def test_a_folder_that_holds_something_else_stays(source, tmp_path):
