@@ -5,7 +5,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 NOTEBOOKS := train_default.ipynb train.ipynb train_best.ipynb inference.ipynb
 
-.PHONY: help run lab report test test-all lint types test-unit test-notebooks test-browser test-faults test-slow faults bench figures reference-figures notebooks grade-demo student
+.PHONY: help run lab check report test test-all lint types test-unit test-notebooks test-browser test-faults test-slow faults bench figures reference-figures notebooks grade-demo student
 
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,6 +15,9 @@ run: .venv/run   ## train the baseline and look at it: notebooks to result/noteb
 
 lab: .venv/run   ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab train_default.ipynb
+
+check: .venv/run ## try your exercises: what is right, what is not, and why
+	$(PY) -m lib.check exercises
 
 report: .venv/run ## result/report.html and .md: every attempt so far
 	$(PY) -m lib.report --out result

@@ -1,26 +1,40 @@
-"""Check a custom network or loss: ``python -m lib.check my_module:MyLoss``."""
+"""Check what you wrote: ``python -m lib.check exercises``, or ``my_module:MyLoss``."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from lib.check.custom import check
+from lib.check.exercise import Check
+from lib.check.exercises import EXERCISES, MODULE, check_exercises, load_exercises
 from lib.runtime import CommandParser, run_command
 
 
 def main() -> None:
     """Run the command line; exit 1 if a check fails."""
     parser = CommandParser(
-        prog="python -m lib.check", description="Check a custom network or loss on random images."
+        prog="python -m lib.check",
+        description="Check exercises, a custom network or a custom loss on small inputs.",
     )
     parser.add_argument(
         "spec",
-        metavar="module:Class",
-        help="importable from here, as in Config.model or Config.loss",
+        metavar="WHAT",
+        help=f"{MODULE}: all of them; {MODULE}:NAME: one of them ({', '.join(EXERCISES)}); "
+        f"module:Class: a network or loss, as in Config.model or Config.loss",
     )
-    results = check(parser.parse_args().spec)
+    results = _results(parser.parse_args().spec)
     print("\n".join(map(str, results)))
     sys.exit(0 if all(result.passed for result in results) else 1)
+
+
+def _results(spec: str) -> list[Check]:
+    """Return the checks of exercises or of a class."""
+    module, _, name = spec.partition(":")
+    if module == MODULE and name in ("", *EXERCISES):
+        sys.path.insert(0, str(Path.cwd()))  # -P and an installed command leave it out
+        return list(check_exercises(load_exercises(), name))
+    return check(spec)
 
 
 if __name__ == "__main__":

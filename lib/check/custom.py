@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from lib.check.exercise import Check
 from lib.config import Config
 from lib.loss import build_loss
 from lib.networks import build_model
@@ -16,17 +16,6 @@ from lib.runtime import load_class, seed_everything
 from lib.runtime.cost import tensors_in
 
 _SLICES, _SIZE = 4, 64  # edge in pixels: a network may halve it six times
-
-
-class Check(NamedTuple):
-    """Hold the outcome of a check, and the remedy if it fails; ``str()`` puts it into a line."""
-
-    name: str
-    passed: bool
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"[OK] {self.name}" if self.passed else f"[FAIL] {self.name}: {self.remedy}"
 
 
 def check(spec: str) -> list[Check]:

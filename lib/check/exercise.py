@@ -1,0 +1,131 @@
+"""Try an exercise on small inputs, and name the mistake.
+
+A try compares what came out with what was expected, and with what the usual mistakes give: so the
+answer is a sentence about the mistake, not a number that is wrong.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+TOLERANCE = 1e-5
+
+
+class Check(NamedTuple):
+    """Hold the outcome of a check, and the remedy if it fails; ``str()`` puts it into a line."""
+
+    name: str
+    passed: bool
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"[OK] {self.name}" if self.passed else f"[FAIL] {self.name}: {self.remedy}"
+
+
+Try = Callable[[Any], Iterator[Check]]
+"""Takes what a student wrote, and yields checks, each of which needs those before it."""
+
+
+def attempt(exercise: str, answer: Any, tries: Try) -> Iterator[Check]:
+    """Yield the checks of an answer, up to the first that fails.
+
+    Code that raises an error fails with the line where it did.
+    """
+    checks = tries(answer)
+    while True:
+        try:
+            found = next(checks)
+        except StopIteration:
+            return
+        except Exception as error:  # a student's code can be wrong in every way
+            yield Check(exercise, False, _raised(error))
+            return
+        yield Check(f"{exercise} {found.name}", found.passed, found.remedy)
+        if not found.passed:
+            return
+
+
+def _raised(error: Exception) -> str:
+    """Return what was raised, and at which line of the student's file."""
+    own = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(__file__).parent not in Path(frame.filename).parents
+        and "site-packages" not in frame.filename
+    ]
+    place = f" (line {own[-1].lineno} of {Path(own[-1].filename).name})" if own else ""
+    return f"it raised {type(error).__name__}: {' '.join(str(error).split())[:200]}{place}"
+
+
+def written(value: Any, what: str) -> Check:
+    """Return whether anything was written: a body that is left out returns None."""
+    return Check("is written", value is not None, f"write it: return {what}")
+
+
+def compared(name: str, value: Any, expected: Any, mistakes: Mapping[str, Any], why: str) -> Check:
+    """Compare a result with the expected one, and with those of the usual mistakes.
+
+    Args:
+        mistakes: what to do about it -> what the mistake gives.
+        why: why it matters, for a result that none of them gives.
+    """
+    if same(value, expected):
+        return Check(name, True, "")
+    for remedy, wrong in mistakes.items():
+        if same(value, wrong):
+            return Check(name, False, remedy)
+    return Check(name, False, f"expected {shown(expected)}, got {shown(value)}; {why}")
+
+
+def same(one: Any, other: Any) -> bool:
+    """Return whether two results are equal, up to rounding; NaN equals NaN."""
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    try:
+        one, other = (_array(value) for value in (one, other))
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return one.shape == other.shape and bool(
+        np.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+    )
+
+
+def _array(value: Any) -> np.ndarray:
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+    return np.asarray(value).astype(float)
+
+
+def shown(value: Any) -> str:
+    """Return a result in a few words."""
+    if isinstance(value, (Tensor, np.ndarray)) and value.ndim:
+        kind = "tensor" if isinstance(value, Tensor) else "array"
+        return f"another {kind} of shape {tuple(value.shape)}"
+    if isinstance(value, (int, float, Tensor, np.ndarray, np.generic)):
+        return f"{float(_array(value)):.4g}"
+    return " ".join(repr(value).split())[:60]
+
+
+def shaped(value: Any, shape: tuple[int, ...], mistakes: Mapping[tuple[int, ...], str]) -> Check:
+    """Return whether a result has a shape; ``mistakes`` says what other shapes come from."""
+    found = tuple(getattr(value, "shape", ()))
+    remedy = mistakes.get(found, f"expected {shape}, got {found or type(value).__name__}")
+    return Check("has the right shape", found == shape, remedy)
+
+
+def unchanged(before: Any, after: Any) -> Check:
+    """Return whether an argument is as it was before the call."""
+    remedy = "work on a copy: what was passed in is used again elsewhere"
+    return Check("leaves its arguments as they are", same(before, after), remedy)
+
+
+def seeded(number: int) -> torch.Generator:
+    """Return a generator for small inputs, the same each time."""
+    return torch.Generator().manual_seed(number)
