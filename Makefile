@@ -23,7 +23,7 @@ report: .venv/run ## result/report.html and .md: every attempt so far
 	$(PY) -m lib.report --out result
 
 # what stands between these delimiters is not in the student edition
-### BEGIN SOLUTION
+### BEGIN INSTRUCTOR
 STEP := .ci/step
 SHARE := 0.02
 
@@ -64,12 +64,12 @@ faults: .venv/dev ## damage, interrupt and misuse the kit, docs/reliability.md; 
 
 bench: .venv/dev ## speed and memory, measured side by side on this machine, 4 minutes; all with FULL=1, half an hour
 	$(PY) -m benchmarks.run $(if $(FULL),--full)
-### END SOLUTION
+### END INSTRUCTOR
 
 notebooks: .venv/run ## execute the notebooks in place on the phantom, as they are committed
 	KIT_DATA=phantom $(PY) -m lib.notebook --in-place $(NOTEBOOKS)
 
-### BEGIN SOLUTION
+### BEGIN INSTRUCTOR
 reference-figures: .venv/run ## tables and figures of what was measured, in result/reference and README
 	$(PY) -m maintain.results
 	$(PY) -m maintain.findings
@@ -82,7 +82,7 @@ student: .venv/run ## write the student edition: without solutions, results and 
 
 figures: .venv/run ## draw the pictures of the README
 	$(PY) -m maintain.figures img
-### END SOLUTION
+### END INSTRUCTOR
 
 .venv/run: requirements.txt constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed, this is ' + sys.version.split()[0] + '; name another with: make PYTHON=python3.12')"

@@ -29,7 +29,7 @@ class DiceLoss(nn.Module):
         Args:
             logits, target: ``(N, 1, H, W)``; the target is 0 or 1.
         """
-        ### BEGIN SOLUTION
+        ### BEGIN SOLUTION: return the loss of the batch, a scalar
         probability = torch.sigmoid(logits)
         overlap = (probability * target).sum()
         return 1 - (2 * overlap + 1) / (probability.sum() + target.sum() + 1)
@@ -45,7 +45,7 @@ class FocalTverskyLoss(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss, a scalar; arguments as for ``DiceLoss``."""
-        ### BEGIN SOLUTION
+        ### BEGIN SOLUTION: return the loss of the batch, a scalar
         probability = torch.sigmoid(logits)
         tp = (probability * target).sum()
         fn = ((1 - probability) * target).sum()
@@ -64,7 +64,7 @@ def dsc(predicted: np.ndarray, truth: np.ndarray) -> float:
     Args:
         predicted, truth: ``(S, H, W)``, bool.
     """
-    ### BEGIN SOLUTION
+    ### BEGIN SOLUTION: return the coefficient, a float
     total = int(predicted.sum()) + int(truth.sum())
     return 2 * int((predicted & truth).sum()) / total if total else 1.0
     ### END SOLUTION
@@ -79,7 +79,7 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
     Args:
         mask: ``(S, H, W)``, bool.
     """
-    ### BEGIN SOLUTION
+    ### BEGIN SOLUTION: return the mask of one component, of the shape of mask
     labels, number = ndimage.label(mask)
     if not number:
         return mask.copy()
@@ -98,7 +98,7 @@ class DecoderStep(nn.Module):
 
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
         super().__init__()
-        ### BEGIN SOLUTION
+        ### BEGIN SOLUTION: make the layers: self.up, and the two convolutions
         self.up = nn.ConvTranspose2d(in_channels, out_channels, kernel_size=2, stride=2)
         layers: list[nn.Module] = []
         for channels in (out_channels + skip_channels, out_channels):
@@ -117,7 +117,7 @@ class DecoderStep(nn.Module):
             x: from the level below, ``(N, in_channels, H, W)``.
             skip: from the encoder, ``(N, skip_channels, 2 H, 2 W)``.
         """
-        ### BEGIN SOLUTION
+        ### BEGIN SOLUTION: return the features after the second convolution
         return self.convolve(torch.cat([self.up(x), skip], dim=1))
         ### END SOLUTION
 
@@ -138,7 +138,7 @@ def nested_node(
         earlier: X^{i,0} to X^{i,j-1}, each ``(N, C, H, W)``.
         below: X^{i+1,j-1}, ``(N, C', H / 2, W / 2)``.
     """
-    ### BEGIN SOLUTION
+    ### BEGIN SOLUTION: return the node, after H
     return convolve(torch.cat([*earlier, upsample(below)], dim=1))
     ### END SOLUTION
 
@@ -153,7 +153,7 @@ def flip_average(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         network: images -> logits ``(N, 1, H, W)``.
         images: ``(N, C, H, W)``.
     """
-    ### BEGIN SOLUTION
+    ### BEGIN SOLUTION: return the averaged probabilities, (N, 1, H, W)
     plain = torch.sigmoid(network(images))
     mirrored = torch.sigmoid(network(images.flip(-1))).flip(-1)
     return (plain + mirrored) / 2
@@ -166,7 +166,7 @@ def cosine(epoch: int, epochs: int, lr: float) -> float:
     It is lr (1 + cos(pi epoch / epochs)) / 2, Loshchilov and Hutter 2017 (arXiv:1608.03983), with
     epochs counted from 0.
     """
-    ### BEGIN SOLUTION
+    ### BEGIN SOLUTION: return the learning rate, a float
     return lr * (1 + math.cos(math.pi * epoch / epochs)) / 2
     ### END SOLUTION
 
@@ -184,7 +184,7 @@ def mirror(
         masks: ``(N, 1, H, W)``.
         rng: draws all random numbers.
     """
-    ### BEGIN SOLUTION
+    ### BEGIN SOLUTION: return the slices and their masks
     chosen = rng.random(len(images)) < 0.5
     images, masks = images.copy(), masks.copy()
     images[chosen] = images[chosen, ..., ::-1]
@@ -207,7 +207,7 @@ def split_by_patient(
     Returns:
         Indices of slices, ascending, each in one of the two lists.
     """
-    ### BEGIN SOLUTION
+    ### BEGIN SOLUTION: return the slices to train on, and those to validate on
     patients = sorted(set(patient_of))
     chosen = set(np.random.default_rng(seed).choice(patients, validation, replace=False).tolist())
     learn = [index for index, patient in enumerate(patient_of) if patient not in chosen]

@@ -408,11 +408,11 @@ def identity_of(settings: Mapping[str, Any]) -> dict[str, Any]:
 REFERENCE = Config()
 """The published recipe as shipped, its frozen sampling and grey frame included."""
 
-_STEPS: dict[str, dict[str, Any]] = {
+STEPS: dict[str, dict[str, Any]] = {
     "as shipped": {},
     # frozen, 100 epochs see about a third of the training slices
     "fresh sampling": {"sampling": "fresh"},
-    ### BEGIN SOLUTION
+    ### BEGIN INSTRUCTOR
     # ranges of intensity as in nnU-Net, zoom and rotation a little beyond the published ones
     "stronger augmentation": {
         "padding": "background",
@@ -426,13 +426,17 @@ _STEPS: dict[str, dict[str, Any]] = {
     "larger steps that shrink": {"lr": 1e-3, "lr_scheduler": "poly"},
     # has the effect of a smaller step, Polyak and Juditsky 1992
     "averaged weights": {"ema": 0.99},
-    ### END SOLUTION
-    "test-time flips": {"tta": True},
+    ### END INSTRUCTOR
 }
+"""Steps that are trained: name -> fields that differ from the step before."""
 
-LADDER: dict[str, dict[str, Any]] = dict(
-    zip(_STEPS, accumulate(_STEPS.values(), operator.or_), strict=True)
-)
+
+def ladder(steps: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return step -> all fields that differ from the first, from fields that each step changes."""
+    return dict(zip(steps, accumulate(map(dict, steps.values()), operator.or_), strict=True))
+
+
+LADDER = ladder(STEPS | {"test-time flips": {"tta": True}})
 """From the published recipe to ``BEST``: step -> fields that differ from ``REFERENCE`` so far."""
 
 BEST = dataclasses.replace(REFERENCE, **list(LADDER.values())[-1])

@@ -1,24 +1,31 @@
 """Write the student edition: the kit without its solutions, results and weights.
 
 Command line: ``python -m maintain.student [FOLDER]``, or ``make student``. It is a folder and a
-zip, made anew each time.
+zip, made anew each time; ``course.toml`` chooses the exercises.
 """
 
 from __future__ import annotations
 
+import ast
 import shutil
+import tomllib
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nbformat
 
 from lib.grade.archive import write_zip
 from lib.grade.pack import QUESTION, question_hash
+from lib.grade.rubric import load_rubric
 from lib.grade.solutions import without_solutions
 from lib.runtime import CommandParser, run_command
 from lib.utils import PROJECT, KitError, build_folder, short_path
 
 PARTS = (
     "*.ipynb",
+    "exercises.py",
     "lib/**/*",
     "img/*",
     "data/README.md",
@@ -33,10 +40,72 @@ PARTS = (
     ".gitignore",
 )
 """Files that students get: no results, weights or tests, and no solution among the measurements."""
+_BETWEEN = ("", "### END SOLUTION")
 ASKS = "*(Double-click and write"  # in a cell that asks for an answer
 LEFT_OUT = ("docs/instructors.md",)
+COURSE, EXERCISES, RUBRIC = "course.toml", "exercises.py", "rubric.toml"
 TARGET = PROJECT / "result" / "student"
 _TEXT = (".md", ".toml", ".txt", ".css", ".js", ".jinja", "")
+
+
+@dataclass(frozen=True)
+class Course:
+    """Hold what an instructor chooses, see ``course.toml``.
+
+    Attributes:
+        exercises: names in ``exercises.py``; all others are left out.
+        rubric: file whose scale is public, or None.
+    """
+
+    exercises: tuple[str, ...]
+    rubric: Path | None
+
+
+def read_course(file: Path) -> Course:
+    """Read ``course.toml``.
+
+    Raises:
+        KitError: it is no TOML, or has something else than the two fields.
+    """
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise KitError(f"{file}: cannot be read ({error}); restore it") from None
+    exercises, rubric = values.pop("exercises", []), values.pop("rubric", "")
+    if values:
+        raise KitError(f"{file}: {min(values)} is unknown; there are exercises and rubric")
+    if not _are_names(exercises) or not isinstance(rubric, str):
+        raise KitError(f"{file}: exercises must be a list of names, and rubric the name of a file")
+    if rubric:
+        load_rubric(file.parent / rubric)  # raises KitError if it is none
+    return Course(tuple(exercises), file.parent / rubric if rubric else None)
+
+
+def _are_names(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
+def chosen_exercises(source: str, names: Collection[str]) -> str:
+    """Return ``exercises.py`` with the named classes and functions only.
+
+    Raises:
+        KitError: it has no exercise of a name.
+    """
+    found = {
+        node.name: (node.lineno, node.end_lineno or node.lineno)
+        for node in ast.parse(source).body
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef))
+    }
+    if unknown := sorted(set(names) - set(found)):
+        raise KitError(f"{COURSE}: {unknown[0]!r} is no exercise; there are {', '.join(found)}")
+    lines: list[str | None] = list(source.splitlines(keepends=True))
+    for name, (first, last) in found.items():
+        if name not in names:
+            after = last  # the delimiter of a solution, and the blank lines
+            while after < len(lines) and (lines[after] or "").strip() in _BETWEEN:
+                after += 1
+            lines[first - 1 : after] = [None] * (after - first + 1)
+    return "".join(line for line in lines if line is not None).rstrip() + "\n"
 
 
 def write_student_edition(target: str | Path = TARGET, source: Path = PROJECT) -> tuple[Path, Path]:
@@ -46,9 +115,11 @@ def write_student_edition(target: str | Path = TARGET, source: Path = PROJECT) -
     the same bytes.
 
     Raises:
-        KitError: a delimiter without its partner, or a folder with something else in it.
+        KitError: a delimiter without its partner, a folder with something else in it, or a
+            ``course.toml`` that is none.
     """
     target = Path(target).absolute()
+    course = read_course(source / COURSE)
     if (
         target.exists()
         and not (target / "lib" / "grade" / "solutions.py").is_file()
@@ -62,6 +133,13 @@ def write_student_edition(target: str | Path = TARGET, source: Path = PROJECT) -
         if file.is_file() and "__pycache__" not in file.parts
     }
     files = {name: content for name, content in files.items() if name not in LEFT_OUT}
+    if (source / EXERCISES).is_file():
+        chosen = chosen_exercises(
+            (source / EXERCISES).read_text(encoding="utf-8"), course.exercises
+        )
+        files[EXERCISES] = without_solutions(chosen).encode()
+    if course.rubric:
+        files[RUBRIC] = course.rubric.read_bytes()
 
     def build(partial: Path) -> None:
         for name, content in files.items():
@@ -91,21 +169,26 @@ def _stripped(file: Path) -> bytes:
 def _stripped_notebook(file: Path) -> bytes:
     """Return a notebook without solutions and outputs.
 
-    A cell that lost something gets the tag ``your-turn``; one that asks for an answer keeps a hash
-    of its question, by which ``pack`` sees whether it was answered.
+    A cell of which nothing is left is left out, and one with a placeholder gets the tag
+    ``your-turn``. One that asks for an answer keeps a hash of its question, by which ``pack`` sees
+    whether it was answered.
     """
     content = nbformat.read(file, as_version=4)
+    cells = []
     for cell in content.cells:
-        stripped = without_solutions(
-            cell.source, "# YOUR TURN" if cell.cell_type == "code" else "*Your turn.*"
-        )
-        if stripped != cell.source:
-            cell.source = stripped
+        placeholder = "# YOUR TURN" if cell.cell_type == "code" else "*Your turn*"
+        stripped = without_solutions(cell.source, placeholder).strip("\n")
+        if cell.source and not stripped:
+            continue
+        if placeholder in stripped and placeholder not in cell.source:
             cell.metadata["tags"] = [*cell.metadata.get("tags", []), "your-turn"]
+        cell.source = stripped
+        cells.append(cell)
         if cell.cell_type == "markdown" and ASKS in cell.source:
             cell.metadata[QUESTION] = question_hash(cell.source)
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+    content.cells = cells
     return (nbformat.writes(content) + "\n").encode()
 
 

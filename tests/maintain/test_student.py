@@ -10,11 +10,33 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from lib.check.exercises import EXERCISES as TRIES
 from lib.grade.pack import QUESTION, question_hash
-from lib.grade.solutions import BEGIN, END, REGION, without_solutions
+from lib.grade.solutions import ASIDE, BEGIN, CONTENT, END, END_OF_ASIDE, REGION, without_solutions
 from lib.utils import PROJECT, KitError
-from maintain.student import PARTS, write_student_edition
+from maintain.student import PARTS, chosen_exercises, read_course, write_student_edition
 from tests.grade.test_solutions import SAMPLE
+
+EXERCISES = f'''"""Exercises."""
+
+import math
+
+
+class Loss:
+    """A loss."""
+
+    def forward(self):
+        {BEGIN}: return the loss
+        return "the secret"
+        {END}
+
+
+def dsc():
+    """Return the coefficient."""
+    {BEGIN}: return the coefficient
+    return "the secret"
+    {END}
+'''
 
 
 @pytest.fixture
@@ -24,6 +46,8 @@ def source(tmp_path) -> Path:
     for name, text in {
         "lib/config.py": SAMPLE,
         "lib/grade/solutions.py": "",
+        "course.toml": 'exercises = ["dsc"]\n',
+        "exercises.py": EXERCISES,
         "docs/instructors.md": "secret",
         "result/reference/numbers.csv": "secret",
         "README.md": f"# Kit\n<!-- {BEGIN} -->\nThe secret is out.\n<!-- {END} -->\nEnd\n",
@@ -35,7 +59,9 @@ def source(tmp_path) -> Path:
             "1", outputs=[nbformat.v4.new_output("stream", text="the secret")]
         ),
         nbformat.v4.new_code_cell(f"a = 1\n{BEGIN}\nsecret()\n{END}"),
-        nbformat.v4.new_markdown_cell(f"Why?\n{BEGIN}\nThe secret.\n{END}"),
+        nbformat.v4.new_markdown_cell(f"Why?\n{BEGIN}: say it\nThe secret.\n{END}"),
+        nbformat.v4.new_markdown_cell(f"{ASIDE}\nThe secret.\n{END_OF_ASIDE}"),
+        nbformat.v4.new_code_cell(f"b = 1\n{ASIDE}\nsecret()\n{END_OF_ASIDE}"),
     ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), root / "x.ipynb")
     return root
@@ -46,14 +72,20 @@ def test_nothing_of_the_solution_is_in_it(source, tmp_path):
     folder, archive = write_student_edition(tmp_path / "student", source)
     assert sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
-    ) == ["README.md", "lib/config.py", "lib/grade/solutions.py", "x.ipynb"]
+    ) == ["README.md", "exercises.py", "lib/config.py", "lib/grade/solutions.py", "x.ipynb"]
+    assert (folder / "exercises.py").read_text() == (
+        '"""Exercises."""\n\nimport math\n\n\ndef dsc():\n    """Return the coefficient."""\n'
+        "    # YOUR TURN: return the coefficient\n"
+    )
     assert not any(b"secret" in path.read_bytes() for path in folder.rglob("*") if path.is_file())
-    first, second, third = nbformat.read(folder / "x.ipynb", as_version=4).cells
-    assert (first.outputs, second.source, third.source) == (
+    first, second, third, fourth = nbformat.read(folder / "x.ipynb", as_version=4).cells
+    assert (first.outputs, second.source, third.source, fourth.source) == (
         [],
         "a = 1\n# YOUR TURN",
-        "Why?\n*Your turn.*",
+        "Why?\n*Your turn*: say it",
+        "b = 1",
     )
+    assert "tags" not in fourth.metadata
     assert second.metadata["tags"] == third.metadata["tags"] == ["your-turn"]
     content = archive.read_bytes()
     with zipfile.ZipFile(archive) as bundle:
@@ -71,7 +103,51 @@ def test_a_cell_that_asks_for_an_answer_is_known_again(source, tmp_path):
     nbformat.write(notebook, source / "x.ipynb")
     folder, _ = write_student_edition(tmp_path / "student", source)
     cells = nbformat.read(folder / "x.ipynb", as_version=4).cells
-    assert [cell.metadata.get(QUESTION) for cell in cells] == [*[None] * 3, question_hash(question)]
+    assert [cell.metadata.get(QUESTION) for cell in cells] == [*[None] * 4, question_hash(question)]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('exercises = ["sdc"]', "'sdc' is no exercise; there are Loss, dsc"),
+        ("exercises = 3", "must be a list of names"),
+        ("exercise = []", "exercise is unknown"),
+        ("exercises = [", "cannot be read"),
+        ('rubric = "no.toml"', "no.toml: cannot be read"),
+    ],
+)
+def test_a_course_that_is_none(source, tmp_path, text, reason):
+    (source / "course.toml").write_text(text)
+    with pytest.raises(KitError, match=reason):
+        write_student_edition(tmp_path / "student", source)
+    assert not (tmp_path / "student").exists()
+
+
+def test_a_rubric_that_is_public_goes_along(source, tmp_path):
+    (source / "course.toml").write_text('rubric = "mine.toml"\n')
+    rubric = "[dsc]\nscale = [[0.5, 0], [0.9, 40]]\n[columns]\nreport = 60\n"
+    (source / "mine.toml").write_text(rubric)
+    folder, _ = write_student_edition(tmp_path / "student", source)
+    assert (folder / "rubric.toml").read_text() == rubric
+    assert "def dsc" not in (folder / "exercises.py").read_text()
+
+
+def test_the_exercises_of_the_kits_own_edition(tmp_path):
+    """Those of course.toml, each unwritten, and every one can be left out."""
+    source = (PROJECT / "exercises.py").read_text(encoding="utf-8")
+    for names in (read_course(PROJECT / "course.toml").exercises, tuple(TRIES), ()):
+        text = without_solutions(chosen_exercises(source, names))
+        (tmp_path / "exercises.py").write_text(text)
+        done = subprocess.run(
+            [sys.executable, "-m", "lib.check", "exercises"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(PROJECT)},
+            capture_output=True,
+            text=True,
+        )
+        lines = done.stdout.splitlines()
+        assert len(lines) == len(names) and all("is written: write it:" in one for one in lines)
+        assert done.returncode == (1 if names else 2)
 
 
 def test_a_folder_that_holds_something_else_stays(source, tmp_path):
@@ -104,7 +180,7 @@ def test_the_kits_own_edition(tmp_path):
         line.strip()
         for text in texts
         for region in REGION.finditer(f"{text}\n")
-        for line in region[2].splitlines()
+        for line in region[CONTENT].splitlines()
     } - harmless
     files = [path for path in folder.rglob("*") if path.is_file()]
     shipped = "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
