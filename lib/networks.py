@@ -6,6 +6,7 @@ shape and a number format but no content.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from lib.config import MODELS, REFERENCE, Config
-from lib.loss import build_objective
+from lib.loss import LOSSES, build_loss, build_objective
 from lib.runtime import (
     Machine,
     can_recompute,
@@ -28,6 +29,7 @@ from lib.runtime import (
 )
 from lib.runtime.cost import Trace, count_parameters, forward_flops, step_on_shapes, without_content
 from lib.runtime.memory import memory_in_words
+from lib.runtime.trial import require, try_loss, try_output
 from lib.unet import UNet
 from lib.unet_2plus import UNet2Plus
 from lib.unet_3plus import UNet3Plus
@@ -100,11 +102,27 @@ def build(config: Config) -> tuple[nn.Module, nn.Module]:
     The first weights follow from ``config.seed``. Torch's random state stays as it is.
 
     Raises:
-        KitError: too little memory; or see ``build_model`` and ``build_objective``.
+        KitError: too little memory; a custom network or loss that cannot learn; or see
+            ``build_model`` and ``build_objective``.
     """
     with torch.random.fork_rng(), memory_in_words():
         seed_everything(config.seed)
-        return build_model(config), build_objective(config)
+        network, objective = build_model(config), build_objective(config)
+        _require_useful(config, network)
+        return network, objective
+
+
+def _require_useful(config: Config, network: nn.Module) -> None:
+    """Raise ``KitError`` for a custom network or loss that cannot learn masks.
+
+    It is tried on two random slices before hours are spent on it.
+    """
+    if config.loss not in LOSSES:
+        require(config.loss, try_loss(build_loss(config.loss)))
+    if config.model not in NETWORKS:
+        images = torch.randn(2, config.in_channels, config.image_size, config.image_size)
+        tried = copy.deepcopy(network)  # its statistics and its mode stay as they are
+        require(config.model, try_output(tried, images))
 
 
 def _constructor(network: type[nn.Module]) -> tuple[set[str], set[str]]:

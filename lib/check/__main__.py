@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 from lib.check.custom import check
-from lib.check.exercise import Check
 from lib.check.exercises import EXERCISES, MODULE, check_exercises, load_exercises
 from lib.runtime import CommandParser, run_command
+from lib.runtime.trial import Check
 
 
 def main() -> None:

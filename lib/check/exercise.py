@@ -9,24 +9,15 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lib.runtime.trial import Check
+
 TOLERANCE = 1e-5
-
-
-class Check(NamedTuple):
-    """Hold the outcome of a check, and the remedy if it fails; ``str()`` puts it into a line."""
-
-    name: str
-    passed: bool
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"[OK] {self.name}" if self.passed else f"[FAIL] {self.name}: {self.remedy}"
 
 
 Try = Callable[[Any], Iterator[Check]]

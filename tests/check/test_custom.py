@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from lib.check import check
-from lib.config import LOSSES
+from lib.config import LOSSES, Config
 from lib.loss import build_loss
+from lib.networks import build, build_model
 from lib.utils import PROJECT, KitError
 
 
@@ -67,6 +68,22 @@ class Thresholded(nn.Module):
         return ((logits > 0).float() - target).abs().mean()
 
 
+class Coefficient(nn.Module):
+    """Rises as the overlap grows."""
+
+    def forward(self, logits, target):
+        probability = logits.sigmoid()
+        return (2 * (probability * target).sum() + 1) / (probability.sum() + target.sum() + 1)
+
+
+class ZeroHead(Plain):
+    """Gives 0 before it has learnt anything, as some networks are made."""
+
+    def __init__(self):
+        super().__init__()
+        nn.init.zeros_(self.conv.weight), nn.init.zeros_(self.conv.bias)
+
+
 def failed(spec):
     return [result.name for result in check(f"tests.check.test_custom:{spec}") if not result.passed]
 
@@ -75,6 +92,7 @@ def failed(spec):
     "spec",
     [
         "tests.check.test_custom:Plain",
+        "tests.check.test_custom:ZeroHead",
         "tests.check.test_custom:Mean",
         "lib.unet:UNet",
         "lib.unet_2plus:UNet2Plus",
@@ -96,10 +114,41 @@ def test_what_is_right_passes(spec):
         ("PerSlice", "is a scalar"),
         ("Ratio", "is finite on slices without tumour"),
         ("Thresholded", "has a gradient"),
+        ("Coefficient", "prefers a perfect mask"),
     ],
 )
 def test_each_mistake_is_named(spec, name):
     assert name in failed(spec)
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "reason"),
+    [
+        ("loss", "PerSlice", r"return one number for the batch, got a tensor of shape \(4,\)"),
+        ("loss", "Coefficient", "turn its sign"),
+        ("loss", "Ratio", "keep divisors away from 0"),
+        ("model", "Half", "expected logits of shape"),
+        ("model", "Probabilities", "leave out the sigmoid"),
+    ],
+)
+def test_a_class_that_cannot_learn_is_refused_before_it_is_trained(field, name, reason):
+    """And one that can is as it was: the trial leaves no trace in it."""
+    spec = f"tests.check.test_custom:{name}"
+    with pytest.raises(KitError, match=rf"{name}: .*{reason}.*python -m lib\.check {spec}"):
+        build(Config(**{field: spec}, image_size=32))
+
+
+def test_a_trial_leaves_no_trace():
+    config = Config(model="tests.check.test_custom:Plain", image_size=32)
+    first, second = build(config)[0], build_model(config)
+    assert first.training and all(weight.grad is None for weight in first.parameters())
+    assert [weight.shape for weight in first.parameters()] == [
+        weight.shape for weight in second.parameters()
+    ]
+    before = torch.random.get_rng_state()
+    one, other = (build(config)[0].state_dict() for _ in range(2))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_nothing_is_drawn_and_what_is_not_there_is_named():
