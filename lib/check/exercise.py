@@ -48,7 +48,8 @@ def _raised(error: Exception) -> str:
     own = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if Path(__file__).parent not in Path(frame.filename).parents
+        if frame.filename.endswith(".py")
+        and Path(__file__).parent not in Path(frame.filename).parents
         and "site-packages" not in frame.filename
     ]
     place = f" (line {own[-1].lineno} of {Path(own[-1].filename).name})" if own else ""
@@ -72,6 +73,9 @@ def compared(name: str, value: Any, expected: Any, mistakes: Mapping[str, Any], 
     for remedy, wrong in mistakes.items():
         if same(value, wrong):
             return Check(name, False, remedy)
+    shape, wanted = (tuple(getattr(one, "shape", ())) for one in (value, expected))
+    if wanted and shape == wanted:
+        return Check(name, False, f"the shape is right, but not the values; {why}")
     return Check(name, False, f"expected {shown(expected)}, got {shown(value)}; {why}")
 
 
@@ -97,8 +101,8 @@ def _array(value: Any) -> np.ndarray:
 def shown(value: Any) -> str:
     """Return a result in a few words."""
     if isinstance(value, (Tensor, np.ndarray)) and value.ndim:
-        kind = "tensor" if isinstance(value, Tensor) else "array"
-        return f"another {kind} of shape {tuple(value.shape)}"
+        kind = "a tensor" if isinstance(value, Tensor) else "an array"
+        return f"{kind} of shape {tuple(value.shape)}"
     if isinstance(value, (int, float, Tensor, np.ndarray, np.generic)):
         return f"{float(_array(value)):.4g}"
     return " ".join(repr(value).split())[:60]

@@ -90,6 +90,18 @@ def largest_component(keep: Any) -> Iterator[Check]:
         f"its type is {getattr(value, 'dtype', type(value).__name__)}: compare the labels with one",
     )
     yield unchanged(mask, given)
+    turned = keep(mask[::-1, ::-1, ::-1].copy())
+    yield compared(
+        "keeps the largest, wherever it lies",
+        turned,
+        large[::-1, ::-1, ::-1],
+        {
+            "compare sizes, not numbers: the largest need not be component 1": small[
+                ::-1, ::-1, ::-1
+            ]
+        },
+        "the same volume, turned, has another numbering",
+    )
     nothing = keep(np.zeros_like(mask))
     yield compared(
         "stays empty for an empty mask",
@@ -195,11 +207,19 @@ def split_by_patient(split: Any) -> Iterator[Check]:
         again == scored,
         "two calls differ: draw from a generator that you make of seed, or no two runs compare",
     )
-    others = {tuple(int(i) for i in split(list(patients), 3, seed)[1]) for seed in range(1, 6)}
+    others = [
+        frozenset(patients[int(index)] for index in split(list(patients), 3, seed)[1])
+        for seed in range(1, 21)
+    ]
     yield Check(
         "is another for another seed",
-        len(others) > 1,
+        len(set(others)) > 1,
         "every seed gives the same patients: draw them by it",
+    )
+    yield Check(
+        "draws no patient twice",
+        all(len(drawn) == 3 for drawn in others),
+        "with some seeds fewer patients come out: draw without replacement",
     )
     backwards = {patients[::-1][int(index)] for index in split(patients[::-1], 3, 0)[1]}
     yield Check(

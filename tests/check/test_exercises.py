@@ -181,8 +181,9 @@ def in_place(images, masks, rng):
     return images, masks
 
 
-def by_patient(patients, number, seed, order=sorted, rng=np.random.default_rng):
-    chosen = set(rng(seed).choice(order(set(patients)), number, replace=False).tolist())
+def by_patient(patients, number, seed, order=sorted, replace=False):
+    rng = np.random.default_rng(seed)
+    chosen = set(rng.choice(order(set(patients)), number, replace=replace).tolist())
     learn = [i for i, name in enumerate(patients) if name not in chosen]
     return learn, [i for i, name in enumerate(patients) if name in chosen]
 
@@ -250,6 +251,7 @@ MISTAKES = {
         (lambda mask: labelled(mask, lambda n: 1 + n[1:].argmin()), "yours is the smallest"),
         (lambda mask: mask.copy(), "yours keeps all of them"),
         (lambda mask: 1 * labelled(mask, biggest), "is a mask of bool"),
+        (lambda mask: labelled(mask, lambda sizes: 1), "compare sizes, not numbers"),
         (
             lambda mask: labelled(mask, biggest) if mask.any() else ~mask,
             "without a component return the mask",
@@ -401,6 +403,7 @@ MISTAKES = {
             "54 of 55 slices",
         ),
         (lambda p, n, seed: by_patient(p, n, seed)[1], "return two lists"),
+        (lambda p, n, seed: by_patient(p, n, seed, replace=True), "draw without replacement"),
     ],
 }
 
