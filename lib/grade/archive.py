@@ -179,7 +179,8 @@ def _wanted(
     odd: list[str] = []
     seen: set[str] = set()
     for member in wanted:
-        path = PurePosixPath(*member.parts[depth:])
+        # Windows cannot write a name with a blank at its end, which other systems can
+        path = PurePosixPath(*(part.strip() or part for part in member.parts[depth:]))
         if not _is_sane(path):
             odd.append("/".join(member.parts))
             continue

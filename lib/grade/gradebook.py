@@ -157,14 +157,15 @@ def with_outdated(standings: Sequence[Standing], book: Book) -> list[Standing]:
 
 def _same_number(cell: str, student: str) -> bool:
     """Return whether a spreadsheet may have made a cell of an id of digits, as 2.02E+11."""
-    if not student.isdigit():
+    if not student.isdecimal():
         return False
     found = re.fullmatch(r"(\d)(?:[.,](\d+))?E\+?(\d+)", cell, re.IGNORECASE)
     if found:
         decimals = len(found[2] or "")
         digits = f"{found[1]}.{found[2]}" if decimals else found[1]
         return f"{int(student):.{decimals}E}" == f"{digits}E+{found[3]:0>2}"
-    return cell.isdigit() and int(cell) == int(student)
+    # a spreadsheet keeps 15 digits of a number
+    return cell.isdecimal() and f"{int(cell):.14E}" == f"{int(student):.14E}"
 
 
 def read_book(file: Path, rubric: Rubric) -> Book:

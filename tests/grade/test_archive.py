@@ -84,7 +84,6 @@ def test_names_that_lead_out(tmp_path, target, name):
         "a\x01.csv",
         "nul.csv",
         "a. /x.csv",
-        "a /x.csv",
         "ab:c.csv",
         "n" * 250 + ".csv",
         "/".join("a" * 30) + "/x.csv",
@@ -115,6 +114,15 @@ def test_what_all_files_are_in_is_no_part_of_their_names(tmp_path, target, aroun
     source = zip_of(tmp_path / "b.zip", (f"{around}/result/x.csv", b"2"))
     assert unpack(source, target / "b", SUFFIXES) == []
     assert names_in(target / "b") == ["result/x.csv"]
+
+
+def test_a_blank_at_the_end_of_a_folder_costs_nothing(tmp_path, target):
+    """Whatever lies beside it, so that the folder is a part of the names."""
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as bundle:
+        bundle.writestr("my kit /result /a.csv", "1")
+        bundle.writestr("notes.json", "{}")
+    assert unpack(tmp_path / "x.zip", target, (".csv", ".json")) == []
+    assert (target / "my kit" / "result" / "a.csv").read_text() == "1"
 
 
 def test_a_zip_in_a_zip_and_beside_other_things(tmp_path, target):

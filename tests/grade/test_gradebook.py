@@ -233,7 +233,14 @@ def test_twice_missing_and_not_on_the_roster():
 
 @pytest.mark.parametrize(
     ("student", "mangled"),
-    [("0012345", "12345"), ("202E9", "2.02E+11"), ("jan1", "01-Jan"), ("0007", "7")],
+    [
+        ("0012345", "12345"),
+        ("202E9", "2.02E+11"),
+        ("jan1", "01-Jan"),
+        ("0007", "7"),
+        ("20261126123456789", "20261126123456800"),
+        ("20261126123456789", "2.02611E+16"),
+    ],
 )
 def test_what_a_spreadsheet_makes_of_ids_loses_no_points(tmp_path, student, mangled):
     write(tmp_path, [result(student), result("bela")])
