@@ -13,6 +13,7 @@ import nbformat
 
 from lib.grade.archive import write_zip
 from lib.grade.pack import QUESTION, question_hash
+from lib.grade.released import ASKS, PLACEHOLDER
 from lib.grade.solutions import without_solutions
 from lib.runtime import CommandParser, run_command
 from lib.utils import PROJECT, KitError, build_folder, short_path
@@ -33,7 +34,6 @@ PARTS = (
     ".gitignore",
 )
 """Files that students get: no results, weights or tests, and no solution among the measurements."""
-ASKS = "*(Double-click and write"  # in a cell that asks for an answer
 LEFT_OUT = ("docs/instructors.md",)
 TARGET = PROJECT / "result" / "student"
 _TEXT = (".md", ".toml", ".txt", ".css", ".js", ".jinja", "")
@@ -97,7 +97,7 @@ def _stripped_notebook(file: Path) -> bytes:
     content = nbformat.read(file, as_version=4)
     for cell in content.cells:
         stripped = without_solutions(
-            cell.source, "# YOUR TURN" if cell.cell_type == "code" else "*Your turn.*"
+            cell.source, "# YOUR TURN" if cell.cell_type == "code" else PLACEHOLDER
         )
         if stripped != cell.source:
             cell.source = stripped
