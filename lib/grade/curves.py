@@ -9,7 +9,7 @@ from typing import NamedTuple
 from lib.grade.student_work import Trained
 
 WIDTH, HEIGHT = 680, 260
-LEFT, RIGHT, TOP, BOTTOM = 46, 190, 12, 40  # room for the axes, and for labels on the right
+LEFT, RIGHT, TOP, BOTTOM = 58, 190, 12, 40  # room for the axes, and for labels on the right
 COLOURS, MOST_LINES = 8, 16
 _LINE, _MAX_LABEL = 14, 28  # height of a label and its letters
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -24,11 +24,12 @@ class Question(NamedTuple):
 
     plan: str
     base: str
+    scored_on: str
     label: str
     against: str
     changed: str
+    before: str
     metric: str
-    scored_on: str
 
 
 class Interval(NamedTuple):
@@ -56,6 +57,7 @@ class Tried:
     """Hold a variant of a plan as the class tried it.
 
     Attributes:
+        patients: number of them; None if nobody could be compared.
         students: those who trained it.
         verdicts: one of ``VERDICTS`` -> students who found it by their own tables.
         observed: number of students whose trainings are different ones.
@@ -64,6 +66,7 @@ class Tried:
     """
 
     question: Question
+    patients: int | None
     students: tuple[str, ...]
     verdicts: dict[str, tuple[str, ...]]
     observed: int
@@ -71,28 +74,33 @@ class Tried:
     pooled: Interval | None
 
 
-def tried(standings: Sequence[Standing]) -> list[Tried]:
-    """Return what the class tried, the most frequent plans first.
+def tried(standings: Sequence[Standing]) -> dict[Question, list[Tried]]:
+    """Return what the class tried: what the variants of a plan share -> its rows.
 
-    Of two submissions of one student the last counts.
+    The most frequent plans and variants go first. Of two submissions of one student the last
+    counts.
     """
     found: dict[Question, dict[str, tuple[Standing, Verdict]]] = defaultdict(dict)
     for standing in standings:
         for verdict in standing.result.written.verdicts:
             found[_question(verdict)][standing.result.student] = (standing, verdict)
     rows = [_tried(question, by_student) for question, by_student in found.items()]
-    often: dict[str, int] = defaultdict(int)
-    for row in rows:
-        often[row.question.plan] = max(often[row.question.plan], len(row.students))
-    return sorted(
-        rows,
-        key=lambda row: (
-            -often[row.question.plan],
-            row.question.plan,
-            -len(row.students),
-            row.question,
-        ),
+    often = Counter(row.question.plan for row in rows for _ in row.students)
+    plans: dict[Question, list[Tried]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: (-len(row.students), row.question)):
+        plans[_about(row.question)].append(row)
+    return dict(
+        sorted(plans.items(), key=lambda item: (-often[item[0].plan], item[0].plan, _size(item[1])))
     )
+
+
+def _about(question: Question) -> Question:
+    """Return what all variants of a plan share."""
+    return question._replace(label="", against="", changed="", before="", metric="")
+
+
+def _size(rows: list[Tried]) -> int:
+    return -sum(len(row.students) for row in rows)
 
 
 def _question(verdict: Verdict) -> Question:
@@ -113,8 +121,10 @@ def _tried(question: Question, by_student: dict[str, tuple[Standing, Verdict]]) 
         if standing.status in COUNTED and verdict.difference is not None
     ]
     different = _independent(seen)
+    patients = [verdict.patients for _, verdict in by_student.values() if verdict.patients]
     return Tried(
         question,
+        patients[0] if patients else None,
         tuple(by_student),
         verdicts,
         len(different),

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from lib.grade import curves
 from lib.grade.feedback import LEVEL_WORDS, TEMPLATES, page_name
 from lib.grade.gradebook import flags
-from lib.grade.pooled import COUNTED, FEWEST, Tried, tried
+from lib.grade.pooled import COUNTED, FEWEST, tried
 from lib.grade.released import Question, questions
 from lib.grade.result import Result
 from lib.grade.standings import Standing
@@ -154,10 +154,8 @@ def write_reading(out: Path, standings: Sequence[Standing]) -> None:
     _write(
         folder / "questions.html", "read_questions", {"questions": listed, "students": len(pages)}
     )
-    rows: dict[str, list[Tried]] = {}
-    for row in tried([page.standing for page in pages]):
-        rows.setdefault(row.question.plan, []).append(row)
-    values = {"pages": pages, "tried": rows.items(), "verdicts": VERDICTS}
+    plans = tried([page.standing for page in pages])
+    values = {"pages": pages, "tried": plans.items(), "verdicts": VERDICTS}
     _write(folder / "class.html", "read_class", values | {"fewest": FEWEST, "counted": COUNTED})
 
 

@@ -42,7 +42,7 @@ class Question:
     Attributes:
         key: of notebook and cell, the same in every edition.
         section: the heading above it.
-        text: the paragraphs that ask.
+        text: the paragraphs that ask, a line each.
     """
 
     key: str
@@ -175,7 +175,13 @@ def _question(key: str, notebook: str, section: str, text: str) -> Question:
     start = before.rpartition("\n\n")[2]
     end = re.split(r"^#{1,6} ", f"{ASKS}{after}", maxsplit=1, flags=re.MULTILINE)[0]
     title = re.match(r"\*\*([^*]+?)\.?\*\*", start)
-    return Question(key, notebook, section, title[1] if title else "", f"{start}{end}".strip())
+    asks = re.sub(
+        r"\*\(Double-click and write[^)]*\)\*", "", f"{start[title.end() if title else 0 :]}{end}"
+    )
+    paragraphs = [" ".join(part.split()) for part in asks.split("\n\n")]
+    return Question(
+        key, notebook, section, title[1] if title else "", "\n".join(paragraphs).strip()
+    )
 
 
 def headings(text: str) -> list[str]:

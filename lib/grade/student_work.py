@@ -9,8 +9,8 @@ from lib.stats import VERDICTS
 
 MAX_ANSWERS, MAX_LETTERS, MAX_WORDS = 200, 20_000, 500_000
 """Of what a student wrote: answers, letters of one with its line breaks, and letters of all."""
-MAX_TRAINED, MAX_POINTS, MAX_PLACES = 200, 1_000, 20
-"""Of what a student trained: runs, epochs of a curve, and places of a run in plans."""
+MAX_TRAINED, MAX_POINTS, MAX_PLACES, MAX_EPOCH = 200, 1_000, 20, 100_000
+"""Of what a student trained: runs, points of a curve, places of a run in plans, and epochs."""
 MAX_VERDICTS, MAX_REMARKS = 400, 50
 
 
@@ -76,7 +76,7 @@ class Trained(NamedTuple):
             and _is_table(self.places, MAX_PLACES)
             and all(_are_texts(*place) for place in self.places)
             and _is_table(self.curve, MAX_POINTS)
-            and all(is_finite(number) for point in self.curve for number in point)
+            and all(_is_point(*point) for point in self.curve)
         )
 
 
@@ -84,9 +84,10 @@ class Verdict(NamedTuple):
     """Hold what the grader finds by the tables that a student submitted: did a variant help?
 
     Attributes:
-        base: how the recipe that it is compared with differs from the published one, in words.
-        changed: how the variant differs from that recipe.
-        against: label of that recipe.
+        against: label of the recipe that it is compared with.
+        base: how the first recipe of the plan differs from the published one, in words.
+        changed: how the variant differs from the recipe that it is compared with.
+        before: hash of that recipe.
         metric: column of cases.csv, at the best epoch.
         scored_on: hash of the names of the patients.
         seeds: of the variant.
@@ -100,6 +101,7 @@ class Verdict(NamedTuple):
     against: str
     base: str = ""
     changed: str = ""
+    before: str = ""
     metric: str = ""
     scored_on: str = ""
     patients: int | None = None
@@ -113,10 +115,10 @@ class Verdict(NamedTuple):
 
     def is_sound(self) -> bool:
         """Return whether all values are of their kinds and not too large."""
-        texts = (self.plan, self.label, self.against, self.base, self.changed, self.metric)
+        recipes = (self.plan, self.label, self.against, self.base, self.changed, self.before)
         numbers = (self.patients, self.difference, self.low, self.high, self.p)
         return (
-            _are_texts(*texts, self.scored_on, self.verdict, self.problem)
+            _are_texts(*recipes, self.metric, self.scored_on, self.verdict, self.problem)
             and all(number is None or is_finite(number) for number in numbers)
             and isinstance(self.seeds, list)
             and len(self.seeds) <= MAX_TRAINED
@@ -181,6 +183,11 @@ def _is_table(rows: object, most: int) -> bool:
         and len(rows) <= most
         and all(isinstance(row, list) and len(row) == 2 for row in rows)
     )
+
+
+def _is_point(epoch: Any, dsc: Any) -> bool:
+    """Return whether two values can be a point of a curve."""
+    return is_finite(epoch) and 0 <= epoch <= MAX_EPOCH and is_finite(dsc) and 0 <= dsc <= 1
 
 
 def is_finite(value: object) -> bool:

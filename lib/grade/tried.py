@@ -98,6 +98,12 @@ def _without_seed(config: Config) -> Config:
     return replace(config, seed=REFERENCE.seed)
 
 
+def _recipe(config: Config) -> dict[str, Any]:
+    """Return the fields of a config that all students can have in common."""
+    fields = config.to_dict()
+    return {name: fields[name] for name in fields if name not in ("seed", "split", "device")}
+
+
 # --- places in plans ------------------------------------------------------------------------------
 
 
@@ -151,7 +157,7 @@ def _verdicts(plan: list[tuple[Place, Submission]]) -> Iterator[Verdict]:
     tables: dict[int, pd.DataFrame] = {}
     before = recipes[0]
     for recipe in recipes[1:]:
-        row, table = _compared(before, recipe)
+        row, table = _compared(recipes[0], before, recipe)
         if table is not None:
             tables[len(rows)] = table
         rows.append(row)
@@ -173,25 +179,24 @@ def _recipes(plan: list[tuple[Place, Submission]]) -> list[_Recipe]:
     return [found[key] for key in sorted(found)]
 
 
-def _compared(before: _Recipe, after: _Recipe) -> tuple[Verdict, pd.DataFrame | None]:
+def _compared(
+    first: _Recipe, before: _Recipe, after: _Recipe
+) -> tuple[Verdict, pd.DataFrame | None]:
     """Return a comparison without its numbers, and the table that has them.
 
     The table is None, and the comparison names the problem, if nothing can be compared.
     """
-    base, config = before.config.to_dict(), after.config.to_dict()
-    changed = ", ".join(
-        f"{name} {value}"
-        for name, value in config.items()
-        if value != base[name] and name not in ("split", "device")
-    )
+    base, config = _recipe(before.config), _recipe(after.config)
+    changed = ", ".join(f"{name} {value}" for name, value in config.items() if value != base[name])
     grids = {(one.config.image_size, one.config.preprocessing) for one in (before, after)}
     runs = [*before.runs.values(), *after.runs.values()]
     row = Verdict(
         after.place.plan,
         after.place.label,
         before.place.label,
-        _in_words(before.config),
+        _in_words(first.config),
         printable(changed[:_MAX_TEXT]),
+        fingerprint(base)[:8],
         "dsc" if len(grids) == 1 else "dsc_native",
         fingerprint(sorted(runs[0].cases["patient"]))[:8],
         seeds=list(after.runs),
