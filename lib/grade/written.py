@@ -104,7 +104,7 @@ def _read_analysis(root: Path, written: Written) -> None:
     """Add the parts of ``analysis.md``, by its headings."""
     file = root / "result" / ANALYSIS
     if not file.is_file():
-        written.remarks.append(f"{ANALYSIS} was not submitted.")
+        written.remarks.append(f"{ANALYSIS} is not in the submission, or was left out.")
         return
     parts: dict[str, list[str]] = defaultdict(list)
     titles: dict[str, str] = {}
@@ -137,7 +137,7 @@ def _read_notebooks(root: Path, written: Written) -> None:
         file = next((copy for copy in copies if copy.is_file()), None)
         if file is None:
             if notebook.questions:
-                written.remarks.append(f"{name} was not submitted.")
+                written.remarks.append(f"{name} is not in the submission, or was left out.")
             continue
         _read_one(file, notebook, written)
     others = [file for file in sorted(root.glob("*.ipynb")) if file.name not in given_out]
