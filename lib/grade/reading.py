@@ -213,7 +213,7 @@ def _answer(key: str, name: str, answer: Answer, names: Mapping[str, str]) -> di
     """Return an answer as the page of its student shows it."""
     return {
         "name": name,
-        "page": names.get(key, names[OTHERS]),
+        "page": names[key if key in names else OTHERS],
         "anchor": _anchor(key),
         "lines": answer.lines,
         "is_cut": answer.is_cut,
@@ -253,8 +253,9 @@ def _question_pages(
         for key in page.by_key
         if key in rare and page.by_key[key].lines
     ]
-    file = _file_name(OTHERS)
-    found[OTHERS] = QuestionPage(f"{ANALYSIS} · all other headings", file, "", shown, [])
+    if rare:
+        name, file = f"{ANALYSIS} · all other headings", _file_name(OTHERS)
+        found[OTHERS] = QuestionPage(name, file, "", shown, [])
     return found
 
 
