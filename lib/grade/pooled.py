@@ -87,7 +87,7 @@ def tried(standings: Sequence[Standing]) -> dict[Question, list[Tried]]:
     rows = [_tried(question, by_student) for question, by_student in found.items()]
     often = Counter(row.question.plan for row in rows for _ in row.students)
     plans: dict[Question, list[Tried]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: (-len(row.students), row.question)):
+    for row in sorted(rows, key=lambda row: -len(row.students)):
         plans[_about(row.question)].append(row)
     return dict(
         sorted(plans.items(), key=lambda item: (-often[item[0].plan], item[0].plan, _size(item[1])))

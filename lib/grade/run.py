@@ -47,9 +47,9 @@ def grade(
 ) -> list[Standing]:
     """Grade every zip and folder of ``submissions``.
 
-    ``gradebook.csv``, a page for each submission and ``leaderboard.html`` are written. A submission
-    that was graded before, on the same data by the same code, is not computed again, so an
-    interrupted grading goes on. What the instructor wrote into the gradebook stays. Remarks on the
+    ``gradebook.csv``, a page for each submission and ``leaderboard.html`` are written, and pages
+    for the instructor to read in ``read``. A submission that was graded before, on the same data by
+    the same code, is not computed again, so an interrupted grading goes on. What the instructor wrote into the gradebook stays. Remarks on the
     data are printed first.
 
     Args:

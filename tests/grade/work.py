@@ -76,7 +76,7 @@ def with_plan(
     best = _rows(next(content for name, content in files.items() if "uexec_result" in name))
     files = dict(files)
     for position, (label, (changes, gain)) in enumerate(variants.items()):
-        run_id = f"{plan}-{position}-{seed}"
+        run_id = f"{plan.replace(' ', '_')}-{position}-{seed}"
         cases = _rows(files[f"{source}/cases.csv"])
         shift = gain + noise * rng.standard_normal(len(cases))
         cases["dsc"] = (cases["dsc"] + shift).clip(0, 1)
