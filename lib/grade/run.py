@@ -49,8 +49,8 @@ def grade(
 
     ``gradebook.csv``, a page for each submission and ``leaderboard.html`` are written, and pages
     for the instructor to read in ``read``. A submission that was graded before, on the same data by
-    the same code, is not computed again, so an interrupted grading goes on. What the instructor wrote into the gradebook stays. Remarks on the
-    data are printed first.
+    the same code, is not computed again, so an interrupted grading goes on. What the instructor
+    wrote into the gradebook stays. Remarks on the data are printed first.
 
     Args:
         data: the instructor's, as for ``load_data``.
