@@ -16,9 +16,9 @@ from lib.utils import PROJECT, KitError
 
 ASKS = "*(Double-click and write"  # in a Markdown cell that asks for an answer
 PLACEHOLDER = "*Your turn.*"  # of a solution in a Markdown cell
-MAX_CELLS, MAX_NOTEBOOK = 5_000, 64 * 2**20  # bytes: pictures are in it
+MAX_CELLS, MAX_NOTEBOOK = 5_000, 32 * 2**20  # bytes: pictures are in it
 _TELLING = 25  # letters of a line that no two cells share by chance
-_MAX_CELL = 100_000  # letters that are looked at
+_MAX_CELL, _MAX_HEADING = 100_000, 300  # letters that are looked at
 
 
 class Cell(NamedTuple):
@@ -186,4 +186,19 @@ def _question(key: str, notebook: str, section: str, text: str) -> Question:
 
 def headings(text: str) -> list[str]:
     """Return the headings in a Markdown text."""
-    return re.findall(r"^#{1,6} +(.+?) *#*$", text, flags=re.MULTILINE)
+    found = (heading(line) for line in text.splitlines())
+    return [title for _, title in found if title]
+
+
+def heading(line: str) -> tuple[int, str]:
+    """Return level and title of a heading; 0 and "" for any other line.
+
+    It takes a time that grows with the length of the line: a student wrote it.
+    """
+    indented = line[:_MAX_HEADING].rstrip()
+    text = indented.lstrip(" ")
+    level = len(text) - len(text.lstrip("#"))
+    rest = text[level:]
+    if not 1 <= level <= 6 or len(indented) - len(text) > 3 or not rest.startswith((" ", "\t")):
+        return 0, ""
+    return level, rest.rstrip("#").strip()

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from lib.grade.pack import question_hash
-from lib.grade.released import Cell, Released, headings, read_notebook, released, tidy
+from lib.grade.released import Cell, Released, heading, headings, read_notebook, released, tidy
 from lib.grade.result import printable
 from lib.grade.student_work import (
     MAX_ANSWERS,
@@ -31,7 +31,7 @@ from lib.utils import KitError
 ANALYSIS, GENERAL = "analysis.md", "General"
 GUIDE = "Write in Markdown what you make of the results, under the headings below"
 """The template of ``analysis.md`` says this; see ``lib.report.analysis``."""
-_HEADING = re.compile(r" {0,3}#{1,2}[ \t]+(.*?)[ \t]*#*[ \t]*")  # deeper ones belong to a part
+_DEEPEST = 2  # level of a heading that begins a part; deeper ones belong to it
 _FENCE = re.compile(r" {0,3}(```|~~~)")
 _MAX_TITLE, _MAX_OWN_NOTEBOOKS = 120, 10
 _SHORTEST_START = 12  # letters of a line of a question that an answer continues
@@ -70,13 +70,15 @@ def _within_limits(answers: Iterable[Answer]) -> Iterator[Answer]:
     left = MAX_WORDS
     for answer in islice(answers, MAX_ANSWERS):
         lines = _trimmed(answer.lines)
-        room, kept = min(MAX_LETTERS, left), []
-        for line in map(printable, lines):
-            if room <= 0:
+        room, kept, is_cut = min(MAX_LETTERS, left), [], False
+        for line in lines:
+            shown = printable(line[:MAX_LETTERS])
+            is_cut = len(shown) >= room
+            if is_cut:
+                kept += [shown[: room - 1]] if room > 1 else []
                 break
-            kept.append(line[: room - 1])
-            room -= len(kept[-1]) + 1
-        is_cut = [*map(len, kept)] != [*map(len, map(printable, lines))]
+            kept.append(shown)
+            room -= len(shown) + 1
         found = answer._replace(
             source=printable(answer.source[:_MAX_TITLE]),
             key=printable(answer.key[:_MAX_TITLE]),
@@ -113,13 +115,14 @@ def _read_analysis(root: Path, written: Written) -> None:
         mark = _FENCE.match(line)
         if mark and fence in ("", mark[1]):
             fence = "" if fence else mark[1]
-        heading = None if fence else _HEADING.fullmatch(line[:1000])
-        if heading:
-            title = heading[1].strip()[:_MAX_TITLE] or GENERAL
+        level, name = (0, "") if fence else heading(line)
+        is_part = 1 <= level <= _DEEPEST
+        if is_part:
+            title = name[:_MAX_TITLE] or GENERAL
             title = GENERAL if title.casefold() == "analysis" else title
         key = f"analysis-{' '.join(title.split()).casefold()}"
         titles.setdefault(key, title)
-        if not heading and not line.startswith(GUIDE):
+        if not is_part and not line.startswith(GUIDE):
             parts[key].append(line)
     written.answers.extend(
         Answer(ANALYSIS, key, title, parts[key]) for key, title in titles.items()

@@ -62,6 +62,7 @@ def check_pages(out: Path) -> dict[str, Parsed]:
         assert "src" not in page.attributes and len(page.ids) == len(set(page.ids))
         for link in page.links:
             file, _, place = unquote(link).partition("#")
+            file = file or name
             assert (out / FOLDER / file).resolve().is_file(), f"{name}: {link}"
             assert not place or place in pages[file].ids, f"{name}: {link}"
         style = (out / FOLDER / name).read_text(encoding="utf-8")

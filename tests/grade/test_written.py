@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lib.grade.archive import unpack, write_zip
-from lib.grade.released import questions, read_notebook, released
+from lib.grade.archive import content_hash, unpack, write_zip
+from lib.grade.released import heading, questions, read_notebook, released
 from lib.grade.result import Result
 from lib.grade.student_work import (
     MAX_ANSWERS,
@@ -255,12 +255,44 @@ def test_headings_of_the_analysis(ada, read):
     assert [one.title for one in written.answers][:2] == ["General", "Loss"]
 
 
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("# A", (1, "A")), ("   ### A b ## ", (3, "A b")), ("##\tA", (2, "A")), ("# #", (1, "")),
+        ("    # A", (0, "")), ("#A", (0, "")), ("", (0, "")), ("####### A", (0, "")), ("#", (0, ""))
+    ],
+)  # fmt: skip
+def test_headings_are_those_of_markdown(line, found):
+    assert heading(line) == found
+
+
+def test_lines_that_a_pattern_would_take_hours_for(ada, read):
+    text = "\n".join(["# " + " #" * 5_000 + "x", "# " + " " * 50_000 + "x", "#" * 50_000] * 9)
+    texts = read({**ada, "result/analysis.md": text.encode(), "train.ipynb": notebook(
+        {"cell_type": "markdown", "source": text}
+    )}).answers  # fmt: skip
+    assert all(len(answer.title) <= 120 for answer in texts)
+
+
 @pytest.mark.parametrize("content", [b"\xff\xff", None, b""])
 def test_an_analysis_that_cannot_be_read(ada, read, content):
     files = {name: one for name, one in ada.items() if name != "result/analysis.md"}
     written = read(files if content is None else {**files, "result/analysis.md": content})
     assert not any(lines for key, lines in answers(written).items() if "analysis-" in key)
     assert written.runs and (content == b"" or any("analysis.md" in one for one in written.remarks))
+
+
+def test_other_words_are_another_submission(ada, tmp_path):
+    hashes = set()
+    for name, text in (
+        ("analysis.md", "a"),
+        ("analysis.md", "b"),
+        ("a.ipynb", "c"),
+        ("a.txt", "d"),
+    ):
+        (tmp_path / name).write_text(text)
+        hashes.add(content_hash(tmp_path, READ))
+    assert len(hashes) == 3  # by it a grader sees that something changed since it was marked
 
 
 # --- runs -----------------------------------------------------------------------------------------
