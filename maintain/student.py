@@ -18,6 +18,7 @@ import nbformat
 
 from lib.grade.archive import write_zip
 from lib.grade.pack import QUESTION, question_hash
+from lib.grade.released import ASKS, PLACEHOLDER
 from lib.grade.rubric import load_rubric
 from lib.grade.solutions import without_solutions
 from lib.runtime import CommandParser, run_command
@@ -41,7 +42,6 @@ PARTS = (
 )
 """Files that students get: no results, weights or tests, and no solution among the measurements."""
 _BETWEEN = ("", "### END SOLUTION")
-ASKS = "*(Double-click and write"  # in a cell that asks for an answer
 LEFT_OUT = ("docs/instructors.md",)
 COURSE, EXERCISES, RUBRIC = "course.toml", "exercises.py", "rubric.toml"
 TARGET = PROJECT / "result" / "student"
@@ -176,7 +176,7 @@ def _stripped_notebook(file: Path) -> bytes:
     content = nbformat.read(file, as_version=4)
     cells = []
     for cell in content.cells:
-        placeholder = "# YOUR TURN" if cell.cell_type == "code" else "*Your turn*"
+        placeholder = "# YOUR TURN" if cell.cell_type == "code" else PLACEHOLDER
         stripped = without_solutions(cell.source, placeholder).strip("\n")
         if cell.source and not stripped:
             continue

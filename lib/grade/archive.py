@@ -25,6 +25,7 @@ MAX_ENTRIES = 100_000  # of any kind: to look at their names takes seconds
 MAX_FILES, MAX_BYTES, MAX_ZIP = 5_000, 2**30, 300 * 2**20  # of what is read
 MAX_DEPTH, MAX_NAME = 12, 200
 MAX_RATIO, RATIO_FROM = 200, 2**20  # small files of zeros compress further than any bomb needs to
+WORDS = (".ipynb", ".md")  # files in which a student writes: no score needs them
 RESULT = "result"  # folder of a submission
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date of a zip
 _NO_NAME = re.compile(r'[\x00-\x1f\x7f:*?"<>|]')  # Windows refuses these
@@ -84,7 +85,8 @@ def unpack(source: Path, folder: Path, suffixes: tuple[str, ...]) -> list[str]:
     unpacked.
 
     Returns:
-        The names of files that were left out, because no file can have them on every system.
+        The names of files that were left out, because no file can have them on every system; and
+        of notebooks and texts that occur twice or unpack to far more than they take.
 
     Raises:
         KitError: no zip, or a damaged one; a name that leads out of the folder, a link, the same
@@ -167,7 +169,9 @@ def _inner_zip(origin: str, members: Iterable[Member], suffixes: tuple[str, ...]
 def _wanted(
     origin: str, members: Iterable[Member], suffixes: tuple[str, ...]
 ) -> tuple[dict[PurePosixPath, Member], list[str]]:
-    """Return the files that a grader reads by path, and the names that no file can have.
+    """Return the files that a grader reads by path, and the names that are left out.
+
+    Those are names that no file can have, and files of ``WORDS`` that would refuse all the rest.
 
     Raises:
         KitError: the same name twice.
@@ -182,6 +186,9 @@ def _wanted(
         # Windows cannot write a name with a blank at its end, which other systems can
         path = PurePosixPath(*(part.strip() or part for part in member.parts[depth:]))
         if not _is_sane(path):
+            odd.append("/".join(member.parts))
+            continue
+        if member.suffix in WORDS and (str(path).casefold() in seen or _is_bomb(member)):
             odd.append("/".join(member.parts))
             continue
         if str(path).casefold() in seen:
@@ -317,10 +324,15 @@ def _is_sane(path: PurePosixPath) -> bool:
     )
 
 
+def _is_bomb(member: Member) -> bool:
+    """Return whether a file is far larger than what it takes in the zip."""
+    return member.size > max(RATIO_FROM, MAX_RATIO * member.packed)
+
+
 def _require_fair(origin: str, files: Mapping[PurePosixPath, Member]) -> None:
     """Raise KitError for too many files or bytes, or for a file that is a bomb."""
     for path, member in files.items():
-        if member.size > max(RATIO_FROM, MAX_RATIO * member.packed):
+        if _is_bomb(member):
             raise KitError(
                 f"{origin}: {str(path)!a} unpacks to {member.size / 2**20:.0f} MiB, over "
                 f"{MAX_RATIO} times its size; submit what pack makes"

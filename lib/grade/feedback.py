@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hmac
 import io
+import re
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,13 +57,14 @@ _ANIMALS = (
     "stoat",
     "weasel",
 )
-_LEVELS = {
+_DEVICE = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)\.", re.IGNORECASE)
+LEVEL_WORDS = {
     "fault": "no points until the instructor has looked",
     "review": "the instructor should look",
     "note": "for information",
 }
 
-_pages = Environment(
+TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=True,
     undefined=StrictUndefined,
@@ -71,10 +73,14 @@ _pages = Environment(
 )
 
 
-def page_name(standing: Standing) -> str:
-    """Return the path of a submission's page, below the folder of the gradebook."""
+def page_name(standing: Standing, folder: str = FOLDER) -> str:
+    """Return the path of a submission's page, below the folder of the gradebook.
+
+    Every system can write it: Windows takes ``aux.x`` for a device.
+    """
     result = standing.result
-    return f"{FOLDER}/{result.student}-{fingerprint([result.student, result.submission])[:6]}.html"
+    name = _DEVICE.sub(r"\1_", result.student)
+    return f"{folder}/{name}-{fingerprint([result.student, result.submission])[:6]}.html"
 
 
 def write_page(
@@ -93,7 +99,7 @@ def write_page(
         "claimed": result.claimed,
         "perturbed": result.probe,
     }
-    text = _pages.get_template("page.html.jinja").render(
+    text = TEMPLATES.get_template("page.html.jinja").render(
         standing=standing,
         result=result,
         rubric=rubric,
@@ -102,7 +108,7 @@ def write_page(
         comment=filled.get(COMMENT, ""),
         pseudonym=pseudonym(_secret(folder / KEY), result.student),
         recipe=recipe,
-        levels=_LEVELS,
+        levels=LEVEL_WORDS,
         marks=_marks(values),
         interval=_interval(result.low, result.high),
         dot=None if result.verified is None else _position(result.verified),
@@ -136,7 +142,7 @@ def write_leaderboard(folder: Path, standings: Sequence[Standing], rubric: Rubri
     ]
     write_atomic(
         folder / LEADERBOARD,
-        _pages.get_template("leaderboard.html.jinja").render(
+        TEMPLATES.get_template("leaderboard.html.jinja").render(
             rows=rows,
             rubric=rubric,
             marks=_marks({"baseline": rubric.baseline, "target": rubric.scale[-1][0]}),

@@ -37,6 +37,7 @@ COMPUTED = (
     "DSC points",
     "score",
     "feedback",
+    "read",
     "content",
     "marked",
 )
@@ -269,7 +270,12 @@ def total(standing: Standing, filled: Cells, rubric: Rubric) -> float:
 
 
 def write_book(
-    file: Path, standings: Sequence[Standing], book: Book, rubric: Rubric, pages: dict[int, str]
+    file: Path,
+    standings: Sequence[Standing],
+    book: Book,
+    rubric: Rubric,
+    pages: dict[int, str],
+    to_read: dict[int, str] | None = None,
 ) -> None:
     """Write the gradebook: points possible first, then a row for each submission, by student.
 
@@ -278,6 +284,7 @@ def write_book(
 
     Args:
         pages: position in ``standings`` -> its feedback file.
+        to_read: position in ``standings`` -> the page that the instructor reads.
 
     Raises:
         KitError: the file is open in a spreadsheet that locks it.
@@ -302,6 +309,7 @@ def write_book(
                 **filled,
                 "score": f"{total(standing, filled, rubric):g}",
                 "feedback": pages[i],
+                "read": (to_read or {}).get(i, ""),
                 "content": _content(standing),
                 "marked": book.marked(standing),
             }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from lib.grade.submission import READ, read_submission
 from lib.grade.test_set import Exam, prepare_exam
 from lib.grade.trouble import GraderError, in_one_line, is_of_memory, of_the_computer
 from lib.grade.worker import limited_memory
+from lib.grade.written import read_written
 from lib.runtime import free_memory, pick_device
 from lib.utils import KitError
 
@@ -49,11 +50,7 @@ def grade_one(
     source, name, student, known, work = job
     result, stage = Result(name, student), "refused"
     try:
-        with (
-            limited_memory(int(0.8 * free_memory(device)))
-            if device.type == "cpu"
-            else nullcontext()
-        ):
+        with _limited(device):
             odd = unpack(Path(source), Path(work), READ)
             result.findings += _left_out(odd)
             stage = "incomplete"
@@ -73,16 +70,24 @@ def grade_one(
             stage = "failed"
             reason = f"grading met {type(error).__name__}: {in_one_line(error, 150)}"
         result = failed(name, result.student, stage, reason, result)
+    if result.status != "refused":
+        with _limited(device):
+            result.written = read_written(Path(work))
     return asdict(encodable(result))
 
 
+def _limited(device: torch.device) -> AbstractContextManager[None]:
+    """Limit the memory, where CUDA does not need to reserve more than it uses."""
+    return limited_memory(int(0.8 * free_memory(device))) if device.type == "cpu" else nullcontext()
+
+
 def _left_out(odd: list[str]) -> list[Finding]:
-    """Return a note about files whose names no file can have on every system."""
+    """Return a note about files that were not unpacked."""
     if not odd:
         return []
     text = (
-        f"{len(odd)} files were left out, as no file can have such a name on every system: "
-        f"{odd[0][-60:]!a}."
+        f"{len(odd)} files were left out, as no file can have such a name on every system, or as "
+        f"they are texts of impossible size: {odd[0][-60:]!a}."
     )
     return [Finding("note", "files left out", text)]
 

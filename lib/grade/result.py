@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from lib.grade.student_work import Answer, Trained, Verdict, Written, is_finite, nothing_written
 from lib.grade.submission import STUDENT
 
 LEVELS = ("fault", "review", "note")
@@ -49,6 +49,7 @@ class Result:
         content: the first digits of a hash of what was submitted.
         recipe: fields of the config, for the student's page.
         diff: file of ``lib`` -> lines of a unified diff.
+        written: what the student wrote and trained; it earns no points here.
     """
 
     submission: str
@@ -68,6 +69,7 @@ class Result:
     recipe: dict[str, Any] = field(default_factory=dict)
     diff: dict[str, list[str]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    written: Written = field(default_factory=nothing_written)
 
     @property
     def score(self) -> float:
@@ -85,7 +87,8 @@ class Result:
         """
         try:
             findings = [Finding(*finding) for finding in values["findings"]]
-            result = cls(**{**values, "findings": findings})
+            written = Written.from_json(values["written"])
+            result = cls(**{**values, "findings": findings, "written": written})
             sound = result._is_sound()
             is_text = encodable(result) == result
         except (TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -107,13 +110,12 @@ class Result:
         numbers += self.sketch
         return (
             all(isinstance(text, str) for text in texts)
-            and all(number is None or _is_finite(number) for number in numbers)
+            and all(number is None or is_finite(number) for number in numbers)
             and all(len(scores) == 3 and scores[1] is not None for scores in self.cases.values())
             and all(finding.level in LEVELS for finding in self.findings)
-            and (
-                _is_finite(self.verified) if self.status == "computed" else self.status in FAILURES
-            )
+            and (is_finite(self.verified) if self.status == "computed" else self.status in FAILURES)
             and bool(STUDENT.fullmatch(self.student))
+            and self.written.is_sound()
         )
 
 
@@ -142,12 +144,8 @@ def _encodable(value: Any) -> Any:
         return printable(value)
     if isinstance(value, dict):
         return {_encodable(name): _encodable(inner) for name, inner in value.items()}
-    if isinstance(value, Finding):
-        return Finding(*map(_encodable, value))
+    if isinstance(value, (Finding, Answer, Trained, Verdict, Written)):
+        return type(value)(*map(_encodable, value))
     if isinstance(value, (list, tuple)):
         return type(value)(map(_encodable, value))
     return value
-
-
-def _is_finite(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from lib.grade.feedback import page_name, write_leaderboard, write_page
 from lib.grade.gradebook import GRADEBOOK, Book, flags, read_book, total, with_outdated, write_book
 from lib.grade.one import failed, prepare
 from lib.grade.people import read_table
+from lib.grade.reading import reading_name, write_reading
 from lib.grade.result import Result, printable
 from lib.grade.rubric import Rubric, load_rubric, with_baseline
 from lib.grade.standings import Standing, assess
@@ -46,10 +47,10 @@ def grade(
 ) -> list[Standing]:
     """Grade every zip and folder of ``submissions``.
 
-    ``gradebook.csv``, a page for each submission and ``leaderboard.html`` are written. A submission
-    that was graded before, on the same data by the same code, is not computed again, so an
-    interrupted grading goes on. What the instructor wrote into the gradebook stays. Remarks on the
-    data are printed first.
+    ``gradebook.csv``, a page for each submission and ``leaderboard.html`` are written, and pages
+    for the instructor to read in ``read``. A submission that was graded before, on the same data by
+    the same code, is not computed again, so an interrupted grading goes on. What the instructor
+    wrote into the gradebook stays. Remarks on the data are printed first.
 
     Args:
         data: the instructor's, as for ``load_data``.
@@ -284,9 +285,10 @@ def student_of(name: str, roster: Sequence[str]) -> str:
 
 
 def _write(out: Path, standings: Sequence[Standing], book: Book, rubric: Rubric) -> None:
-    """Write gradebook, leaderboard and pages, the gradebook first: it has everything."""
+    """Write gradebook, leaderboard and pages, the gradebook first: it has all points."""
     pages = {index: page_name(standing) for index, standing in enumerate(standings)}
-    write_book(out / GRADEBOOK, standings, book, rubric, pages)
+    to_read = {index: reading_name(standing) for index, standing in enumerate(standings)}
+    write_book(out / GRADEBOOK, standings, book, rubric, pages, to_read)
     write_leaderboard(out, standings, rubric)
     for standing in standings:
         written = book.of(standing)
@@ -294,6 +296,7 @@ def _write(out: Path, standings: Sequence[Standing], book: Book, rubric: Rubric)
             write_page(out, standing, written, total(standing, written, rubric), rubric)
         except (OSError, ValueError) as error:  # of one student, and no other's
             say(f"{standing.result.submission}: its page was not written ({in_one_line(error)})")
+    write_reading(out, standings)
 
 
 ID_COLUMNS = (

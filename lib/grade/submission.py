@@ -18,13 +18,13 @@ import numpy as np
 import pandas as pd
 
 from lib.config import Config
-from lib.grade.archive import composed
+from lib.grade.archive import WORDS, composed
 from lib.grade.trouble import in_one_line
 from lib.logger import BEST_CSV, FOLD, TRAIN_CSV, updated
 from lib.metrics import COLUMNS
 from lib.utils import KitError
 
-READ = (".json", ".csv", ".pt", ".py", ".tif", ".tiff")  # files that are unpacked; others are not
+READ = (".json", ".csv", ".pt", ".py", ".tif", ".tiff", *WORDS)  # unpacked; others are not
 MANIFEST = "submission.json"
 STUDENT = re.compile(r"\w[\w.@-]{0,63}")
 MAX_RUNS = 500
@@ -118,19 +118,24 @@ def read_submission(folder: str | Path) -> Submission:
     Raises:
         KitError: a file is missing, unreadable, or not what the kit writes.
     """
-    root = _root_of(Path(folder))
-    tables = tuple(
-        _read_table(root / "result" / name, _RESULTS)
-        for name in (BEST_CSV, TRAIN_CSV)
-        if (root / "result" / name).is_file()
-    )
+    root = root_of(Path(folder))
+    tables = read_tables(root)
     manifest = _read_json(root / MANIFEST) if (root / MANIFEST).is_file() else {}
     student, run_id = manifest.get("student", ""), manifest.get("run")
     if not isinstance(student, str) or (student and not STUDENT.fullmatch(student)):
         raise KitError(f"{MANIFEST}: the student's id must be letters, digits and . @ - only")
     if not isinstance(run_id, (str, type(None))):
         raise KitError(f"{MANIFEST}: run is no id of a run; {_AS_WRITTEN}")
-    return _read_run(root, student, tables, run_id)
+    return read_run(root, student, tables, run_id)
+
+
+def read_tables(root: Path) -> tuple[pd.DataFrame, ...]:
+    """Return the result CSVs that there are. Raises KitError if one is not what the kit writes."""
+    return tuple(
+        _read_table(root / "result" / name, _RESULTS)
+        for name in (BEST_CSV, TRAIN_CSV)
+        if (root / "result" / name).is_file()
+    )
 
 
 def read_others(submission: Submission) -> Iterator[tuple[str, Submission | KitError]]:
@@ -144,13 +149,13 @@ def read_others(submission: Submission) -> Iterator[tuple[str, Submission | KitE
             try:
                 yield (
                     run_id,
-                    _read_run(submission.root, submission.student, submission.tables, run_id),
+                    read_run(submission.root, submission.student, submission.tables, run_id),
                 )
             except KitError as error:
                 yield run_id, error
 
 
-def _read_run(
+def read_run(
     root: Path, student: str, tables: tuple[pd.DataFrame, ...], run_id: str | None
 ) -> Submission:
     """Return a submission with the claim of one of its runs, see ``read_submission``."""
@@ -183,7 +188,7 @@ def _run_folder(root: Path, run_id: str) -> Path:
     return root / "result" / "runs" / composed(run_id)
 
 
-def _root_of(folder: Path) -> Path:
+def root_of(folder: Path) -> Path:
     """Return the folder that contains ``result`` with a result CSV."""
     found = sorted(
         (path for name in (BEST_CSV, TRAIN_CSV) for path in folder.rglob(name)),
@@ -216,12 +221,12 @@ def _claim_of(tables: tuple[pd.DataFrame, ...], run_id: str | None) -> pd.DataFr
 # --- tables and JSON ------------------------------------------------------------------------------
 
 
-def _read_text(file: Path) -> str:
-    """Return a text file. Raises KitError if it is missing, too large or no UTF-8."""
+def read_text(file: Path, most: int = _MAX_TEXT) -> str:
+    """Return a text file. Raises KitError if it is missing, over ``most`` bytes or no UTF-8."""
     if not file.is_file():
         raise KitError(f"{file.name} is missing; submit what pack makes")
-    if file.stat().st_size > _MAX_TEXT:
-        raise KitError(f"{file.name}: larger than {_MAX_TEXT >> 20} MiB; {_AS_WRITTEN}")
+    if file.stat().st_size > most:
+        raise KitError(f"{file.name}: larger than {most >> 20} MiB; {_AS_WRITTEN}")
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -236,7 +241,7 @@ def _no_number(text: str) -> float:
 def _read_json(file: Path) -> dict[str, Any]:
     """Return the fields of a JSON file. Raises KitError if it has none."""
     try:
-        value = json.loads(_read_text(file), parse_constant=_no_number)
+        value = json.loads(read_text(file), parse_constant=_no_number)
     except KitError:
         raise
     except (ValueError, RecursionError) as error:
@@ -284,7 +289,7 @@ def _read_table(file: Path, columns: dict[str, tuple[type, float]]) -> pd.DataFr
     Raises:
         KitError: a column is missing, or a cell is of another kind or out of its range.
     """
-    text = _read_text(file)
+    text = read_text(file)
     try:
         table = pd.read_csv(
             io.StringIO(text), dtype=str, keep_default_na=False, nrows=_MAX_ROWS + 1

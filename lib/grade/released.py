@@ -1,0 +1,204 @@
+"""Read notebooks: the released ones with their questions, and those of students, without trust."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from lib.grade.pack import QUESTION, question_hash
+from lib.grade.solutions import without_solutions
+from lib.grade.submission import read_text
+from lib.utils import PROJECT, KitError
+
+ASKS = "*(Double-click and write"  # in a Markdown cell that asks for an answer
+PLACEHOLDER = "*Your turn*"  # of a solution in a Markdown cell
+MAX_CELLS, MAX_NOTEBOOK = 5_000, 32 * 2**20  # bytes: pictures are in it
+_TELLING = 25  # letters of a line that no two cells share by chance
+_MAX_CELL, _MAX_HEADING = 100_000, 300  # letters that are looked at
+
+
+class Cell(NamedTuple):
+    """Hold a cell of a notebook.
+
+    Attributes:
+        id: unique in its notebook; "" in old formats.
+        asked: hash of the question as it was given out, which ``make student`` writes.
+    """
+
+    id: str
+    kind: str
+    text: str
+    asked: str = ""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Hold a question of a released notebook.
+
+    Attributes:
+        key: of notebook and cell, the same in every edition.
+        section: the heading above it.
+        text: the paragraphs that ask, a line each.
+    """
+
+    key: str
+    notebook: str
+    section: str
+    title: str
+    text: str
+
+    @property
+    def name(self) -> str:
+        """Return what tells it from all others, in a line."""
+        parts = (self.notebook.removesuffix(".ipynb"), self.section, self.title)
+        return " · ".join(dict.fromkeys(part for part in parts if part))
+
+
+@dataclass(frozen=True)
+class Released:
+    """Hold a released notebook, with and without solutions.
+
+    Attributes:
+        texts: id of each cell -> its texts in both editions.
+        kinds: id of each cell -> its kind.
+        questions: id of a cell that asks -> question.
+        hashes: of a question as it was given out -> id of its cell.
+        telling: line that only one Markdown cell has -> id of the cell.
+    """
+
+    name: str
+    texts: dict[str, tuple[str, ...]]
+    kinds: dict[str, str]
+    questions: dict[str, Question]
+    hashes: dict[str, str]
+    telling: dict[str, str]
+
+    @cached_property
+    def all_texts(self) -> frozenset[str]:
+        """Return the texts of all cells."""
+        return frozenset(text for texts in self.texts.values() for text in texts)
+
+
+def read_notebook(file: Path) -> list[Cell]:
+    """Return the cells of a notebook.
+
+    What is no cell is left out, and long texts are cut.
+
+    Raises:
+        KitError: the file is missing, too large, no JSON, or has no cells.
+    """
+    try:
+        content = json.loads(read_text(file, MAX_NOTEBOOK))
+    except KitError:
+        raise
+    except (ValueError, RecursionError):
+        raise KitError(f"{file.name}: is no notebook; save it in Jupyter again") from None
+    cells = content.get("cells") if isinstance(content, dict) else None
+    if not isinstance(cells, list):
+        raise KitError(f"{file.name}: has no cells; save it in Jupyter again")
+    return [_cell(cell) for cell in cells[:MAX_CELLS] if isinstance(cell, dict)]
+
+
+def _cell(cell: dict[str, object]) -> Cell:
+    """Return a cell of a notebook; empty texts replace what is of another kind."""
+    source, metadata = cell.get("source"), cell.get("metadata")
+    if isinstance(source, list):
+        source = "".join(line for line in source if isinstance(line, str))
+    asked = metadata.get(QUESTION) if isinstance(metadata, dict) else ""
+    return Cell(
+        _text(cell.get("id")), _text(cell.get("cell_type")), _text(source)[:_MAX_CELL], _text(asked)
+    )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def tidy(text: str) -> str:
+    """Return a text without blanks around it and at the ends of its lines."""
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
+# --- released notebooks ---------------------------------------------------------------------------
+
+
+@cache
+def released(folder: Path = PROJECT) -> dict[str, Released]:
+    """Return the released notebooks of a folder, by name: those that are read first go first."""
+    notebooks = [_released(file) for file in sorted(folder.glob("*.ipynb"))]
+    order = sorted(notebooks, key=lambda one: (not one.questions, -len(one.questions), one.name))
+    return {one.name: one for one in order}
+
+
+def questions(folder: Path = PROJECT) -> dict[str, Question]:
+    """Return the questions of all released notebooks, by key."""
+    return {
+        question.key: question
+        for notebook in released(folder).values()
+        for question in notebook.questions.values()
+    }
+
+
+def _released(file: Path) -> Released:
+    """Return a released notebook."""
+    texts, kinds, asked, hashes = {}, {}, {}, {}
+    lines: dict[str, set[str]] = {}
+    section = ""
+    for position, cell in enumerate(read_notebook(file)):
+        name = cell.id or f"cell-{position}"
+        placeholder = "# YOUR TURN" if cell.kind == "code" else PLACEHOLDER
+        stripped = without_solutions(cell.text, placeholder)
+        texts[name] = tuple(dict.fromkeys((tidy(cell.text), tidy(stripped))))
+        kinds[name] = cell.kind
+        if cell.kind != "markdown":
+            continue
+        for line in {line.strip() for text in texts[name] for line in text.splitlines()}:
+            lines.setdefault(line, set()).add(name)
+        if ASKS in stripped:
+            above = (headings(stripped.partition(ASKS)[0]) or [section])[-1]
+            asked[name] = _question(f"{file.stem}-{name}", file.name, above, stripped)
+            hashes[question_hash(stripped)] = name
+        section = (headings(stripped) or [section])[-1]
+    telling = {
+        line: min(names) for line, names in lines.items() if len(names) == 1 < len(line) - _TELLING
+    }
+    return Released(file.name, texts, kinds, asked, hashes, telling)
+
+
+def _question(key: str, notebook: str, section: str, text: str) -> Question:
+    """Return the question of a cell: its part around ``ASKS``, up to the next heading."""
+    before, _, after = text.partition(ASKS)
+    start = before.rpartition("\n\n")[2]
+    end = re.split(r"^#{1,6} ", f"{ASKS}{after}", maxsplit=1, flags=re.MULTILINE)[0]
+    title = re.match(r"\*\*([^*]+?)\.?\*\*", start)
+    asks = re.sub(
+        r"\*\(Double-click and write[^)]*\)\*", "", f"{start[title.end() if title else 0 :]}{end}"
+    )
+    paragraphs = [" ".join(part.split()) for part in asks.split("\n\n")]
+    return Question(
+        key, notebook, section, title[1] if title else "", "\n".join(paragraphs).strip()
+    )
+
+
+def headings(text: str) -> list[str]:
+    """Return the headings in a Markdown text."""
+    found = (heading(line) for line in text.splitlines())
+    return [title for _, title in found if title]
+
+
+def heading(line: str) -> tuple[int, str]:
+    """Return level and title of a heading; 0 and "" for any other line.
+
+    It takes a time that grows with the length of the line: a student wrote it.
+    """
+    indented = line[:_MAX_HEADING].rstrip()
+    text = indented.lstrip(" ")
+    level = len(text) - len(text.lstrip("#"))
+    rest = text[level:]
+    if not 1 <= level <= 6 or len(indented) - len(text) > 3 or not rest.startswith((" ", "\t")):
+        return 0, ""
+    return level, rest.rstrip("#").strip()

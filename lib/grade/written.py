@@ -1,0 +1,251 @@
+"""Extract what a student wrote: answers in notebooks, cells of their own, and ``analysis.md``.
+
+It runs in the process that grades. Texts stay texts: nothing is rendered, imported or run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from lib.grade.pack import question_hash
+from lib.grade.released import Cell, Released, heading, headings, read_notebook, released, tidy
+from lib.grade.result import printable
+from lib.grade.student_work import (
+    MAX_ANSWERS,
+    MAX_LETTERS,
+    MAX_REMARKS,
+    MAX_WORDS,
+    Answer,
+    Written,
+    nothing_written,
+)
+from lib.grade.submission import read_text, root_of
+from lib.grade.tried import read_tried
+from lib.utils import KitError
+
+ANALYSIS, GENERAL = "analysis.md", "General"
+GUIDE = "Write in Markdown what you make of the results, under the headings below"
+"""The template of ``analysis.md`` says this; see ``lib.report.analysis``."""
+_DEEPEST = 2  # level of a heading that begins a part; deeper ones belong to it
+_FENCE = re.compile(r" {0,3}(```|~~~)")
+_MAX_TITLE, _MAX_OWN_NOTEBOOKS = 120, 10
+_SHORTEST_START = 12  # letters of a line of a question that an answer continues
+
+
+def read_written(folder: Path) -> Written:
+    """Return what is to be read of an unpacked submission, whatever it contains.
+
+    Anything that cannot be used is a remark, and never an error.
+    """
+    written = nothing_written()
+    try:
+        root = root_of(folder)
+    except KitError as error:
+        root = folder
+        written.remarks.append(f"No runs: {error}.")
+    parts: dict[str, Callable[[Path, Written], None]] = {
+        ANALYSIS: _read_analysis,
+        "The notebooks": _read_notebooks,
+        "The runs": read_tried,
+    }
+    for name, read in parts.items():
+        try:
+            read(root, written)
+        except Exception as error:  # untrusted files can be wrong in every way
+            reason = str(error) if isinstance(error, KitError) else type(error).__name__
+            written.remarks.append(f"{name} cannot be read: {reason}.")
+    return written._replace(
+        answers=list(_within_limits(written.answers)),
+        remarks=[printable(remark[:500]) for remark in written.remarks[:MAX_REMARKS]],
+    )
+
+
+def _within_limits(answers: Iterable[Answer]) -> Iterator[Answer]:
+    """Yield answers in printable lines, cut where they exceed the limits."""
+    left = MAX_WORDS
+    for answer in islice(answers, MAX_ANSWERS):
+        lines = _trimmed(answer.lines)
+        room, kept, is_cut = min(MAX_LETTERS, left), [], False
+        for line in lines:
+            shown = printable(line[:MAX_LETTERS])
+            is_cut = len(shown) >= room
+            if is_cut:
+                kept += [shown[: room - 1]] if room > 1 else []
+                break
+            kept.append(shown)
+            room -= len(shown) + 1
+        found = answer._replace(
+            source=printable(answer.source[:_MAX_TITLE]),
+            key=printable(answer.key[:_MAX_TITLE]),
+            title=printable(answer.title[:_MAX_TITLE]),
+            lines=kept,
+            is_cut=is_cut,
+        )
+        left -= found.letters
+        yield found
+
+
+def _trimmed(lines: list[str]) -> list[str]:
+    """Return lines without empty ones at both ends; only as many as can be kept."""
+    first = next((place for place, line in enumerate(lines) if line.strip()), len(lines))
+    kept = [line[: MAX_LETTERS + 1] for line in lines[first : first + MAX_LETTERS + 1]]
+    while kept and not kept[-1].strip():
+        kept.pop()
+    return kept
+
+
+# --- analysis.md ----------------------------------------------------------------------------------
+
+
+def _read_analysis(root: Path, written: Written) -> None:
+    """Add the parts of ``analysis.md``, by its headings."""
+    file = root / "result" / ANALYSIS
+    if not file.is_file():
+        written.remarks.append(f"{ANALYSIS} is not in the submission, or was left out.")
+        return
+    parts: dict[str, list[str]] = defaultdict(list)
+    titles: dict[str, str] = {}
+    title, fence = GENERAL, ""
+    for line in read_text(file).splitlines():
+        mark = _FENCE.match(line)
+        if mark and fence in ("", mark[1]):
+            fence = "" if fence else mark[1]
+        level, name = (0, "") if fence else heading(line)
+        is_part = 1 <= level <= _DEEPEST
+        if is_part:
+            title = name[:_MAX_TITLE] or GENERAL
+            title = GENERAL if title.casefold() == "analysis" else title
+        key = f"analysis-{' '.join(title.split()).casefold()}"
+        titles.setdefault(key, title)
+        if not is_part and not line.startswith(GUIDE):
+            parts[key].append(line)
+    written.answers.extend(
+        Answer(ANALYSIS, key, title, parts[key]) for key, title in titles.items()
+    )
+
+
+# --- notebooks ------------------------------------------------------------------------------------
+
+
+def _read_notebooks(root: Path, written: Written) -> None:
+    """Add the answers of the released notebooks, and cells of the student's own."""
+    given_out = released()
+    for name, notebook in given_out.items():
+        copies = (root / name, root / "result" / "notebooks" / name)
+        file = next((copy for copy in copies if copy.is_file()), None)
+        if file is None:
+            if notebook.questions:
+                written.remarks.append(f"{name} is not in the submission, or was left out.")
+            continue
+        _read_one(file, notebook, written)
+    others = [file for file in sorted(root.glob("*.ipynb")) if file.name not in given_out]
+    for file in others[:_MAX_OWN_NOTEBOOKS]:
+        _read_one(file, Released(file.name, {}, {}, {}, {}, {}), written)
+
+
+def _read_one(file: Path, notebook: Released, written: Written) -> None:
+    """Add what a notebook contains; a remark if it cannot be read."""
+    try:
+        cells = read_notebook(file)
+    except KitError as error:
+        written.remarks.append(f"{error}.")
+        return
+    walk = _Walk(notebook)
+    for cell in cells:
+        walk.visit(cell)
+    written.answers.extend(
+        Answer(notebook.name, question.key, question.title, walk.answers[place])
+        for place, question in notebook.questions.items()
+    )
+    written.answers.extend(walk.own)
+    gone = [
+        question.section
+        for place, question in notebook.questions.items()
+        if place not in walk.found
+    ]
+    if gone:
+        written.remarks.append(
+            f"{notebook.name} lacks {len(gone)} cells that ask, below: {', '.join(gone)[:300]}."
+        )
+
+
+@dataclass
+class _Walk:
+    """Go through the cells of a student's notebook, from the first to the last.
+
+    Attributes:
+        answers: id of a released cell that asks -> lines of the answer.
+        own: cells with text that answer no question.
+        found: ids of released cells that were met.
+        last: id of the last of them.
+        section: the last heading.
+    """
+
+    notebook: Released
+    answers: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    own: list[Answer] = field(default_factory=list)
+    found: set[str] = field(default_factory=set)
+    last: str = ""
+    section: str = ""
+
+    def visit(self, cell: Cell) -> None:
+        """Find which released cell this was, and keep what is new in it.
+
+        Cells of the student's own right below a question belong to its answer.
+        """
+        place = self._released_as(cell)
+        if place:
+            self.found.add(place)
+            self.last = place
+        if cell.kind != "markdown":
+            return
+        is_answer = (place or self.last) in self.notebook.questions
+        lines = [] if self._is_as_given_out(cell) else self._new_lines(cell, place)
+        if is_answer:
+            answer = self.answers[place or self.last]
+            answer.extend(["", *lines] if answer and lines else lines)
+        elif any(line.strip() for line in lines):
+            self.own.append(Answer(self.notebook.name, "", self.section, lines))
+        self.section = (headings(cell.text) or [self.section])[-1]
+
+    def _released_as(self, cell: Cell) -> str:
+        """Return the id of the released cell that a cell was, each once; "" for a new cell."""
+        known = self.notebook
+        candidates = [cell.id if known.kinds.get(cell.id) == cell.kind else ""]
+        if cell.kind == "markdown":
+            candidates.append(known.hashes.get(cell.asked, ""))
+            lines = (line.strip() for line in cell.text.splitlines())
+            candidates.append(
+                next((known.telling[line] for line in lines if line in known.telling), "")
+            )
+        return next((name for name in candidates if name and name not in self.found), "")
+
+    def _is_as_given_out(self, cell: Cell) -> bool:
+        """Return whether a cell, or a copy of it, is as it was released in any edition."""
+        return tidy(cell.text) in self.notebook.all_texts or (
+            bool(cell.asked) and cell.asked == question_hash(cell.text)
+        )
+
+    def _new_lines(self, cell: Cell, place: str) -> list[str]:
+        """Return the lines of a cell that the released one does not have.
+
+        Of a line that goes on where a released one ends, only what was added is returned.
+        """
+        known = [
+            line.strip()
+            for text in self.notebook.texts.get(place, ())
+            for line in text.splitlines()
+        ]
+        starts = sorted({line for line in known if len(line) >= _SHORTEST_START}, key=len)
+        found = []
+        for line in cell.text.splitlines():
+            if line.strip() and line.strip() in known:
+                continue
+            start = next((one for one in reversed(starts) if line.strip().startswith(one)), "")
+            found.append(line.strip()[len(start) :].lstrip() if start else line.rstrip())
+        return found
