@@ -18,7 +18,7 @@ from lib.grade.feedback import LEVEL_WORDS, TEMPLATES, page_name
 from lib.grade.gradebook import flags
 from lib.grade.pooled import COUNTED, FEWEST, tried
 from lib.grade.released import Question, questions
-from lib.grade.result import Result
+from lib.grade.result import LEVELS, Finding, Result
 from lib.grade.standings import Standing
 from lib.grade.student_work import Answer, Trained
 from lib.grade.trouble import in_one_line
@@ -196,8 +196,12 @@ def _of_student(page: Page, names: Mapping[str, str]) -> dict[str, Any]:
         for key, answer in page.by_key.items()
         if key.startswith(_ANALYSIS_KEY)
     ]
+    findings: dict[str, list[Finding]] = {}
+    for finding in sorted(page.result.findings, key=lambda one: LEVELS.index(one.level)):
+        findings.setdefault(finding.name, []).append(finding)
     return {
         "standing": page.standing,
+        "findings": findings,
         "result": page.result,
         "written": page.result.written,
         "feedback": page_name(page.standing),

@@ -173,6 +173,15 @@ def test_a_class_of_one_without_anything(tmp_path):
     assert "Nobody submitted two recipes" in pages["class.html"].text
 
 
+def test_grave_findings_go_first_and_many_of_a_kind_are_folded(tmp_path):
+    findings = [Finding("note", "a note", "n")]
+    findings += [Finding("fault", "z fault", f"fault {i}", f"secret {i}") for i in range(4)]
+    pages = written_pages(tmp_path, standing("ada", findings=findings))
+    page = next(page for name, page in pages.items() if name.startswith("ada-"))
+    assert page.text.index("fault 0") < page.text.index("secret 3") < page.text.index("a note")
+    assert page.tags.count("details") == 1 and "2 more" in page.text
+
+
 def test_a_class_of_nobody(tmp_path):
     missing = standing("kim", submission="", status="missing", verified=None)
     assert "Nobody." in written_pages(tmp_path, missing)["class.html"].text
