@@ -6,10 +6,12 @@ Every check reads. None computes a score, and none imports what was submitted.
 from __future__ import annotations
 
 import ast
+import codecs
 import difflib
 import math
 from collections.abc import Hashable, Iterator
 from dataclasses import replace
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from lib.metrics import Counts
 from lib.networks import build
 from lib.optim import learning_rate
 from lib.runtime import code_fingerprint
-from lib.utils import PROJECT, KitError
+from lib.utils import PROJECT, KitError, sha256
 
 EXACT = 1e-6
 """Largest difference of equal numbers that are written with eight digits."""
@@ -259,25 +261,39 @@ def lib_diff(folder: Path) -> dict[str, list[str]]:
 
 def _is_same(ours: Path, theirs: Path) -> bool:
     """Return whether two files mean the same, ours as it is or without its solutions."""
-    submitted, own = theirs.read_bytes(), ours.read_bytes()
-    if submitted == own:
-        return True
-    if len(submitted) > _MAX_SOURCE:
+    if theirs.stat().st_size > _MAX_SOURCE:
         return False
-    released = without_solutions(own.decode()).encode()
-    return _meaning(submitted) in (_meaning(own), _meaning(released))
+    submitted = _plain(theirs.read_bytes())
+    released = _released(ours)
+    if submitted in released:
+        return True
+    meaning = _meaning(submitted)
+    return bool(meaning) and meaning in map(_meaning, released)
 
 
-def _meaning(source: bytes) -> str | None:
-    """Return what Python parses, without docstrings; None, which equals no file, if it cannot."""
+def _plain(source: bytes) -> bytes:
+    """Return a source with the ends of lines of Unix, and without a mark at its start."""
+    return source.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n")
+
+
+@cache
+def _released(file: Path) -> tuple[bytes, bytes]:
+    """Return a file of the kit as it is, and without its solutions."""
+    own = _plain(file.read_bytes())
+    return own, without_solutions(own.decode()).encode()
+
+
+@lru_cache(maxsize=1024)  # those of the kit are asked for with every submission
+def _meaning(source: bytes) -> str:
+    """Return a hash of what Python parses, without docstrings; "" if it cannot."""
     try:
         tree = ast.parse(source)  # follows the encoding that the file declares
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
+        return ""
     for node in ast.walk(tree):
         if isinstance(body := getattr(node, "body", None), list):
             node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
-    return ast.dump(tree)
+    return sha256(ast.dump(tree).encode(errors="backslashreplace"))
 
 
 def _is_text(line: ast.AST) -> bool:
