@@ -28,7 +28,7 @@ from lib.runtime import (
     use_fast_bias_gradient,
 )
 from lib.runtime.cost import Trace, count_parameters, forward_flops, step_on_shapes, without_content
-from lib.runtime.memory import memory_in_words
+from lib.runtime.memory import is_out_of_memory, memory_in_words
 from lib.runtime.trial import require, try_loss, try_output
 from lib.unet import UNet
 from lib.unet_2plus import UNet2Plus
@@ -115,14 +115,19 @@ def build(config: Config) -> tuple[nn.Module, nn.Module]:
 def _require_useful(config: Config, network: nn.Module) -> None:
     """Raise ``KitError`` for a custom network or loss that cannot learn masks.
 
-    It is tried on two random slices before hours are spent on it.
+    It is tried on two random slices before hours are spent on it. Training has its own ways to need
+    less memory, so a lack of memory here means nothing.
     """
     if config.loss not in LOSSES:
         require(config.loss, try_loss(build_loss(config.loss)))
     if config.model not in NETWORKS:
-        images = torch.randn(2, config.in_channels, config.image_size, config.image_size)
-        tried = copy.deepcopy(network)  # its statistics and its mode stay as they are
-        require(config.model, try_output(tried, images))
+        try:
+            images = torch.randn(2, config.in_channels, config.image_size, config.image_size)
+            tried = copy.deepcopy(network)  # its statistics and its mode stay as they are
+            require(config.model, try_output(tried, images))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
 
 
 def _constructor(network: type[nn.Module]) -> tuple[set[str], set[str]]:
