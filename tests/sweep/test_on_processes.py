@@ -336,7 +336,8 @@ def test_edited_code_stops_the_sweep(data, tmp_path, steps, own_folder):
         "import os\nfrom lib.unet import UNet\n\n"
         "class Edited(UNet):\n"
         "    def forward(self, images):\n"
-        "        os.utime(__file__, ns=(1, 1))\n"
+        "        if self.training:\n"
+        "            os.utime(__file__, ns=(1, 1))\n"
         "        return super().forward(images)\n"
     )
     plan = Plan("edited", "?", {"one": {}, "two": {"lr": 1e-5}})
