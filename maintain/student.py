@@ -17,8 +17,7 @@ from typing import Any
 import nbformat
 
 from lib.grade.archive import write_zip
-from lib.grade.pack import QUESTION, question_hash
-from lib.grade.released import ASKS, PLACEHOLDER
+from lib.grade.released import ASKS, PLACEHOLDER, QUESTION, question_hash
 from lib.grade.rubric import load_rubric
 from lib.grade.solutions import without_solutions
 from lib.runtime import CommandParser, run_command

@@ -8,13 +8,14 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lib.config import MODELS, changes
 from lib.data.kaggle import DAMAGED_ZIP
 from lib.dataset import BrainData, load_data
 from lib.grade.archive import unpack, write_zip
 from lib.grade.checks import check_history, check_id, check_other_run, check_tables
+from lib.grade.released import Cell, question_hash, read_notebook
 from lib.grade.rubric import load_rubric
 from lib.grade.submission import MANIFEST, READ, STUDENT, read_others, read_submission
 from lib.logger import (
@@ -28,11 +29,11 @@ from lib.logger import (
     write_result_csvs,
 )
 from lib.predict import load_weights, predict
-from lib.utils import PROJECT, KitError, fingerprint, sha256, write_atomic
+from lib.utils import PROJECT, KitError, sha256, write_atomic
 
 MAX_ZIP = 200 * 2**20
 PLACEHOLDER = "your-id"
-QUESTION = "question"  # in the metadata of a cell that asks for an answer
+SMALL = 32  # pixels of the copy of the data by which runs are chosen: its fingerprint is the same
 RUBRIC = PROJECT / "rubric.toml"  # of the course, where it is public
 _TABLES = ("run.json", "history.csv", "cases.csv")
 
@@ -112,8 +113,8 @@ def pack(
     runs = all_runs(out)
     finished = finished_runs(out, runs)
     write_result_csvs(out, finished)
-    data = load_data(data) if isinstance(data, (str, Path)) else data
-    run = _choose(out, finished, run_id, data)
+    asked = load_data(data, SMALL) if isinstance(data, (str, Path)) else data
+    run = _choose(out, finished, run_id, asked)
     if not quick and (reason := _too_small(run)):
         raise KitError(
             f"{run.id}: {reason}; submit a run of the profile full, or allow this one with "
@@ -227,7 +228,7 @@ def _report(out: Path, runs: list[Run]) -> dict[str, bytes]:
     return {f"result/{name}": content for name, content in (made | {ANALYSIS: words}).items()}
 
 
-def _masks(run: Run, data: BrainData | None) -> dict[str, bytes]:
+def _masks(run: Run, data: BrainData | str | Path | None) -> dict[str, bytes]:
     """Return the predicted masks of the validation patients."""
     if data is None:
         raise KitError(
@@ -305,31 +306,26 @@ def _unfinished(files: dict[str, Path | bytes]) -> Iterator[str]:
     """Yield what notebooks lack: answers, and cells that were never run."""
     asked = written = 0
     for name, file in files.items():
-        if "/" in name or not name.endswith(".ipynb") or not isinstance(file, Path):
+        if "/" in name or not name.endswith(".ipynb"):
             continue
-        cells = _cells(files.get(f"result/notebooks/{name}", file))
-        code = [cell for cell in cells if cell.get("cell_type") == "code" and cell.get("source")]
-        idle = sum(cell.get("execution_count") is None for cell in code)
+        code = [
+            cell
+            for cell in _cells(files.get(f"result/notebooks/{name}", file))
+            if cell.kind == "code" and cell.text
+        ]
+        idle = sum(not cell.was_run for cell in code)
         if idle:
             yield f"{name}: {idle} of {len(code)} cells were not run, or saved without outputs"
-        for cell in _cells(file):
-            question = cell.get("metadata", {}).get(QUESTION)
-            asked += question is not None
-            written += question not in (None, question_hash("".join(cell.get("source", ""))))
+        questions = [cell for cell in _cells(file) if cell.asked]
+        asked += len(questions)
+        written += sum(cell.asked != question_hash(cell.text) for cell in questions)
     if asked:
         yield f"analysis: {written} of {asked} answers written"
 
 
-def _cells(file: Path | bytes) -> list[dict[str, Any]]:
+def _cells(file: Path | bytes) -> list[Cell]:
     """Return the cells of a notebook; none of a damaged one."""
     try:
-        content = file if isinstance(file, bytes) else file.read_bytes()
-        cells = json.loads(content)["cells"]
-        return [cell for cell in cells if isinstance(cell, dict)]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return read_notebook(file) if isinstance(file, Path) else []
+    except (KitError, OSError):
         return []
-
-
-def question_hash(text: str) -> str:
-    """Return what the metadata of a cell to be answered keep of it, as it was given out."""
-    return fingerprint(text.strip())[:12]

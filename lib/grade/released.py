@@ -9,11 +9,11 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from lib.grade.pack import QUESTION, question_hash
 from lib.grade.solutions import without_solutions
 from lib.grade.submission import read_text
-from lib.utils import PROJECT, KitError
+from lib.utils import PROJECT, KitError, fingerprint
 
+QUESTION = "question"  # in the metadata of a cell that asks for an answer
 ASKS = "*(Double-click and write"  # in a Markdown cell that asks for an answer
 PLACEHOLDER = "*Your turn*"  # of a solution in a Markdown cell
 MAX_CELLS, MAX_NOTEBOOK = 5_000, 32 * 2**20  # bytes: pictures are in it
@@ -27,12 +27,14 @@ class Cell(NamedTuple):
     Attributes:
         id: unique in its notebook; "" in old formats.
         asked: hash of the question as it was given out, which ``make student`` writes.
+        was_run: it is code that was run, and saved so.
     """
 
     id: str
     kind: str
     text: str
     asked: str = ""
+    was_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,12 +112,21 @@ def _cell(cell: dict[str, object]) -> Cell:
         source = "".join(line for line in source if isinstance(line, str))
     asked = metadata.get(QUESTION) if isinstance(metadata, dict) else ""
     return Cell(
-        _text(cell.get("id")), _text(cell.get("cell_type")), _text(source)[:_MAX_CELL], _text(asked)
+        _text(cell.get("id")),
+        _text(cell.get("cell_type")),
+        _text(source)[:_MAX_CELL],
+        _text(asked),
+        cell.get("execution_count") is not None,
     )
 
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
+
+
+def question_hash(text: str) -> str:
+    """Return what the metadata of a cell to be answered keep of it, as it was given out."""
+    return fingerprint(text.strip())[:12]
 
 
 def tidy(text: str) -> str:

@@ -12,8 +12,16 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from lib.grade.pack import question_hash
-from lib.grade.released import Cell, Released, heading, headings, read_notebook, released, tidy
+from lib.grade.released import (
+    Cell,
+    Released,
+    heading,
+    headings,
+    question_hash,
+    read_notebook,
+    released,
+    tidy,
+)
 from lib.grade.result import printable
 from lib.grade.student_work import (
     MAX_ANSWERS,

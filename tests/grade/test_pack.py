@@ -5,6 +5,7 @@ import shutil
 import sys
 import zipfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,15 +13,18 @@ import pandas as pd
 import pytest
 
 from lib.config import changes
+from lib.dataset import load_data
 from lib.grade import pack
 from lib.grade.__main__ import main
 from lib.grade.archive import unpack
-from lib.grade.pack import question_hash
+from lib.grade.released import question_hash
 from lib.grade.result import Finding
 from lib.grade.submission import READ, read_submission
 from lib.logger import checkpoint_hashes, find_run
 from lib.predict import default_weights
+from lib.train import fit
 from lib.utils import KitError
+from tests.grade.demo import RECIPE
 from tests.runtime.test_cli import command
 
 
@@ -344,3 +348,16 @@ def test_a_network_of_ones_own_brings_its_masks(out, hand_ins):
     )
     with pytest.raises(KitError, match="name the data"):
         pack("ada", out, quick=True)
+
+
+def test_the_masks_of_a_custom_network_at_any_size(hand_ins, tmp_path, monkeypatch):
+    """The data are named by their folder; they are prepared as the network wants them."""
+    monkeypatch.setenv("KIT_STEPS", str(tmp_path / "steps"))
+    folder = hand_ins / "data"
+    config = replace(RECIPE, model="tests.own:Counting", image_size=48, epochs=1)
+    run = fit(config, load_data(folder, 48), tmp_path / "out", plan="best", table="best")
+    receipt = pack("ada", tmp_path / "out", quick=True, data=folder)
+    assert receipt.run_id == run.id
+    with zipfile.ZipFile(receipt.file) as bundle:
+        masks = {name.split("/")[1] for name in bundle.namelist() if name.startswith("masks/")}
+    assert masks == set(run.info["split"]["validation"])

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from lib.check.exercises import EXERCISES as TRIES
-from lib.grade.pack import QUESTION, question_hash
+from lib.grade.released import QUESTION, question_hash
 from lib.grade.solutions import ASIDE, BEGIN, CONTENT, END, END_OF_ASIDE, REGION, without_solutions
 from lib.utils import PROJECT, KitError
 from maintain.student import PARTS, chosen_exercises, read_course, write_student_edition
