@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lib.config import REFERENCE
-from lib.grade.gradebook import COMMENT, Cells
+from lib.grade.gradebook import COMMENT, Cells, amount
 from lib.grade.rubric import Rubric
 from lib.grade.standings import Standing
 from lib.utils import KitError, fingerprint, write_atomic
@@ -108,6 +108,11 @@ def write_page(
         comment=filled.get(COMMENT, ""),
         pseudonym=pseudonym(_secret(folder / KEY), result.student),
         recipe=recipe,
+        reached={
+            name: rubric.level(name, amount("gradebook", name, filled[name]))
+            for name in rubric.levels
+            if name in filled
+        },
         levels=LEVEL_WORDS,
         marks=_marks(values),
         interval=_interval(result.low, result.high),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from lib.utils import KitError
+
+Levels = dict[str, tuple[tuple[float, str], ...]]  # name of a column -> (points, what earns them)
 
 DEFAULT = Path(__file__).with_name("rubric.toml")
 _DEFAULTS = {"largest_share": 0.4, "tolerance": 0.005, "largest_lift": 0.02}  # of the table dsc
@@ -25,6 +27,7 @@ class Rubric:
         scale: (DSC, points), rising: the baseline first, the target last.
         tolerance: how far a claimed DSC may be from the computed one.
         columns: name of a column that the instructor fills -> points possible.
+        levels: name of such a column -> its (points, what earns them), rising; none if it has none.
         largest_lift: DSC that a tie may be worth.
         is_placeholder: the scale is the kit's, not the instructor's.
     """
@@ -34,6 +37,7 @@ class Rubric:
     columns: dict[str, float]
     largest_lift: float = 0.02
     is_placeholder: bool = False
+    levels: Levels = field(default_factory=dict)
 
     @property
     def baseline(self) -> float:
@@ -57,6 +61,13 @@ class Rubric:
         """
         scores, points = np.array(self.scale).T
         return round(float(np.interp(dsc, scores, points)), 1)
+
+    def level(self, column: str, points: float) -> int | None:
+        """Return the place of the highest level of a column that so many points reach, or None."""
+        reached = [
+            place for place, (least, _) in enumerate(self.levels.get(column, ())) if points >= least
+        ]
+        return reached[-1] if reached else None
 
 
 def with_baseline(rubric: Rubric, dsc: float) -> Rubric:
@@ -90,8 +101,12 @@ def load_rubric(file: str | Path = DEFAULT) -> Rubric:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise KitError(f"{file}: is no TOML ({error}); copy lib/grade/rubric.toml") from None
     dsc = {**_DEFAULTS, **values.get("dsc", {})}
-    scale, columns = dsc.get("scale", []), values.get("columns", {})
-    problem = _problem(values, dsc, scale, columns)
+    scale = dsc.get("scale", [])
+    try:
+        columns, levels = _columns(values.get("columns", {}))
+        problem = _problem(values, dsc, scale)
+    except ValueError as error:
+        problem = str(error)
     if problem:
         raise KitError(f"{file}: {problem}; see lib/grade/rubric.toml")
     rubric = Rubric(
@@ -100,6 +115,7 @@ def load_rubric(file: str | Path = DEFAULT) -> Rubric:
         columns,
         float(dsc["largest_lift"]),
         is_placeholder=file.resolve() == DEFAULT.resolve(),
+        levels=levels,
     )
     if rubric.dsc_points > dsc["largest_share"] * rubric.total + 1e-9:
         raise KitError(
@@ -109,8 +125,8 @@ def load_rubric(file: str | Path = DEFAULT) -> Rubric:
     return rubric
 
 
-def _problem(values: dict[str, Any], dsc: dict[str, Any], scale: Any, columns: Any) -> str | None:
-    """Return what is wrong with the numbers, in words, or None."""
+def _problem(values: dict[str, Any], dsc: dict[str, Any], scale: Any) -> str | None:
+    """Return what is wrong with the numbers for the DSC, in words, or None."""
     unknown = [*(values.keys() - {"dsc", "columns"}), *(dsc.keys() - {"scale", *_DEFAULTS})]
     if unknown:
         return f"{unknown[0]} is unknown"
@@ -127,11 +143,41 @@ def _problem(values: dict[str, Any], dsc: dict[str, Any], scale: Any, columns: A
         return "dsc.scale must rise"
     if not all(_is_amount(dsc[name]) for name in _DEFAULTS):
         return f"dsc.{', dsc.'.join(_DEFAULTS)} must be numbers, not negative"
-    if not isinstance(columns, dict) or not all(map(_is_amount, columns.values())):
-        return "columns must name points, not negative"
-    if not all(name[:1].isalnum() for name in columns):
-        return "the name of a column must begin with a letter"
     return None
+
+
+def _columns(table: Any) -> tuple[dict[str, float], Levels]:
+    """Return name -> points possible, and name -> levels. Raises ValueError with what is wrong."""
+    if not isinstance(table, dict):
+        raise ValueError("columns must name points, not negative")
+    points, levels = {}, {}
+    for name, column in table.items():
+        column = column if isinstance(column, dict) else {"points": column}
+        if not name[:1].isalnum():
+            raise ValueError("the name of a column must begin with a letter")
+        if unknown := column.keys() - {"points", "levels"}:
+            raise ValueError(f"columns.{name}: {min(unknown)} is unknown")
+        if not _is_amount(column.get("points")):
+            raise ValueError("columns must name points, not negative")
+        points[name] = float(column["points"])
+        if "levels" in column:
+            levels[name] = _levels(name, column["levels"], points[name])
+    return points, levels
+
+
+def _levels(name: str, listed: Any, most: float) -> tuple[tuple[float, str], ...]:
+    """Return the levels of a column. Raises ValueError with what is wrong."""
+    if not (
+        isinstance(listed, list)
+        and listed
+        and all(isinstance(level, list) and len(level) == 2 for level in listed)
+        and all(_is_amount(least) and isinstance(text, str) for least, text in listed)
+    ):
+        raise ValueError(f"columns.{name}: levels must be a list of [points, sentence]")
+    amounts = [float(least) for least, _ in listed]
+    if any(b <= a for a, b in pairwise(amounts)) or amounts[-1] > most:
+        raise ValueError(f"columns.{name}: levels must rise, to {most:g} points at most")
+    return tuple((float(least), text) for least, text in listed)
 
 
 def _is_amount(value: Any) -> bool:

@@ -51,6 +51,29 @@ def test_the_default_rubric_gives_the_number_at_most_two_fifths():
     assert rubric.dsc_points <= 0.4 * rubric.total
 
 
+_SCALE = "[dsc]\nscale = [[0.5, 0], [0.9, 40]]\n"
+
+
+def test_each_column_of_the_default_rubric_has_three_levels():
+    rubric = load_rubric()
+    for name, points in rubric.columns.items():
+        amounts = [least for least, _ in rubric.levels[name]]
+        assert amounts == [0, points / 2, points]
+        assert [rubric.level(name, least) for least in (0, points / 2 - 1, points)] == [0, 0, 2]
+    assert rubric.level("of no such name", 5) is None
+
+
+def test_the_feedback_page_shows_the_level_that_was_reached(tmp_path):
+    rubric = load_rubric()
+    [first, second, _] = rubric.columns
+    standing = Standing(Result("a.zip", "ada"), "failed")
+    write_page(tmp_path, standing, {first: "15,5"}, 15.5, rubric)
+    text = (tmp_path / page_name(standing)).read_text(encoding="utf-8")
+    [(_, _), (_, half), (_, _)] = rubric.levels[first]
+    assert re.findall(r'class="reached".*?<td>(.*?)</td></tr>', text) == [half]
+    assert all(html.escape(words) in text for _, words in rubric.levels[second])
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -66,6 +89,13 @@ def test_the_default_rubric_gives_the_number_at_most_two_fifths():
         ("[dsc]\nscale = [[0.5, 0], [0.9, 40]]\n[columns]\n'=x' = 60", "begin with a letter"),
         ("[dsc]\nscale = [[0.5, 0], [0.9, 40]]\n[columns]\nreport = -60", "columns"),
         ("[dsc", "no TOML"),
+        (f"{_SCALE}[columns]\nreport = 'all'", "must name points"),
+        (f"{_SCALE}[columns.report]\nlevels = [[0, 'a']]", "must name points"),
+        (f"{_SCALE}[columns.report]\npoints = 60\nlevel = 3", "level is unknown"),
+        (f"{_SCALE}[columns.report]\npoints = 60\nlevels = []", "a list of"),
+        (f"{_SCALE}[columns.report]\npoints = 60\nlevels = [['a', 0]]", "a list of"),
+        (f"{_SCALE}[columns.report]\npoints = 60\nlevels = [[9, 'a'], [8, 'b']]", "must rise"),
+        (f"{_SCALE}[columns.report]\npoints = 60\nlevels = [[0, 'a'], [61, 'b']]", "to 60 points"),
     ],
 )
 def test_rubrics_that_are_none(tmp_path, text, reason):
