@@ -62,7 +62,15 @@ def _by_image_magick(t: Try, options: tuple[str, ...]) -> tuple[Path, np.ndarray
     return folder.parent, mask
 
 
-if shutil.which("convert"):
+def _is_installed(program: str, name: str) -> bool:
+    """Return whether a program is there, and is what it is called: others have the same command."""
+    if not shutil.which(program):
+        return False
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60)
+    return done.returncode == 0 and name in done.stdout
+
+
+if _is_installed("convert", "ImageMagick"):
 
     @kind("A", 51)
     def masks_by_image_magick(t: Try) -> None:
@@ -95,7 +103,7 @@ def _through_calc(table: Path, kind_of: str, *options: str) -> Path:
 SEPARATORS = {"comma": 44, "semicolon": 59, "tab": 9}
 CHARACTERS = {"UTF-8": 76, "Windows": 1, "UTF-16": 65535}
 
-if shutil.which("soffice"):
+if _is_installed("soffice", "LibreOffice"):
 
     @kind("D", 9, seconds=180)
     def a_roster_through_libreoffice(t: Try) -> None:
