@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import ast
 import shutil
-import tomllib
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nbformat
 
 from lib.grade.archive import write_zip
-from lib.grade.released import ASKS, PLACEHOLDER, QUESTION, question_hash
 from lib.grade.rubric import load_rubric
-from lib.grade.solutions import without_solutions
+from lib.notebook.cells import ASKS, PLACEHOLDER, QUESTION, question_hash
+from lib.notebook.course import FILE, read_course
+from lib.notebook.solutions import without_solutions
 from lib.runtime import CommandParser, run_command
 from lib.utils import PROJECT, KitError, build_folder, short_path
 
@@ -42,46 +40,16 @@ PARTS = (
 """Files that students get: no results, weights or tests, and no solution among the measurements."""
 _BETWEEN = ("", "### END SOLUTION")
 LEFT_OUT = ("docs/instructors.md",)
-COURSE, EXERCISES, RUBRIC = "course.toml", "exercises.py", "rubric.toml"
+EXERCISES, RUBRIC = "exercises.py", "rubric.toml"
+_PUBLIC = """# What your instructor has chosen; the grader has the same.
+
+# What you hand in must be scored on "kaggle" (patients) or "phantom"; "" for either.
+data = "{data}"
+# Of the phantom: with another seed it has other heads.
+phantom_seed = {phantom_seed}
+"""
 TARGET = PROJECT / "result" / "student"
 _TEXT = (".md", ".toml", ".txt", ".css", ".js", ".jinja", "")
-
-
-@dataclass(frozen=True)
-class Course:
-    """Hold what an instructor chooses, see ``course.toml``.
-
-    Attributes:
-        exercises: names in ``exercises.py``; all others are left out.
-        rubric: file whose scale is public, or None.
-    """
-
-    exercises: tuple[str, ...]
-    rubric: Path | None
-
-
-def read_course(file: Path) -> Course:
-    """Read ``course.toml``.
-
-    Raises:
-        KitError: it is no TOML, or has something else than the two fields.
-    """
-    try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise KitError(f"{file}: cannot be read ({error}); restore it") from None
-    exercises, rubric = values.pop("exercises", []), values.pop("rubric", "")
-    if values:
-        raise KitError(f"{file}: {min(values)} is unknown; there are exercises and rubric")
-    if not _are_names(exercises) or not isinstance(rubric, str):
-        raise KitError(f"{file}: exercises must be a list of names, and rubric the name of a file")
-    if rubric:
-        load_rubric(file.parent / rubric)  # raises KitError if it is none
-    return Course(tuple(exercises), file.parent / rubric if rubric else None)
-
-
-def _are_names(values: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
 def chosen_exercises(source: str, names: Collection[str]) -> str:
@@ -96,7 +64,7 @@ def chosen_exercises(source: str, names: Collection[str]) -> str:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef))
     }
     if unknown := sorted(set(names) - set(found)):
-        raise KitError(f"{COURSE}: {unknown[0]!r} is no exercise; there are {', '.join(found)}")
+        raise KitError(f"{FILE.name}: {unknown[0]!r} is no exercise; there are {', '.join(found)}")
     lines: list[str | None] = list(source.splitlines(keepends=True))
     for name, (first, last) in found.items():
         if name not in names:
@@ -118,10 +86,10 @@ def write_student_edition(target: str | Path = TARGET, source: Path = PROJECT) -
             ``course.toml`` that is none.
     """
     target = Path(target).absolute()
-    course = read_course(source / COURSE)
+    course = read_course(source / FILE.name)
     if (
         target.exists()
-        and not (target / "lib" / "grade" / "solutions.py").is_file()
+        and not (target / "lib" / "notebook" / "solutions.py").is_file()
         and any(target.iterdir())
     ):
         raise KitError(f"{target}: is no student edition; name another folder")
@@ -138,7 +106,10 @@ def write_student_edition(target: str | Path = TARGET, source: Path = PROJECT) -
         )
         files[EXERCISES] = without_solutions(chosen).encode()
     if course.rubric:
-        files[RUBRIC] = course.rubric.read_bytes()
+        load_rubric(source / course.rubric)  # raises KitError if it is none
+        files[RUBRIC] = (source / course.rubric).read_bytes()
+    public = {"data": course.data, "phantom_seed": course.phantom_seed}
+    files[FILE.name] = _PUBLIC.format_map(public).encode()
 
     def build(partial: Path) -> None:
         for name, content in files.items():

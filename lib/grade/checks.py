@@ -22,12 +22,12 @@ from lib import train
 from lib.config import LOSSES, MODELS
 from lib.evaluate import native_scores
 from lib.grade.result import Finding
-from lib.grade.solutions import without_solutions
 from lib.grade.submission import Submission
 from lib.grade.test_set import Exam
 from lib.logger import SCHEMA, file_hash, stated_id
 from lib.metrics import Counts
 from lib.networks import build
+from lib.notebook.solutions import without_solutions
 from lib.optim import learning_rate
 from lib.runtime import code_fingerprint
 from lib.utils import PROJECT, KitError, sha256

@@ -15,7 +15,6 @@ from lib.data.kaggle import DAMAGED_ZIP
 from lib.dataset import BrainData, load_data
 from lib.grade.archive import unpack, write_zip
 from lib.grade.checks import check_history, check_id, check_other_run, check_tables
-from lib.grade.released import Cell, question_hash, read_notebook
 from lib.grade.rubric import load_rubric
 from lib.grade.submission import MANIFEST, READ, STUDENT, read_others, read_submission
 from lib.logger import (
@@ -28,6 +27,8 @@ from lib.logger import (
     outside_folds,
     write_result_csvs,
 )
+from lib.notebook.cells import Cell, read_notebook
+from lib.notebook.course import FILE, read_course
 from lib.predict import load_weights, predict
 from lib.utils import PROJECT, KitError, sha256, write_atomic
 
@@ -143,17 +144,35 @@ def pack(
 def _choose(out: Path, finished: list[Run], run_id: str | None, data: BrainData | None) -> Run:
     """Return the run to be graded, see ``pack``."""
     if run_id is not None:
-        return find_run(out, run_id=run_id, runs=finished)
+        return _require_accepted(find_run(out, run_id=run_id, runs=finished))
     candidates = [
         run
         for run in outside_folds(finished)
         if data is None or run.info["data"]["sha256"] == data.fingerprint
     ]
+    if candidates:
+        accepted = [run for run in candidates if _is_accepted(run)]
+        candidates = accepted or [_require_accepted(candidates[0])]
     candidates = [run for run in candidates if not run.info["data"].get("phantom")] or candidates
     candidates = [run for run in candidates if "best" in run.tables] or candidates
     if not candidates:
         return find_run(out, data, runs=finished)  # says what is missing
     return max(candidates, key=lambda run: run.dsc.mean)
+
+
+def _is_accepted(run: Run) -> bool:
+    """Return whether a run has the kind of data that ``course.toml`` asks for."""
+    return read_course().accepts(phantom=bool(run.info["data"].get("phantom")))
+
+
+def _require_accepted(run: Run) -> Run:
+    """Return a run. Raises KitError unless it has the kind of data that the course asks for."""
+    if not _is_accepted(run):
+        raise KitError(
+            f"{run.id}: is scored on {run.info['data']['name']}, but {FILE.name} asks for "
+            f"{read_course().data}; train on that, see data/README.md"
+        )
+    return run
 
 
 def _about(run: Run, others: list[Run]) -> dict[str, str]:
@@ -213,19 +232,17 @@ def _own_modules(run: Run) -> list[str]:
 
 
 def _report(out: Path, runs: list[Run]) -> dict[str, bytes]:
-    """Return the report of all runs without images of patients, and the student's words."""
+    """Return the report of all runs, without images of patients."""
     # imported here, because the process that grades need not load what draws
-    from lib.report.write import ANALYSIS, write_report
+    from lib.report.write import write_report
 
     with tempfile.TemporaryDirectory() as folder:
-        paths = write_report(out, images=False, target=folder, runs=runs)
-        words = paths[ANALYSIS].read_bytes()
-        made = {
-            file.relative_to(folder).as_posix(): file.read_bytes()
+        write_report(out, images=False, target=folder, runs=runs)
+        return {
+            f"result/{file.relative_to(folder).as_posix()}": file.read_bytes()
             for file in sorted(Path(folder).rglob("*"))
             if file.is_file()
         }
-    return {f"result/{name}": content for name, content in (made | {ANALYSIS: words}).items()}
 
 
 def _masks(run: Run, data: BrainData | str | Path | None) -> dict[str, bytes]:
@@ -318,7 +335,7 @@ def _unfinished(files: dict[str, Path | bytes]) -> Iterator[str]:
             yield f"{name}: {idle} of {len(code)} cells were not run, or saved without outputs"
         questions = [cell for cell in _cells(file) if cell.asked]
         asked += len(questions)
-        written += sum(cell.asked != question_hash(cell.text) for cell in questions)
+        written += sum(cell.is_answered for cell in questions)
     if asked:
         yield f"analysis: {written} of {asked} answers written"
 

@@ -6,7 +6,6 @@ for them.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,14 +21,10 @@ from lib.grade.result import LEVELS, Finding, Result
 from lib.grade.standings import Standing
 from lib.grade.student_work import Answer, Trained
 from lib.grade.trouble import in_one_line
-from lib.grade.written import ANALYSIS, GENERAL
 from lib.stats import VERDICTS
 from lib.utils import fingerprint, say, write_atomic
 
 FOLDER = "read"
-MAX_HEADINGS = 100  # of analysis.md that have a page of their own
-OTHERS = "other"  # key of the page of all other headings
-_ANALYSIS_KEY = "analysis-"
 _SIZE = {
     "width": curves.WIDTH,
     "height": curves.HEIGHT,
@@ -68,7 +63,7 @@ class Page:
 
     @cached_property
     def by_key(self) -> dict[str, Answer]:
-        """Return the answers to questions and below headings."""
+        """Return the answers to questions."""
         answers = self.result.written.answers
         return {answer.key: answer for answer in answers if answer.key}
 
@@ -79,7 +74,7 @@ class Page:
 
     @property
     def written_answers(self) -> int:
-        """Return the number of questions and headings below which something is written."""
+        """Return the number of questions below which something is written."""
         return sum(bool(answer.lines) for answer in self.by_key.values())
 
     @property
@@ -111,7 +106,6 @@ class Shown(NamedTuple):
     file: str
     student: str
     anchor: str
-    title: str
     lines: list[str]
     is_cut: bool
 
@@ -121,13 +115,12 @@ class QuestionPage(NamedTuple):
 
     Attributes:
         page: its file.
-        text: what is asked; "" for a heading.
         silent: pages of those who wrote nothing.
     """
 
     name: str
     page: str
-    text: str
+    question: Question
     answers: list[Shown]
     silent: list[Page]
 
@@ -183,18 +176,13 @@ def _of_student(page: Page, names: Mapping[str, str]) -> dict[str, Any]:
     """Return what the page of a submission shows.
 
     Args:
-        names: key of a question or heading -> its page.
+        names: key of a question -> its page.
     """
     nothing = Answer("", "", "", [])
     answers = [
         _answer(question.key, question.name, page.by_key.get(question.key, nothing), names)
         | {"text": question.text}
         for question in page.asked.values()
-    ]
-    analysis = [
-        _answer(key, answer.title, answer, names)
-        for key, answer in page.by_key.items()
-        if key.startswith(_ANALYSIS_KEY)
     ]
     findings: dict[str, list[Finding]] = {}
     for finding in sorted(page.result.findings, key=lambda one: LEVELS.index(one.level)):
@@ -207,7 +195,6 @@ def _of_student(page: Page, names: Mapping[str, str]) -> dict[str, Any]:
         "feedback": page_name(page.standing),
         "levels": LEVEL_WORDS,
         "answers": answers,
-        "analysis": analysis,
         "own": page.own,
         "plans": page.plans,
     }
@@ -217,7 +204,7 @@ def _answer(key: str, name: str, answer: Answer, names: Mapping[str, str]) -> di
     """Return an answer as the page of its student shows it."""
     return {
         "name": name,
-        "page": names[key if key in names else OTHERS],
+        "page": names[key],
         "anchor": _anchor(key),
         "lines": answer.lines,
         "is_cut": answer.is_cut,
@@ -234,52 +221,27 @@ def _anchor(key: str) -> str:
 def _question_pages(
     pages: Sequence[Page], asked: Mapping[str, Question]
 ) -> dict[str, QuestionPage]:
-    """Return the questions of the notebooks, then the headings of ``analysis.md``, by key.
-
-    The most frequent headings have a page each; all others have one together.
-    """
-    found = {
-        key: _question_page(key, question.name, question.text, pages)
-        for key, question in asked.items()
-    }
-    headings = [
-        key for page in pages for key in page.by_key if key.startswith(_ANALYSIS_KEY)
-    ]  # by the first who has it
-    often = Counter({f"{_ANALYSIS_KEY}{GENERAL.casefold()}": 1, **Counter(headings)})
-    common = [key for key, _ in often.most_common(MAX_HEADINGS)]
-    for key in common:
-        title = next((page.by_key[key].title for page in pages if key in page.by_key), GENERAL)
-        found[key] = _question_page(key, f"{ANALYSIS} · {title}", "", pages)
-    rare = {key for key in often if key not in common}
-    shown = [
-        _shown(page, key, page.by_key[key].title)
-        for page in pages
-        for key in page.by_key
-        if key in rare and page.by_key[key].lines
-    ]
-    if rare:
-        name, file = f"{ANALYSIS} · all other headings", _file_name(OTHERS)
-        found[OTHERS] = QuestionPage(name, file, "", shown, [])
-    return found
+    """Return the questions of the notebooks, by key."""
+    return {key: _question_page(key, question, pages) for key, question in asked.items()}
 
 
-def _question_page(key: str, name: str, text: str, pages: Sequence[Page]) -> QuestionPage:
+def _question_page(key: str, question: Question, pages: Sequence[Page]) -> QuestionPage:
     """Return a question with the answers of all."""
     wrote = [page for page in pages if key in page.by_key and page.by_key[key].lines]
     silent = [page for page in pages if page not in wrote]
-    return QuestionPage(name, _file_name(key), text, [_shown(page, key) for page in wrote], silent)
+    answers = [_shown(page, key) for page in wrote]
+    return QuestionPage(question.name, _file_name(key), question, answers, silent)
 
 
-def _shown(page: Page, key: str, title: str = "") -> Shown:
+def _shown(page: Page, key: str) -> Shown:
     """Return the answer of a student as the page of the question shows it."""
     answer = page.by_key[key]
-    return Shown(page.file, page.student, _anchor(key), title, answer.lines, answer.is_cut)
+    return Shown(page.file, page.student, _anchor(key), answer.lines, answer.is_cut)
 
 
 def _file_name(key: str) -> str:
-    """Return the file of a question, which every system can write, whatever a student's heading."""
-    plain = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in key)
-    return f"question-{plain[:40].strip('-').lower()}-{fingerprint(key)[:6]}.html"
+    """Return the file of a question."""
+    return f"question-{key}.html"
 
 
 def _duration(seconds: float | None) -> str:

@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import NamedTuple
 
-from lib.grade.solutions import without_solutions
-from lib.grade.submission import read_text
-from lib.utils import PROJECT, KitError, fingerprint
+from lib.notebook.cells import ASKS, PLACEHOLDER, question_hash, read_notebook
+from lib.notebook.solutions import CONTENT, REGION, without_solutions
+from lib.utils import PROJECT
 
-QUESTION = "question"  # in the metadata of a cell that asks for an answer
-ASKS = "*(Double-click and write"  # in a Markdown cell that asks for an answer
-PLACEHOLDER = "*Your turn*"  # of a solution in a Markdown cell
-MAX_CELLS, MAX_NOTEBOOK = 5_000, 32 * 2**20  # bytes: pictures are in it
 _TELLING = 25  # letters of a line that no two cells share by chance
-_MAX_CELL, _MAX_HEADING = 100_000, 300  # letters that are looked at
-
-
-class Cell(NamedTuple):
-    """Hold a cell of a notebook.
-
-    Attributes:
-        id: unique in its notebook; "" in old formats.
-        asked: hash of the question as it was given out, which ``make student`` writes.
-        was_run: it is code that was run, and saved so.
-    """
-
-    id: str
-    kind: str
-    text: str
-    asked: str = ""
-    was_run: bool = False
+_MAX_HEADING = 300  # letters that are looked at
 
 
 @dataclass(frozen=True)
@@ -45,6 +23,7 @@ class Question:
         key: of notebook and cell, the same in every edition.
         section: the heading above it.
         text: the paragraphs that ask, a line each.
+        model_answer: the instructor's; "" in the student edition.
     """
 
     key: str
@@ -52,6 +31,7 @@ class Question:
     section: str
     title: str
     text: str
+    model_answer: str
 
     @property
     def name(self) -> str:
@@ -83,50 +63,6 @@ class Released:
     def all_texts(self) -> frozenset[str]:
         """Return the texts of all cells."""
         return frozenset(text for texts in self.texts.values() for text in texts)
-
-
-def read_notebook(file: Path) -> list[Cell]:
-    """Return the cells of a notebook.
-
-    What is no cell is left out, and long texts are cut.
-
-    Raises:
-        KitError: the file is missing, too large, no JSON, or has no cells.
-    """
-    try:
-        content = json.loads(read_text(file, MAX_NOTEBOOK))
-    except KitError:
-        raise
-    except (ValueError, RecursionError):
-        raise KitError(f"{file.name}: is no notebook; save it in Jupyter again") from None
-    cells = content.get("cells") if isinstance(content, dict) else None
-    if not isinstance(cells, list):
-        raise KitError(f"{file.name}: has no cells; save it in Jupyter again")
-    return [_cell(cell) for cell in cells[:MAX_CELLS] if isinstance(cell, dict)]
-
-
-def _cell(cell: dict[str, object]) -> Cell:
-    """Return a cell of a notebook; empty texts replace what is of another kind."""
-    source, metadata = cell.get("source"), cell.get("metadata")
-    if isinstance(source, list):
-        source = "".join(line for line in source if isinstance(line, str))
-    asked = metadata.get(QUESTION) if isinstance(metadata, dict) else ""
-    return Cell(
-        _text(cell.get("id")),
-        _text(cell.get("cell_type")),
-        _text(source)[:_MAX_CELL],
-        _text(asked),
-        cell.get("execution_count") is not None,
-    )
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def question_hash(text: str) -> str:
-    """Return what the metadata of a cell to be answered keep of it, as it was given out."""
-    return fingerprint(text.strip())[:12]
 
 
 def tidy(text: str) -> str:
@@ -171,7 +107,7 @@ def _released(file: Path) -> Released:
             lines.setdefault(line, set()).add(name)
         if ASKS in stripped:
             above = (headings(stripped.partition(ASKS)[0]) or [section])[-1]
-            asked[name] = _question(f"{file.stem}-{name}", file.name, above, stripped)
+            asked[name] = _question(f"{file.stem}-{name}", file.name, above, cell.text, stripped)
             hashes[question_hash(stripped)] = name
         section = (headings(stripped) or [section])[-1]
     telling = {
@@ -180,18 +116,26 @@ def _released(file: Path) -> Released:
     return Released(file.name, texts, kinds, asked, hashes, telling)
 
 
-def _question(key: str, notebook: str, section: str, text: str) -> Question:
+def _question(key: str, notebook: str, section: str, text: str, given_out: str) -> Question:
     """Return the question of a cell: its part around ``ASKS``, up to the next heading."""
-    before, _, after = text.partition(ASKS)
+    before, _, after = given_out.partition(ASKS)
     start = before.rpartition("\n\n")[2]
     end = re.split(r"^#{1,6} ", f"{ASKS}{after}", maxsplit=1, flags=re.MULTILINE)[0]
     title = re.match(r"\*\*([^*]+?)\.?\*\*", start)
     asks = re.sub(
         r"\*\(Double-click and write[^)]*\)\*", "", f"{start[title.end() if title else 0 :]}{end}"
     )
-    paragraphs = [" ".join(part.split()) for part in asks.split("\n\n")]
+    paragraphs = [
+        " ".join(part.split()) for part in asks.split("\n\n") if part.strip() != PLACEHOLDER
+    ]
+    answers = [region[CONTENT] for region in REGION.finditer(text) if region[2] == "SOLUTION"]
     return Question(
-        key, notebook, section, title[1] if title else "", "\n".join(paragraphs).strip()
+        key,
+        notebook,
+        section,
+        title[1] if title else "",
+        "\n".join(paragraphs).strip(),
+        "\n".join(" ".join(answer.split()) for answer in answers),
     )
 
 

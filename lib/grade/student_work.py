@@ -18,9 +18,9 @@ class Answer(NamedTuple):
     """Hold what a student wrote in one place.
 
     Attributes:
-        source: the notebook, or ``analysis.md``.
-        key: of the question, see ``Question``, or of the heading; "" for a cell of their own.
-        title: the heading, or the one above the cell.
+        source: the notebook.
+        key: of the question, see ``Question``; "" for a cell of their own.
+        title: of the question, or the heading above the cell.
         lines: without line breaks; none if nothing is written.
         is_cut: it was longer.
     """

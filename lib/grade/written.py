@@ -1,27 +1,17 @@
-"""Extract what a student wrote: answers in notebooks, cells of their own, and ``analysis.md``.
+"""Extract what a student wrote: answers in notebooks, and cells of their own.
 
 It runs in the process that grades. Texts stay texts: nothing is rendered, imported or run.
 """
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from lib.grade.released import (
-    Cell,
-    Released,
-    heading,
-    headings,
-    question_hash,
-    read_notebook,
-    released,
-    tidy,
-)
+from lib.grade.released import Released, headings, released, tidy
 from lib.grade.result import printable
 from lib.grade.student_work import (
     MAX_ANSWERS,
@@ -32,15 +22,11 @@ from lib.grade.student_work import (
     Written,
     nothing_written,
 )
-from lib.grade.submission import read_text, root_of
+from lib.grade.submission import root_of
 from lib.grade.tried import read_tried
+from lib.notebook.cells import Cell, question_hash, read_notebook
 from lib.utils import KitError
 
-ANALYSIS, GENERAL = "analysis.md", "General"
-GUIDE = "Write in Markdown what you make of the results, under the headings below"
-"""The template of ``analysis.md`` says this; see ``lib.report.analysis``."""
-_DEEPEST = 2  # level of a heading that begins a part; deeper ones belong to it
-_FENCE = re.compile(r" {0,3}(```|~~~)")
 _MAX_TITLE, _MAX_OWN_NOTEBOOKS = 120, 10
 _SHORTEST_START = 12  # letters of a line of a question that an answer continues
 
@@ -57,7 +43,6 @@ def read_written(folder: Path) -> Written:
         root = folder
         written.remarks.append(f"No runs: {error}.")
     parts: dict[str, Callable[[Path, Written], None]] = {
-        ANALYSIS: _read_analysis,
         "The notebooks": _read_notebooks,
         "The runs": read_tried,
     }
@@ -105,36 +90,6 @@ def _trimmed(lines: list[str]) -> list[str]:
     while kept and not kept[-1].strip():
         kept.pop()
     return kept
-
-
-# --- analysis.md ----------------------------------------------------------------------------------
-
-
-def _read_analysis(root: Path, written: Written) -> None:
-    """Add the parts of ``analysis.md``, by its headings."""
-    file = root / "result" / ANALYSIS
-    if not file.is_file():
-        written.remarks.append(f"{ANALYSIS} is not in the submission, or was left out.")
-        return
-    parts: dict[str, list[str]] = defaultdict(list)
-    titles: dict[str, str] = {}
-    title, fence = GENERAL, ""
-    for line in read_text(file).splitlines():
-        mark = _FENCE.match(line)
-        if mark and fence in ("", mark[1]):
-            fence = "" if fence else mark[1]
-        level, name = (0, "") if fence else heading(line)
-        is_part = 1 <= level <= _DEEPEST
-        if is_part:
-            title = name[:_MAX_TITLE] or GENERAL
-            title = GENERAL if title.casefold() == "analysis" else title
-        key = f"analysis-{' '.join(title.split()).casefold()}"
-        titles.setdefault(key, title)
-        if not is_part and not line.startswith(GUIDE):
-            parts[key].append(line)
-    written.answers.extend(
-        Answer(ANALYSIS, key, title, parts[key]) for key, title in titles.items()
-    )
 
 
 # --- notebooks ------------------------------------------------------------------------------------

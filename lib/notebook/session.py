@@ -17,7 +17,8 @@ from lib.config import Config, Profile, choose_profile, seed_of
 from lib.data import find_root
 from lib.data.kaggle import usual_places
 from lib.dataset import BrainData, load_data
-from lib.phantom import PHANTOM_FOLDER, write_phantom, write_test_set
+from lib.notebook.course import read_course
+from lib.phantom import write_test_set
 from lib.runtime import pick_device, pick_precision
 from lib.utils import PROJECT, KitError, short_path
 
@@ -65,7 +66,7 @@ class Session:
         No run has learnt from them, and no epoch is chosen on them. The profile ``smoke`` has four,
         the others 200. Of patients none can be spared: for other data it is None.
         """
-        if self.source != PHANTOM_FOLDER:
+        if self.source != read_course().phantom_folder:
             return None
         folder = write_test_set(few=self.profile.name == "smoke")
         return load_data(folder, config.image_size, config.preprocessing)
@@ -106,6 +107,8 @@ def start(
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     _say(not missing, f"packages{' missing: ' if missing else ''}{', '.join(missing)}", INSTALL)
     _say(True, f"device {device}, {precision.name}: {precision.reason}")
+    with _failing("course"):
+        read_course()
     with _failing("data"):
         source, real = _find_data(data or os.environ.get("KIT_DATA"))
     _say(
@@ -127,7 +130,7 @@ def _find_data(asked: str | Path | None) -> tuple[Path, bool]:
     """Return the folder of the patients, and whether they are real; make the phantom if needed."""
     places = [asked] if asked else usual_places()
     if not places or str(places[0]) == "phantom":
-        return write_phantom(PHANTOM_FOLDER), False
+        return read_course().write_phantom(), False
     return find_root(places[0]), True
 
 

@@ -1,78 +1,45 @@
-"""Read the student's interpretation, ``analysis.md``, and show it without running any of it."""
+"""Read the student's answers in the notebooks, and show them without running any of it."""
 
 from __future__ import annotations
 
 import html
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import mistune
 
-from lib.utils import KitError, write_atomic
+from lib.notebook.cells import as_given_out, read_notebook
+from lib.utils import KitError, say
 
 GENERAL = "General"
-_TITLE = "# Analysis"
-_GUIDE = (
-    "Write in Markdown what you make of the results, under the headings below; further headings "
-    "may be added. `python -m lib.report` puts each part beside its results, and never changes "
-    "this file."
-)
-_HEADING = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))??(?:[ \t]+#+)?[ \t]*")
 _TAG = re.compile(r"<(?!https?://)(?=[A-Za-z/!?])")  # an address in angle brackets is Markdown
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 
 
-def make_template(file: Path, plans: Iterable[str]) -> bool:
-    """Write a template with a heading for each plan, unless the file exists.
+def read_analysis(notebooks: Path, plans: Collection[str]) -> dict[str, str]:
+    """Return plan -> the student's answers to the questions about it, as Markdown.
 
-    Returns:
-        Whether it was written.
+    An answer is a cell that asks and that the student changed, with its question. ``GENERAL`` ->
+    the answers about no plan that was tried. A notebook that cannot be read has none.
+
+    Args:
+        notebooks: folder of the notebooks.
+        plans: those that were tried.
     """
-    if file.exists():
-        return False
-    headings = "".join(f"\n## {' '.join(name.split())}\n\n" for name in (GENERAL, *plans))
-    write_atomic(file, f"{_TITLE}\n\n{_GUIDE}\n{headings}")
-    return True
-
-
-def read_analysis(file: Path, plans: Iterable[str]) -> dict[str, str]:
-    """Return plan -> the student's words under its heading, as Markdown.
-
-    ``GENERAL`` -> everything else, in its order. A heading is a line of ``#`` to ``######`` and a
-    plan's name, in any case. Its part ends before the next heading of a plan, or before any heading
-    of its own level or above; deeper ones belong to it.
-
-    Raises:
-        KitError: the file is no UTF-8 text.
-    """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise KitError(f"{file}: is not UTF-8 text; save it as UTF-8 in your editor") from None
-    known = {_key(name): name for name in (*plans, GENERAL)}
     parts: dict[str, list[str]] = defaultdict(list)
-    current, depth = GENERAL, 7
-    for line, code in _fenced(lines):
-        heading = None if code else _HEADING.fullmatch(line)
-        if heading:
-            level, plan = len(heading[1]), known.get(_key(heading[2] or ""))
-            if plan is not None:
-                current, depth = plan, level
-                parts[current].append("")
-                continue
-            if level <= depth:
-                current, depth = GENERAL, level
-        if line not in (_TITLE, _GUIDE):
-            parts[current].append(line)
-    texts = {name: "\n".join(part).strip("\n") for name, part in parts.items()}
-    return {name: text for name, text in texts.items() if text.strip()}
-
-
-def _key(name: str) -> str:
-    """Return a name without differences in case and spaces."""
-    return " ".join(name.split()).casefold()
+    for file in sorted(notebooks.glob("*.ipynb")):
+        try:
+            cells = read_notebook(file)
+        except KitError as error:
+            say(f"{error}; its answers are not in the report")
+            continue
+        for cell in cells:
+            if cell.is_answered:
+                plan = cell.plan if cell.plan in plans else GENERAL
+                parts[plan].append(as_given_out(cell.text).strip())
+    return {plan: "\n\n".join(answers) for plan, answers in parts.items()}
 
 
 def _fenced(lines: Iterable[str]) -> Iterator[tuple[str, str]]:

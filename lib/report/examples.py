@@ -13,7 +13,7 @@ from lib.data import find_root
 from lib.data.kaggle import usual_places
 from lib.dataset import BrainData, load_data
 from lib.logger import Run
-from lib.phantom import PHANTOM_FOLDER
+from lib.notebook.course import read_course
 from lib.predict import Prediction, predict
 from lib.report.experiments import Recipe
 from lib.utils import KitError
@@ -88,7 +88,7 @@ def _usual_folders() -> Iterator[str | Path]:
     """Yield where the notebooks look for data."""
     if os.environ.get("KIT_DATA"):
         yield os.environ["KIT_DATA"]
-    yield PHANTOM_FOLDER
+    yield read_course().phantom_folder
     yield from usual_places()
 
 

@@ -127,7 +127,6 @@ class Page:
     Attributes:
         general: the student's words about no plan in particular.
         real: there are images of real patients.
-        analysis: name of the file of the student's words.
         unreadable: name of a run folder -> why it cannot be read.
         counts: status -> number of runs.
     """
@@ -135,7 +134,6 @@ class Page:
     sections: list[Section]
     general: str | None
     real: bool
-    analysis: str
     attempts: list[AttemptLine]
     unreadable: dict[str, str]
     environments: list[Environment]
@@ -154,14 +152,12 @@ def make_page(
     unreadable: dict[str, str],
     words: Mapping[str, str],
     examples: Examples,
-    analysis: str,
 ) -> Page:
     """Collect a page.
 
     Args:
         plans: plan -> its experiments.
         words: plan -> what the student wrote about it.
-        analysis: name of the file with the student's words.
     """
     sections = [
         _section(number, plan, found, words.get(plan), examples)
@@ -171,7 +167,6 @@ def make_page(
         sections,
         words.get(GENERAL),
         examples.real,  # known once all sections are made
-        analysis,
         [_attempt_line(attempt) for attempt in attempts],
         unreadable,
         _environments(attempts),

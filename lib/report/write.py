@@ -11,16 +11,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from lib.dataset import BrainData
 from lib.logger import Run
-from lib.report.analysis import make_template, read_analysis, to_html, to_markdown
+from lib.report.analysis import read_analysis, to_html, to_markdown
 from lib.report.examples import Examples
 from lib.report.experiments import experiments, read_attempts
 from lib.report.format import cell, duration, number, settings, signed
 from lib.report.page import Page, make_page
 from lib.runtime.own_files import OwnFiles, require_replaceable
 from lib.stats import p_in_cell
-from lib.utils import put_aside, say, write_atomic
+from lib.utils import PROJECT, put_aside, say, write_atomic
 
-HTML, MARKDOWN, ANALYSIS, FIGURES = "report.html", "report.md", "analysis.md", "report"
+HTML, MARKDOWN, FIGURES = "report.html", "report.md", "report"
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -48,12 +48,12 @@ def write_report(
     images: bool = True,
     target: str | Path | None = None,
     runs: Sequence[Run] = (),
+    notebooks: Path = PROJECT,
 ) -> dict[str, Path]:
     """Write ``report.html`` and ``report.md``, the latter with its pictures in ``report/``.
 
-    The HTML is one file that opens without a network. The student's words come from ``analysis.md``
-    beside it, which is made if it is missing and never changed. The same run folders, words and
-    data give the same bytes.
+    The HTML is one file that opens without a network. The student's words are their answers in the
+    notebooks. The same run folders, notebooks and data give the same bytes.
 
     Args:
         out: folder of results.
@@ -63,21 +63,21 @@ def write_report(
             as numbers.
         target: folder for the report; by default ``out``.
         runs: those of ``out`` that were read before.
+        notebooks: folder of the notebooks.
 
     Returns:
         File name -> path.
 
     Raises:
-        KitError: there are no runs, ``analysis.md`` is no UTF-8 text, or the data cannot be read.
+        KitError: there are no runs, or the data cannot be read.
     """
     out = Path(out)
     attempts, unreadable = read_attempts(out, runs)
     plans = experiments(attempts)
-    make_template(out / ANALYSIS, plans)
-    words = read_analysis(out / ANALYSIS, plans)
+    words = read_analysis(notebooks, plans)
     with plt.rc_context({"text.parse_math": False}):  # a label may contain a dollar sign
-        page = make_page(plans, attempts, unreadable, words, Examples(data, images), ANALYSIS)
-    return _write(Path(target or out), page) | {ANALYSIS: out / ANALYSIS}
+        page = make_page(plans, attempts, unreadable, words, Examples(data, images))
+    return _write(Path(target or out), page)
 
 
 def _write(out: Path, page: Page) -> dict[str, Path]:

@@ -16,9 +16,9 @@ from torch import nn
 import exercises
 from lib.check import check_exercises
 from lib.check.exercises import EXERCISES
-from lib.grade.solutions import without_solutions
 from lib.loss import DiceLoss, FocalTverskyLoss
 from lib.metrics import dsc, largest_component
+from lib.notebook.solutions import without_solutions
 from lib.utils import PROJECT, KitError
 
 

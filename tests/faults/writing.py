@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import zipfile
 from pathlib import Path
@@ -152,23 +153,27 @@ def pictures_in_the_folder_of_the_report(t: Try) -> None:
 
 
 @kind("G", 40)
-def the_words_of_the_student_stay(t: Try) -> None:
-    """analysis.md is made once and never changed, whatever is in it."""
+def the_notebooks_of_the_student_stay(t: Try) -> None:
+    """A report reads the notebooks, whatever is in them, and changes none."""
     folder = t.copied(trained)
-    analysis = folder / "out" / "analysis.md"
+    asked = {"cell_type": "markdown", "source": ["# \ud800"], "metadata": {"question": "0"}}
     content = t.pick(
         (
-            b"# mine\n",
+            json.dumps({"cells": [asked]}).encode(),
             b"",
-            b"\xef\xbb\xbf# mine\r\n",
-            "# 我的\n".encode(),
+            b"\xef\xbb\xbf{}",
+            b'{"cells": [7, {"source": {}, "metadata": {"question": []}}]}',
             b"\xff\xfe#\x00",
-            b"\x80" * 9,
+            b"[" * 90_000,
         )
     )
-    analysis.write_bytes(content)
-    t.guard(analysis)
-    t.right_or_refuse(lambda: write_report(folder / "out", images=False), lambda _: True)
+    notebooks = folder / "notebooks"
+    notebooks.mkdir()
+    (notebooks / "x.ipynb").write_bytes(content)
+    t.guard(notebooks)
+    t.right_or_refuse(
+        lambda: write_report(folder / "out", images=False, notebooks=notebooks), lambda _: True
+    )
 
 
 @kind("G", 60)

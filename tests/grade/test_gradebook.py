@@ -1,6 +1,8 @@
 """Points, ties, shared work, and the gradebook that humans fill."""
 
 import csv
+import html
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.grade import load_rubric
-from lib.grade.feedback import pseudonym, write_leaderboard, write_page
+from lib.grade.feedback import page_name, pseudonym, write_leaderboard, write_page
 from lib.grade.gradebook import GRADEBOOK, Book, read_book, with_outdated, write_book
 from lib.grade.result import Finding, Result
 from lib.grade.rubric import Rubric, with_baseline
-from lib.grade.standings import alike, assess, shipped, tied
+from lib.grade.standings import Standing, alike, assess, shipped, tied
 from lib.utils import KitError
 
 RUBRIC = Rubric(((0.5, 0), (0.7, 10), (0.9, 40)), 0.005, {"report": 60})

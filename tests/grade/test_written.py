@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lib.grade.archive import content_hash, unpack, write_zip
-from lib.grade.released import PLACEHOLDER, heading, questions, read_notebook, released
+from lib.grade.released import heading, questions, released
 from lib.grade.result import Result
 from lib.grade.student_work import (
     MAX_ANSWERS,
@@ -25,8 +25,8 @@ from lib.grade.student_work import (
 )
 from lib.grade.submission import READ
 from lib.grade.tried import POINTS
-from lib.grade.written import GUIDE, read_written
-from lib.report.analysis import _GUIDE, make_template
+from lib.grade.written import read_written
+from lib.notebook.cells import PLACEHOLDER, read_notebook
 from lib.utils import PROJECT, KitError
 from maintain.student import write_student_edition
 from tests.grade.demo import edit_json, edit_table, run_of
@@ -231,31 +231,6 @@ def test_a_notebook_that_is_a_bomb_leaves_the_score_alone(ada, examine):
     assert [finding.name for finding in result["findings"]].count("files left out") == 1
 
 
-# --- analysis.md ----------------------------------------------------------------------------------
-
-
-def test_the_template_has_no_answer(ada, read, tmp_path):
-    make_template(tmp_path / "analysis.md", ["sampling", "loss"])
-    assert _GUIDE.startswith(GUIDE)
-    found = answers(read({**ada, "result/analysis.md": (tmp_path / "analysis.md").read_bytes()}))
-    ours = {key: lines for key, lines in found.items() if key.startswith("analysis-")}
-    assert ours == {"analysis-general": [], "analysis-sampling": [], "analysis-loss": []}
-
-
-def test_headings_of_the_analysis(ada, read):
-    text = (
-        "First.\n# Analysis\nSecond.\n## Loss ##\n<b>x</b>\n### deeper\ny\n```\n## no heading\n"
-        "```\n## LOSS\nz\n##no heading\n"
-    )
-    written = read({**ada, "result/analysis.md": text.encode()})
-    found = answers(written)
-    assert found["analysis-general"] == ["First.", "Second."]
-    assert found["analysis-loss"] == (
-        ["<b>x</b>", "### deeper", "y", "```", "## no heading", "```", "z", "##no heading"]
-    )
-    assert [one.title for one in written.answers][:2] == ["General", "Loss"]
-
-
 @pytest.mark.parametrize(
     ("line", "found"),
     [
@@ -269,28 +244,15 @@ def test_headings_are_those_of_markdown(line, found):
 
 def test_lines_that_a_pattern_would_take_hours_for(ada, read):
     text = "\n".join(["# " + " #" * 5_000 + "x", "# " + " " * 50_000 + "x", "#" * 50_000] * 9)
-    texts = read({**ada, "result/analysis.md": text.encode(), "train.ipynb": notebook(
-        {"cell_type": "markdown", "source": text}
-    )}).answers  # fmt: skip
+    texts = read(
+        {**ada, "train.ipynb": notebook({"cell_type": "markdown", "source": text})}
+    ).answers
     assert all(len(answer.title) <= 120 for answer in texts)
-
-
-@pytest.mark.parametrize("content", [b"\xff\xff", None, b""])
-def test_an_analysis_that_cannot_be_read(ada, read, content):
-    files = {name: one for name, one in ada.items() if name != "result/analysis.md"}
-    written = read(files if content is None else {**files, "result/analysis.md": content})
-    assert not any(lines for key, lines in answers(written).items() if "analysis-" in key)
-    assert written.runs and (content == b"" or any("analysis.md" in one for one in written.remarks))
 
 
 def test_other_words_are_another_submission(ada, tmp_path):
     hashes = set()
-    for name, text in (
-        ("analysis.md", "a"),
-        ("analysis.md", "b"),
-        ("a.ipynb", "c"),
-        ("a.txt", "d"),
-    ):
+    for name, text in (("a.md", "a"), ("a.md", "b"), ("a.ipynb", "c"), ("a.txt", "d")):
         (tmp_path / name).write_text(text)
         hashes.add(content_hash(tmp_path, READ))
     assert len(hashes) == 3  # by it a grader sees that something changed since it was marked
@@ -401,8 +363,7 @@ def test_long_curves_are_thinned_out_and_many_runs_left_out(ada, read):
 def test_without_results_the_words_are_read(ada, read, edition):
     place = ids_that_ask(edition)[0]
     content = as_bytes(answered(edition, {place: "Yes."}))
-    written = read({"result/analysis.md": b"## General\nx", "train.ipynb": content})
-    assert answers(written)["analysis-general"] == ["x"]
+    written = read({"train.ipynb": content})
     assert answers(written)[f"train-{place}"] == ["Yes."] and not written.runs
     assert written.remarks[0].startswith("No runs: ")
 

@@ -8,9 +8,9 @@ import json
 import numpy as np
 import pandas as pd
 
-from lib.grade.released import ASKS, PLACEHOLDER
-from lib.grade.solutions import without_solutions
 from lib.logger import TRAIN_CSV, to_csv
+from lib.notebook.cells import ASKS, PLACEHOLDER
+from lib.notebook.solutions import without_solutions
 from lib.utils import PROJECT
 from tests.grade.demo import Files, run_of
 

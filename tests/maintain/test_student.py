@@ -11,11 +11,20 @@ import nbformat
 import pytest
 
 from lib.check.exercises import EXERCISES as TRIES
-from lib.grade.released import QUESTION, question_hash
-from lib.grade.solutions import ASIDE, BEGIN, CONTENT, END, END_OF_ASIDE, REGION, without_solutions
+from lib.notebook.cells import QUESTION, question_hash
+from lib.notebook.course import Course, read_course
+from lib.notebook.solutions import (
+    ASIDE,
+    BEGIN,
+    CONTENT,
+    END,
+    END_OF_ASIDE,
+    REGION,
+    without_solutions,
+)
 from lib.utils import PROJECT, KitError
-from maintain.student import PARTS, chosen_exercises, read_course, write_student_edition
-from tests.grade.test_solutions import SAMPLE
+from maintain.student import PARTS, chosen_exercises, write_student_edition
+from tests.notebook.test_solutions import SAMPLE
 
 EXERCISES = f'''"""Exercises."""
 
@@ -45,7 +54,7 @@ def source(tmp_path) -> Path:
     root = tmp_path / "kit"
     for name, text in {
         "lib/config.py": SAMPLE,
-        "lib/grade/solutions.py": "",
+        "lib/notebook/solutions.py": "",
         "course.toml": 'exercises = ["dsc"]\n',
         "exercises.py": EXERCISES,
         "docs/instructors.md": "secret",
@@ -72,7 +81,14 @@ def test_nothing_of_the_solution_is_in_it(source, tmp_path):
     folder, archive = write_student_edition(tmp_path / "student", source)
     assert sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
-    ) == ["README.md", "exercises.py", "lib/config.py", "lib/grade/solutions.py", "x.ipynb"]
+    ) == [
+        "README.md",
+        "course.toml",
+        "exercises.py",
+        "lib/config.py",
+        "lib/notebook/solutions.py",
+        "x.ipynb",
+    ]
     assert (folder / "exercises.py").read_text() == (
         '"""Exercises."""\n\nimport math\n\n\ndef dsc():\n    """Return the coefficient."""\n'
         "    # YOUR TURN: return the coefficient\n"
@@ -111,7 +127,11 @@ def test_a_cell_that_asks_for_an_answer_is_known_again(source, tmp_path):
     [
         ('exercises = ["sdc"]', "'sdc' is no exercise; there are Loss, dsc"),
         ("exercises = 3", "must be a list of names"),
-        ("exercise = []", "exercise is unknown"),
+        ("exercise = []", "exercise is unknown; there are exercises, rubric, data, phantom_seed"),
+        ("rubric = 5", "rubric must be the name"),
+        ('data = "lgg"', "data must be one of '', 'kaggle', 'phantom'"),
+        ("phantom_seed = 1.5", "phantom_seed must be a whole number from 0"),
+        ("phantom_seed = -1", "phantom_seed must be a whole number from 0"),
         ("exercises = [", "cannot be read"),
         ('rubric = "no.toml"', "no.toml: cannot be read"),
     ],
@@ -130,6 +150,13 @@ def test_a_rubric_that_is_public_goes_along(source, tmp_path):
     folder, _ = write_student_edition(tmp_path / "student", source)
     assert (folder / "rubric.toml").read_text() == rubric
     assert "def dsc" not in (folder / "exercises.py").read_text()
+
+
+def test_the_edition_says_which_data_count_and_not_what_was_cut(source, tmp_path):
+    (source / "course.toml").write_text('exercises = []\ndata = "phantom"\nphantom_seed = 7\n')
+    folder, _ = write_student_edition(tmp_path / "student", source)
+    assert read_course(folder / "course.toml") == Course(data="phantom", phantom_seed=7)
+    assert read_course(folder / "no.toml") == Course()
 
 
 def test_the_exercises_of_the_kits_own_edition(tmp_path):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from lib.config import REFERENCE, choose_profile, seed_of
 from lib.data import kaggle
-from lib.notebook import Session, start
-from lib.phantom import PHANTOM_FOLDER, write
+from lib.notebook import Session, course, start
+from lib.phantom import PHANTOM_FOLDER, write, write_phantom
 from lib.utils import KitError
 from tests.conftest import NAMES
 
@@ -95,3 +96,20 @@ def test_a_student_has_a_seed_of_their_own(tiny_kaggle, monkeypatch, capsys):
     assert f"[OK] student ada: your seed is {seeds['ada']}" in capsys.readouterr().out
     monkeypatch.setenv("KIT_STUDENT", "ada")
     assert start(data=tiny_kaggle).config(REFERENCE).seed == seeds["ada"] == seed_of(" ada ")
+
+
+def test_the_course_chooses_the_phantom(tmp_path, monkeypatch, capsys):
+    """Other heads in a folder of their own; the test set is that of all classes."""
+    monkeypatch.setattr(course, "FILE", tmp_path / "course.toml")
+    monkeypatch.setattr(course, "PHANTOM_FOLDER", tmp_path / "phantom")
+    monkeypatch.setattr(course, "write_phantom", partial(write_phantom, patients=3, size=32))
+    first = start(data="phantom")
+    (tmp_path / "course.toml").write_text("phantom_seed = 7\n")
+    second = start(data="phantom")
+    assert (first.source.name, second.source.name) == ("phantom", "phantom-7")
+    images = [(each.source / "PHANTOM_0001" / "PHANTOM_0001_9.tif") for each in (first, second)]
+    assert images[0].read_bytes() != images[1].read_bytes()
+    (tmp_path / "course.toml").write_text("seed = 7\n")
+    with pytest.raises(KitError, match="seed is unknown"):
+        start(data="phantom")
+    assert "[FAIL] course: " in capsys.readouterr().out

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,9 +17,10 @@ from hypothesis import strategies as st
 from lib.config import Config
 from lib.dataset import load_data
 from lib.logger import Place, to_csv
+from lib.notebook.cells import PLAN, QUESTION, question_hash
 from lib.report import write_report
 from lib.report.__main__ import main
-from lib.report.analysis import GENERAL, make_template, read_analysis, to_html, to_markdown
+from lib.report.analysis import GENERAL, read_analysis, to_html, to_markdown
 from lib.report.experiments import experiments, read_attempts
 from lib.report.figures import Picture
 from lib.runtime import run_command
@@ -310,8 +310,7 @@ def test_a_report_for_others_leaves_ones_own_as_it_is(out, tmp_path_factory):
     (out / "report.html").write_bytes(mine + b"<!-- mine -->")
     paths = write_report(out, images=False, target=other)
     assert (out / "report.html").read_bytes() == mine + b"<!-- mine -->"
-    assert paths["report.html"].parent == other and paths["analysis.md"].parent == out
-    assert not (other / "analysis.md").exists()
+    assert paths["report.html"].parent == other
 
 
 def test_runs_without_a_place_are_labelled_by_what_differs(tmp_path):
@@ -444,12 +443,15 @@ def test_patients_without_scores_get_no_verdict_and_stop_nothing(tmp_path):
 # --- what it may not do ---------------------------------------------------------------------------
 
 
-def test_nothing_runs_and_nothing_is_fetched(out):
-    (out / "analysis.md").write_text(
-        f"## loss\n\n{EVIL} ![x](https://example.org/x.png) [y](javascript:alert(1))\n\n"
-        "<img src=x onerror=alert(1)>\n\n## best\n\n<iframe src='//x.org'></iframe>"
+def test_nothing_runs_and_nothing_is_fetched(out, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evil")
+    evil = (
+        f"{EVIL} ![x](https://example.org/x.png) [y](javascript:alert(1))\n\n<img src=x onerror=y>"
     )
-    html, markdown = pages(out)
+    write_notebook(
+        folder / "a.ipynb", answer(evil, "loss"), answer("<iframe src='//x.org'>", "best")
+    )
+    html, markdown = pages(out, notebooks=folder)
     page = Page(html)
     assert not {"script", "iframe", "link", "object", "base", "form"} & {
         tag for tag, _ in page.elements
@@ -564,76 +566,54 @@ def test_other_images_are_no_examples(trained, kaggle_folder):
 # --- the student's words --------------------------------------------------------------------------
 
 
-def test_template_is_made_once_and_never_changed(out):
-    write_report(out)
-    file = out / "analysis.md"
-    assert re.findall("^## (.*)", file.read_text(encoding="utf-8"), re.MULTILINE) == [
-        GENERAL,
-        "loss",
-        "best",
-    ]
-    assert read_analysis(file, ["loss", "best"]) == {}
-    written = "## LOSS ##\r\n\r\nDice is best: 损失函数.\r\n".encode()
-    file.write_bytes(written)
-    html, markdown = pages(out)
-    assert file.read_bytes() == written and "损失函数" in html and "损失函数" in markdown
-    assert html.index('id="plan-1"') < html.index("损失函数") < html.index('id="plan-2"')
-    assert "write it under <code>## best</code>" in html
+def answer(text: str, plan: str = "", asked: str = "0" * 12) -> dict:
+    metadata = {QUESTION: asked} | ({PLAN: plan} if plan else {})
+    return {"cell_type": "markdown", "source": text.splitlines(keepends=True), "metadata": metadata}
 
 
-def test_words_go_where_they_belong(tmp_path):
-    file = tmp_path / "analysis.md"
-    file.write_text(
-        "first\n# Loss\none\n### detail\ntwo\n```\n# best\n```\n## best\nthree\n## Ideas\nfour\n"
-        "### more\nfive\n# loss\nsix\n",
-        encoding="utf-8-sig",
+def write_notebook(file: Path, *cells: dict) -> None:
+    file.write_text(json.dumps({"cells": cells}), encoding="utf-8")
+
+
+def test_answers_stand_beside_the_results_of_their_plan(out, tmp_path):
+    before = "**Your analysis.** Why?"
+    write_notebook(
+        tmp_path / "train.ipynb",
+        answer(f"{before}\n\nDice is best: 损失函数.", "loss", question_hash(before)),
+        answer(before, "best", question_hash(before)),  # not answered
     )
-    assert read_analysis(file, ["loss", "best"]) == {
-        GENERAL: "first\n## Ideas\nfour\n### more\nfive",
-        "best": "three",
-        "loss": "one\n### detail\ntwo\n```\n# best\n```\n\nsix",
+    html, markdown = pages(out, notebooks=tmp_path)
+    assert "损失函数" in html and "损失函数" in markdown and "Why?" in markdown
+    assert html.index('id="plan-1"') < html.index("损失函数") < html.index('id="plan-2"')
+    assert html.count("Nothing is written about this plan yet") == 1
+
+
+def test_answers_go_where_they_belong(tmp_path):
+    stub = "# A\n<!-- ### BEGIN SOLUTION -->\nOurs.\n<!-- ### END SOLUTION -->\nWhy?"
+    write_notebook(
+        tmp_path / "b.ipynb",
+        answer("one", "loss"),
+        {"cell_type": "markdown", "source": "text of ours", "metadata": {}},
+        answer("two\n", "loss"),
+        answer("three", "no such plan"),
+        answer("four"),
+        answer(stub, "best", question_hash("# A\n*Your turn*\n\nWhy?")),
+        answer(f"{stub} Mine.", "best", question_hash(stub)),
+    )
+    write_notebook(tmp_path / "a.ipynb", answer("zero"))
+    assert read_analysis(tmp_path, ["loss", "best"]) == {
+        GENERAL: "zero\n\nthree\n\nfour",
+        "loss": "one\n\ntwo",
+        "best": "# A\n*Your turn*\nWhy? Mine.",
     }
 
 
-@given(
-    st.lists(
-        st.sampled_from(
-            [
-                "# loss",
-                "## best",
-                "### x",
-                "## General",
-                "#",
-                "text",
-                "```",
-                "~~~~",
-                "",
-                "    # y",
-                "<b>",
-                "# Analysis",
-                "| a | b |",
-            ]
-        )
-        | st.text(alphabet="ab#` ~<", max_size=8)
-    )
-)
-@settings(max_examples=60, deadline=None)
-def test_no_word_is_lost(lines):
-    file = Path(tempfile.mkdtemp()) / "analysis.md"
-    file.write_text("\n".join(lines), encoding="utf-8")
-    kept = "\n".join(read_analysis(file, ["loss", "best"]).values()).split()
-    shutil.rmtree(file.parent)
-    headings = [line for line in lines if re.fullmatch(r" {0,3}#{1,6}( .*)?", line)]
-    lost = "\n".join(lines).split()
-    for word in kept:
-        lost.remove(word)  # nothing is made up or doubled
-    assert set(lost) <= set(" ".join(headings).split())  # only headings become those of the report
-
-
-def test_a_file_that_is_no_text_is_named(out):
-    (out / "analysis.md").write_bytes("损失".encode("gb18030"))
-    with pytest.raises(KitError, match=r"analysis\.md: is not UTF-8"):
-        write_report(out)
+def test_a_notebook_that_is_none_is_named_and_the_report_written(out, tmp_path, capsys):
+    (tmp_path / "a.ipynb").write_bytes("损失".encode("gb18030"))
+    write_notebook(tmp_path / "b.ipynb", answer("### BEGIN SOLUTION without an end", "loss"))
+    html, _ = pages(out, notebooks=tmp_path)
+    assert "without an end" in html
+    assert "a.ipynb: is no notebook; save it in Jupyter again" in capsys.readouterr().out
 
 
 @given(st.text(alphabet="<>scriptimg/ ='\"`~!-&\\[]()\n#|*:x", max_size=60))
@@ -678,12 +658,6 @@ def test_markdown_never_becomes_an_element_that_runs(text):
 def test_open_code_does_not_swallow_the_rest():
     assert to_markdown("a\n```\n<b>") == "a\n```\n<b>\n```"
     assert to_markdown("a <b> <https://x.org> 1 < 2") == "a &lt;b> <https://x.org> 1 < 2"
-
-
-def test_template_is_not_written_over_a_file(tmp_path):
-    file = tmp_path / "analysis.md"
-    assert make_template(file, ["a"]) and not make_template(file, ["b"])
-    assert "## a" in file.read_text() and "## b" not in file.read_text()
 
 
 # --- command line ---------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lib.grade.solutions import ASIDE, BEGIN, END, END_OF_ASIDE, without_solutions
+from lib.notebook.solutions import ASIDE, BEGIN, END, END_OF_ASIDE, without_solutions
 from lib.utils import KitError
 
 SAMPLE = f"""BEST = REFERENCE
