@@ -64,12 +64,10 @@ faults: .venv/dev ## damage, interrupt and misuse the kit, docs/reliability.md; 
 
 bench: .venv/dev ## speed and memory, measured side by side on this machine, 4 minutes; all with FULL=1, half an hour
 	$(PY) -m benchmarks.run $(if $(FULL),--full)
-### END INSTRUCTOR
 
 notebooks: .venv/run ## execute the notebooks in place on the phantom, as they are committed
 	KIT_DATA=phantom $(PY) -m lib.notebook --in-place $(NOTEBOOKS)
 
-### BEGIN INSTRUCTOR
 reference-figures: .venv/run ## tables and figures of what was measured, in result/reference and README
 	$(PY) -m maintain.results
 	$(PY) -m maintain.findings
