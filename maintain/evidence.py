@@ -2,10 +2,11 @@
 
 Command line: ``python -m maintain.evidence --out DIR [--only PLAN ...] [--workers N]``
 
-Hours on two cores; interrupt it whenever you like, it goes on where it stopped. Runs and scores
-are in ``--out``, the tables in ``result/reference/phantom``; ``maintain.findings`` makes a page
-of them. A run that the tables have is not trained again: after a change of the
-phantom or the training, delete them first.
+Hours on two cores; interrupt it whenever you like, it goes on where it stopped. It goes seed by
+seed through all questions, and the tables in ``result/reference/phantom`` have each seed of a
+question once it is trained; ``maintain.findings`` makes a page of them. Runs and scores are in
+``--out``. A run that the tables have is not trained again: after a change of the phantom or the
+training, delete them first.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -44,6 +46,7 @@ from lib.sweep.task import Task, make_tasks
 from lib.utils import KitError, cores, progress, write_atomic, write_json
 
 FIRST_SEED, SEEDS, MANY = 42, 5, 20
+TRAINED = replace(BASE, precision="fp32")  # on every computer, so that all runs can be compared
 SCORES = "test-scores"  # folder of what was scored, beside the runs
 
 
@@ -56,7 +59,7 @@ class Part(NamedTuple):
     def tasks(self, data: BrainData, out: Path, most: int) -> list[Task]:
         """Return its runs, with so many seeds at most."""
         seeds = range(FIRST_SEED, FIRST_SEED + min(self.seeds, most))
-        return make_tasks(self.plan, BASE, data, out, seeds, scale="phantom")
+        return make_tasks(self.plan, TRAINED, data, out, seeds, scale="phantom")
 
 
 BEST = Plan(
@@ -188,15 +191,15 @@ def main() -> None:
     if unknown := set(arguments.only).difference(PARTS):
         raise KitError(f"plan {min(unknown)!r} is not measured; use some of {', '.join(PARTS)}")
     data, out = load_data(write_phantom(PHANTOM_FOLDER), BASE.image_size), arguments.out.absolute()
-    for most in (SEEDS, max(part.seeds for part in PARTS.values())):  # of every question first
+    for most in range(1, 1 + max(PARTS[name].seeds for name in arguments.only)):
         for name in arguments.only:
-            print(f"\n{name}: {PARTS[name].plan.question}", flush=True)
             tasks = _missing(PARTS[name].tasks(data, out, most))
             if tasks:
+                print(f"\n{name}, {most} seeds: {PARTS[name].plan.question}", flush=True)
                 train_tasks(tasks, data, out, "processes", workers=arguments.workers)
-            runs = _finished(data, out)
-            score_all(runs, out, arguments.workers)
-            write_tables(runs, out, FOLDER)
+                runs = _finished(data, out)
+                score_all(runs, out, arguments.workers)
+                write_tables(runs, out, FOLDER)
 
 
 def _missing(tasks: list[Task]) -> list[Task]:

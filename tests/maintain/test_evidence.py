@@ -36,6 +36,7 @@ def test_train_score_write_and_do_nothing_the_second_time(tmp_path, monkeypatch,
     monkeypatch.setattr(evidence, "FOLDER", tmp_path / "tables")
     monkeypatch.setattr(evidence, "PARTS", {"loss": Part(PLAN, 2), "best ladder": Part(STEPS, 1)})
     monkeypatch.setattr(evidence, "BASE", base)
+    monkeypatch.setattr(evidence, "TRAINED", replace(base, precision="fp32"))
     monkeypatch.setattr(reading, "BASE", base)
     out = tmp_path / "out"
     monkeypatch.setattr("sys.argv", ["evidence", "--out", str(out)])
