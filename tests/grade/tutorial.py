@@ -10,6 +10,7 @@ import argparse
 import csv
 import io
 import shutil
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +18,10 @@ import torch
 
 from lib.config import seed_of
 from lib.dataset import load_data
-from lib.grade import pack
+from lib.grade import load_rubric, pack
 from lib.grade.archive import write_zip
 from lib.grade.gradebook import BY_HAND, COMMENT, GRADEBOOK
+from lib.grade.rubric import Rubric
 from lib.phantom import write_phantom
 from lib.train import fit
 from lib.utils import progress
@@ -43,11 +45,11 @@ COPIER, OWNER = "emil", "ada"
 MISSPELT = "hanna"  # hana's id, as she packed it
 MARKS = {
     # student -> comparison, failures, report, comment
-    "ada": (30, 20, 10, "emil has your network: please see me, it will cost you nothing."),
+    "ada": (30, 20, 10, "Do not lend your zip to anybody."),
     "bela": (15, 20, 10, "A difference of 0.01 with one run each is not progress."),
     "chen": (30, 10, 10, ""),
     "dora": (15, 10, 5, "The CSV is not what your run gave: please see me."),
-    "emil": (0, 0, 0, "These are nearly ada's weights: please see me."),
+    "emil": (0, 0, 0, "As you told me, this is ada's network."),
     "finn": (15, 10, 10, "lib/metrics.py takes a square root: please see me."),
     "gus": (15, 10, 5, ""),
     "hana": (30, 10, 5, ""),
@@ -62,8 +64,9 @@ def build(folder: Path) -> None:
     trained = [student for student in STUDENTS if student != COPIER]
     for student in progress(trained, desc="training", unit="student"):
         out = folder / "results" / student
-        fit(replace(RECIPE, seed=seed_of(student)), data, out, plan="best", table="best")
-        pack(student, out, quick=True)
+        with redirect_stdout(io.StringIO()):
+            fit(replace(RECIPE, seed=seed_of(student)), data, out, plan="best", table="best")
+            pack(student, out, quick=True)
     packed = {name: read_zip(folder / "results" / name / f"{name}.zip") for name in trained}
     submissions = folder / "submissions"
     shutil.rmtree(submissions, ignore_errors=True)
@@ -118,15 +121,16 @@ def hand_in_again(folder: Path) -> None:
         shutil.copy(source, folder / "submissions" / f"{student}.zip")
 
 
-def mark(file: Path) -> None:
+def mark(file: Path, rubric: Rubric) -> None:
     """Fill the columns of the gradebook, as in a spreadsheet."""
     rows = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"))))
-    names = [name for name in rows[0] if name in ("comparison", "failures", "report")]
     for row in rows[1:]:
         *points, comment = MARKS[row["student"]]
-        row |= dict(zip(names, map(str, points), strict=True)) | {COMMENT: comment}
+        row |= dict(zip(rubric.columns, map(str, points), strict=True)) | {COMMENT: comment}
         if row["student"] == "jon":
-            row[BY_HAND] = "20"
+            row[BY_HAND] = f"{rubric.points(float(row['verified DSC'])):g}"
+        if row["student"] == COPIER:
+            row[BY_HAND] = "0"
     with file.open("w", encoding="utf-8-sig", newline="") as target:
         writer = csv.DictWriter(target, list(rows[0]))
         writer.writeheader()
@@ -144,7 +148,8 @@ def main() -> None:
     if arguments.again:
         hand_in_again(arguments.folder)
     elif arguments.marks:
-        mark(arguments.folder / "grades" / GRADEBOOK)
+        rubric = load_rubric(arguments.folder / "rubric.toml")
+        mark(arguments.folder / "grades" / GRADEBOOK, rubric)
     else:
         build(arguments.folder)
 

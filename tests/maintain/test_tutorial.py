@@ -1,0 +1,35 @@
+"""The tutorial for instructors: its commands run as they stand, and print what it shows."""
+
+import pytest
+
+from lib.grade.gradebook import COMMENT
+from lib.grade.rubric import load_rubric
+from lib.utils import KitError
+from maintain.tutorial import PAGE, copied_kit, filled, run_page, words
+from tests.grade.demo import RUBRIC
+from tests.grade.tutorial import MARKS, STUDENTS
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_as_it_stands(tmp_path):
+    text = PAGE.read_text(encoding="utf-8")
+    assert words(filled(text, copied_kit(tmp_path / "kit"))) == words(text)
+
+
+def test_blocks_run_in_order_and_show_what_they_print(tmp_path):
+    text = "a\n```sh\necho 1 > x\n```\nb\n```sh\ncat x\n```\n\n```text\nold\n```\nc\n"
+    assert filled(text, tmp_path) == text.replace("old", "1")
+    assert words("a  0.123, 45\n") == "a #, #\n"
+
+
+def test_a_command_that_fails_is_named(tmp_path):
+    with pytest.raises(KitError, match="false \\| true"):
+        list(run_page("```sh\nfalse | true\n```\n", tmp_path))
+
+
+def test_the_marks_are_possible(tmp_path):
+    (tmp_path / "r.toml").write_text(RUBRIC)
+    columns = load_rubric(tmp_path / "r.toml").columns
+    assert set(MARKS) == set(STUDENTS) and COMMENT not in columns
+    for *points, _ in MARKS.values():
+        assert all(0 <= one <= most for one, most in zip(points, columns.values(), strict=True))
