@@ -71,6 +71,7 @@ notebooks: .venv/run ## execute the notebooks in place on the phantom, as they a
 reference-figures: .venv/run ## tables and figures of what was measured, in result/reference and README
 	$(PY) -m maintain.results
 	$(PY) -m maintain.findings
+	$(PY) -m maintain.answers
 
 grade-demo: .venv/run ## grade ten made-up submissions, and print the gradebook of docs/instructors.md
 	$(PY) -m tests.grade.demo result/grade-demo

@@ -1,0 +1,247 @@
+"""Write the model answers into the notebooks: ``python -m maintain.answers``.
+
+They are in ``answers.md``, below the id of the cell that asks. Numbers in braces are filled in from
+what was measured, e.g. ``{sampling[fresh].difference}``; a part in double brackets is left out
+while its numbers are not. In a notebook an answer is a solution, so students do not get it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections import UserDict
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from lib import stats
+from lib.config import REFERENCE
+from lib.networks import summary
+from lib.notebook.cells import ASKS, PLAN, QUESTION, question_hash
+from lib.runtime import CommandParser, run_command
+from lib.sweep.measured import FOLDER, evidence
+from lib.utils import PROJECT, KitError, write_atomic
+from maintain.evidence import PARTS
+from maintain.findings import runs_of_recipes, seeds_of
+from maintain.results import compared
+
+WIDTH = 125  # of the lines in a notebook
+CROSS_VALIDATED = FOLDER.with_name("cross_validation.csv")
+TEXTS = Path(__file__).with_name("answers.md")
+BEGIN, END = "<!-- ### BEGIN SOLUTION -->", "<!-- ### END SOLUTION -->"
+_HEADING = re.compile(r"^## ([\w-]+)(?: · ([\w ]+))?$", re.MULTILINE)
+_OPTIONAL = re.compile(r"\[\[(.*?)\]\]", re.DOTALL)
+_ANSWER = re.compile(rf"\n\n{re.escape(BEGIN)}\n.*?{re.escape(END)}", re.DOTALL)
+_GRADED = {
+    "grade": True,
+    "locked": False,
+    "points": 1,
+    "schema_version": 3,
+    "solution": True,
+    "task": False,
+}
+
+
+class ModelAnswer(NamedTuple):
+    """Hold an answer; ``plan`` is what its question is about, "" for none."""
+
+    plan: str
+    text: str
+
+
+class ByLabel(UserDict[str, Any]):
+    """Hold values by label; a format string takes a label of digits for a number."""
+
+    def __missing__(self, key: object) -> Any:
+        if str(key) in self.data:
+            return self.data[str(key)]
+        raise KitError(f"{TEXTS.name}: {key!r} is none of {', '.join(self.data)}; correct it")
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+def numbers(folder: Path = FOLDER) -> dict[str, Any]:
+    """Return plan -> label -> what was measured, in words; on patients, and by size, too."""
+    counts = runs_of_recipes(folder)
+    found: dict[str, Any] = {
+        "size": _by_size(folder),
+        "patients": _on_patients(),
+        "cost": _gflops(),
+    }
+    for name, part in PARTS.items():
+        if seeds_of(part.plan, counts) > 1:
+            found[name.replace(" ", "_")] = _of_plan(name, folder)
+    return found
+
+
+def _of_plan(name: str, folder: Path) -> ByLabel:
+    """Return label -> a variant's numbers, as they are written in a sentence."""
+    plan = PARTS[name].plan
+    last, best = evidence(plan, "last", folder), evidence(plan, "best", folder)
+    by_best = stats.outcomes(best)["mean DSC"]
+    rows = {
+        label: {**_alone(row), "best_mean": f"{by_best[label]:.3f}"}
+        for label, row in stats.outcomes(last).iterrows()
+    }
+    if len(last) > 1:
+        differences = compared(plan, best).set_index("label")["difference"]
+        for row in compared(plan, last).to_dict("records"):
+            rows[row["label"]] |= _against(row) | {
+                "best_epoch": f"{differences[row['label']]:+.3f}"
+            }
+    return ByLabel({label: SimpleNamespace(**values) for label, values in rows.items()})
+
+
+def _alone(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the numbers of a recipe that compare it with nothing."""
+    return {
+        "mean": f"{row['mean DSC']:.3f}",
+        "median": f"{row['median']:.3f}",
+        "pooled": f"{row['pooled DSC']:.3f}",
+        "missed": f"{row['missed']:.0f}",
+        "sd": f"{row['SD between seeds']:.3f}",
+        "runs": f"{row['runs']:.0f}",
+    }
+
+
+def _against(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the numbers of a recipe against the one that it is compared with."""
+    return {
+        "difference": f"{row['difference']:+.3f}",
+        "interval": f"95 % CI {row['CI low']:+.3f} to {row['CI high']:+.3f}",
+        "p": stats.p_in_words(row["p (Holm)"]),
+        "verdict": row["verdict"],
+        "half": f"{row['half of it from']}",
+    }
+
+
+def _on_patients() -> ByLabel:
+    """Return scale and recipe -> how it does on patients, in cross-validation."""
+    table = pd.read_csv(CROSS_VALIDATED, index_col=0, keep_default_na=False)
+    compared_ones = table[table["difference"] != ""]
+    return ByLabel(
+        {
+            label: SimpleNamespace(
+                difference=f"{float(row['difference']):+.3f}",
+                interval=f"95 % CI {row['its 95 % CI']}",
+            )
+            for label, row in compared_ones.iterrows()
+        }
+    )
+
+
+def _gflops() -> ByLabel:
+    """Return network -> its arithmetic for a slice of 256x256, at 32 features unless it says so."""
+    changes: dict[str, dict[str, Any]] = {
+        "U-Net": {},
+        "U-Net++": {"model": "unet_2plus"},
+        "UNet 3+": {"model": "unet_3plus"},
+        "U-Net, 64 features": {"init_features": 64},
+    }
+    return ByLabel(
+        {
+            label: f"{summary(replace(REFERENCE, **changed), precision='fp32').gflops:.0f}"
+            for label, changed in changes.items()
+        }
+    )
+
+
+def _by_size(folder: Path) -> SimpleNamespace:
+    """Return the mean DSC of the best recipe in the quarters of small and of large tumours."""
+    runs = evidence(PARTS["best recipe"].plan, "last", folder)["best"]
+    cases = pd.concat([run.cases for run in runs])
+    cases = cases.assign(voxels=cases["tp"] + cases["fn"])
+    quarter = pd.qcut(cases["voxels"], 4, labels=False)
+    dsc, missed = cases["dsc"].groupby(quarter).mean(), (cases["dsc"] < 0.1).groupby(quarter).sum()
+    return SimpleNamespace(
+        small=f"{dsc[0]:.3f}", large=f"{dsc[3]:.3f}", share=f"{missed[0] / missed.sum():.0%}"
+    )
+
+
+# --- texts ----------------------------------------------------------------------------------------
+
+
+def answers(file: Path = TEXTS, folder: Path = FOLDER) -> dict[str, ModelAnswer]:
+    """Return id of a cell -> its model answer with its numbers.
+
+    Raises:
+        KitError: a number that is not known.
+    """
+    known = numbers(folder)
+    _, *parts = _HEADING.split(file.read_text(encoding="utf-8"))
+    found = {}
+    for cell, plan, text in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+        try:
+            complete = _OPTIONAL.sub(lambda part: _if_known(part[1], known), text.strip())
+            found[cell] = ModelAnswer(plan or "", _wrapped(complete.format_map(known)))
+        except (KeyError, AttributeError, ValueError) as error:
+            raise KitError(f"{file.name}: {cell}: {error} is not measured; correct it") from None
+    return found
+
+
+def _wrapped(text: str) -> str:
+    """Return a paragraph in lines of at most ``WIDTH`` letters."""
+    return textwrap.fill(
+        " ".join(text.split()), WIDTH, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _if_known(text: str, known: Mapping[str, Any]) -> str:
+    """Return an optional part with its numbers; "" while a plan in it is not measured."""
+    try:
+        return text.format_map(known)
+    except KeyError:
+        return ""
+
+
+def with_answers(notebook: Mapping[str, Any], found: Mapping[str, ModelAnswer]) -> dict[str, Any]:
+    """Return a notebook whose questions have their answers, and what tells them in the metadata."""
+    cells = [
+        _answered(cell, found.get(cell["id"], ModelAnswer("", "")))
+        if cell["cell_type"] == "markdown" and ASKS in "".join(cell["source"])
+        else cell
+        for cell in notebook["cells"]
+    ]
+    return {**notebook, "cells": cells}
+
+
+def _answered(cell: dict[str, Any], answer: ModelAnswer) -> dict[str, Any]:
+    """Return a cell that asks with its answer; without a text there is none."""
+    text = _ANSWER.sub("", "".join(cell["source"]))
+    if answer.text:
+        text = f"{text}\n\n{BEGIN}\n*Model answer.* {answer.text}\n{END}"
+    metadata = {
+        **cell["metadata"],
+        "nbgrader": {**_GRADED, "grade_id": cell["id"]},
+        QUESTION: question_hash(text),
+    }
+    if answer.plan:
+        metadata[PLAN] = answer.plan
+    return {**cell, "metadata": dict(sorted(metadata.items())), "source": text.splitlines(True)}
+
+
+def written(file: Path, found: Mapping[str, ModelAnswer]) -> str:
+    """Return the text of a notebook file with the answers."""
+    notebook = json.loads(file.read_text(encoding="utf-8"))
+    return json.dumps(with_answers(notebook, found), indent=1, ensure_ascii=False) + "\n"
+
+
+def main() -> None:
+    """Run the command line."""
+    CommandParser(
+        prog="python -m maintain.answers", description="Write the model answers into the notebooks."
+    ).parse_args()
+    found = answers()
+    for file in sorted(PROJECT.glob("*.ipynb")):
+        write_atomic(file, written(file, found))
+        print(file.name)
+
+
+if __name__ == "__main__":
+    run_command(main)
