@@ -493,8 +493,12 @@ PROFILES: dict[str, dict[str, Any]] = {
 
 
 def seed_of(student: str) -> int:
-    """Return the seed of a student's runs: from the id, so that no two students have the same."""
-    return int(sha256(student.strip().encode()), 16) % 1_000_000
+    """Return the seed of a student's runs: from the id, so that no two students have the same.
+
+    Of a team, ``ada+bela``, the order of the ids does not matter.
+    """
+    ids = sorted(student.replace(" ", "").split("+"))
+    return int(sha256("+".join(ids).encode()), 16) % 1_000_000
 
 
 def choose_profile(real_data: bool, device_type: str, asked: str | None = None) -> Profile:

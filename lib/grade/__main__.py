@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from lib.grade.gradebook import GRADEBOOK
-from lib.grade.pack import pack
+from lib.grade.pack import commit, pack
 from lib.grade.rubric import DEFAULT, load_rubric
 from lib.grade.run import SECONDS, grade, read_roster, summary
 from lib.runtime import CommandParser, run_command
@@ -29,7 +29,7 @@ def _main_pack(arguments: list[str]) -> None:
     parser = CommandParser(
         prog="python -m lib.grade pack", description="Make the zip that you submit."
     )
-    parser.add_argument("--student", required=True, help="your id")
+    parser.add_argument("--student", required=True, help="your id; of a team ada+bela")
     parser.add_argument("--out", default="result", help="folder of results (default: result)")
     parser.add_argument(
         "--run",
@@ -41,8 +41,14 @@ def _main_pack(arguments: list[str]) -> None:
         help="also accept a run of the profile quick, or on phantoms",
     )
     parser.add_argument("--data", help="the assignment's; a custom network needs it, for its masks")
+    parser.add_argument(
+        "--commit", action="store_true", help="commit the zip to the git repository around it"
+    )
     chosen = parser.parse_args(arguments)
-    print(pack(chosen.student, chosen.out, chosen.run, chosen.quick, chosen.data))
+    receipt = pack(chosen.student, chosen.out, chosen.run, chosen.quick, chosen.data)
+    print(receipt)
+    if chosen.commit and receipt.file:
+        print(commit(receipt.file))
 
 
 def _main_grade() -> None:

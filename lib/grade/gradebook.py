@@ -55,6 +55,7 @@ class Book:
         columns: the instructor's, in the order of the file.
         entries: (student, submission) -> cells.
         ids: of the students who are graded now: their entries are nobody else's.
+        here: (student, submission) of what is graded now: such an entry is of nothing else.
         possible: cells of the row of points possible, in columns that no rubric has.
         before: (student, submission) -> what was computed then.
     """
@@ -62,6 +63,7 @@ class Book:
     columns: tuple[str, ...] = ()
     entries: dict[tuple[str, str], Cells] = field(default_factory=dict)
     ids: frozenset[str] = frozenset()
+    here: frozenset[tuple[str, str]] = frozenset()
     possible: Cells = field(default_factory=dict)
     before: dict[tuple[str, str], Cells] = field(default_factory=dict)
 
@@ -78,7 +80,11 @@ class Book:
         )
         if (student, submission) in self.entries:
             return student, submission
-        own = [key for key, filled in self.entries.items() if filled and key[0] == student]
+        own = [
+            key
+            for key, filled in self.entries.items()
+            if filled and key[0] == student and key not in self.here
+        ]
         if not own and submission:
             own = [
                 key
@@ -141,6 +147,14 @@ def _value(cell: str) -> str:
 def _content(standing: Standing) -> str:
     """Return the cell that says what was submitted; no spreadsheet takes it for a number."""
     return f"sha-{standing.result.content}" if standing.result.content else ""
+
+
+def graded_now(book: Book, standings: Sequence[Standing]) -> Book:
+    """Return a gradebook that knows which students and submissions are graded now."""
+    keys = frozenset(
+        (_as_text(one.result.student), _as_text(one.result.submission)) for one in standings
+    )
+    return replace(book, ids=frozenset(one.result.student for one in standings), here=keys)
 
 
 def with_outdated(standings: Sequence[Standing], book: Book) -> list[Standing]:

@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from lib.grade.result import Result
+from lib.grade.submission import members
 
 BUCKETS = 256
 NEAR_WEIGHTS, NEAR_DSC = 0.2, 0.01
@@ -76,6 +77,11 @@ def dsc_distance(one: Result, other: Result) -> float:
     return float(np.abs(np.subtract(*np.array(pairs, float).T)).max())
 
 
+def apart(one: Result, other: Result) -> bool:
+    """Return whether two submissions are of different people: a team shares what it has."""
+    return not set(members(one.student)) & set(members(other.student))
+
+
 def near(results: Sequence[Result]) -> Iterator[tuple[int, int, str, float]]:
     """Yield (index, index, what is near, distance) for each two students who are too near.
 
@@ -83,7 +89,7 @@ def near(results: Sequence[Result]) -> Iterator[tuple[int, int, str, float]]:
     """
     for one, other in combinations(range(len(results)), 2):
         first, second = results[one], results[other]
-        if first.student == second.student:
+        if not apart(first, second):
             continue
         if first.sketch and second.sketch:
             distance = weights_distance(first.sketch, second.sketch)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from lib.config import MODELS, changes
-from lib.data.kaggle import DAMAGED_ZIP
 from lib.dataset import BrainData, load_data
 from lib.grade.archive import unpack, write_zip
 from lib.grade.checks import check_history, check_id, check_other_run, check_tables
+from lib.grade.platforms import is_packed
 from lib.grade.rubric import load_rubric
-from lib.grade.submission import MANIFEST, READ, STUDENT, read_others, read_submission
+from lib.grade.submission import MANIFEST, READ, TEAM, read_others, read_submission
 from lib.logger import (
     BEST_CSV,
     TRAIN_CSV,
@@ -89,8 +89,8 @@ def pack(
     give the same zip.
 
     Args:
-        student: your id; letters, digits and . @ -. With None nothing is written: the receipt tells
-            what would be submitted.
+        student: your id; letters, digits and . @ -. A team joins its ids: ``ada+bela``. With None
+            nothing is written: the receipt tells what would be submitted.
         out: folder of results.
         run_id: the run to be graded. By default it is the run with the best DSC in the best CSV,
             else in the other; runs on patients come before those on phantoms, and folds of a
@@ -106,8 +106,11 @@ def pack(
     """
     if student == PLACEHOLDER:
         raise KitError(f"student {student!r}: is a placeholder; put your own id in its place")
-    if student is not None and not STUDENT.fullmatch(student):
-        raise KitError(f"student {student!r}: give your id, of letters, digits and . @ - only")
+    if student is not None and not TEAM.fullmatch(student):
+        raise KitError(
+            f"student {student!r}: give your id, of letters, digits and . @ - only; a team joins "
+            f"its ids by +"
+        )
     out = Path(out)
     if not out.is_dir():
         raise KitError(f"{out}: no such folder; name the folder of results")
@@ -130,7 +133,7 @@ def pack(
     else:
         files |= _masks(run, data)
     target = out / f"{student}.zip" if student else None
-    if target and target.exists() and not _is_packed(target):
+    if target and target.exists() and not is_packed(target):
         raise KitError(f"{target}: was not written by pack; move it away")
     digest, held = _write_checked(target, files)
     remarks = [] if student else ["nothing was written: say who you are, and pack again"]
@@ -139,6 +142,37 @@ def pack(
     claimed = float(run.history["val_dsc"].max())
     about = _about(run, outside_folds(finished))
     return Receipt(student or "", run.id, recipe, claimed, digest, target, about, remarks)
+
+
+def commit(file: Path) -> str:
+    """Commit a packed zip, although git ignores results; return what to do next.
+
+    Raises:
+        KitError: no git, no repository around it, or git refuses.
+    """
+    if _git(file, "rev-parse", "--show-toplevel").returncode:
+        raise KitError(f"{file}: is in no git repository; submit the zip itself")
+    for arguments in (("add", "--force"), ("diff", "--cached", "--quiet")):
+        done = _git(file, *arguments, "--", file.name)
+        if done.returncode > (arguments[0] == "diff"):
+            raise KitError(f"{file}: git cannot add it ({done.stderr.strip()}); submit the zip")
+    if not done.returncode:
+        return f"{file.name} is committed already; send it: git push"
+    done = _git(file, "commit", "--quiet", "-m", f"Hand in {file.name}", "--", file.name)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()
+        raise KitError(f"{file}: git commit failed ({reason[0] if reason else 'no reason given'})")
+    return f"{file.name} is committed; send it: git push"
+
+
+def _git(file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run git in the folder of a file."""
+    try:
+        return subprocess.run(
+            ["git", *arguments], cwd=file.parent, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        raise KitError("git is not installed; submit the zip itself") from None
 
 
 def _choose(out: Path, finished: list[Run], run_id: str | None, data: BrainData | None) -> Run:
@@ -263,15 +297,6 @@ def _masks(run: Run, data: BrainData | str | Path | None) -> dict[str, bytes]:
             f"masks/{file.relative_to(folder).as_posix()}": file.read_bytes()
             for file in Path(folder).rglob("*.tif")
         }
-
-
-def _is_packed(file: Path) -> bool:
-    """Return whether a file is a submission."""
-    try:
-        with zipfile.ZipFile(file) as bundle:
-            return MANIFEST in bundle.namelist()
-    except DAMAGED_ZIP:  # one that was never finished, or a download of it
-        return False
 
 
 def _write_checked(target: Path | None, files: dict[str, Path | bytes]) -> tuple[str, list[str]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from lib.grade.student_work import Answer, Trained, Verdict, Written, is_finite, nothing_written
-from lib.grade.submission import STUDENT
+from lib.grade.submission import TEAM
 
 LEVELS = ("fault", "review", "note")
 """Of a finding, the gravest first."""
@@ -38,6 +38,7 @@ class Result:
 
     Attributes:
         submission: its file or folder name.
+        student: their id; of a team all ids, joined by ``+``.
         status: ``computed``; else why no score could be computed: ``refused``, ``incomplete``,
             ``not verifiable``, ``timed out``, ``failed``, ``missing``.
         claimed, verified, low, high, probe: mean DSC over the validation patients as claimed and as
@@ -114,7 +115,7 @@ class Result:
             and all(len(scores) == 3 and scores[1] is not None for scores in self.cases.values())
             and all(finding.level in LEVELS for finding in self.findings)
             and (is_finite(self.verified) if self.status == "computed" else self.status in FAILURES)
-            and bool(STUDENT.fullmatch(self.student))
+            and bool(TEAM.fullmatch(self.student))
             and self.written.is_sound()
         )
 

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lib.grade.archive import content_hash, is_litter
+from lib.grade.archive import content_hash
 from lib.grade.feedback import page_name, write_leaderboard, write_page
-from lib.grade.gradebook import GRADEBOOK, Book, flags, read_book, total, with_outdated, write_book
+from lib.grade.gradebook import (
+    GRADEBOOK,
+    Book,
+    flags,
+    graded_now,
+    read_book,
+    total,
+    with_outdated,
+    write_book,
+)
 from lib.grade.one import failed, prepare
 from lib.grade.people import read_table
+from lib.grade.platforms import list_submissions
 from lib.grade.reading import reading_name, write_reading
-from lib.grade.result import Result, printable
+from lib.grade.result import Result
 from lib.grade.rubric import Rubric, load_rubric, with_baseline
-from lib.grade.standings import Standing, assess
+from lib.grade.standings import Standing, assess, of_members
 from lib.grade.submission import READ, STUDENT
 from lib.grade.test_set import Exam, prepare_exam
 from lib.grade.trouble import GraderError, in_one_line, without_submission
@@ -31,7 +40,6 @@ from lib.utils import PROJECT, KitError, fingerprint, progress, say, sha256, wri
 RESULTS = "results"  # folder of what was computed, below that of the gradebook
 SECONDS = 600
 DIGITS = 12  # of a hash of what was submitted
-ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".rar", ".7z")
 
 
 def grade(
@@ -88,60 +96,21 @@ def grade(
         ]
         say(exam.data.report())
         results = _results(found, out / RESULTS, key, roster or (), worker, seconds)
-    standings = assess(results, rubric, roster)
+    teams = assess(results, rubric, roster)
+    standings = sorted(
+        (member for team in teams for member in of_members(team)),
+        key=lambda standing: (standing.result.student, standing.result.submission),
+    )
     # read again: the instructor may have written into it meanwhile
-    book = read_book(out / GRADEBOOK, rubric)
-    book = replace(book, ids=frozenset(standing.result.student for standing in standings))
+    book = graded_now(read_book(out / GRADEBOOK, rubric), standings)
     standings = with_outdated(standings, book)
     for student, submission in book.without(standings):
         say(
             f"{out / GRADEBOOK}: what is written about {student or submission!r} is of nobody who "
             f"is graded; it stays in a row of its own, or correct its student"
         )
-    _write(out, standings, book, rubric)
+    _write(out, teams, standings, book, rubric)
     return standings
-
-
-def list_submissions(folder: Path, out: Path | None = None) -> dict[str, Path]:
-    """Return the submissions of a folder, name -> archive or folder.
-
-    If a folder contains nothing but a zip, the zip counts. Archives that are no zip are listed, so
-    that their row says what to do.
-
-    Args:
-        out: a folder in it that is none.
-
-    Raises:
-        KitError: there are none.
-    """
-    if not folder.is_dir():
-        raise KitError(f"{folder}: no such folder; name the one with the submissions")
-    found = [
-        path
-        for path in sorted(folder.iterdir())
-        if not is_litter(path.name)
-        and not path.is_symlink()
-        and (path.is_dir() or (path.is_file() and path.suffix.lower() in ARCHIVES))
-        and not (out and out.resolve().is_relative_to(path.resolve()))
-    ]
-    if not found:
-        raise KitError(f"{folder}: has no zip and no folder; put the submissions there")
-    sources = [_only_zip(path) or path for path in found]
-    return {_readable(path.relative_to(folder).as_posix()): path for path in sources}
-
-
-def _only_zip(folder: Path) -> Path | None:
-    """Return the zip in a folder that contains nothing else, as platforms export them."""
-    inside = (
-        [path for path in folder.iterdir() if not is_litter(path.name)] if folder.is_dir() else []
-    )
-    lone = len(inside) == 1 and inside[0].suffix.lower() == ".zip" and inside[0].is_file()
-    return inside[0] if lone and not inside[0].is_symlink() else None
-
-
-def _readable(name: str) -> str:
-    """Return a name that can be printed, whatever its bytes on the disk are."""
-    return printable(os.fsencode(name).decode("utf-8", errors="backslashreplace"))
 
 
 def _dsc_of(folder: Path, exam: Exam) -> float:
@@ -284,10 +253,20 @@ def student_of(name: str, roster: Sequence[str]) -> str:
 # --- output ---------------------------------------------------------------------------------------
 
 
-def _write(out: Path, standings: Sequence[Standing], book: Book, rubric: Rubric) -> None:
-    """Write gradebook, leaderboard and pages, the gradebook first: it has all points."""
+def _write(
+    out: Path, teams: Sequence[Standing], standings: Sequence[Standing], book: Book, rubric: Rubric
+) -> None:
+    """Write gradebook, leaderboard and pages, the gradebook first: it has all points.
+
+    Args:
+        teams: a standing for each submission.
+        standings: a standing for each student.
+    """
     pages = {index: page_name(standing) for index, standing in enumerate(standings)}
-    to_read = {index: reading_name(standing) for index, standing in enumerate(standings)}
+    of_submission = {team.result.submission: reading_name(team) for team in teams}
+    to_read = {
+        index: of_submission[standing.result.submission] for index, standing in enumerate(standings)
+    }
     write_book(out / GRADEBOOK, standings, book, rubric, pages, to_read)
     write_leaderboard(out, standings, rubric)
     for standing in standings:
@@ -296,7 +275,7 @@ def _write(out: Path, standings: Sequence[Standing], book: Book, rubric: Rubric)
             write_page(out, standing, written, total(standing, written, rubric), rubric)
         except (OSError, ValueError) as error:  # of one student, and no other's
             say(f"{standing.result.submission}: its page was not written ({in_one_line(error)})")
-    write_reading(out, standings)
+    write_reading(out, teams)
 
 
 ID_COLUMNS = (

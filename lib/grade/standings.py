@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from lib.config import seed_of
 from lib.grade.checkpoint import weights_hash
-from lib.grade.nearness import NEAR_WEIGHTS, near, sketch, weights_distance
+from lib.grade.nearness import NEAR_WEIGHTS, apart, near, sketch, weights_distance
+from lib.grade.platforms import is_late
 from lib.grade.result import Finding, Result
 from lib.grade.rubric import Rubric
+from lib.grade.submission import members
 from lib.predict import PRETRAINED
 from lib.runtime.checkpoint import read_checkpoint
 from lib.stats import ALPHA, DIGITS
@@ -62,7 +65,8 @@ def assess(
     """
     results = [*results, *_missing(results, roster or ())]
     added: Findings = defaultdict(list)
-    for found in (alike(results), shipped(results), unexpected(results, roster)):
+    checks = (alike(results), shipped(results), other_seeds(results), unexpected(results, roster))
+    for found in checks:
         for index, finding in found:
             added[index].append(finding)
     standings, graded = [], []
@@ -77,6 +81,14 @@ def assess(
     return sorted(
         standings, key=lambda standing: (standing.result.student, standing.result.submission)
     )
+
+
+def of_members(standing: Standing) -> list[Standing]:
+    """Return the standing of each member of a team."""
+    return [
+        replace(standing, result=replace(standing.result, student=member))
+        for member in members(standing.result.student)
+    ]
 
 
 def status(result: Result) -> str:
@@ -168,8 +180,7 @@ def alike(results: Sequence[Result]) -> Iterator[tuple[int, Finding]]:
                 others = [
                     other
                     for other in group
-                    if results[other].student != results[index].student
-                    and (index, other) not in reported
+                    if apart(results[other], results[index]) and (index, other) not in reported
                 ]
                 reported.update((index, other) for other in others)
                 if others:
@@ -266,21 +277,36 @@ def shipped(results: Sequence[Result], folder: Path = PRETRAINED) -> Iterator[tu
 def unexpected(
     results: Sequence[Result], roster: Sequence[str] | None
 ) -> Iterator[tuple[int, Finding]]:
-    """Yield students who submitted twice, or who are not on the roster."""
+    """Yield students who submitted twice or late, or who are not on the roster."""
     files = defaultdict(list)
     for result in results:
-        files[result.student].append(result.submission)
+        for member in members(result.student):
+            files[member].append(result.submission)
     for index, result in enumerate(results):
-        names = files[result.student]
-        if len(names) > 1:
-            text = f"{len(names)} submissions have this id."
-            private = f"handed in twice: {', '.join(names)}"
-            yield index, Finding("review", "handed in twice", text, private)
-        if roster is not None and result.student not in roster:
-            yield index, Finding("review", "not on the roster", "This id is not on the roster.")
+        if is_late(result.submission):
+            yield index, Finding("note", "late", "The platform marked this submission as late.")
+        for member in members(result.student):
+            names = files[member]
+            if len(names) > 1:
+                text = f"{len(names)} submissions have the id {member}."
+                private = f"handed in twice: {', '.join(names)}"
+                yield index, Finding("review", "handed in twice", text, private)
+            if roster is not None and member not in roster:
+                text = f"The id {member} is not on the roster."
+                yield index, Finding("review", "not on the roster", text)
+
+
+def other_seeds(results: Sequence[Result]) -> Iterator[tuple[int, Finding]]:
+    """Yield submissions whose run has the seed that the id of somebody else gives."""
+    owners = {seed_of(result.student): result for result in results}
+    for index, result in enumerate(results):
+        owner = owners.get(result.recipe.get("seed", -1), result)
+        if apart(owner, result):
+            text = "The run has the seed that another student's id gives."
+            yield (index, Finding("review", "another's seed", text, f"the seed of {owner.student}"))
 
 
 def _missing(results: Sequence[Result], roster: Sequence[str]) -> list[Result]:
     """Return a result for each student of the roster who submitted nothing."""
-    here = {result.student for result in results}
+    here = {member for result in results for member in members(result.student)}
     return [Result("", student, "missing") for student in roster if student not in here]

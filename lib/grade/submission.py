@@ -27,6 +27,7 @@ from lib.utils import KitError
 READ = (".json", ".csv", ".pt", ".py", ".tif", ".tiff", *WORDS)  # unpacked; others are not
 MANIFEST = "submission.json"
 STUDENT = re.compile(r"\w[\w.@-]{0,63}")
+TEAM = re.compile(rf"{STUDENT.pattern}(\+{STUDENT.pattern}){{0,4}}")  # ada, or ada+bela
 MAX_RUNS = 500
 _MAX_TEXT, _MAX_ROWS, _MAX_LIST = 20 * 2**20, 100_000, 10_000
 
@@ -75,7 +76,7 @@ class Submission:
 
     Attributes:
         root: folder that contains ``result``, ``lib`` and the notebooks.
-        student: as its manifest says; "" without one.
+        student: as its manifest says, see ``members``; "" without one.
         tables: the result CSVs.
         claim: rows of the result CSV of the run to be graded.
         info: run.json; the fields of ``_RUN_JSON`` are there and of their types.
@@ -122,11 +123,19 @@ def read_submission(folder: str | Path) -> Submission:
     tables = read_tables(root)
     manifest = _read_json(root / MANIFEST) if (root / MANIFEST).is_file() else {}
     student, run_id = manifest.get("student", ""), manifest.get("run")
-    if not isinstance(student, str) or (student and not STUDENT.fullmatch(student)):
-        raise KitError(f"{MANIFEST}: the student's id must be letters, digits and . @ - only")
+    if not isinstance(student, str) or (student and not TEAM.fullmatch(student)):
+        raise KitError(
+            f"{MANIFEST}: the student's id must be letters, digits and . @ - only, ids of a team "
+            f"joined by +"
+        )
     if not isinstance(run_id, (str, type(None))):
         raise KitError(f"{MANIFEST}: run is no id of a run; {_AS_WRITTEN}")
     return read_run(root, student, tables, run_id)
+
+
+def members(student: str) -> list[str]:
+    """Return the ids of those who submitted together: ada+bela are two."""
+    return list(dict.fromkeys(student.split("+")))
 
 
 def read_tables(root: Path) -> tuple[pd.DataFrame, ...]:

@@ -28,9 +28,10 @@ from lib.grade.feedback import write_leaderboard, write_page
 from lib.grade.gradebook import GRADEBOOK, read_book, write_book
 from lib.grade.one import grade_one
 from lib.grade.pack import pack
+from lib.grade.platforms import list_submissions
 from lib.grade.result import Finding, Result
 from lib.grade.rubric import Rubric
-from lib.grade.run import _believed, _kept, list_submissions, read_roster
+from lib.grade.run import _believed, _kept, read_roster
 from lib.grade.standings import Standing, assess
 from lib.grade.submission import READ, Submission, read_submission
 from lib.grade.test_set import Exam, prepare_exam

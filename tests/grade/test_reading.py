@@ -224,7 +224,7 @@ def test_a_page_that_cannot_be_written_stops_nobody(tmp_path, monkeypatch, capsy
 
     monkeypatch.setattr(reading, "write_atomic", write)
     standings = [standing(name) for name in ("ada", "bela", "carl")]
-    _write(tmp_path, standings, Book(), load_rubric())
+    _write(tmp_path, standings, standings, Book(), load_rubric())
     assert (tmp_path / GRADEBOOK).is_file() and (tmp_path / FOLDER / "class.html").is_file()
     assert len(list((tmp_path / FOLDER).glob("[abc]*-*.html"))) == 2
     assert capsys.readouterr().out.count("was not written (no space)") == 2

@@ -21,8 +21,9 @@ from lib.grade import grade, load_rubric
 from lib.grade.feedback import write_leaderboard, write_page
 from lib.grade.gradebook import GRADEBOOK, Book, write_book
 from lib.grade.one import failed, grade_one
+from lib.grade.platforms import list_submissions
 from lib.grade.result import Result
-from lib.grade.run import _computed, _kept, list_submissions, read_roster, student_of, summary
+from lib.grade.run import _computed, _kept, read_roster, student_of, summary
 from lib.grade.standings import assess
 from lib.grade.trouble import GraderError, in_one_line
 from lib.grade.worker import Worker, WorkerDied

@@ -1,0 +1,214 @@
+"""Downloads of platforms, clones, and teams: which submission is whose."""
+
+from __future__ import annotations
+
+import csv
+import io
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lib.config import seed_of
+from lib.grade import grade, load_rubric, pack
+from lib.grade.archive import write_zip
+from lib.grade.gradebook import GRADEBOOK
+from lib.grade.platforms import is_late, list_submissions
+from lib.grade.standings import alike, other_seeds, unexpected
+from lib.grade.submission import MANIFEST, members
+from lib.utils import KitError
+from tests.grade.demo import rename
+from tests.grade.test_gradebook import result
+
+TEXT = "<p>I hand in a zip.</p>"
+
+
+def put(folder: Path, *names: str) -> None:
+    """Write files below a folder; a zip has what ``pack`` puts into it."""
+    for name in names:
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.suffix == ".zip":
+            write_zip(file, {MANIFEST: b"{}"})
+        else:
+            file.write_text(TEXT)
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (  # Moodle, in folders: an online text beside a file is none; alone it gets a row
+            (
+                "Ada Byron_101_assignsubmission_file_/ada.zip",
+                "Ada Byron_101_assignsubmission_onlinetext_/onlinetext.html",
+                "Bela B_102_assignsubmission_file_/bela.zip",
+                "Bela B_102_assignsubmission_file_/readme.txt",
+                "Carl C_103_assignsubmission_onlinetext_/onlinetext.html",
+            ),
+            [
+                "Ada Byron_101_assignsubmission_file_/ada.zip",
+                "Bela B_102_assignsubmission_file_/bela.zip",
+                "Carl C_103_assignsubmission_onlinetext_",
+            ],
+        ),
+        (  # Moodle, without folders
+            (
+                "Ada Byron_101_assignsubmission_file_ada.zip",
+                "Ada Byron_101_assignsubmission_onlinetext_onlinetext.html",
+            ),
+            ["Ada Byron_101_assignsubmission_file_ada.zip"],
+        ),
+        (  # Canvas
+            ("belab_102_5678_bela-1.zip", "byronada_LATE_101_1234_ada.zip"),
+            ["belab_102_5678_bela-1.zip", "byronada_LATE_101_1234_ada.zip"],
+        ),
+        (  # Blackboard: the last attempt, without the texts
+            (
+                "gradebook_MRI_Task_ada_attempt_2026-11-27-09-00-00.txt",
+                "gradebook_MRI_Task_ada_attempt_2026-11-27-09-00-00_ada.zip",
+                "gradebook_MRI_Task_ada_attempt_2026-11-28-12-30-00.txt",
+                "gradebook_MRI_Task_ada_attempt_2026-11-28-12-30-00_ada (1).zip",
+                "gradebook_MRI_Task_bela_attempt_2026-11-28-12-30-00_bela.zip",
+            ),
+            [
+                "gradebook_MRI_Task_ada_attempt_2026-11-28-12-30-00_ada (1).zip",
+                "gradebook_MRI_Task_bela_attempt_2026-11-28-12-30-00_bela.zip",
+            ],
+        ),
+        (  # GitHub Classroom: clones, each with the zip that pack committed
+            (
+                "task-ada/README.md",
+                "task-ada/lib/x.py",
+                "task-ada/data/other/old.txt",
+                "task-ada/result/ada.zip",
+                "task-bela/lib/x.py",
+            ),
+            ["task-ada/result/ada.zip", "task-bela"],
+        ),
+    ],
+    ids=["Moodle", "Moodle flat", "Canvas", "Blackboard", "GitHub"],
+)
+def test_downloads_as_they_come(tmp_path, names, found):
+    put(tmp_path, *names)
+    assert list(list_submissions(tmp_path)) == found
+
+
+def test_an_earlier_attempt_is_named(tmp_path, capsys):
+    put(tmp_path, *(f"g_T_ada_attempt_2026-11-2{day}-09-00-00_a.zip" for day in "789"))
+    assert len(list_submissions(tmp_path)) == 1
+    said = capsys.readouterr().out
+    assert said.count("is a later attempt, and counts") == 2 and "11-29" in said
+
+
+def test_which_zip_in_a_folder_counts(tmp_path):
+    """One of pack beside others; a zip of anything beside folders is none."""
+    put(tmp_path, "a/x.zip", "a/lib/x.py", "b/lib/x.py", "c/x.zip", "c/y.zip")
+    write_zip(tmp_path / "a" / "data.zip", {"notes.txt": b""})
+    write_zip(tmp_path / "b" / "data.zip", {"notes.txt": b""})
+    assert list(list_submissions(tmp_path)) == ["a/x.zip", "b", "c"]
+
+
+def test_a_late_submission_has_a_note():
+    assert is_late("byronada_LATE_101_1234_ada.zip")
+    assert not is_late("ada_LATE.zip") and not is_late("byronada_101_1234_x_LATE_1_2_.zip")
+    late = replace(result("ada"), submission="byronada_LATE_101_1234_ada.zip")
+    assert [(i, one.level, one.name) for i, one in unexpected([late], None)] == [
+        (0, "note", "late")
+    ]
+
+
+# --- teams ----------------------------------------------------------------------------------------
+
+
+def test_a_team_submits_once_and_each_member_has_a_row(hand_ins, ada, tmp_path):
+    """Points in both rows, no accusation, marks of their own, and who is missing is missing."""
+    team, single = rename(ada, "ada+bela"), rename(ada, "bela")
+    write_zip(tmp_path / "in" / "team.zip", team)
+    arguments = tmp_path / "in", hand_ins / "data", tmp_path / "out"
+    rubric, roster = load_rubric(hand_ins / "rubric.toml"), ["ada", "bela", "carl"]
+    standings = grade(*arguments, rubric, roster)
+    assert [(one.result.student, one.status) for one in standings] == [
+        ("ada", "verified"),
+        ("bela", "verified"),
+        ("carl", "missing"),
+    ]
+    assert standings[0].points == standings[1].points > 0
+    rows = rows_of(tmp_path / "out" / GRADEBOOK)
+    assert rows["ada"]["feedback"] != rows["bela"]["feedback"]
+    assert rows["ada"]["read"] == rows["bela"]["read"] != ""
+    for row in rows.values():
+        assert all((tmp_path / "out" / row[name]).is_file() for name in ("feedback",) if row[name])
+    page = (tmp_path / "out" / rows["ada"]["feedback"]).read_text(encoding="utf-8")
+    assert "bela" not in page
+    edit = (tmp_path / "out" / GRADEBOOK).read_text(encoding="utf-8-sig")
+    columns = edit.splitlines()[0].split(",")
+    lines = list(csv.reader(io.StringIO(edit)))
+    next(line for line in lines if line[0] == "bela")[columns.index("comment")] = "spoke well"
+    with (tmp_path / "out" / GRADEBOOK).open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(lines)
+    write_zip(tmp_path / "in" / "bela.zip", single)  # and hands in by herself, too
+    standings = grade(*arguments, rubric, roster)
+    flags = {
+        (one.result.student, one.result.submission): [f.name for f in one.result.findings]
+        for one in standings
+    }
+    assert flags["bela", "bela.zip"] == ["handed in twice"]
+    assert "the same weights" not in flags["ada", "team.zip"]
+    assert rows_of(tmp_path / "out" / GRADEBOOK)["ada"]["comment"] == ""
+
+
+def rows_of(file: Path) -> dict[str, dict[str, str]]:
+    text = file.read_text(encoding="utf-8-sig")
+    return {row["student"]: row for row in csv.DictReader(io.StringIO(text))}
+
+
+def test_ids_of_teams():
+    assert members("ada+bela+ada") == ["ada", "bela"] and members("ada") == ["ada"]
+    assert seed_of("ada+bela") == seed_of("bela + ada") != seed_of("ada")
+    for wrong in ("ada+", "+ada", "ada++bela", "a+b+c+d+e+f", "ada bela"):
+        with pytest.raises(KitError, match="a team joins its ids by"):
+            pack(wrong)
+
+
+def test_a_team_shares_what_it_has_and_others_do_not():
+    shared = {"prints": {"weights": "w"}}
+    three = [result(name, **shared) for name in ("ada+bela", "bela", "carl")]
+    three = [replace(one, run="run") for one in three]
+    found = {index: finding.private for index, finding in alike(three)}
+    assert found[0] == "the same weights as carl" == found[1]
+    assert found[2] == "the same weights as ada+bela, bela"
+
+
+def test_the_seed_of_somebody_else_is_found():
+    seeds = {"ada": "ada", "bela": "ada", "carl": "carl+dora", "carl+dora": "carl+dora"}
+    results = [result(name, recipe={"seed": seed_of(of)}) for name, of in seeds.items()]
+    results += [result("emil", recipe={"seed": 42}), result("finn")]
+    assert [(index, one.private) for index, one in other_seeds(results)] == [(1, "the seed of ada")]
+
+
+# --- clones ---------------------------------------------------------------------------------------
+
+
+def test_what_is_packed_can_be_committed_although_results_are_ignored(tmp_path):
+    from lib.grade.pack import commit
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    git("init", "-q")
+    git("config", "user.name", "Ada")
+    git("config", "user.email", "ada@example.org")
+    put(tmp_path, "result/ada.zip", "notes.txt")
+    (tmp_path / ".gitignore").write_text("/result/*\n")
+    git("add", "notes.txt")
+    assert "git push" in commit(tmp_path / "result" / "ada.zip")
+    assert git("show", "--stat", "--format=%s").split()[:3] == ["Hand", "in", "ada.zip"]
+    assert git("show", "--name-only", "--format=").split() == ["result/ada.zip"]
+    assert git("status", "--short").startswith("A  notes.txt")  # what else is staged stays
+    assert "is committed already" in commit(tmp_path / "result" / "ada.zip")
+    with pytest.raises(KitError, match="is in no git repository"):
+        commit(tmp_path.parent / "x.zip")
