@@ -1,7 +1,7 @@
 """Submit or grade from the command line.
 
-``python -m lib.grade pack --student ID``, or ``python -m lib.grade SUBMISSIONS --data DIR --out
-DIR``
+``python -m lib.grade pack --student ID``, ``python -m lib.grade SUBMISSIONS --data DIR --out DIR``,
+or ``python -m lib.grade table EXPORT --grades DIR``
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from lib.grade.gradebook import GRADEBOOK
 from lib.grade.pack import commit, pack
 from lib.grade.rubric import DEFAULT, load_rubric
 from lib.grade.run import SECONDS, grade, read_roster, summary
+from lib.grade.upload import fill_table
 from lib.runtime import CommandParser, run_command
 
 
@@ -20,6 +21,8 @@ def main() -> None:
     """Run the command line."""
     if sys.argv[1:2] == ["pack"]:
         _main_pack(sys.argv[2:])
+    elif sys.argv[1:2] == ["table"]:
+        _main_table(sys.argv[2:])
     else:
         _main_grade()
 
@@ -51,12 +54,26 @@ def _main_pack(arguments: list[str]) -> None:
         print(commit(receipt.file))
 
 
+def _main_table(arguments: list[str]) -> None:
+    """Run the command that fills the table for a platform."""
+    parser = CommandParser(
+        prog="python -m lib.grade table",
+        description="Fill the export of Moodle, Canvas or Blackboard with the scores.",
+    )
+    parser.add_argument("export", type=Path, help="table as the platform exports it")
+    parser.add_argument("--grades", type=Path, required=True, help="folder of gradebook.csv")
+    parser.add_argument("--column", help="header of the assignment, or its beginning")
+    chosen = parser.parse_args(arguments)
+    print(fill_table(chosen.export, chosen.grades, chosen.column))
+
+
 def _main_grade() -> None:
     """Run the command that grades a folder of submissions."""
     parser = CommandParser(
         prog="python -m lib.grade",
         description="Grade a folder of submissions.",
-        epilog="To submit: python -m lib.grade pack --help",
+        epilog="To submit: python -m lib.grade pack --help; to give points back to a platform: "
+        "python -m lib.grade table --help",
     )
     parser.add_argument("submissions", help="folder of zips and folders")
     parser.add_argument(

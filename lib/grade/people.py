@@ -7,15 +7,67 @@ import csv
 import io
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from lib.utils import KitError
 
 _SEPARATORS = "\t,;"  # if several fit, the first: names of columns have commas, but no tabs
+ID_COLUMNS = (
+    "student",
+    "student id",
+    "sis login id",
+    "sis user id",
+    "id number",
+    "id",
+    "username",
+    "user name",
+    "login",
+    "login id",
+)
+"""Headers of the ids in a roster, the likeliest first; spreadsheets of an LMS name them so."""
 _UTF16 = b"\xff\xfe", b"\xfe\xff"
 
 
+class Sheet(NamedTuple):
+    """Hold a table with how it was saved, so that it can be saved alike.
+
+    Attributes:
+        rows: of cells, the header first.
+        encoding: utf-8, utf-8-sig, utf-16, or cp1252.
+        is_quoted: every cell is in quotation marks.
+        line_end: of the first line.
+    """
+
+    rows: list[list[str]]
+    encoding: str
+    separator: str
+    is_quoted: bool
+    line_end: str
+
+    def to_bytes(self) -> bytes:
+        """Return the table as it was saved."""
+        buffer = io.StringIO()
+        writer = csv.writer(
+            buffer,
+            delimiter=self.separator,
+            quoting=csv.QUOTE_ALL if self.is_quoted else csv.QUOTE_MINIMAL,
+            lineterminator=self.line_end,
+        )
+        writer.writerows(self.rows)
+        return buffer.getvalue().encode(self.encoding)
+
+
 def read_table(file: Path) -> list[list[str]]:
-    """Return the rows of a CSV, the header first, without empty rows.
+    """Return the rows of a CSV, the header first, without empty rows; see ``read_sheet``.
+
+    Raises:
+        KitError: it cannot be read.
+    """
+    return [row for row in read_sheet(file).rows if any(cell.strip() for cell in row)]
+
+
+def read_sheet(file: Path) -> Sheet:
+    """Read a table as a CSV of other programs.
 
     UTF-8 with a mark at the start or without, UTF-16 with a mark, or the encoding of Windows;
     separated by commas, semicolons or tabs; with the ends of lines of any system.
@@ -24,17 +76,19 @@ def read_table(file: Path) -> list[list[str]]:
         KitError: it cannot be read.
     """
     try:
-        text = _decoded(file.read_bytes())
+        text, encoding = _decoded(file.read_bytes())
         if "\0" in text:
             raise KitError(f"{file}: is no text; save it as CSV in UTF-8")
         hint = re.match(r"sep=([,;\t])(\r\n|\r|\n)", text)  # Excel reads and writes such a line
         text = text[hint.end() :] if hint else text
-        rows = _rows(text, hint[1] if hint else _separator(text))
+        separator = hint[1] if hint else _separator(text)
+        rows = _rows(text, separator)
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise KitError(
             f"{file}: cannot be read as CSV ({error}); save it as CSV in UTF-8"
         ) from None
-    return [row for row in rows if any(cell.strip() for cell in row)]
+    end = re.search(r"\r\n|\r|\n", text)
+    return Sheet(rows, encoding, separator, text.startswith('"'), end[0] if end else "\n")
 
 
 def _rows(text: str, separator: str) -> list[list[str]]:
@@ -52,13 +106,14 @@ def _separator(text: str) -> str:
     return likeliest if columns(likeliest) > 1 else ","
 
 
-def _decoded(raw: bytes) -> str:
-    """Return the text of a file, by the mark at its start or the encoding that fits."""
+def _decoded(raw: bytes) -> tuple[str, str]:
+    """Return the text of a file, and its encoding, by the mark at its start or what fits."""
     if raw[:2] in _UTF16:
-        return raw.decode("utf-16")
+        return raw.decode("utf-16"), "utf-16"
+    has_mark = raw.startswith(codecs.BOM_UTF8)
     try:
-        return raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig"), "utf-8-sig" if has_mark else "utf-8"
     except UnicodeDecodeError:
-        if raw.startswith(codecs.BOM_UTF8):  # it says that it is UTF-8: it was damaged
+        if has_mark:  # it says that it is UTF-8: it was damaged
             raise
-        return raw.decode("cp1252")  # a spreadsheet on Windows may write its own encoding
+        return raw.decode("cp1252"), "cp1252"  # a spreadsheet on Windows may write its own encoding

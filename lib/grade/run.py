@@ -23,7 +23,7 @@ from lib.grade.gradebook import (
     write_book,
 )
 from lib.grade.one import failed, prepare
-from lib.grade.people import read_table
+from lib.grade.people import ID_COLUMNS, read_table
 from lib.grade.platforms import list_submissions
 from lib.grade.reading import reading_name, write_reading
 from lib.grade.result import Result
@@ -276,21 +276,6 @@ def _write(
         except (OSError, ValueError) as error:  # of one student, and no other's
             say(f"{standing.result.submission}: its page was not written ({in_one_line(error)})")
     write_reading(out, teams)
-
-
-ID_COLUMNS = (
-    "student",
-    "student id",
-    "sis login id",
-    "sis user id",
-    "id number",
-    "id",
-    "username",
-    "user name",
-    "login",
-    "login id",
-)
-"""Headers of the ids in a roster, the likeliest first; spreadsheets of an LMS name them so."""
 
 
 def read_roster(file: Path) -> list[str]:

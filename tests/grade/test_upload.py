@@ -1,0 +1,154 @@
+"""Points go back to the platform in its own table: its columns, order, encoding and quotes."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lib.grade.__main__ import main
+from lib.grade.gradebook import GRADEBOOK, read_book, write_book
+from lib.grade.people import read_sheet
+from lib.grade.rubric import Rubric
+from lib.grade.standings import Standing
+from lib.grade.upload import fill_table
+from lib.utils import KitError
+from tests.grade.test_gradebook import result
+from tests.runtime.test_cli import command
+
+RUBRIC = Rubric(((0.5, 0), (0.9, 40)), 0.005, {"report": 60})
+MOODLE = (
+    "Identifier,Full name,Email address,Status,Grade,Maximum Grade,Grade can be changed,"
+    "Last modified (submission),Last modified (grade),Feedback comments\n"
+    'Participant 101,"Byron, Ada",ada@example.org,Submitted for grading,,100.00,Yes,"Fri, 27",-,\n'
+    "Participant 102,Bela B,bela@example.org,Submitted for grading,,100.00,Yes,-,-,\n"
+    "Participant 103,Carl C,carl@example.org,No submission,12,100.00,Yes,-,-,as before\n"
+)
+CANVAS = (
+    "Student,ID,SIS User ID,SIS Login ID,Section,Warm-up (11),LGG (12),Current Score\n"
+    "    Points Possible,,,,,10,100,(read only)\n"
+    '"Byron, Ada",1001,0042,ada,A,9,,90\n'
+    '"B, Bela",1002,0043,BELA,A,8,,80\n'
+    '"Student, Test",1003,,x7,A,,,\n'
+)
+BLACKBOARD = (
+    '"Last Name"\t"First Name"\t"Username"\t"Student ID"\t"Last Access"\t"Availability"\t'
+    '"LGG [Total Pts: 100 Score] |98765"\t"Total [Total Pts: 110 Score] |98766"\r\n'
+    '"Byron"\t"Ada"\t"ada"\t"0042"\t"2026-11-28"\t"Yes"\t""\t"9"\r\n'
+    '"B"\t"Bela"\t"bela"\t"0043"\t"2026-11-28"\t"Yes"\t""\t"8"\r\n'
+)
+
+
+@pytest.fixture
+def grades(tmp_path) -> Path:
+    """A gradebook: ada has marks, bela the DSC alone, carl submitted nothing."""
+    folder = tmp_path / "grades"
+    folder.mkdir()
+    ada = replace(result("ada"), submission="Ada Byron_101_assignsubmission_file_/ada.zip")
+    bela = replace(result("bela"), submission="Bela B_102_assignsubmission_file_/bela.zip")
+    carl = replace(result("carl"), submission="", status="missing")
+    standings = [
+        Standing(ada, "verified", 27.5, 1),
+        Standing(bela, "review", 13.0, 2),
+        Standing(carl, "missing"),
+    ]
+    write(folder, standings)
+    text = (folder / GRADEBOOK).read_text(encoding="utf-8-sig")
+    rows = list(csv.reader(io.StringIO(text)))
+    ada_row = next(row for row in rows if row[0] == "ada")
+    ada_row[rows[0].index("report")] = "50"
+    ada_row[rows[0].index("comment")] = "Good, but\nbrief."
+    buffer = io.StringIO()
+    csv.writer(buffer).writerows(rows)
+    (folder / GRADEBOOK).write_text(buffer.getvalue(), encoding="utf-8", newline="")
+    write(folder, standings)
+    return folder
+
+
+def write(folder: Path, standings: list[Standing]) -> None:
+    book = read_book(folder / GRADEBOOK, RUBRIC)
+    write_book(folder / GRADEBOOK, standings, book, RUBRIC, dict.fromkeys(range(3), "page"))
+
+
+def export(folder: Path, text: str, encoding: str = "utf-8") -> Path:
+    file = folder.parent / "export.csv"
+    file.write_bytes(text.encode(encoding))
+    return file
+
+
+def test_moodles_worksheet_comes_back_with_grades_and_comments(grades):
+    file = export(grades, MOODLE, "utf-8-sig")
+    before = file.read_bytes()
+    filled = fill_table(file, grades)
+    assert file.read_bytes() == before and filled.parent.parent == grades
+    sheet, original = read_sheet(filled), read_sheet(file)
+    assert sheet.rows[0] == original.rows[0] and sheet.encoding == "utf-8-sig"
+    ada, bela, carl = sheet.rows[1:]
+    assert (ada[4], ada[9]) == ("77.5", "Good, but\nbrief.")
+    assert (bela[4], bela[9]) == ("13", "")
+    assert carl == original.rows[3]
+    changed = (4, 9)
+    for row, old in zip(sheet.rows, original.rows, strict=True):
+        assert [c for i, c in enumerate(row) if i not in changed] == [
+            c for i, c in enumerate(old) if i not in changed
+        ]
+
+
+def test_canvas_wants_the_column_named_if_there_are_several(grades, capsys):
+    file = export(grades, CANVAS)
+    with pytest.raises(KitError, match=r"Name it \(--column\): Warm-up \(11\), LGG \(12\)"):
+        fill_table(file, grades)
+    with pytest.raises(KitError, match="the platform gives 10 points, the rubric 100"):
+        fill_table(file, grades, "Warm")
+    text = fill_table(file, grades, "LGG").read_text(encoding="utf-8")
+    assert text == CANVAS.replace("A,9,,90", "A,9,77.5,90").replace("A,8,,80", "A,8,13,80")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8"])
+def test_blackboards_table_keeps_its_quotes_tabs_and_encoding(grades, encoding):
+    file = export(grades, BLACKBOARD, encoding)
+    filled = fill_table(file, grades, "LGG").read_bytes()
+    expected = BLACKBOARD.replace('"Yes"\t""\t"9"', '"Yes"\t"77.5"\t"9"')
+    expected = expected.replace('"Yes"\t""\t"8"', '"Yes"\t"13"\t"8"')
+    assert filled.decode(encoding) == expected
+
+
+def test_who_has_no_row_is_named(grades, capsys):
+    fill_table(export(grades, CANVAS.replace("ada", "ada2")), grades, "LGG")
+    assert "has no row for ada, who has 77.5 points" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("name,points\nada,\n", "no table that Moodle, Canvas or Blackboard exports"),
+        ("", "no table that"),
+        (MOODLE.replace("100.00", "10.00"), "the platform gives 10 points"),
+        (CANVAS.replace(" (12)", "").replace(" (11)", ""), r"Name it \(--column\): none"),
+    ],
+)
+def test_tables_that_cannot_be_filled(grades, text, reason):
+    with pytest.raises(KitError, match=reason):
+        fill_table(export(grades, text), grades)
+    assert not (grades / "upload").exists()
+
+
+def test_without_a_gradebook_and_with_two_submissions(grades, tmp_path):
+    file = export(grades, MOODLE)
+    with pytest.raises(KitError, match="grade first"):
+        fill_table(file, tmp_path)
+    book = grades / GRADEBOOK
+    text = book.read_text(encoding="utf-8-sig")
+    book.write_text(text + "bela,other.zip,verified\n", encoding="utf-8")
+    with pytest.raises(KitError, match="bela has two submissions"):
+        fill_table(file, grades)
+
+
+def test_command_line(grades, monkeypatch, capfd):
+    file = export(grades, BLACKBOARD)
+    arguments = ("table", str(file), "--grades", str(grades), "--column", "LGG")
+    status, out, _ = command(main, monkeypatch, capfd, *arguments)
+    assert status == 0 and out.strip().endswith("export.csv")
