@@ -83,12 +83,12 @@ figures: .venv/run ## draw the pictures of the README
 	$(PY) -m maintain.figures img
 ### END INSTRUCTOR
 
-.venv/run: requirements.txt constraints.txt
-	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed, this is ' + sys.version.split()[0] + '; name another with: make PYTHON=python3.12')"
-	test -x $(PY) || $(PYTHON) -m venv .venv
-	$(PY) -m pip install -q --disable-pip-version-check -r requirements.txt -c constraints.txt
+.venv/run: install.py requirements.txt constraints.txt
+	$(PYTHON) install.py
 	touch $@
 
+### BEGIN INSTRUCTOR
 .venv/dev: requirements-dev.txt .venv/run
-	$(PY) -m pip install -q --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
+	$(PYTHON) install.py --dev
 	touch $@
+### END INSTRUCTOR

@@ -24,6 +24,7 @@ from lib.utils import PROJECT, KitError, build_folder, short_path
 PARTS = (
     "*.ipynb",
     "exercises.py",
+    "install.py",
     "lib/**/*",
     "img/*",
     "data/README.md",
