@@ -27,7 +27,8 @@ USED_OTHERWISE = {
     "codespell": "make lint",
     "mypy": "make types",
 }
-MODULES = {"scikit-image": "skimage", "pillow": "PIL"}  # where the import has another name
+# where the import has another name
+MODULES = {"scikit-image": "skimage", "pillow": "PIL", "pyyaml": "yaml"}
 
 
 @pytest.fixture
