@@ -1,10 +1,15 @@
 """Find the submissions in a folder, as Moodle, Canvas, Blackboard or GitHub Classroom fill it.
 
-Moodle: a folder for each student and kind, ``Ada Byron_1234_assignsubmission_file_`` beside
-``..._onlinetext_``. Canvas: ``byronada_LATE_12_345_ada.zip``. Blackboard:
+Moodle: a folder for each student and kind, ``Ada Byron_1234_assignsubmission_file`` (older ones end
+with ``_``) beside ``..._onlinetext``; of a team the name and the number of its group. Canvas:
+``byronada_LATE_12_345_ada.zip``, without names ``LATE_anon_x7Ab3_345_ada.zip``. Blackboard:
 ``gradebook_MRI_Task_ada_attempt_2026-11-28-12-30-00_ada.zip`` beside a text of the same attempt.
-GitHub Classroom: a clone for each student. (By their documentation and public scripts; no such
-platform was at hand.)
+GitHub Classroom: a clone for each student.
+
+No such platform was at hand. The names are those that Moodle and Canvas give in their code,
+https://github.com/moodle/moodle (``mod/assign/classes/downloader.php``) and
+https://github.com/instructure/canvas-lms (``lib/content_zipper.rb``), and that public scripts
+expect of Blackboard.
 """
 
 from __future__ import annotations
@@ -23,8 +28,9 @@ from lib.utils import KitError, say
 
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".rar", ".7z")
 _ATTEMPT = re.compile(r"(.+_attempt_)(\d{4}(?:-\d\d){5})(?:_.*)?", re.DOTALL)
-_ONLINE_TEXT = re.compile(r"(.+_\d+_assignsubmission_)onlinetext.*", re.DOTALL)
-_LATE = re.compile(r"[^_]+_LATE_\d+_\d+_")
+_ONLINE_TEXT = re.compile(r"(.+_assignsubmission_)onlinetext.*", re.DOTALL)
+# who, late, user, file; the shortest, as students may name their files alike
+_CANVAS = re.compile(r"(?:.+?_)??(LATE_)?(?:\d+|anon_[^_]+)_\d+_", re.DOTALL)
 
 
 def list_submissions(folder: Path, out: Path | None = None) -> dict[str, Path]:
@@ -58,27 +64,27 @@ def list_submissions(folder: Path, out: Path | None = None) -> dict[str, Path]:
 
 def is_late(name: str) -> bool:
     """Return whether Canvas marked a submission as late in the name of its file."""
-    return bool(_LATE.match(name))
+    found = _CANVAS.match(name)
+    return bool(found and found[1])
 
 
 def _that_count(found: Iterable[Path]) -> list[Path]:
     """Return the paths without online texts beside a file, and without earlier attempts."""
-    names = {path.name for path in found}
-    kept: list[Path] = []
-    last: dict[str, Path] = {}
-    for path in found:
+    paths = list(found)
+    names = {path.name for path in paths}
+    attempts = [match for name in names if (match := _ATTEMPT.fullmatch(name))]
+    last = dict(sorted((each[1], each[2]) for each in attempts))  # who -> time of the last one
+    kept = []
+    for path in paths:
         online = _ONLINE_TEXT.fullmatch(path.name)
-        attempt = _ATTEMPT.fullmatch(path.name)
         if online and any(name.startswith(f"{online[1]}file") for name in names):
             continue
-        if not attempt:
+        attempt = _ATTEMPT.fullmatch(path.name)
+        if attempt and attempt[2] != last[attempt[1]]:
+            say(f"{_readable(path.name)}: the attempt of {last[attempt[1]]} is later, and counts")
+        else:
             kept.append(path)
-            continue
-        before = last.get(attempt[1])  # sorted by name: what comes later was submitted later
-        if before:
-            say(f"{_readable(before.name)}: {_readable(path.name)} is a later attempt, and counts")
-        last[attempt[1]] = path
-    return sorted([*kept, *last.values()])
+    return kept
 
 
 def _archive_in(folder: Path) -> Path | None:

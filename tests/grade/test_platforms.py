@@ -59,6 +59,18 @@ def put(folder: Path, *names: str) -> None:
             ),
             ["Ada Byron_101_assignsubmission_file_ada.zip"],
         ),
+        (  # Moodle since 4.1, of teams: the second has no group
+            (
+                "Team A_7_assignsubmission_file/ada+bela.zip",
+                "Team A_7_assignsubmission_onlinetext/onlinetext.html",
+                "Default group_assignsubmission_file/carl.zip",
+                "Default group_assignsubmission_onlinetext/onlinetext.html",
+            ),
+            [
+                "Default group_assignsubmission_file/carl.zip",
+                "Team A_7_assignsubmission_file/ada+bela.zip",
+            ],
+        ),
         (  # Canvas
             ("belab_102_5678_bela-1.zip", "byronada_LATE_101_1234_ada.zip"),
             ["belab_102_5678_bela-1.zip", "byronada_LATE_101_1234_ada.zip"],
@@ -87,7 +99,7 @@ def put(folder: Path, *names: str) -> None:
             ["task-ada/result/ada.zip", "task-bela"],
         ),
     ],
-    ids=["Moodle", "Moodle flat", "Canvas", "Blackboard", "GitHub"],
+    ids=["Moodle", "Moodle flat", "Moodle teams", "Canvas", "Blackboard", "GitHub"],
 )
 def test_downloads_as_they_come(tmp_path, names, found):
     put(tmp_path, *names)
@@ -98,7 +110,14 @@ def test_an_earlier_attempt_is_named(tmp_path, capsys):
     put(tmp_path, *(f"g_T_ada_attempt_2026-11-2{day}-09-00-00_a.zip" for day in "789"))
     assert len(list_submissions(tmp_path)) == 1
     said = capsys.readouterr().out
-    assert said.count("is a later attempt, and counts") == 2 and "11-29" in said
+    assert said.count("the attempt of 2026-11-29-09-00-00 is later, and counts") == 2
+
+
+def test_all_files_of_the_last_attempt_are_listed(tmp_path, capsys):
+    attempt = "g_T_ada_attempt_2026-11-28-09-00-00_"
+    put(tmp_path, "g_T_ada_attempt_2026-11-27-09-00-00_a.zip", f"{attempt}a.zip", f"{attempt}b.zip")
+    assert list(list_submissions(tmp_path)) == [f"{attempt}a.zip", f"{attempt}b.zip"]
+    assert capsys.readouterr().out.count("is later") == 1
 
 
 def test_which_zip_in_a_folder_counts(tmp_path):
@@ -111,6 +130,8 @@ def test_which_zip_in_a_folder_counts(tmp_path):
 
 def test_a_late_submission_has_a_note():
     assert is_late("byronada_LATE_101_1234_ada.zip")
+    assert is_late("LATE_anon_x7Ab3_1234_ada.zip") and is_late("team_1_LATE_101_1234_ada.zip")
+    assert not is_late("anon_x7Ab3_1234_LATE_1_2_.zip") and not is_late("late_101_1234_ada.zip")
     assert not is_late("ada_LATE.zip") and not is_late("byronada_101_1234_x_LATE_1_2_.zip")
     late = replace(result("ada"), submission="byronada_LATE_101_1234_ada.zip")
     assert [(i, one.level, one.name) for i, one in unexpected([late], None)] == [
