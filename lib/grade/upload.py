@@ -1,7 +1,11 @@
 """Fill the table that goes back to Moodle, Canvas or Blackboard with the scores of a gradebook.
 
 The table is the platform's own export, so that its columns and their order are what it wants back:
-Moodle's grading worksheet, the gradebook of Canvas, the grade centre of Blackboard.
+Moodle's grading worksheet, the gradebook of Canvas, the grade centre of Blackboard. Moodle reads
+``Identifier``, ``Grade`` and ``Feedback comments``
+(https://github.com/moodle/moodle, ``mod/assign/feedback/offline/importgradeslib.php``). Blackboard
+knows a student by ``Username`` and a column by the number in its header
+(https://help.blackboard.com/Learn/Instructor/Grade/Grading_Tasks/Work_Offline_With_Grade_Data).
 """
 
 from __future__ import annotations
@@ -18,8 +22,9 @@ from lib.utils import KitError, say, write_atomic
 FOLDER = "upload"
 _CANVAS = re.compile(r".+ \(\d+\)")
 _BLACKBOARD = re.compile(r".+\[Total Pts: ([\d.,]+).*\] ?\|\d+")
-_PARTICIPANT = re.compile(r"Participant (\d+)")  # in Moodle's worksheet
-_FOLDER = re.compile(r".+_(\d+)_assignsubmission_")  # in Moodle's download
+_BLACKBOARD_COMMENT = "Feedback to Learner"  # if comments are included in the export
+_PARTICIPANT = re.compile(r"(.+) (\d+)")  # in Moodle's worksheet
+_FOLDER = re.compile(r"(.+)_(\d+)_assignsubmission_")  # in Moodle's download
 Cells = Mapping[str, str]
 
 
@@ -63,7 +68,7 @@ def fill_table(exported: Path, grades: Path, column: str | None = None) -> Path:
     ids = [place for place, name in enumerate(header) if _is_id(name)]
     rows, filled = [sheet.rows[0]], set()
     for row in sheet.rows[1:]:
-        student = _student(row, ids, book)
+        student = _student(header, row, ids, book)
         if student:
             filled.add(student)
             row = _filled(row, target, book[student])
@@ -107,7 +112,7 @@ def _target(
     """Return where the points go."""
     places = {name: place for place, name in enumerate(header)}
     if {"Identifier", "Grade"} <= set(header):
-        maxima = {row[places["Maximum Grade"]] for row in rows[1:]} - {""}
+        maxima = {_cell(row, places.get("Maximum Grade")) for row in rows[1:]} - {""}
         most = amount(str(file), "Maximum Grade", maxima.pop()) if len(maxima) == 1 else None
         return Target(places["Grade"], places.get("Feedback comments"), most)
     is_canvas = {"Student", "ID"} <= set(header)
@@ -122,33 +127,59 @@ def _target(
         raise KitError(f"{file}: which column is the assignment's? Name it (--column): {names}")
     place = places[found[0]]
     if is_canvas:
-        maxima = {row[place] for row in rows[1:] if row[0].strip() == "Points Possible"}
+        maxima = {_cell(row, place) for row in rows[1:] if _cell(row, 0) == "Points Possible"}
         text = maxima.pop() if maxima else ""
     else:
         text = match[1] if (match := _BLACKBOARD.fullmatch(found[0])) else ""
-    return Target(place, None, amount(str(file), found[0], text) if text.strip() else None)
+    comment = None if is_canvas else places.get(_BLACKBOARD_COMMENT)
+    return Target(place, comment, amount(str(file), found[0], text) if text.strip() else None)
 
 
-def _student(row: Sequence[str], ids: Sequence[int], book: Mapping[str, Cells]) -> str | None:
-    """Return whose row it is, if they submitted something."""
-    names = {student.casefold(): student for student in book}
-    folders = {
-        found[1]: student
-        for student, cells in book.items()
-        if (found := _FOLDER.match(cells["submission"]))
-    }
-    for place in ids:
-        cell = row[place].strip() if place < len(row) else ""
-        participant = _PARTICIPANT.fullmatch(cell)
-        student = folders.get(participant[1]) if participant else names.get(cell.casefold())
-        if student and student != POSSIBLE:
-            return student
-    return None
+def _cell(row: Sequence[str], place: int | None) -> str:
+    """Return a cell without blanks around; "" if the row is shorter, or the place is None."""
+    return row[place].strip() if place is not None and place < len(row) else ""
+
+
+def _student(
+    header: Sequence[str], row: Sequence[str], ids: Sequence[int], book: Mapping[str, Cells]
+) -> str | None:
+    """Return whose row it is, if they submitted something: by id, else by Moodle's folder."""
+    names = {student.casefold(): student for student in book if student != POSSIBLE}
+    cells = [_cell(row, place) for place in ids]
+    found = [names[cell.casefold()] for cell in cells if cell.casefold() in names]
+    if found:
+        return found[0]
+    person = dict(zip(header, row, strict=False))
+    of_folder = [
+        student for student in names.values() if _is_folder_of(person, book[student]["submission"])
+    ]
+    return of_folder[0] if len(of_folder) == 1 else None
+
+
+def _is_folder_of(person: Cells, submission: str) -> bool:
+    """Return whether a submission is in the folder that Moodle makes for a person.
+
+    The number alone does not tell: that of a team is its group's, and may be another person's. The
+    name does, or that of all participants where the marking is blind.
+    """
+    folder = _FOLDER.match(submission)
+    participant = _PARTICIPANT.fullmatch(person.get("Identifier", "").strip())
+    if not folder or not participant or folder[2] != participant[2]:
+        return False
+    name = _words(person.get("Full name") or participant[1])
+    return name <= _words(folder[1])  # older ones put a group before it
+
+
+def _words(name: str) -> set[str]:
+    """Return the words of a name, without what Moodle leaves out in the names of folders."""
+    words = ("".join(filter(str.isalnum, word)) for word in re.split(r"[\s-]+", name.casefold()))
+    return {word for word in words if word}
 
 
 def _filled(row: Sequence[str], target: Target, cells: Cells) -> list[str]:
     """Return a row with points and comment."""
-    new = list(row)
+    width = 1 + max(target.points, target.comment or 0)
+    new = [*row, *[""] * (width - len(row))]
     new[target.points] = cells["score"]
     if target.comment is not None:
         new[target.comment] = cells.get(COMMENT, "").lstrip("'")

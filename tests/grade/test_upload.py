@@ -97,6 +97,70 @@ def test_moodles_worksheet_comes_back_with_grades_and_comments(grades):
         ]
 
 
+@pytest.mark.parametrize(
+    ("folder", "row", "score"),
+    [
+        ("Sean OBrien_101", "Participant 101,Sean O'Brien,", "27.5"),
+        ("Group A-Sean OBrien_101", "Participant 101,Sean O'Brien,", "27.5"),  # before Moodle 3.1
+        ("Group A_101", "Participant 101,Sean O'Brien,", ""),  # the number of a group
+        ("Sean OBrien_101", "Participant 1101,Sean O'Brien,", ""),
+        ("Group A_7", "Participant 101,Sean O'Brien,ada", "27.5"),  # by the column of ids
+    ],
+)
+def test_the_row_of_a_moodle_folder(tmp_path, folder, row, score):
+    ada = replace(result("ada"), submission=f"{folder}_assignsubmission_file/ada.zip")
+    write(tmp_path, [Standing(ada, "verified", 27.5, 1)])
+    export(tmp_path / "x", f"Identifier,Full name,ID number,Grade\n{row},\n")
+    filled = fill_table(tmp_path / "export.csv", tmp_path)
+    assert read_sheet(filled).rows[1][3] == score
+
+
+def test_rows_that_are_short_or_empty(grades):
+    text = CANVAS.replace('"Byron, Ada",1001,0042,ada,A,9,,90', '"Byron, Ada",1001,0042,ada') + "\n"
+    filled = fill_table(export(grades, text), grades, "LGG").read_text(encoding="utf-8")
+    assert filled == text.replace("0042,ada", "0042,ada,,,77.5").replace("A,8,,80", "A,8,13,80")
+
+
+def test_blind_marking_has_no_names(tmp_path):
+    ada = replace(result("ada"), submission="Participant_101_assignsubmission_file/ada.zip")
+    write(tmp_path, [Standing(ada, "verified", 27.5, 1)])
+    export(tmp_path / "x", "Identifier,Grade\nParticipant 10,\nParticipant 101,\n")
+    filled = fill_table(tmp_path / "export.csv", tmp_path)
+    assert [row[1] for row in read_sheet(filled).rows[1:]] == ["", "27.5"]
+
+
+def test_a_team_in_one_folder_is_filled_by_its_ids(tmp_path, capsys):
+    """Neither member gets what is the other's; who has no id in the table is named."""
+    folder = "Bela B_102_assignsubmission_file_/ada+bela.zip"
+    team = [replace(result(name), submission=folder) for name in ("ada", "bela")]
+    write(tmp_path, [Standing(one, "verified", 27.5, 1) for one in team])
+    export(tmp_path / "x", MOODLE)
+    filled = fill_table(tmp_path / "export.csv", tmp_path)
+    assert [row[4] for row in read_sheet(filled).rows[1:]] == ["", "", "12"]
+    assert "no row for ada" in (said := capsys.readouterr().out) and "no row for bela" in said
+    export(tmp_path / "x", MOODLE.replace("@example.org", ""))
+    filled = fill_table(tmp_path / "export.csv", tmp_path)
+    assert [row[4] for row in read_sheet(filled).rows[1:]] == ["27.5", "27.5", "12"]
+
+
+def test_blackboard_takes_comments_where_they_are_exported(grades):
+    text = (
+        '"Last Name","Username","LGG [Total Pts: 100 Score] |98765","Grading Notes",'
+        '"Notes Format","Feedback to Learner","Feedback Format"\r\n'
+        '"Byron","ada","","mine","SMART_TEXT","","SMART_TEXT"\r\n'
+    )
+    filled = read_sheet(fill_table(export(grades, text), grades)).rows[1]
+    assert filled == [
+        "Byron",
+        "ada",
+        "77.5",
+        "mine",
+        "SMART_TEXT",
+        "Good, but\nbrief.",
+        "SMART_TEXT",
+    ]
+
+
 def test_canvas_wants_the_column_named_if_there_are_several(grades, capsys):
     file = export(grades, CANVAS)
     with pytest.raises(KitError, match=r"Name it \(--column\): Warm-up \(11\), LGG \(12\)"):
