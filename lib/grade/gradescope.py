@@ -32,7 +32,7 @@ def grade_folder(root: Path) -> None:
     rubric = load_rubric(rubric_file if rubric_file.is_file() else DEFAULT)
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(root / "submission", Path(folder, "in", "submission"))
-        [standing] = grade(
+        standing, *_ = grade(  # one for each member of a team, all alike
             Path(folder, "in"),
             assignment / "data",
             Path(folder, "out"),

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from lib.grade.archive import write_zip
 from lib.grade.rubric import load_rubric
 from lib.utils import KitError
 from maintain.gradescope import write_autograder
+from tests.grade.demo import read_zip, rename
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,14 @@ def test_an_honest_submission_and_one_that_lacks_files(autograder, hand_ins, tmp
     found = run(autograder, tmp_path / "mine")
     assert found["score"] == 0 and found["tests"][1]["status"] == "failed"
     assert "submit what pack makes" in found["tests"][1]["output"]
+
+
+@pytest.mark.slow
+def test_a_team_has_one_result(autograder, hand_ins, tmp_path):
+    ada = read_zip(hand_ins / "submissions" / "ada.zip")
+    write_zip(tmp_path / "team.zip", rename(ada, "ada+bela"))
+    found = run(autograder, tmp_path / "team.zip")
+    assert found["score"] > 0 and "status: verified" in found["tests"][0]["output"]
 
 
 def test_it_takes_the_rubric_along_and_refuses_what_is_none(autograder, hand_ins, tmp_path):
