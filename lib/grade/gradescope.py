@@ -31,7 +31,8 @@ def grade_folder(root: Path) -> None:
     rubric_file = assignment / "rubric.toml"
     rubric = load_rubric(rubric_file if rubric_file.is_file() else DEFAULT)
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(root / "submission", Path(folder, "in", "submission"))
+        # links stay links, which the grader refuses: they may lead anywhere, or nowhere
+        shutil.copytree(root / "submission", Path(folder, "in", "submission"), symlinks=True)
         standing, *_ = grade(  # one for each member of a team, all alike
             Path(folder, "in"),
             assignment / "data",

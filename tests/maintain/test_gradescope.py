@@ -64,6 +64,14 @@ def test_an_honest_submission_and_one_that_lacks_files(autograder, hand_ins, tmp
 
 
 @pytest.mark.slow
+def test_a_link_that_leads_nowhere_is_refused(autograder, tmp_path):
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "link.csv").symlink_to(tmp_path / "nowhere")
+    found = run(autograder, tmp_path / "linked")
+    assert found["score"] == 0 and "'link.csv' is a link" in found["tests"][1]["output"]
+
+
+@pytest.mark.slow
 def test_a_team_has_one_result(autograder, hand_ins, tmp_path):
     ada = read_zip(hand_ins / "submissions" / "ada.zip")
     write_zip(tmp_path / "team.zip", rename(ada, "ada+bela"))
