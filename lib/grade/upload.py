@@ -11,11 +11,11 @@ knows a student by ``Username`` and a column by the number in its header
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
-from lib.grade.gradebook import COMMENT, GRADEBOOK, POSSIBLE, amount
+from lib.grade.gradebook import BY_HAND, COMMENT, GRADEBOOK, POSSIBLE, amount
 from lib.grade.people import ID_COLUMNS, read_sheet, read_table
 from lib.utils import KitError, say, write_atomic
 
@@ -45,7 +45,7 @@ def fill_table(exported: Path, grades: Path, column: str | None = None) -> Path:
     """Write the export of a platform with scores and comments, and return the file.
 
     It is written below ``grades``; the export stays as it is. Cells of students without a
-    submission stay, too. Who has no row is named.
+    submission stay, too. Who has no row, or is held, is named.
 
     Args:
         grades: folder of the gradebook.
@@ -73,19 +73,30 @@ def fill_table(exported: Path, grades: Path, column: str | None = None) -> Path:
             filled.add(student)
             row = _filled(row, target, book[student])
         rows.append(row)
-    for student, cells in book.items():
-        if student not in filled and student != POSSIBLE:
-            say(f"{exported.name}: has no row for {student}, who has {cells['score']} points")
+    _say_what_to_look_at(exported.name, book, filled)
     written = grades / FOLDER / exported.name
     write_atomic(written, sheet._replace(rows=rows).to_bytes())
     return written
+
+
+def _say_what_to_look_at(name: str, book: Mapping[str, Cells], filled: Set[str]) -> None:
+    """Name who has no row, and whose points nobody has decided on."""
+    for student, cells in book.items():
+        if student == POSSIBLE:
+            continue
+        if student not in filled:
+            say(f"{name}: has no row for {student}, who has {cells['score']} points")
+        elif cells["status"] == "held" and not cells.get(BY_HAND, "").strip():
+            say(f"{name}: {student} is held, and gets no points for the DSC; decide on {BY_HAND!r}")
 
 
 def _read_gradebook(file: Path) -> dict[str, dict[str, str]]:
     """Return student -> cells, of those who submitted something, and the points possible."""
     if not file.is_file():
         raise KitError(f"{file}: is missing; grade first, or name the folder with --grades")
-    header, *rows = read_table(file)
+    header, *rows = read_table(file) or [[]]
+    if not {"student", "submission", "status", "score"} <= set(header):
+        raise KitError(f"{file}: lacks a column that grading writes; grade again")
     book: dict[str, dict[str, str]] = {}
     for row in rows:
         cells = dict(zip(header, row, strict=False))
@@ -98,6 +109,8 @@ def _read_gradebook(file: Path) -> dict[str, dict[str, str]]:
                 f"grade again"
             )
         book[student] = cells
+    if POSSIBLE not in book:
+        raise KitError(f"{file}: has no row {POSSIBLE}; grade again")
     return book
 
 

@@ -185,6 +185,21 @@ def test_who_has_no_row_is_named(grades, capsys):
     assert "has no row for ada, who has 77.5 points" in capsys.readouterr().out
 
 
+def test_who_is_held_is_named_until_the_instructor_decides(grades, capsys):
+    file, book = export(grades, CANVAS), grades / GRADEBOOK
+    text = book.read_text(encoding="utf-8-sig").replace(",review,", ",held,")
+    book.write_text(text, encoding="utf-8")
+    fill_table(file, grades, "LGG")
+    assert "bela is held, and gets no points" in (said := capsys.readouterr().out)
+    assert "ada is held" not in said
+    rows = list(csv.reader(io.StringIO(text)))
+    next(row for row in rows if row[0] == "bela")[rows[0].index("DSC points by hand")] = "13"
+    with book.open("w", newline="", encoding="utf-8") as target:
+        csv.writer(target).writerows(rows)
+    fill_table(file, grades, "LGG")
+    assert "is held" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -209,6 +224,14 @@ def test_without_a_gradebook_and_with_two_submissions(grades, tmp_path):
     book.write_text(text + "bela,other.zip,verified\n", encoding="utf-8")
     with pytest.raises(KitError, match="bela has two submissions"):
         fill_table(file, grades)
+    for wrong, reason in (
+        (text.replace("POINTS POSSIBLE", "nobody"), "has no row POINTS POSSIBLE; grade again"),
+        (text.replace("score", "sum"), "lacks a column"),
+        ("", "lacks a column"),
+    ):
+        book.write_text(wrong, encoding="utf-8")
+        with pytest.raises(KitError, match=reason):
+            fill_table(file, grades)
 
 
 def test_command_line(grades, monkeypatch, capfd):
