@@ -27,7 +27,7 @@ from lib.grade.submission import MANIFEST
 from lib.utils import KitError, say
 
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".rar", ".7z")
-_ATTEMPT = re.compile(r"(.+_attempt_)(\d{4}(?:-\d\d){5})(?:_.*)?", re.DOTALL)
+_ATTEMPT = re.compile(r"(.+?_attempt_)(\d{4}(?:-\d\d){5})(?:_.*)?", re.DOTALL)
 _ONLINE_TEXT = re.compile(r"(.+_assignsubmission_)onlinetext.*", re.DOTALL)
 # who, late, user, file; the shortest, as students may name their files alike
 _CANVAS = re.compile(r"(?:.+?_)??(LATE_)?(?:\d+|anon_[^_]+)_\d+_", re.DOTALL)

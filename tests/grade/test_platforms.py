@@ -120,6 +120,13 @@ def test_all_files_of_the_last_attempt_are_listed(tmp_path, capsys):
     assert capsys.readouterr().out.count("is later") == 1
 
 
+def test_a_file_that_was_downloaded_and_submitted_again(tmp_path):
+    """Its name has the earlier attempt in it."""
+    earlier, later = (f"g_T_ada_attempt_2026-11-2{day}-09-00-00_" for day in "78")
+    put(tmp_path, f"{earlier}a.zip", f"{later}{earlier}a.zip")
+    assert list(list_submissions(tmp_path)) == [f"{later}{earlier}a.zip"]
+
+
 def test_which_zip_in_a_folder_counts(tmp_path):
     """One of pack beside others; a zip of anything beside folders is none."""
     put(tmp_path, "a/x.zip", "a/lib/x.py", "b/lib/x.py", "c/x.zip", "c/y.zip")
