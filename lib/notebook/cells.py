@@ -84,7 +84,9 @@ def _cell(cell: dict[str, object]) -> Cell:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+    """Return a text that can be written as UTF-8: lone surrogates become their escapes."""
+    text = value if isinstance(value, str) else ""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def as_given_out(text: str) -> str:
