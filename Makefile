@@ -83,6 +83,10 @@ figures: .venv/run ## draw the pictures of the README
 	$(PY) -m maintain.figures img
 ### END INSTRUCTOR
 
+ifneq ($(shell $(PY) -c "print(1)" 2>&1), 1)
+.PHONY: .venv/run  # an environment that does not run is made anew
+endif
+
 .venv/run: install.py requirements.txt constraints.txt
 	$(PYTHON) install.py
 	touch $@

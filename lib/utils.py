@@ -165,7 +165,7 @@ def _only_once(target: Path) -> Iterator[None]:
     of another there. It is removed at the end. A process that waited for it and one that comes
     later may then both build; the first to rename wins.
     """
-    name = f"segmentation-kit-{_computer()}-{fingerprint(str(target))[:16]}.lock"
+    name = f"segmentation-kit-{this_user()}-{fingerprint(str(target))[:16]}.lock"
     lock = Path(tempfile.gettempdir()) / name
     with FileLock(lock):
         try:
@@ -176,7 +176,7 @@ def _only_once(target: Path) -> Iterator[None]:
 
 
 @cache
-def _computer() -> str:
+def this_user() -> str:
     """Return a short name for this user on this computer."""
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
     return fingerprint([user, platform.node()])[:8]
@@ -184,7 +184,7 @@ def _computer() -> str:
 
 def _who() -> str:
     """Return a short name for this process, which names of unfinished files contain."""
-    return f"{_computer()}-{os.getpid()}"
+    return f"{this_user()}-{os.getpid()}"
 
 
 def _remove_leftovers(target: Path) -> None:
@@ -201,7 +201,7 @@ def _remove_leftovers(target: Path) -> None:
 
 def _is_left(partial: Path) -> bool:
     """Return whether nobody writes an unfinished file or folder any more."""
-    writer = re.search(rf"\.{_computer()}-(\d+)\.[^.]*$", partial.name.removesuffix(PARTIAL))
+    writer = re.search(rf"\.{this_user()}-(\d+)\.[^.]*$", partial.name.removesuffix(PARTIAL))
     if writer:
         return not psutil.pid_exists(int(writer[1]))
     changed = max(path.stat().st_mtime for path in (partial, *partial.rglob("*")))

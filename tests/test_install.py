@@ -111,6 +111,21 @@ def test_a_broken_environment_is_made_anew_and_a_good_one_kept(kit, module, monk
     assert said.count("does not work; making it anew") == 1 and said.count("installed; this") == 2
 
 
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_make_installs_anew_where_the_environment_does_not_run(kit):
+    shutil.copy(PROJECT / "Makefile", kit)
+    (kit / ".venv" / "bin").mkdir(parents=True)
+    python = kit / ".venv" / "bin" / "python"
+    python.symlink_to(sys.executable)
+    (kit / ".venv" / "run").write_text("")
+    command = ["make", "-n", "check"]
+    runs = [subprocess.run(command, cwd=kit, capture_output=True, text=True, check=True)]
+    python.unlink()
+    python.symlink_to(kit / "gone")
+    runs += [subprocess.run(command, cwd=kit, capture_output=True, text=True, check=True)]
+    assert ["install.py" in run.stdout for run in runs] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("version", "line"), [((3, 10), "Python 3.11 to 3.14 is needed"), ((3, 15), "this is 3.15")]
 )

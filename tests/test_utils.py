@@ -9,12 +9,12 @@ import pytest
 
 from lib.utils import (
     KitError,
-    _computer,
     _who,
     build_folder,
     fingerprint,
     progress,
     sha256,
+    this_user,
     write_atomic,
     write_json,
 )
@@ -63,7 +63,7 @@ def test_what_killed_builders_left_is_removed(tmp_path):
         (folder / "file").touch()
     for path in (dead, dead / "file", alive, other, other / "file"):
         os.utime(path, (1, 1))
-    ours = tmp_path / f".a.{_computer()}-99999999.abc.kit-partial"  # of a process that is no more
+    ours = tmp_path / f".a.{this_user()}-99999999.abc.kit-partial"  # of a process that is no more
     mine_now = tmp_path / f".a.{_who()}.abc.kit-partial"  # of this one
     ours.mkdir(), mine_now.mkdir()
     mine = tmp_path / ".a.20240101"  # of the user
@@ -76,8 +76,8 @@ def test_what_killed_builders_left_is_removed(tmp_path):
 
 
 def test_what_a_killed_process_left_of_a_file_is_removed(tmp_path):
-    dead = tmp_path / f".a[1].csv.{_computer()}-99999999.abc.kit-partial"
-    alive = tmp_path / f".a[1].csv.{_computer()}-{os.getpid()}.abc.kit-partial"
+    dead = tmp_path / f".a[1].csv.{this_user()}-99999999.abc.kit-partial"
+    alive = tmp_path / f".a[1].csv.{this_user()}-{os.getpid()}.abc.kit-partial"
     dead.touch(), alive.touch()
     write_atomic(tmp_path / "a[1].csv", "x")
     assert {path.name for path in tmp_path.iterdir()} == {"a[1].csv", alive.name}

@@ -22,7 +22,16 @@ import tifffile
 
 from lib.data.pictures import MAX_BYTES, read_picture
 from lib.runtime.own_files import LIST
-from lib.utils import PROJECT, KitError, as_path, build_folder, fingerprint, remedy, write_atomic
+from lib.utils import (
+    PROJECT,
+    KitError,
+    as_path,
+    build_folder,
+    fingerprint,
+    remedy,
+    this_user,
+    write_atomic,
+)
 
 KAGGLE_DATASET = "mateuszbuda/lgg-mri-segmentation"
 KIT_PLACES = (PROJECT / "data" / "archive.zip", PROJECT / "data" / "kaggle_3m")
@@ -99,13 +108,13 @@ def cache_folder() -> Path:
     if os.environ.get("KIT_CACHE"):
         return Path(os.environ["KIT_CACHE"])
     folder = PROJECT / "data" / "cache"
+    # with the user in its name: a class may share a computer, and its folder for temporary files
+    temporary = Path(tempfile.gettempdir()) / f"brain-segmentation-cache-{this_user()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return Path(tempfile.gettempdir()) / "brain-segmentation-cache"
-    if os.access(folder, os.W_OK):
-        return folder
-    return Path(tempfile.gettempdir()) / "brain-segmentation-cache"
+        return temporary
+    return folder if os.access(folder, os.W_OK) else temporary
 
 
 # --- finding --------------------------------------------------------------------------------------

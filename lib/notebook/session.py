@@ -33,7 +33,7 @@ PACKAGES = (
     "jinja2",
     "mistune",
 )
-INSTALL = "pip install -r requirements.txt -c constraints.txt"
+INSTALL = "run install.py in the kit's folder; on Colab and Kaggle see README"
 
 
 @dataclass(frozen=True)

@@ -181,6 +181,14 @@ def test_disk_that_is_full(tiny_kaggle, monkeypatch):
     assert built() == []
 
 
+def test_two_users_of_a_kit_that_is_read_only_do_not_meet(tmp_path, monkeypatch):
+    monkeypatch.delenv("KIT_CACHE", raising=False)
+    (tmp_path / "data").write_text("no folder")
+    monkeypatch.setattr(kaggle, "PROJECT", tmp_path)
+    monkeypatch.setattr(kaggle, "this_user", lambda: "ada")
+    assert cache_folder().name == "brain-segmentation-cache-ada"
+
+
 def test_cache_folder_that_cannot_be_made(tiny_kaggle, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("KIT_CACHE", str(tmp_path / "file" / "cache"))
