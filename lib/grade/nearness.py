@@ -22,6 +22,8 @@ NEAR_WEIGHTS, NEAR_DSC = 0.2, 0.01
 """Largest distance of copies; ``docs/instructors.md`` has what was measured."""
 FEWEST = 6
 """Numbers that must tell something: networks that find nothing score 0 on every patient."""
+TRIVIAL = 0.15
+"""Mean DSC that tells nothing: marking everything gives twice the tumour's share of the head."""
 
 
 def sketch(weights: Mapping[str, Tensor]) -> list[float]:
@@ -62,7 +64,8 @@ def weights_distance(one: Sequence[float], other: Sequence[float]) -> float:
 def dsc_distance(one: Result, other: Result) -> float:
     """Return the largest difference of a patient's DSC, as it is or perturbed.
 
-    Infinite if fewer than ``FEWEST`` numbers tell something: both 0, or both 1, tells nothing.
+    Infinite if fewer than ``FEWEST`` numbers tell something: both 0, or both 1, tells nothing; nor
+    do networks that mark everything, which have the same small DSC on each patient.
     """
     if one.grid != other.grid:  # on another grid the same mask has another score
         return math.inf
@@ -72,7 +75,7 @@ def dsc_distance(one: Result, other: Result) -> float:
         for pair in zip(one.cases[patient][1:], other.cases[patient][1:], strict=True)
         if None not in pair and pair not in ((0, 0), (1, 1))
     ]
-    if len(pairs) < FEWEST:
+    if len(pairs) < FEWEST or float(np.mean(np.array(pairs, float))) <= TRIVIAL:
         return math.inf
     return float(np.abs(np.subtract(*np.array(pairs, float).T)).max())
 

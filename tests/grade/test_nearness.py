@@ -145,6 +145,13 @@ def test_networks_that_find_nothing_are_no_copies(dsc):
     assert not list(near(dead))
 
 
+def test_networks_that_mark_everything_are_no_copies():
+    """Each patient has twice the share of the tumour, in both: that is no print."""
+    shares = (0.003, 0.01, 0.02, 0.03, 0.05, 0.17)
+    everything = [result(name, tuple(2 * p / (1 + p) for p in shares)) for name in "ab"]
+    assert not list(near(everything))
+
+
 def test_two_dead_networks_share_nothing(examine, ada):
     """Other weights and other seeds: one finds nothing, or both find everything."""
     run = run_of(ada)

@@ -22,6 +22,7 @@ from lib.dataset import load_data
 from lib.grade import grade, pack
 from lib.grade.archive import write_zip
 from lib.grade.gradebook import flags
+from lib.grade.submission import MANIFEST
 from lib.phantom import write_phantom
 from lib.train import fit
 from lib.utils import progress
@@ -104,7 +105,8 @@ def build(folder: Path, number: int) -> Path:
             write_zip(target, files)
         elif turn < len(WAYS):
             trace = (folder / "TRACE").resolve()
-            write_zip(target, rename(WAYS[turn](files, packed, trace), student))
+            broken = WAYS[turn](files, packed, trace)
+            write_zip(target, rename(broken, student) if MANIFEST in broken else broken)
         else:
             _write_odd(target, files, turn)
     return data_folder
