@@ -565,7 +565,7 @@ class Record:
             self.folder.save("best.pt", self._checkpoint())
         self.folder.write_history(self.history)
         self.folder.log_tensorboard(row)
-        self.folder.update(seconds=round(self.folder.read()["seconds"] + seconds, 2))
+        self.folder.update(seconds=round(self.folder.read()["seconds"] + seconds, 6))
 
     def _require_numbers(self, row: dict[str, Any], weights: dict[str, Tensor]) -> None:
         """Raise ``KitError`` if a loss or a weight is infinite or not a number."""

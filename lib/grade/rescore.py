@@ -26,6 +26,7 @@ from lib.grade.checks import (
 )
 from lib.grade.nearness import sketch
 from lib.grade.result import Finding, Result
+from lib.grade.student_work import is_finite
 from lib.grade.submission import Submission, read_others
 from lib.grade.test_set import Exam
 from lib.metrics import counts, largest_component, summarise
@@ -84,10 +85,21 @@ def _prints(submission: Submission) -> dict[str, str]:
     prints = {}
     if _tells(submission.cases):
         prints["cases"] = sha256(submission.cases.to_csv(index=False).encode())
-    times = [info.get(name) for name in ("seconds", "slices_per_s", "peak_ram_gib")]
-    if all(isinstance(value, (int, float)) and value > 0 for value in times):
-        prints["times"] = sha256(repr(times).encode())
+    if _is_fine(seconds := info.get("seconds")):
+        prints["time"] = sha256(repr(seconds).encode())
     return prints
+
+
+def _is_fine(seconds: object) -> bool:
+    """Return whether a time has digits enough to be one training's only.
+
+    Times in hundredths are shared by chance: by 1 pair in 3,000 of a class's runs of some minutes,
+    and by far more of short ones. Microseconds are not.
+    """
+    if not is_finite(seconds):
+        return False
+    fine = float(seconds)  # type: ignore[arg-type]
+    return fine > 0 and round(fine, 3) != fine
 
 
 def _tells(rows: pd.DataFrame) -> bool:

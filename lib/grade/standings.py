@@ -21,7 +21,7 @@ from lib.runtime.checkpoint import read_checkpoint
 from lib.stats import ALPHA, DIGITS
 
 _SHARED = {
-    "times": "the same measured times",
+    "time": "the same measured time",
     "weights": "the same weights",
     "cases": "the same cases.csv",
     "masks": "the same errors, voxel for voxel",
@@ -211,10 +211,10 @@ def _shared_finding(name: str, words: str, result: Result, others: list[Result])
     recipe gives the same bytes on the same kind of device, though never in the same time: then
     somebody looks.
     """
-    same_recipe = name != "times" and all(other.run == result.run for other in others)
+    same_recipe = name != "time" and all(other.run == result.run for other in others)
     is_owner = not _is_foreign(result) and any(map(_is_foreign, others))
-    if name == "times":
-        why = "No two trainings take the same time, at the same rate, in the same memory."
+    if name == "time":
+        why = "No two trainings take the same time, to the microsecond."
     elif same_recipe:
         why = "The recipe is the same too: on the same kind of device it gives the same bytes."
     else:

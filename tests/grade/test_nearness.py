@@ -166,13 +166,22 @@ def test_two_dead_networks_share_nothing(examine, ada):
         assert "masks" not in values["prints"]
 
 
+@pytest.mark.parametrize("seconds", [1.2, 12.34, 180, 0, -1.234567, True, "5.1234567", None])
+def test_a_coarse_time_is_no_print(examine, ada, seconds):
+    """Two short runs may well take the same hundredth of a second."""
+    run = f"{run_of(ada)}/run.json"
+    values = examine(sign({**ada, run: edit_json(ada[run], seconds=seconds)}))
+    assert "time" not in values["prints"]
+
+
 def test_equal_measured_times_are_a_print(examine, ada):
     """A verbatim copy under another id, weights and tables and all."""
+    assert json.loads(ada[f"{run_of(ada)}/run.json"])["seconds"] < 600  # and yet a print
     first = Result.from_dict(_listed(examine(ada)))
     second = replace(first, student="bela", submission="bela.zip")
     standings = assess([first, second], RUBRIC)
     assert {standing.status for standing in standings} == {"held"}
-    assert {finding.name for _, finding in alike([first, second])} == {"the same measured times"}
+    assert {finding.name for _, finding in alike([first, second])} == {"the same measured time"}
 
 
 def test_only_what_proves_foreign_weights_tells_who_copied():

@@ -99,7 +99,7 @@ def _handed_in(student: str, packed: dict[str, Files]) -> Files:
 
 
 def altered(files: Files) -> Files:
-    """Return a submission with noise of 1 % on the weights, other measured times, signed anew."""
+    """Return a submission with noise of 1 % on the weights, another measured time, signed anew."""
     run = run_of(files)
     content = torch.load(io.BytesIO(files[f"{run}/best.pt"]), weights_only=True)
     torch.manual_seed(0)
@@ -107,8 +107,7 @@ def altered(files: Files) -> Files:
         name: tensor * (1 + 0.01 * torch.randn(tensor.shape)) if tensor.ndim > 1 else tensor
         for name, tensor in content["weights"].items()
     }
-    times = {"seconds": 12.3, "slices_per_s": 456.7}
-    info = edit_json(files[f"{run}/run.json"], **times)
+    info = edit_json(files[f"{run}/run.json"], seconds=12.345678)
     best = checkpoint({**content, "weights": weights})
     return sign({**files, f"{run}/best.pt": best, f"{run}/run.json": info})
 
