@@ -35,10 +35,11 @@ from lib.networks import build_model, summary
 from lib.phantom import PHANTOM_FOLDER, make_patient, write_phantom
 from lib.plot.pixels import FLAIR, render
 from lib.runtime import pick_device, pick_precision
+from lib.runtime.limits import cores
 from lib.sweep import Plan, sweep
 from lib.train import fit
 from lib.transform import draw_affine, warp
-from lib.utils import PROJECT, cores
+from lib.utils import PROJECT
 
 SIZE, BATCH = 256, 16
 

@@ -268,10 +268,3 @@ def say(line: str, stream: TextIO | None = None) -> None:
 def as_list(given: T | Sequence[T]) -> list[T]:
     """Return several things as a list, or one as a list of one."""
     return list(given) if isinstance(given, Sequence) else [given]
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use, e.g. its share of a cluster node."""
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

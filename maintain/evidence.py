@@ -28,6 +28,7 @@ from lib.logger import Run, to_csv
 from lib.phantom import PHANTOM_FOLDER, write_phantom, write_test_set
 from lib.runtime import CommandParser, run_command
 from lib.runtime.cli import RESUMES
+from lib.runtime.limits import cores
 from lib.sweep import PLANS, Plan
 from lib.sweep.measured import (
     BASE,
@@ -43,7 +44,7 @@ from lib.sweep.measured import (
 )
 from lib.sweep.run import train_tasks
 from lib.sweep.task import Task, make_tasks
-from lib.utils import KitError, cores, progress, write_atomic, write_json
+from lib.utils import KitError, progress, write_atomic, write_json
 
 FIRST_SEED, SEEDS, MANY = 42, 5, 20
 TRAINED = replace(BASE, precision="fp32")  # on every computer, so that all runs can be compared

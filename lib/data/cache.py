@@ -24,9 +24,10 @@ from threadpoolctl import threadpool_limits
 
 from lib.data import kaggle, pictures
 from lib.data.kaggle import Patient, cache_folder
+from lib.runtime.limits import cores
 from lib.runtime.own_code import source_fingerprint
 from lib.transform import PREPROCESSING, Geometry, preprocess, preprocess_mask
-from lib.utils import KitError, build_folder, cores, fingerprint, progress, remedy, say, write_json
+from lib.utils import KitError, build_folder, fingerprint, progress, remedy, say, write_json
 
 MIN_PICTURE_SHARE = 0.01  # of the pixels of a slice that has a sign; they are no background
 MIN_PICTURE_VALUES = 16  # that these pixels have

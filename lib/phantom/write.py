@@ -19,7 +19,8 @@ from scipy import ndimage
 
 from lib.phantom.anatomy import SUBSLICES, draw_head
 from lib.phantom.shapes import FLAIR, POST, PRE, smooth_noise
-from lib.utils import PROJECT, KitError, build_folder, cores, progress, write_json
+from lib.runtime.limits import cores
+from lib.utils import PROJECT, KitError, build_folder, progress, write_json
 
 VERSION = 2  # raise it whenever the same seed gives other pixels
 PATIENTS, SEED, SIZE = 60, 0, 128

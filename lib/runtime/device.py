@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lib.runtime.limits import free_host_memory, limit_threads
 from lib.utils import KitError
 
 try:
@@ -129,7 +130,7 @@ def memory_format(device: torch.device) -> torch.memory_format:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes that are free: of the GPU, of what Apple lets it have, or of the computer.
+    """Return the bytes that are free: of the GPU, of what Apple lets it have, or of the host.
 
     Memory that torch has cached on a GPU counts as free. On a CPU, memory that this process has
     freed counts after ``return_freed_memory``.
@@ -139,9 +140,7 @@ def free_memory(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0] + cached
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
-    import psutil
-
-    return psutil.virtual_memory().available
+    return free_host_memory()
 
 
 def return_freed_memory() -> None:
@@ -239,8 +238,12 @@ class Machine:
 
 
 def prepare(models: list[nn.Module], device: str, precision: str) -> Machine:
-    """Move networks to the device of that name; return it with its precision."""
+    """Move networks to the device of that name; return it with its precision.
+
+    On a CPU torch gets no more threads than this process may use cores.
+    """
     chosen = pick_device(device)
+    limit_threads()
     for model in models:
         model.to(chosen, memory_format=memory_format(chosen))  # type: ignore[call-overload]
     return Machine(chosen, pick_precision(chosen, precision))

@@ -23,17 +23,17 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
-import psutil
 import torch
 
 from lib.data import cache_folder
 from lib.dataset import BrainData
 from lib.runtime import pick_device
 from lib.runtime.device import device_name
+from lib.runtime.limits import cores, free_host_memory
 from lib.sweep.cost import sweep_work
 from lib.sweep.table import SweepTable
 from lib.sweep.task import RETRIES, Task, note_place, record_failure, train_task
-from lib.utils import PROJECT, EditedError, KitError, cores, in_notebook, progress
+from lib.utils import PROJECT, EditedError, KitError, in_notebook, progress
 
 PROCESS_BYTES = 0.5e9  # of a worker that has imported torch, without the run
 MEMORY_SHARE = 0.9  # of the available memory; the rest is for the convolution library
@@ -78,7 +78,7 @@ def default_workers(missing: Sequence[Task], data: BrainData) -> int:
     """Return how many runs to train at once: one a core, fewer if memory is short."""
     work = sweep_work([task.trial.config for task in missing], data)
     each = PROCESS_BYTES + (work.memory_bytes if work else 0)
-    fitting = int(MEMORY_SHARE * psutil.virtual_memory().available / each)
+    fitting = int(MEMORY_SHARE * free_host_memory() / each)
     return max(1, min(cores(), len(missing), fitting))
 
 
