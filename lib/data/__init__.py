@@ -5,11 +5,11 @@ The door is ``find_root``; start to read at ``kaggle.py``. ``lib.dataset`` makes
 
 # fmt: off
 # isort: off
-from lib.data.cache import Cache, cache_folder, open_cache
-from lib.data.kaggle import Patient, encode_masks, find_root, list_patients, read_patient
-from lib.data.kaggle import write_images, write_masks
+from lib.data.cache import Cache, open_cache
+from lib.data.kaggle import Patient, cache_folder, encode_masks, find_root, list_patients
+from lib.data.kaggle import place_in_cache, read_patient, write_images, write_masks
 
 __all__ = [
     "Cache", "Patient", "cache_folder", "encode_masks", "find_root", "list_patients", "open_cache",
-    "read_patient", "write_images", "write_masks",
+    "place_in_cache", "read_patient", "write_images", "write_masks",
 ]

@@ -23,7 +23,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from lib.data import kaggle, pictures
-from lib.data.kaggle import Patient, cache_folder
+from lib.data.kaggle import Patient, place_in_cache
 from lib.runtime.limits import cores
 from lib.runtime.own_code import source_fingerprint
 from lib.transform import PREPROCESSING, Geometry, preprocess, preprocess_mask
@@ -187,7 +187,7 @@ def open_cache(root: Path, patients: list[Patient], size: int, preprocessing: st
     code = source_fingerprint(*PREPROCESSING, pictures)
     key = fingerprint([_VERSION, code, place, kaggle.stat_key(patients), size, preprocessing])
     series = f"{root.name[:40]}-{preprocessing}-{size}"
-    folder = cache_folder() / f"{series}-{key[:16]}"
+    folder = place_in_cache(f"{series}-{key[:16]}", lambda place: _is_whole(place, key))
 
     def build(partial: Path) -> None:
         if folder.exists():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.data import Patient, cache_folder, kaggle
+from lib.data import Patient, kaggle, place_in_cache
 from lib.dataset import BrainData, Split, load_data, make_split
 from lib.grade.trouble import GraderError, without_submission
 from lib.utils import KitError, build_folder, fingerprint, sha256, write_json
@@ -84,7 +84,7 @@ def _prepare_exam(root: str | Path, split: str) -> Exam:
     data = load_data(root, _SMALL)
     chosen = make_split(data, split)
     key = fingerprint([_VERSION, data.fingerprint, chosen.validation])
-    folder = cache_folder() / f"exam-{key[:16]}"
+    folder = place_in_cache(f"exam-{key[:16]}", _is_whole)
 
     def build(partial: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)  # what was damaged

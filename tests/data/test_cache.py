@@ -189,6 +189,23 @@ def test_two_users_of_a_kit_that_is_read_only_do_not_meet(tmp_path, monkeypatch)
     assert cache_folder().name == "brain-segmentation-cache-ada"
 
 
+def test_a_class_shares_a_cache_that_it_cannot_write(tiny_kaggle, tmp_path, monkeypatch, builds):
+    shared, own = tmp_path / "shared", tmp_path / "data" / "cache"
+    monkeypatch.setenv("KIT_CACHE", str(shared))
+    load_data(tiny_kaggle, SIZE)
+    monkeypatch.setattr(kaggle, "PROJECT", tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != shared)
+    load_data(tiny_kaggle, SIZE)
+    assert len(builds) == 1 and not own.exists()
+    for _ in range(2):  # a size that it lacks
+        load_data(tiny_kaggle, 2 * SIZE)
+    assert (len(builds), len(list(shared.iterdir())), len(list(own.iterdir()))) == (2, 1, 1)
+    (shared / built()[0] / "index.json").write_text("{}")  # damaged
+    cache._WHOLE.clear()
+    load_data(tiny_kaggle, SIZE)
+    assert (len(builds), len(list(own.iterdir()))) == (3, 2)
+
+
 def test_cache_folder_that_cannot_be_made(tiny_kaggle, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("KIT_CACHE", str(tmp_path / "file" / "cache"))
