@@ -68,7 +68,7 @@ bench: .venv/dev ## speed and memory, measured side by side on this machine, 4 m
 notebooks: .venv/run ## execute the notebooks in place on the phantom, as they are committed
 	KIT_DATA=phantom $(PY) -m lib.notebook --in-place $(NOTEBOOKS)
 
-reference-figures: .venv/run ## tables and figures of what was measured, in result/reference and README
+reference-figures: .venv/run ## tables and figures of what was measured, in result/reference and docs
 	$(PY) -m maintain.results
 	$(PY) -m maintain.findings
 	$(PY) -m maintain.answers
@@ -79,7 +79,7 @@ grade-demo: .venv/run ## grade ten made-up submissions, and print the gradebook 
 student: .venv/run ## write the student edition: without solutions, results and weights
 	$(PY) -m maintain.student
 
-figures: .venv/run ## draw the pictures of the README
+figures: .venv/run ## draw the pictures of README and docs
 	$(PY) -m maintain.figures img
 ### END INSTRUCTOR
 

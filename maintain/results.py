@@ -37,7 +37,8 @@ from maintain.reference import (
     measured,
 )
 
-_MARK = "<!-- {} -->"  # filled in here, so that only README contains the marks
+PAGE = PROJECT / "docs" / "researchers.md"
+_MARK = "<!-- {} -->"  # filled in here, so that only the page contains the marks
 MAKER = "make reference-figures"
 BEGIN, END = _MARK.format(f"made by: {MAKER}"), _MARK.format("end of what it makes")
 WORST = 10  # patients named
@@ -410,8 +411,8 @@ def _effort(scale: str, folder: Path) -> str:
     return f"{len(runs)} runs, {hours:.1f} hours of training; {'; '.join(where)}."
 
 
-def readme_table(folder: Path = FOLDER) -> str:
-    """Return the block of README between its marks."""
+def page_table(folder: Path = FOLDER) -> str:
+    """Return the block of ``PAGE`` between its marks."""
     found = cross_validations(folder)
     patients = len(next(iter(found[next(iter(found))].values())).cases)
     scales = "; ".join(f"`{scale}`: {in_words(scale)}" for scale in found)
@@ -531,10 +532,10 @@ def main() -> None:
     write_result_csvs(folder)
     write_atomic(folder / "results.md", page(folder))
     written = [*draw(folder), *write_tables(folder)]
-    if folder.resolve() == FOLDER:  # README shows the kit's own results
-        written.append(PROJECT / "README.md")
+    if folder.resolve() == FOLDER:  # the page shows the kit's own results
+        written.append(PAGE)
         write_atomic(
-            written[-1], with_block(written[-1].read_text(encoding="utf-8"), readme_table(folder))
+            written[-1], with_block(written[-1].read_text(encoding="utf-8"), page_table(folder))
         )
     print("\n".join(map(str, written)))
 

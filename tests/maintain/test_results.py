@@ -80,7 +80,7 @@ def test_parts_that_are_not_complete_are_not_shown(copied):
     page = results.page(copied)
     assert "###" not in page
     with pytest.raises(KitError, match="no complete cross-validation"):
-        results.readme_table(copied)
+        results.page_table(copied)
     with pytest.raises(KitError, match="no complete cross-validation"):
         pretrained.export(copied, copied / "weights")
     assert not (copied / "weights").exists()
@@ -158,10 +158,10 @@ def test_what_can_be_had_without_training(reference):
 
 
 def test_pages_and_figures(reference, monkeypatch, capfd):
-    readme = (ROOT / "README.md").read_bytes()
+    shown = results.PAGE.read_bytes()
     status, _, err = command(results.main, monkeypatch, capfd, "--folder", str(reference))
     assert status == 0, err
-    assert (ROOT / "README.md").read_bytes() == readme, "which tells of the kit's own folder"
+    assert results.PAGE.read_bytes() == shown, "which tells of the kit's own folder"
     page = (reference / "results.md").read_text(encoding="utf-8")
     assert {file.name for file in reference.glob("*.png")} == set(
         re.findall(r"\]\((.*?\.png)\)", page)
@@ -187,22 +187,20 @@ def test_tables_of_the_notebook_are_those_of_the_runs(tmp_path):
         assert (FOLDER / file.name).read_bytes() == file.read_bytes(), "run make reference-figures"
 
 
-def test_readme_and_pages_tell_what_was_measured():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert results.with_block(readme, results.readme_table()) == readme, (
-        "run make reference-figures"
-    )
+def test_pages_tell_what_was_measured():
+    shown = results.PAGE.read_text(encoding="utf-8")
+    assert results.with_block(shown, results.page_table()) == shown, "run make reference-figures"
     page = results.page()
     assert (FOLDER / "results.md").read_text(encoding="utf-8") == page, "run make reference-figures"
     for name in re.findall(r"\]\((.*?\.png)\)", page):
         assert (FOLDER / name).is_file()
 
 
-def test_readme_tells_what_networks_cost():
+def test_the_handbook_tells_what_networks_cost():
     rows = json.loads((FOLDER / "bench.json").read_text())["memory"]
     lines = [
         line.split(" | ")[1:]
-        for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+        for line in (ROOT / "docs" / "students.md").read_text(encoding="utf-8").splitlines()
         if re.match(r"\| U-?Net.*\d to \d+", line)
     ]
     columns = (
