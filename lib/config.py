@@ -36,6 +36,8 @@ Optimizer = Literal["Adam", "AdamW", "SGD"]
 Scheduler = Literal["none", "linear", "cosine", "poly", "step", "plateau"]
 Component = Literal["largest", "likeliest", "all"]
 Sampling = Literal["frozen", "fresh"]
+Augmentation = Literal["default"]
+Metric = Literal["none"]
 Padding = Literal["zero", "background"]
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -45,9 +47,10 @@ NORMALISATIONS: tuple[str, ...] = get_args(Normalisation)
 INITIALISERS: tuple[str, ...] = get_args(Initialiser)
 LOSSES: tuple[str, ...] = get_args(Loss)
 SPLITS = re.compile(r"auto|published|all|holdout(:[1-9]\d*)?|fold-[1-9]\d*-of-[1-9]\d*")
+PREDICTING = ("preprocessing", "model", "component")  # fields that predictions depend on
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 LARGE, MANY = 1e6, 100_000  # more is a slip of the pen
-OWN_CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # "my_module:MyNetwork"
+CUSTOM = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # "my_module:MyNetwork"
 
 
 def _option(
@@ -82,8 +85,11 @@ class Config:
     image_size: int = _option(
         256, "edge of the square slices that the network sees, pixels", limits=(32, 2048)
     )
-    preprocessing: Preprocessing = _option(
-        "reference", "reference (as published) or native (whole grid)", get_args(Preprocessing)
+    preprocessing: Preprocessing | str = _option(
+        "reference",
+        "reference (as published) or native (whole grid); or a custom one, as module:function",
+        get_args(Preprocessing),
+        pattern=CUSTOM,
     )
     split: str = _option(
         "auto",
@@ -98,7 +104,7 @@ class Config:
     )
     # network
     model: Model | str = _option(
-        "unet", "network; or a custom one, as module:Class", MODELS, pattern=OWN_CLASS
+        "unet", "network; or a custom one, as module:Class", MODELS, pattern=CUSTOM
     )
     init_features: int = _option(
         32, "channels of the first level; each level below doubles them", limits=(1, 512)
@@ -125,9 +131,11 @@ class Config:
     )
     # objective and optimiser
     loss: Loss | str = _option(
-        "DiceLoss", "loss function; or a custom one, as module:Class", LOSSES, pattern=OWN_CLASS
+        "DiceLoss", "loss function; or a custom one, as module:Class", LOSSES, pattern=CUSTOM
     )
-    optimizer: Optimizer = _option("Adam", "optimiser", get_args(Optimizer))
+    optimizer: Optimizer | str = _option(
+        "Adam", "optimiser; or a custom one, as module:Class", get_args(Optimizer), pattern=CUSTOM
+    )
     lr: float = _option(1e-4, "initial learning rate", limits=(0, LARGE))
     momentum: float = _option(0.9, "momentum; used by SGD only", limits=(0, LARGE))
     nesterov: bool = _option(False, "look ahead along the momentum; SGD only")
@@ -137,8 +145,12 @@ class Config:
         "largest norm of the gradient, longer ones are shortened; 0: no limit",
         limits=(0, LARGE),
     )
-    lr_scheduler: Scheduler = _option(
-        "none", "learning rate over the run, see lib.optim.learning_rate", get_args(Scheduler)
+    lr_scheduler: Scheduler | str = _option(
+        "none",
+        "learning rate over the run, see lib.optim.learning_rate; or a custom one, as "
+        "module:function",
+        get_args(Scheduler),
+        pattern=CUSTOM,
     )
     warmup: float = _option(
         0.0,
@@ -171,10 +183,12 @@ class Config:
         100, "passes over as many slices as the training patients have", limits=(1, MANY)
     )
     # sampling and augmentation
-    sampling: Sampling = _option(
+    sampling: Sampling | str = _option(
         "frozen",
-        "frozen: every epoch repeats one draw (as shipped); fresh: a new draw each epoch",
+        "frozen: every epoch repeats one draw (as shipped); fresh: a new draw each epoch; or a "
+        "custom one, as module:Class",
         get_args(Sampling),
+        pattern=CUSTOM,
     )
     background_weight: float = _option(
         0.1,
@@ -182,6 +196,12 @@ class Config:
         "mean tumour area; where two of three slices are without, they make 6 of "
         "100 samples at 0.1 (as published), 33 at 1, 44 at 2",
         limits=(0, LARGE),
+    )
+    augmentation: Augmentation | str = _option(
+        "default",
+        "default: as the next fields say; or a custom one, as module:Class",
+        get_args(Augmentation),
+        pattern=CUSTOM,
     )
     scale: float = _option(0.05, "augmentation: zoom by up to +- this share", limits=(0, 1))
     rotation: float = _option(15.0, "augmentation: rotate by up to +- degrees", limits=(0, 360))
@@ -210,11 +230,18 @@ class Config:
         False,
         "test-time augmentation: average predictions over a left-right flip, in validation too",
     )
-    component: Component = _option(
+    component: Component | str = _option(
         "largest",
         "which connected component of a predicted mask is kept: largest (as published), likeliest "
-        "(largest sum of log-odds) or all",
+        "(largest sum of log-odds) or all; or a custom post-processing, as module:function",
         get_args(Component),
+        pattern=CUSTOM,
+    )
+    metric: Metric | str = _option(
+        "none",
+        "a further score of each patient, as module:function: a column of cases.csv",
+        get_args(Metric),
+        pattern=CUSTOM,
     )
     # machine
     device: str = _option("auto", "auto, cpu, cuda, cuda:1, mps", pattern=DEVICES)
@@ -273,6 +300,21 @@ class Config:
     def in_channels(self) -> int:
         """Return the input channels: three sequences of the slice and of each neighbour."""
         return 3 * (1 + 2 * self.neighbours)
+
+    @property
+    def custom(self) -> dict[str, str]:
+        """Return field name -> ``"module:name"`` of those that name code outside the kit."""
+        return {
+            spec.name: getattr(self, spec.name)
+            for spec in dataclasses.fields(self)
+            if spec.metadata["pattern"] is CUSTOM
+            and getattr(self, spec.name) not in spec.metadata["choices"]
+        }
+
+    @property
+    def needed_to_predict(self) -> tuple[str, ...]:
+        """Return the custom code without which trained weights cannot be used."""
+        return tuple(self.custom[name] for name in PREDICTING if name in self.custom)
 
     def to_dict(self) -> dict[str, Any]:
         """Return field name -> value; ``Config.from_dict`` returns the same Config."""
@@ -377,6 +419,7 @@ PUBLISHED: dict[str, Any] = {
     "epochs": 100,
     "sampling": "frozen",
     "background_weight": 0.1,
+    "augmentation": "default",
     "scale": 0.05,
     "rotation": 15.0,
     "flip": 0.5,
@@ -386,6 +429,7 @@ PUBLISHED: dict[str, Any] = {
     "seed": 42,
     "tta": False,
     "component": "largest",
+    "metric": "none",
     "device": "auto",
     "precision": "auto",
 }

@@ -18,8 +18,9 @@ from lib.config import Config, require_config, require_fields
 from lib.data import Cache, Patient, kaggle, open_cache
 from lib.data.cache import CachedPatient
 from lib.data.people import are_copies, known, people, scans
+from lib.runtime import load_class
 from lib.runtime.device import to_device
-from lib.transform import Augmentation, Drawn
+from lib.transform import Drawn, build_augmentation
 from lib.utils import KitError, fingerprint
 
 PUBLISHED_VALIDATION = tuple(
@@ -148,7 +149,7 @@ def load_data(
         root: the Kaggle folder, a folder that holds it, ``archive.zip``, or ``kaggle`` to download
             it.
         image_size: edge of the network's slices, pixels.
-        preprocessing: ``reference`` or ``native``, see ``lib.transform.preprocess``.
+        preprocessing: see ``Config.preprocessing`` and ``lib.transform.preprocess``.
 
     Raises:
         KitError: nothing usable there, or damaged files.
@@ -376,14 +377,15 @@ class Sampler:
     would have seen. ``frozen`` repeats the draw of epoch 0: the published code seeds its loader's
     workers anew at every epoch.
 
+    A custom class derives from this one, and has its own ``draw_slices``.
+
     Args:
         slices: the training slices; an epoch has as many samples.
-        config: its ``seed``, ``sampling`` (``frozen`` or ``fresh``), ``background_weight`` and
-            augmentation count.
+        config: its ``seed``, ``sampling``, ``background_weight`` and augmentation count.
     """
 
     def __init__(self, slices: SliceDataset, config: Config) -> None:
-        self._config = config
+        self.slices, self.config = slices, config
         self._patients = len(slices.patients)
         # patient p owns the interval [p, p + 1), shared out among its slices by weight: one uniform
         # number draws both
@@ -396,10 +398,36 @@ class Sampler:
 
     def draw(self, epoch: int) -> tuple[np.ndarray, Drawn]:
         """Draw the samples of an epoch, counted from 0: indices ``(n,)`` and augmentation."""
-        n, config = len(self._cumulative), self._config
-        rng = np.random.default_rng([config.seed, 0 if config.sampling == "frozen" else epoch])
+        frozen = self.config.sampling == "frozen"
+        rng = np.random.default_rng([self.config.seed, 0 if frozen else epoch])
+        indices = self.draw_slices(rng)
+        return indices, build_augmentation(self.config).draw(rng, len(indices))
+
+    def draw_slices(self, rng: np.random.Generator) -> np.ndarray:
+        """Return the numbers of the slices of an epoch, ``(len(slices),)``, in their order."""
+        n = len(self._cumulative)
         indices = np.searchsorted(self._cumulative, rng.random(n) * self._patients, side="right")
-        return np.minimum(indices, n - 1), Augmentation(config).draw(rng, n)
+        return np.minimum(indices, n - 1)
+
+
+def build_sampler(slices: SliceDataset, config: Config) -> Sampler:
+    """Return the sampler of ``config``, the kit's or a custom one.
+
+    Raises:
+        KitError: there is no such class, it does not derive from ``Sampler``, or draws no slices.
+    """
+    name = config.custom.get("sampling")
+    if not name:
+        return Sampler(slices, config)
+    sampler = load_class(name, Sampler)(slices, config)
+    indices = np.asarray(sampler.draw_slices(np.random.default_rng(config.seed)))
+    whole = indices.shape == (len(slices),) and np.issubdtype(indices.dtype, np.integer)
+    if not whole or (len(slices) and not 0 <= indices.min() <= indices.max() < len(slices)):
+        raise KitError(
+            f"{name}: draw_slices must return {len(slices)} integers from 0 to {len(slices) - 1}, "
+            f"got {indices.dtype} of shape {indices.shape}"
+        )
+    return sampler
 
 
 def _cumulative_weights(areas: np.ndarray, background_weight: float) -> np.ndarray:

@@ -6,7 +6,8 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from numbers import Real
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from lib.config import Component, Config
 from lib.dataset import BrainData, SliceDataset
 from lib.metrics import COLUMNS, Counts, counts, dsc, hd95, largest_component, likeliest_component
-from lib.runtime import Machine, deterministic, tune_allocator
+from lib.runtime import Machine, deterministic, load_function, tune_allocator
 from lib.runtime.device import prepare
 from lib.utils import KitError
 
@@ -122,9 +123,11 @@ def _require_numbers(patient: str, probabilities: np.ndarray) -> None:
 
 
 def segmentation(
-    probabilities: np.ndarray, component: Component, threshold: float = THRESHOLD
+    probabilities: np.ndarray, component: Component | str, threshold: float = THRESHOLD
 ) -> np.ndarray:
     """Return the mask of a patient: what is above the threshold, and of that what a rule keeps.
+
+    A custom rule, ``"module:function"``, is called with mask and probabilities; it returns a mask.
 
     Args:
         probabilities: ``(S, H, W)``.
@@ -132,8 +135,19 @@ def segmentation(
 
     Returns:
         bool, ``(S, H, W)``.
+
+    Raises:
+        KitError: a custom rule that is not there, or returns no mask.
     """
     mask = probabilities > threshold
+    if component not in get_args(Component):
+        kept = np.asarray(load_function(component)(mask.copy(), probabilities.copy()))
+        if kept.shape != mask.shape or not np.isin(kept, (0, 1)).all():
+            raise KitError(
+                f"{component}: must return a mask of {mask.shape}, of 0 and 1, got {kept.dtype} of "
+                f"{kept.shape}"
+            )
+        return kept.astype(bool)
     if component == "largest":
         return largest_component(mask)
     if component == "likeliest":
@@ -187,7 +201,7 @@ def validate(
 
 
 def predicted_mask(
-    data: BrainData, patient: str, probabilities: np.ndarray, component: Component
+    data: BrainData, patient: str, probabilities: np.ndarray, component: str
 ) -> np.ndarray:
     """Return the ``segmentation`` on the file's grid, ``(S, H, W)`` uint8.
 
@@ -199,14 +213,14 @@ def predicted_mask(
 
 
 def case_row(
-    data: BrainData, patient: str, probabilities: np.ndarray, mask: np.ndarray, component: Component
+    config: Config, data: BrainData, patient: str, probabilities: np.ndarray, mask: np.ndarray
 ) -> dict[str, Any]:
     """Return a row of cases.csv; only ``patient`` and ``slices`` for a patient without masks.
 
     Args:
+        config: of the network; ``component`` and ``metric`` count.
         probabilities: ``(S', size, size)``, on the network's grid.
         mask: ``(S, H, W)``, the ``predicted_mask`` with the same rule.
-        component: see ``Config.component``.
     """
     row: dict[str, Any] = {"patient": patient, "slices": len(mask)}
     truth = data.truth(patient)
@@ -215,12 +229,55 @@ def case_row(
     network_truth = data.slices((patient,)).volume_masks()[0]
     native = counts(mask, truth)
     scores = {
-        "dsc": dsc(segmentation(probabilities, component), network_truth),
+        "dsc": dsc(segmentation(probabilities, config.component), network_truth),
         **native._asdict(),
         **native_scores(native),
         "hd95": hd95(mask, truth),
     }
-    return row | {name: scores[name] for name in COLUMNS}
+    row |= {name: scores[name] for name in COLUMNS}
+    if name := config.custom.get("metric"):
+        row[metric_column(name)] = custom_score(name, mask.astype(bool), truth.astype(bool))
+    return row
+
+
+def metric_column(metric: str) -> str:
+    """Return the column of a custom metric: the name of its function.
+
+    Raises:
+        KitError: cases.csv has a column of that name already.
+    """
+    column = metric.partition(":")[2]
+    if column in CASE_COLUMNS:
+        raise KitError(f"{metric}: cases.csv has a column {column}; give it another name")
+    return column
+
+
+def custom_score(metric: str, mask: np.ndarray, truth: np.ndarray) -> float:
+    """Return what a custom metric gives for a predicted and a true mask, ``(S, H, W)`` bool.
+
+    Raises:
+        KitError: there is no such function, or it returns no number.
+    """
+    score = load_function(metric)(mask, truth)
+    if not isinstance(score, Real):
+        raise KitError(f"{metric}: must return a number, got a {type(score).__name__}")
+    return float(score)
+
+
+def try_custom(config: Config) -> None:
+    """Try a custom post-processing and metric on small volumes, before hours are spent.
+
+    Raises:
+        KitError: see ``segmentation``, ``metric_column`` and ``custom_score``.
+    """
+    probabilities = np.random.default_rng(0).random((3, 16, 16), np.float32)
+    truth = np.zeros((3, 16, 16), bool)
+    truth[1, 4:8, 4:8] = True
+    for volume in (probabilities, np.zeros_like(probabilities)):
+        mask = segmentation(volume, config.component)
+        if name := config.custom.get("metric"):
+            metric_column(name)
+            custom_score(name, mask, truth)
 
 
 def native_scores(native: Counts) -> dict[str, float]:
@@ -247,9 +304,10 @@ def score_cases(
         batch_size: slices computed at once.
     """
     volumes = predict_volumes(network, config, data, patients, machine, batch_size)
-    rule = config.component
     return [
-        case_row(data, patient, volume, predicted_mask(data, patient, volume, rule), rule)
+        case_row(
+            config, data, patient, volume, predicted_mask(data, patient, volume, config.component)
+        )
         for patient, volume in volumes
     ]
 

@@ -385,9 +385,8 @@ class RunFolder:
 
     def write_cases(self, rows: list[dict[str, Any]]) -> None:
         """Write cases.csv, a row per validation patient; its header where there are none."""
-        write_atomic(
-            self.path / "cases.csv", to_csv(pd.DataFrame(rows, columns=list(CASE_COLUMNS)))
-        )
+        columns = dict.fromkeys([*CASE_COLUMNS, *(column for row in rows for column in row)])
+        write_atomic(self.path / "cases.csv", to_csv(pd.DataFrame(rows, columns=list(columns))))
 
     def save(self, name: str, content: dict[str, Any]) -> None:
         """Write ``content`` by ``torch.save``: atomically, and equal content as equal bytes.

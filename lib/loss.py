@@ -333,7 +333,7 @@ def build_loss(name: str) -> nn.Module:
         return LOSSES[name]()
     if ":" not in name:
         raise KitError(f"loss {name!r} is not one of {', '.join(LOSSES)}")
-    loss = load_class(name)
+    loss = load_class(name, nn.Module)
     try:
         inspect.signature(loss).bind()
     except TypeError as error:

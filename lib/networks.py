@@ -61,7 +61,8 @@ def build_model(config: Config) -> nn.Module:
         KitError: ``config.model`` is ``"module:Class"``, and there is no such class, its
             constructor needs another argument, or it does not accept a field that ``config`` sets.
     """
-    network = NETWORKS[config.model] if config.model in NETWORKS else load_class(config.model)
+    name = config.model
+    network = NETWORKS[name] if name in NETWORKS else load_class(name, nn.Module)
     values = {name: getattr(config, name) for name in ("in_channels", *ARGUMENTS)}
     accepted, needed = _constructor(network)
     for name in CHOICES:

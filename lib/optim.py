@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from lib.config import Config
+from lib.runtime import load_class, load_function
+from lib.utils import KitError
 
 HORIZON = 10  # an average of weights reaches back over one in so many steps of the run
 
@@ -18,9 +20,24 @@ HORIZON = 10  # an average of weights reaches back over one in so many steps of 
 def build_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """Return the optimiser that ``config`` describes.
 
-    Weight decay is an L2 penalty, except in AdamW, where it is decoupled.
+    Weight decay is an L2 penalty, except in AdamW, where it is decoupled. A custom class is made
+    with the parameters, ``lr`` and ``weight_decay``.
+
+    Raises:
+        KitError: there is no such class, or it cannot be made so.
     """
     parameters = list(parameters)
+    if name := config.custom.get("optimizer"):
+        custom: Any = load_class(name, torch.optim.Optimizer)
+        try:
+            made: torch.optim.Optimizer = custom(
+                parameters, lr=config.lr, weight_decay=config.weight_decay
+            )
+        except TypeError as error:
+            raise KitError(
+                f"{name}: is made with the parameters, lr and weight_decay ({error}); accept these"
+            ) from None
+        return made
     fused = parameters[0].device.type in ("cpu", "cuda")  # all weights by one kernel
     if config.optimizer == "SGD":
         return torch.optim.SGD(
@@ -45,16 +62,28 @@ def learning_rate(config: Config, epoch: int, val_losses: Sequence[float] = ()) 
     epochs) ** 0.9 (Chen et al., arXiv:1606.00915). ``step``: lr_factor every lr_step epochs.
     ``plateau``: lr_factor each time that the validation loss has not fallen for lr_step epochs.
     During the first ``warmup`` epochs the rate climbs to lr in equal steps. Below 1, ``warmup`` and
-    ``lr_step`` are shares of the run.
+    ``lr_step`` are shares of the run. A custom function is called with the share of the run that is
+    done, in [0, 1), and the losses; it returns what lr is multiplied by.
 
     Args:
-        val_losses: validation loss of each epoch before this one; only ``plateau`` looks at them.
+        val_losses: validation loss of each epoch before this one, for ``plateau``.
+
+    Raises:
+        KitError: there is no such function, or it returns no number of at least 0.
     """
     warmup, lr_step = (_in_epochs(value, config) for value in (config.warmup, config.lr_step))
     done, whole = epoch - warmup, config.epochs - warmup
     if done < 0:
         return config.lr * (epoch + 1) / (warmup + 1)
     share = done / whole
+    if name := config.custom.get("lr_scheduler"):
+        factor = load_function(name)(share, list(val_losses[warmup:epoch]))
+        if not isinstance(factor, (int, float)) or not 0 <= factor < math.inf:
+            raise KitError(
+                f"{name}: returned {factor!r} at {share:.2f} of the run; return a factor of the "
+                f"learning rate, at least 0"
+            )
+        return config.lr * factor
     plateaus = _plateaus(val_losses[warmup:epoch], max(1, lr_step))
     factors: dict[str, float] = {
         "none": 1.0,

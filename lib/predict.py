@@ -77,15 +77,15 @@ def unseen(trained: TrainedModel, data: BrainData) -> tuple[str, ...]:
     return tuple(name for name in data.patients if name not in seen)
 
 
-def load_weights(file: str | Path, model: str | None = None) -> TrainedModel:
+def load_weights(file: str | Path, trust: str | Sequence[str] = ()) -> TrainedModel:
     """Load the network that a file describes, in eval mode on the CPU.
 
     Args:
         file: ``best.pt`` of a run, or a bare state dict of the published U-Net
             (``encoder1.enc1conv1.weight`` ...). Opened as data: a file that wants to run code is
             refused.
-        model: for a custom network, its ``"module:Class"`` once more: a file must not choose which
-            code runs.
+        trust: the custom code that the file needs, e.g. ``"my_module:MyNetwork"``, or several: a
+            file must not choose which code runs. A custom metric is left out without it.
 
     Raises:
         KitError: no such file, no weights in it, or weights of another network.
@@ -94,11 +94,16 @@ def load_weights(file: str | Path, model: str | None = None) -> TrainedModel:
     content = read_checkpoint(file)
     if isinstance(content.get("config"), dict) and isinstance(content.get("weights"), dict):
         config, weights = _config_of(file, content["config"]), _bare(content["weights"])
-        if config.model not in MODELS and config.model != model:
+        trusted = [trust] if isinstance(trust, str) else trust
+        unknown = set(config.needed_to_predict).difference(trusted)
+        if unknown:
+            named = " ".join(sorted(unknown))
             raise KitError(
-                f"{file}: made by a custom network, {config.model}; if you trust that code, pass "
-                f"model={config.model!r}"
+                f"{file}: needs code outside the kit, {named}; if you trust it, pass "
+                f"trust={sorted(unknown)} (--trust {named})"
             )
+        if config.custom.get("metric", "") not in trusted:
+            config = replace(config, metric="none")
     else:
         weights = from_published(_bare(content))
         head = weights.get("conv.weight")
@@ -218,7 +223,7 @@ class Prediction:
 
 
 def predict(
-    weights: TrainedModel | str | Path,
+    weights: TrainedModel | Run | str | Path,
     data: BrainData | str | Path,
     out: str | Path | None = None,
     patients: tuple[str, ...] | list[str] | None = None,
@@ -230,7 +235,7 @@ def predict(
     """Segment patients on the grid of the files, and keep what ``Config.component`` says.
 
     Args:
-        weights: from ``load_weights``, or a file for it.
+        weights: from ``load_weights``, a file for it, or a run, whose custom code is trusted.
         data: from ``load_data``, or a folder for it; masks are used for scoring where there are
             any.
         out: where ``<patient>/<patient>_<slice>_mask.tif`` and ``cases.csv`` go, the latter with
@@ -261,19 +266,21 @@ def predict(
 
 
 def trained_model(weights: object) -> TrainedModel:
-    """Return the network with its weights, from a file where that is given.
+    """Return the network with its weights, from a file or a run where that is given.
+
+    Custom code that a run needs is trusted: it has been trained here.
 
     Raises:
-        KitError: it is neither.
+        KitError: it is none of these.
     """
     if isinstance(weights, (str, Path)):
         return load_weights(weights)
+    if isinstance(weights, Run):
+        return load_weights(weights.weights, tuple(weights.config.custom.values()))
     if isinstance(weights, TrainedModel):
         return weights
-    if isinstance(weights, Run):
-        raise KitError("predict takes a file of weights, not a run; give it run.weights")
     raise KitError(
-        f"predict takes a file of weights or the TrainedModel of load_weights, not "
+        f"predict takes a run, a file of weights or the TrainedModel of load_weights, not "
         f"{type(weights).__name__}; a bare network does not say how its images are prepared"
     )
 
@@ -304,7 +311,7 @@ def most_different(
     differences = scores.iloc[:, 1:].sub(scores.iloc[:, 0], axis=0)
     labels = [scores.columns[0], differences.mean().abs().idxmax()]
     patient = differences[labels[1]].abs().idxmax()
-    return {label: predict(firsts[label].weights, data, patients=[patient]) for label in labels}
+    return {label: predict(firsts[label], data, patients=[patient]) for label in labels}
 
 
 def check_patients(
@@ -356,7 +363,7 @@ def segment(
     with deterministic(), memory_in_words(), bar:
         for name, probabilities in volumes:
             mask = predicted_mask(data, name, probabilities, config.component)
-            rows.append(case_row(data, name, probabilities, mask, config.component))
+            rows.append(case_row(config, data, name, probabilities, mask))
             packed[name] = np.packbits(mask)
             if out is not None:
                 own.write(encode_masks(Path(out), data.patients[name], mask))
@@ -414,7 +421,13 @@ def main() -> None:
         "--data", required=True, help="Kaggle folder, a folder that holds it, or archive.zip"
     )
     parser.add_argument("--out", required=True, help="folder for masks and cases.csv")
-    parser.add_argument("--model", help="module:Class, if the weights are of a custom network")
+    parser.add_argument(
+        "--trust",
+        nargs="+",
+        default=(),
+        metavar="MODULE:NAME",
+        help="code outside the kit that the weights need, e.g. of a custom network",
+    )
     parser.add_argument(
         "--tta", action="store_true", default=None, help="average over left-right flips"
     )
@@ -422,7 +435,7 @@ def main() -> None:
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
     arguments = parser.parse_args()
     weights = Path(arguments.weights or default_weights())
-    trained = load_weights(weights, arguments.model)
+    trained = load_weights(weights, arguments.trust)
     if arguments.tta is not None:
         trained = replace(trained, config=replace(trained.config, tta=arguments.tta))
     data = load_data(arguments.data, trained.config.image_size, trained.config.preprocessing)

@@ -34,7 +34,12 @@ DRAWS = 4000  # sets of variances that stand for all, where power is computed
 SMALLEST_VARIANCE = 1e-24  # of a mean difference; anything smaller is rounding
 METRICS = {name: column.label for name, column in COLUMNS.items() if column.higher_is_better}
 """Columns of cases.csv in which more is better, and what a table calls them."""
-AFTER_TRAINING: dict[str, Any] = {"ema": 0.0, "tta": False, "component": "largest"}
+AFTER_TRAINING: dict[str, Any] = {
+    "ema": 0.0,
+    "tta": False,
+    "component": "largest",
+    "metric": "none",
+}
 """Fields of a recipe that change what is scored, not what is trained: field -> a common value."""
 CANNOT_TELL, NO_DIFFERENCE = "cannot tell", f"no difference larger than {NEGLIGIBLE}"
 VERDICTS = ("helps", "hurts", NO_DIFFERENCE, CANNOT_TELL)

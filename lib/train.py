@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from lib import dataset, evaluate, metrics, optim, transform, unet_init_weights
 from lib.config import Config
-from lib.dataset import BrainData, Sampler, Split, load_data, make_split, require_prepared
-from lib.evaluate import score_cases, validate
+from lib.dataset import BrainData, Split, build_sampler, load_data, make_split, require_prepared
+from lib.evaluate import score_cases, try_custom, validate
 from lib.logger import (
     HISTORY_COLUMNS,
     TABLES,
@@ -37,8 +37,8 @@ from lib.logger import (
     run_id,
     write_result_csvs,
 )
-from lib.loss import LOSSES, widen
-from lib.networks import NETWORKS, build, cost_line
+from lib.loss import widen
+from lib.networks import build, cost_line
 from lib.optim import MovingAverage, build_optimizer, learning_rate
 from lib.runtime import (
     CommandParser,
@@ -53,7 +53,7 @@ from lib.runtime.cli import DATA_HELP, RESUMES, add_arguments, from_arguments
 from lib.runtime.cuda_graph import Replayed, can_replay, compile_if_it_pays
 from lib.runtime.device import prepare
 from lib.runtime.memory import DeviceMemory
-from lib.transform import Augmentation, Drawn
+from lib.transform import Drawn, build_augmentation
 from lib.utils import progress, say
 
 SOURCES = (transform, dataset, unet_init_weights, optim, evaluate, metrics, sys.modules[__name__])
@@ -70,10 +70,9 @@ def fit(
 ) -> Run:
     """Train ``config`` on ``data`` and keep everything in ``<out>/runs/<run_id>/``.
 
-    The weights of the best epoch are kept; with ``split="all"``, which leaves no patient to score,
-    those of the last. A finished run is loaded, not trained again. An interrupted run goes on after
-    its last finished epoch; on a CPU it ends with the same bytes as without the interruption. The
-    result CSVs in ``out`` are brought up to date.
+    The weights of the best epoch are kept; with ``split="all"`` those of the last. A finished run
+    is loaded, not trained again. An interrupted run goes on after its last finished epoch; on a CPU
+    it ends with the same bytes as without. The result CSVs in ``out`` are brought up to date.
 
     Args:
         config: hyper-parameters; its ``image_size`` and ``preprocessing`` must be those of
@@ -92,7 +91,8 @@ def fit(
     require_prepared(data, config)
     split = make_split(data, config.split)
     network, objective = build(config)
-    code = code_fingerprint(network, objective, SOURCES)
+    try_custom(config)
+    code = code_fingerprint(config, network, objective, SOURCES)
     folder = RunFolder(Path(out), run_id(config, data, split, code))
     with folder.lock():
         if not folder.is_finished():
@@ -201,19 +201,18 @@ class Training:
         self.scaler = self.machine.precision.grad_scaler(device)
         self.train_slices = data.slices(split.train, config.neighbours)
         self.validation_slices = data.slices(split.validation, config.neighbours)
-        self.sampler = Sampler(self.train_slices, config)
+        self.sampler = build_sampler(self.train_slices, config)
         # the last, incomplete batch of an epoch is dropped, as published
         self.steps_per_epoch = max(1, len(self.train_slices) // config.batch_size)
         run = config.epochs * self.steps_per_epoch
         self.average = MovingAverage(model, config.ema, run)
-        ours = config.model in NETWORKS and config.loss in LOSSES  # custom code may wait for a GPU
-        steps = run if ours else 0
-        self.augment = compile_if_it_pays(Augmentation(config).apply, device, steps)
+        steps = 0 if config.custom else run  # custom code may wait for a GPU
+        self.augment = compile_if_it_pays(build_augmentation(config).apply, device, steps)
         self.forward = compile_if_it_pays(model, device, steps)
-        replay = ours and can_replay(config, device, self.scaler)
+        replay = bool(steps) and can_replay(config, device, self.scaler)
         self.compute_gradients = Replayed(partial(compute_gradients, self), replay)
-        datasets = (self.train_slices, self.validation_slices)
-        self.memory = DeviceMemory(device, datasets, config, self.compute_gradients.stop)
+        slices = (self.train_slices, self.validation_slices)
+        self.memory = DeviceMemory(device, slices, config, self.compute_gradients.stop)
         parts: dict[str, Stateful] = {"weights": model, "optimizer": self.optimizer}
         parts |= {"scaler": self.scaler, "memory": self.memory}
         self.record = Record(folder, config, data, split, self.average, parts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import lru_cache, reduce
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -16,7 +16,10 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from lib.config import Config
+from lib.config import Config, Preprocessing
+from lib.runtime import load_class, load_function
+from lib.runtime.own_code import module_of
+from lib.utils import KitError
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,13 @@ def preprocess(
 
     ``reference``: drop the first and the last slice, zero below 10 % of the maximum, crop to the
     non-zero box, pad to square, resize with an order-2 spline, clip to the 10th and 99th
-    percentile, z-score per channel. ``native``: the same without dropping and cropping.
+    percentile, z-score per channel. ``native``: the same without dropping and cropping. A custom
+    function, ``"module:function"``, is called with volume and size, and returns the same.
 
     Args:
         volume: ``(S, H, W, C)`` uint8.
         size: edge of the result, pixels.
-        mode: ``reference`` or ``native``.
+        mode: see ``Config.preprocessing``.
 
     Returns:
         ``(S', C, size, size)`` float32 with mean 0 and SD 1 per channel, and its place in the
@@ -114,6 +118,8 @@ def preprocess(
     Raises:
         ValueError: nothing in the volume is brighter than the background.
     """
+    if mode not in get_args(Preprocessing):
+        return _require_prepared(mode, load_function(mode)(volume, size), volume, size)
     first, last = 0, len(volume)
     if mode == "reference" and len(volume) > 2:  # of two slices, none would be left
         first, last = 1, len(volume) - 1
@@ -148,6 +154,29 @@ def preprocess_mask(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
     return (geometry.resize(mask[z0:z1, y0:y1, x0:x1], order=0) > 0.5).astype(np.uint8)
 
 
+def _require_prepared(
+    mode: str, result: Any, volume: np.ndarray, size: int
+) -> tuple[np.ndarray, Geometry]:
+    """Return what a custom preprocessing returned.
+
+    Raises:
+        KitError: it is not slices and their place.
+    """
+    slices, geometry = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
+    if not isinstance(slices, np.ndarray) or not isinstance(geometry, Geometry):
+        raise KitError(f"{mode}: must return slices, an array, and their lib.transform.Geometry")
+    z0, z1, *_ = geometry.box
+    wanted = (z1 - z0, volume.shape[3], size, size)
+    if slices.shape != wanted or geometry.shape != volume.shape[:3] or geometry.size != size:
+        raise KitError(
+            f"{mode}: returned slices of shape {slices.shape} with {geometry}; for that box of a "
+            f"volume of {volume.shape} they must have {wanted}"
+        )
+    if not np.isfinite(slices).all():
+        raise KitError(f"{mode}: returned values that are infinite or not a number")
+    return slices.astype(np.float32), geometry
+
+
 def _nonzero_box(volume: np.ndarray) -> tuple[int, ...]:
     """Return the smallest box around the non-zero voxels of ``(S, H, W, C)``.
 
@@ -172,8 +201,18 @@ def _normalise(volume: np.ndarray) -> np.ndarray:
     return volume
 
 
-PREPROCESSING = (Geometry, resize_matrix, preprocess, preprocess_mask, _nonzero_box, _normalise)
-"""The code that prepares slices: an edit of it builds new caches."""
+def preprocessing_code(mode: str) -> tuple[Any, ...]:
+    """Return the code that prepares slices: an edit of it builds new caches."""
+    ours = (
+        Geometry,
+        resize_matrix,
+        preprocess,
+        preprocess_mask,
+        _require_prepared,
+        _nonzero_box,
+        _normalise,
+    )
+    return ours if mode in get_args(Preprocessing) else (*ours, module_of(mode))
 
 
 # --- augmentation, where: zoom, rotation, flip ----------------------------------------------------
@@ -408,7 +447,11 @@ class Drawn(NamedTuple):
 
 
 class Augmentation:
-    """Augment as a ``Config`` describes: ``draw`` on the host, ``apply`` on the device."""
+    """Augment as a ``Config`` describes: ``draw`` on the host, ``apply`` on the device.
+
+    A custom class derives from this one. What it draws at random follows from ``drawn.seeds``, so
+    that an interrupted run goes on as it would have.
+    """
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -438,3 +481,13 @@ class Augmentation:
         if self.config.sequence_dropout:
             images = substitute(images, drawn.sources)
         return images, masks
+
+
+def build_augmentation(config: Config) -> Augmentation:
+    """Return the augmentation of ``config``, the kit's or a custom one.
+
+    Raises:
+        KitError: there is no such class, or it does not derive from ``Augmentation``.
+    """
+    name = config.custom.get("augmentation")
+    return (load_class(name, Augmentation) if name else Augmentation)(config)

@@ -71,7 +71,7 @@ def reidentify(out: Path, old: Path) -> dict[str, str]:
 
 
 def _code(config: Config) -> str:
-    return code_fingerprint(*build(config), SOURCES)
+    return code_fingerprint(config, *build(config), SOURCES)
 
 
 def _identity(info: dict[str, Any]) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from lib.config import CUSTOM, Config
 from lib.utils import PROJECT
 
 DOCS = PROJECT / "docs"
@@ -40,6 +42,12 @@ def test_the_index_lists_each_page():
     index = (DOCS / "README.md").read_text(encoding="utf-8")
     missing = [page.name for page in DOCS.glob("*.md") if f"({page.name})" not in index]
     assert missing == ["README.md"]
+
+
+def test_the_page_on_extending_has_each_field_that_takes_custom_code():
+    rows = re.findall(r"^\| `(\w+)` \|", text_of(DOCS / "extending.md"), re.MULTILINE)
+    takes = [spec.name for spec in fields(Config) if spec.metadata["pattern"] is CUSTOM]
+    assert sorted(rows) == sorted(takes)
 
 
 @pytest.mark.parametrize("chinese", CHINESE, ids=lambda page: page.name)

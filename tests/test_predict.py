@@ -23,7 +23,6 @@ from lib.config import Config
 from lib.data import kaggle
 from lib.dataset import load_data
 from lib.evaluate import TrainedModel, predict_volumes
-from lib.logger import Run
 from lib.metrics import counts, dsc, hd95, largest_component
 from lib.networks import build_model
 from lib.predict import load_weights
@@ -414,11 +413,6 @@ def test_batch_size_does_not_matter(tiny_kaggle, weights):
 def test_neither_a_file_nor_a_trained_model(tiny_kaggle, weights, answer):
     with pytest.raises(KitError, match=answer):
         predict.predict(weights, tiny_kaggle)
-
-
-def test_a_run_instead_of_its_weights(tiny_kaggle, tmp_path):
-    with pytest.raises(KitError, match=r"give it run\.weights"):
-        predict.predict(Run(tmp_path), tiny_kaggle)
 
 
 def test_where_new_memory_is_slow_slices_are_computed_in_parts(tiny_kaggle, weights, monkeypatch):

@@ -429,7 +429,8 @@ def test_code_that_is_used_counts_and_other_code_does_not(monkeypatch, switches,
         "lib.runtime.own_code.source_fingerprint",
         lambda *things: sources.setdefault("used", things),
     )
-    code_fingerprint(*train.build(dataclasses.replace(TINY, **switches)), train.SOURCES)
+    config = dataclasses.replace(TINY, **switches)
+    code_fingerprint(config, *train.build(config), train.SOURCES)
     names = {thing.__name__ for thing in sources["used"]}
     always = {
         "lib.unet_layers",

@@ -24,7 +24,7 @@ def check(spec: str) -> list[Check]:
     Raises:
         KitError: no such class, or its constructor needs an argument that the kit does not pass.
     """
-    cls = load_class(spec)
+    cls = load_class(spec, nn.Module)
     with torch.random.fork_rng(devices=[]):
         seed_everything(0)
         if len(_needed(cls)) > 1:

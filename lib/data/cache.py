@@ -26,7 +26,7 @@ from lib.data import kaggle, pictures
 from lib.data.kaggle import Patient, place_in_cache
 from lib.runtime.limits import cores
 from lib.runtime.own_code import source_fingerprint
-from lib.transform import PREPROCESSING, Geometry, preprocess, preprocess_mask
+from lib.transform import Geometry, preprocess, preprocess_mask, preprocessing_code
 from lib.utils import KitError, build_folder, fingerprint, progress, remedy, say, write_json
 
 MIN_PICTURE_SHARE = 0.01  # of the pixels of a slice that has a sign; they are no background
@@ -184,9 +184,9 @@ def open_cache(root: Path, patients: list[Patient], size: int, preprocessing: st
         KitError: a file that cannot be used; see ``kaggle.read_patient``.
     """
     place = str(root.resolve())  # equal names, sizes and dates elsewhere may be other pixels
-    code = source_fingerprint(*PREPROCESSING, pictures)
+    code = source_fingerprint(*preprocessing_code(preprocessing), pictures)
     key = fingerprint([_VERSION, code, place, kaggle.stat_key(patients), size, preprocessing])
-    series = f"{root.name[:40]}-{preprocessing}-{size}"
+    series = f"{root.name[:40]}-{preprocessing.replace(':', '-')}-{size}"
     folder = place_in_cache(f"{series}-{key[:16]}", lambda place: _is_whole(place, key))
 
     def build(partial: Path) -> None:
@@ -363,6 +363,8 @@ def _prepare(patient: Patient, size: int, preprocessing: str) -> dict[str, Any]:
     volume, mask, remarks = kaggle.read_patient(patient)
     try:
         images, geometry = preprocess(volume, size, preprocessing)
+    except KitError:  # of a custom preprocessing
+        raise
     except ValueError as error:
         raise KitError(f"{patient.images[0].parent}: {error}; remove this patient") from None
     truth = b"" if mask is None else np.packbits(mask).tobytes()

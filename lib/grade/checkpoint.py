@@ -145,6 +145,11 @@ def _matching_config(file: Path, values: dict[str, Any], weights: Mapping[str, T
             f"{file.name}: its weights are not those of the network that its config describes; "
             f"{_AS_WRITTEN}"
         )
+    if config.needed_to_predict:
+        raise KitError(
+            f"{file.name}: needs {', '.join(config.needed_to_predict)}, and its run.json does not "
+            f"say so; {_AS_WRITTEN}"
+        )
     return config
 
 

@@ -21,6 +21,7 @@ from lib.grade.trouble import GraderError, in_one_line, is_of_memory, of_the_com
 from lib.grade.worker import limited_memory
 from lib.grade.written import read_written
 from lib.runtime import free_memory, pick_device
+from lib.runtime.own_code import without_custom_code
 from lib.utils import KitError
 
 
@@ -50,7 +51,7 @@ def grade_one(
     source, name, student, known, work = job
     result, stage = Result(name, student), "refused"
     try:
-        with _limited(device):
+        with _limited(device), without_custom_code():
             odd = unpack(Path(source), Path(work), READ)
             result.findings += _left_out(odd)
             stage = "incomplete"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lib.config import MODELS, changes
+from lib.config import changes
 from lib.dataset import BrainData, load_data
 from lib.grade.archive import unpack, write_zip
 from lib.grade.checks import check_history, check_id, check_other_run, check_tables
@@ -128,7 +128,7 @@ def pack(
     files[MANIFEST] = json.dumps(
         {"schema": 1, "student": student or "", "run": run.id}, indent=1
     ).encode()
-    if run.config.model in MODELS:
+    if not run.config.needed_to_predict:
         load_weights(run.weights)
     else:
         files |= _masks(run, data)
@@ -261,8 +261,8 @@ def _files(out: Path, finished: list[Run], chosen: Run) -> Iterator[tuple[str, P
 
 
 def _own_modules(run: Run) -> list[str]:
-    """Return the modules of a custom network or loss, of ``module:Class``."""
-    return [spec.partition(":")[0] for spec in (run.config.model, run.config.loss) if ":" in spec]
+    """Return the modules of the custom code of a run."""
+    return sorted({spec.partition(":")[0] for spec in run.config.custom.values()})
 
 
 def _report(out: Path, runs: list[Run]) -> dict[str, bytes]:
@@ -283,16 +283,12 @@ def _masks(run: Run, data: BrainData | str | Path | None) -> dict[str, bytes]:
     """Return the predicted masks of the validation patients."""
     if data is None:
         raise KitError(
-            f"{run.id}: {run.config.model} is a custom network; name the data, so that its masks "
-            f"can be submitted"
+            f"{run.id}: needs {', '.join(run.config.needed_to_predict)}, which the grader does not "
+            f"run; name the data, so that its masks can be submitted"
         )
     with tempfile.TemporaryDirectory() as folder:
-        predict(
-            load_weights(run.weights, run.config.model),
-            data,
-            folder,
-            run.info["split"]["validation"],
-        )
+        device, precision = run.config.device, run.config.precision  # for the scores of its tables
+        predict(run, data, folder, run.info["split"]["validation"], device, precision)
         return {
             f"masks/{file.relative_to(folder).as_posix()}": file.read_bytes()
             for file in Path(folder).rglob("*.tif")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import pandas as pd
 import tifffile
 import torch
 
-from lib.config import MODELS
 from lib.evaluate import score_cases
 from lib.grade.archive import composed
 from lib.grade.checkpoint import read_checked
@@ -69,7 +69,7 @@ def verify(
             for finding in check_other_run(name, run, exam, tolerance)
         ),
     ]
-    if submission.config.model in MODELS:
+    if not submission.config.needed_to_predict:
         rows, perturbed = _score_weights(submission, exam, device, result)
         column, result.grid = "dsc", "network"
         result.probe = float(np.mean(list(perturbed.values())))
@@ -197,12 +197,13 @@ def _score_weights(
     machine = prepare([network], str(device), _precision(device, info))
     tune_allocator(device)
     batch_size = min(-(-config.batch_size * config.accumulate // info["accumulate"]), MAX_BATCH)
+    ours = replace(checkpoint.config, metric="none")  # a custom one would have to be imported
     tables = []
     for perturbed in (False, True):
         data = exam.load(config.image_size, config.preprocessing, perturbed)
         patients = tuple(data.patients)
         with deterministic():
-            rows = score_cases(network, checkpoint.config, data, patients, machine, batch_size)
+            rows = score_cases(network, ours, data, patients, machine, batch_size)
         tables.append(pd.DataFrame(rows))
     return tables[0], dict(zip(tables[1]["patient"], tables[1]["dsc"].astype(float), strict=True))
 
@@ -226,9 +227,9 @@ def _score_masks(submission: Submission, exam: Exam, result: Result) -> pd.DataF
         Finding(
             "fault",
             "rescored from masks",
-            f"{submission.config.model} is no network of the kit and was not run. The submitted "
-            f"masks are scored, on the file's grid; that a network made them is for the instructor "
-            f"to see.",
+            f"{', '.join(submission.config.needed_to_predict)} is not of the kit and was not run. "
+            f"The submitted masks are scored, on the file's grid; that a network made them is for "
+            f"the instructor to see.",
         )
     )
     rows = []

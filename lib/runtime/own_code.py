@@ -6,43 +6,85 @@ import ast
 import importlib
 import inspect
 import io
+import sys
 import tokenize
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
+from lib.config import Config
 from lib.utils import EditedError, KitError, fingerprint
 
+T = TypeVar("T")
+_REFUSED = ContextVar("custom code is refused", default=False)
 
-def load_class(spec: str) -> type[nn.Module]:
-    """Return the custom network or loss ``"module:Class"``; importing it runs its module's code.
+
+def load_class(spec: str, base: type[T]) -> type[T]:
+    """Return the custom class ``"module:Class"``; importing it runs its module's code.
 
     Raises:
-        KitError: no such module or class, or not a ``torch.nn.Module``.
+        KitError: no such module or class, or it is not derived from ``base``.
+    """
+    found = load_custom(spec)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        wanted = f"{base.__module__}.{base.__name__}"
+        raise KitError(f"{spec}: is not a class derived from {wanted}; derive it from that")
+    return found
+
+
+def load_function(spec: str) -> Callable[..., Any]:
+    """Return the custom function ``"module:function"``; importing it runs its module's code.
+
+    Raises:
+        KitError: no such module, or nothing of that name that can be called.
+    """
+    found = load_custom(spec)
+    if isinstance(found, type) or not callable(found):
+        raise KitError(f"{spec}: is no function; name one")
+    return found
+
+
+@contextmanager
+def without_custom_code() -> Iterator[None]:
+    """Refuse custom code for a while: a file of somebody else must not choose which code runs."""
+    before = _REFUSED.set(True)
+    try:
+        yield
+    finally:
+        _REFUSED.reset(before)
+
+
+def load_custom(spec: str) -> Any:
+    """Return what ``"module:name"`` names.
+
+    Raises:
+        KitError: there is no such thing, or it must not be loaded here.
     """
     module, _, name = spec.partition(":")
+    if _REFUSED.get():
+        raise KitError(f"{spec}: code of others is not run here")
     if module == "__main__":
         raise KitError(
-            f"{spec}: a class in a cell is gone with the kernel; move it into a file beside the "
+            f"{spec}: what is in a cell is gone with the kernel; move it into a file beside the "
             f"notebooks, e.g. my_module.py, and name it my_module:{name}"
         )
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise KitError(
-            f"{spec}: cannot be loaded ({error}); expected module:Class, importable from here"
+            f"{spec}: cannot be loaded ({error}); expected module:name, importable from here"
         ) from None
     except SystemExit:  # a script that ends itself would end the sweep
         raise KitError(
             f"{spec}: its module ends Python while it is imported; put what it runs below if "
             f"__name__ == '__main__'"
         ) from None
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise KitError(f"{spec}: is not a class derived from torch.nn.Module; derive it from that")
     _LOADED.require_unchanged(inspect.getmodule(found))
     return found
 
@@ -62,14 +104,16 @@ def source_fingerprint(*objects: Any) -> str:
 
 
 def code_fingerprint(
-    network: nn.Module, objective: nn.Module, sources: Sequence[ModuleType]
+    config: Config, network: nn.Module, objective: nn.Module, sources: Sequence[ModuleType]
 ) -> str:
     """Return the hex SHA-256 of the code that a run uses.
 
     Another loss or network in the kit does not change it. Of a network the whole modules of its
-    classes count; of a loss its classes, as ``lib.loss`` contains all of them.
+    classes count; of a loss its classes, as ``lib.loss`` contains all of them. Of all else that is
+    custom the whole modules count.
 
     Args:
+        config: of the run.
         network: of ``build_model``.
         objective: of ``build_objective``.
         sources: the modules that every run uses, ``lib.train.SOURCES``.
@@ -82,7 +126,21 @@ def code_fingerprint(
         cls if cls.__module__.startswith("lib.") else inspect.getmodule(cls)
         for cls in _own_classes(objective)
     }
-    return source_fingerprint(*modules.union(losses, sources))
+    custom = {module_of(spec) for spec in config.custom.values()}
+    return source_fingerprint(*modules.union(losses, custom, sources))
+
+
+def module_of(spec: str) -> ModuleType:
+    """Return the module that contains the code which ``"module:name"`` names."""
+    module = inspect.getmodule(load_custom(spec)) or sys.modules[spec.partition(":")[0]]
+    try:
+        inspect.getsource(module)
+    except (OSError, TypeError):
+        raise KitError(
+            f"{spec}: has no Python source, so that a run could not tell when it changes; call it "
+            f"from a function of your own"
+        ) from None
+    return module
 
 
 def _own_classes(module: nn.Module) -> set[type]:

@@ -39,7 +39,7 @@ def _parser() -> CommandParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"Train every variant of a plan.\n\nplans:\n{plans}",
     )
-    parser.add_argument("plan", help="one of the plans above")
+    parser.add_argument("plan", help="one of the plans above, or your own: module:PLAN")
     parser.add_argument(
         "--seeds",
         type=int,

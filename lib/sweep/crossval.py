@@ -15,7 +15,7 @@ from lib.dataset import BrainData, folds, require_loaded
 from lib.evaluate import BATCH_SIZE, TrainedModel, predict_volumes
 from lib.logger import Run
 from lib.metrics import Summary, summarise
-from lib.predict import Prediction, check_patients, load_weights, segment, trained_model
+from lib.predict import Prediction, check_patients, segment, trained_model
 from lib.runtime import Machine, tune_allocator
 from lib.runtime.device import prepare
 from lib.sweep.plans import Plan, find_plan
@@ -117,10 +117,7 @@ def ensemble(
         KitError: no members; a network that does not say what it was trained on, or reads other
             images; a patient on whom all of them were trained; or see ``predict``.
     """
-    networks = [
-        load_weights(member.weights) if isinstance(member, Run) else trained_model(member)
-        for member in members
-    ]
+    networks = [trained_model(member) for member in members]
     if not networks:
         raise KitError("ensemble: no network; train some first")
     if not all(network.trained_on for network in networks):

@@ -22,7 +22,7 @@ from lib.dataset import BrainData, require_prepared
 from lib.evaluate import TrainedModel, predict_volumes, segmentation
 from lib.logger import Run
 from lib.metrics import Counts, counts
-from lib.predict import load_weights
+from lib.predict import trained_model
 from lib.runtime import deterministic
 from lib.runtime.checkpoint import read_checkpoint
 from lib.runtime.device import prepare
@@ -92,7 +92,7 @@ def score(run: Run, data: BrainData, epoch: ScoredEpoch = "last") -> TestScores:
             masks; a checkpoint that is gone or damaged.
     """
     require_prepared(data, run.config)
-    trained = load_weights(run.weights)
+    trained = trained_model(run)
     seen = trained.seen(data)
     unfit = [name for name in data.patients if name in seen or not data.has_mask(name)]
     if unfit:

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lib.config import Config
+from lib.config import CUSTOM, Config
 from lib.logger import Table
+from lib.runtime.own_code import load_custom
 from lib.utils import KitError
 
 Overrides = Mapping[str, Any]
@@ -252,9 +253,18 @@ PLANS: dict[str, Plan] = {
 
 
 def find_plan(plan: Plan | str) -> Plan:
-    """Return the shipped plan of that name, or a plan itself. Raises KitError if it is neither."""
+    """Return the shipped plan of that name, the custom ``"module:PLAN"``, or a plan itself.
+
+    Raises:
+        KitError: it is none of these.
+    """
     if isinstance(plan, Plan):
         return plan
+    if isinstance(plan, str) and CUSTOM.fullmatch(plan):
+        custom = load_custom(plan)
+        if not isinstance(custom, Plan):
+            raise KitError(f"{plan}: is no lib.sweep.Plan; name one")
+        return custom
     if not isinstance(plan, str) or plan not in PLANS:
-        raise KitError(f"plan {plan!r} is unknown; use one of {', '.join(PLANS)}")
+        raise KitError(f"plan {plan!r} is unknown; use one of {', '.join(PLANS)}, or module:PLAN")
     return PLANS[plan]

@@ -126,14 +126,14 @@ def _code(config: Config) -> str:
     If its network or loss cannot be built, it is that of their names.
     """
     try:
-        return code_fingerprint(*build(config), train.SOURCES)
+        return code_fingerprint(config, *build(config), train.SOURCES)
     except EditedError:
         raise
     except (
         Exception,
         SystemExit,
     ):  # from a custom network or loss; ``fit`` raises it again, to be recorded
-        return fingerprint([config.model, config.loss])
+        return fingerprint(config.custom)
 
 
 def train_task(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from lib.data import write_masks
+from lib.dataset import load_data
+from lib.grade import pack
 from lib.metrics import dsc, largest_component
-from tests.grade.demo import edit_json, run_of
+from lib.train import fit
+from tests.grade.demo import RECIPE, edit_json, read_zip, run_of
 from tests.grade.test_checks import found
 
 
@@ -46,3 +50,32 @@ def test_masks_are_scored_where_the_network_is_not_known(examine, exam, ada):
     assert result["status"] == "not verifiable" and "is missing" in result["findings"][-1].text
     wrong = {name: mask[:, ::2] for name, mask in truth.items()}
     assert "is no mask of 64x64" in examine(own_network(ada, exam, wrong))["findings"][-1].text
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"lr_scheduler": "tests.own:halved"}, "verified"),
+        ({"component": "tests.own:half"}, "held"),
+        ({"preprocessing": "tests.own:doubled"}, "held"),
+        ({"metric": "tests.own:voxels"}, "verified"),
+    ],
+)
+def test_custom_code_is_never_imported_by_the_grader(
+    hand_ins, tmp_path, examine, monkeypatch, changes, status
+):
+    """Losses, schedules and the like are not needed for scoring; what is needed is held."""
+    config = replace(RECIPE, epochs=1, **changes)
+    data = load_data(hand_ins / "data", config.image_size, config.preprocessing)
+    run = fit(config, data, tmp_path / "out", plan="best", table="best")
+    receipt = pack("ada", tmp_path / "out", quick=True, data=hand_ins / "data")
+    files = read_zip(receipt.file)
+    assert any(name.startswith("masks/") for name in files) == (status == "held")
+    assert "tests/own.py" not in files or b"def half" in files["tests/own.py"]
+
+    imported = []
+    monkeypatch.setattr("importlib.import_module", imported.append)
+    result = examine(files)
+    assert result["run"] == run.id and result["status"] == "computed", result["findings"]
+    assert found(result) == (["rescored from masks"] if status == "held" else [])
+    assert result["verified"] is not None and imported == []

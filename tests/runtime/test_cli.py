@@ -28,6 +28,8 @@ def test_every_field_is_an_option(field, spelling):
     other = {
         "image_size": 64,
         "component": "all",
+        "augmentation": "my_module:Mine",
+        "metric": "my_module:mine",
         "preprocessing": "native",
         "split": "holdout:3",
         "model": "unet",

@@ -175,7 +175,7 @@ def id_after(monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(inspect, "getsource", after)
-            code = code_fingerprint(*build(config), train.SOURCES)
+            code = code_fingerprint(config, *build(config), train.SOURCES)
         assert any(edited) or config.loss != "DiceLoss", "there is no such line"
         return run_id(config, data, split, code)
 

@@ -1,0 +1,274 @@
+"""Custom code that fields of Config name: what it does, and one line for what it does wrong."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lib.config import Config
+from lib.data import cache_folder
+from lib.dataset import load_data, make_split
+from lib.evaluate import segmentation, try_custom
+from lib.logger import Run, run_id
+from lib.networks import build
+from lib.optim import build_optimizer, learning_rate
+from lib.predict import load_weights, predict
+from lib.runtime import code_fingerprint, load_function
+from lib.runtime.checkpoint import read_checkpoint
+from lib.runtime.own_code import without_custom_code
+from lib.sweep.plans import PLANS, find_plan
+from lib.train import SOURCES, fit
+from lib.transform import Drawn, build_augmentation, preprocess
+from lib.utils import KitError
+
+TINY = Config(image_size=32, init_features=1, epochs=1, batch_size=8)
+MODULE = """
+import numpy as np
+import torch
+from lib.data import cache_folder
+from lib.dataset import Sampler
+from lib.sweep import Plan
+from lib.transform import Augmentation, preprocess
+
+class Inverted(Augmentation):
+    def apply(self, images, masks, drawn):
+        return -images, masks
+
+class First(Sampler):
+    def draw_slices(self, rng):
+        return np.arange(len(self.slices))
+
+class Short(Sampler):
+    def draw_slices(self, rng):
+        return np.arange(3)
+
+class Beyond(Sampler):
+    def draw_slices(self, rng):
+        return np.arange(len(self.slices)) + 1
+
+class Plain(torch.optim.SGD):
+    pass
+
+class Choosy(torch.optim.SGD):
+    def __init__(self, parameters, lr):
+        super().__init__(parameters, lr)
+
+def halved(share, losses): return 0.5
+def negative(share, losses): return -1.0
+def tensor(share, losses): return torch.tensor(1.0)
+def falling(share, losses): return 0.1 if len(losses) > 1 else 1.0
+
+def nothing(mask, probabilities): return np.zeros_like(mask)
+def flat(mask, probabilities): return mask[0]
+def soft(mask, probabilities): return probabilities
+def spoiling(mask, probabilities):
+    mask[:] = False
+    return mask
+
+def voxels(predicted, truth): return predicted.sum()
+def dsc(predicted, truth): return 1.0
+def words(predicted, truth): return "good"
+
+def doubled(volume, size):
+    slices, geometry = preprocess(volume, size)
+    return 2 * slices, geometry
+def alone(volume, size): return preprocess(volume, size)[0]
+def cropped(volume, size):
+    slices, geometry = preprocess(volume, size)
+    return slices[1:], geometry
+def infinite(volume, size):
+    slices, geometry = preprocess(volume, size)
+    return slices / 0, geometry
+
+PLAN = Plan("mine", "Does it help?", {"baseline": {}, "first": {"sampling": "own_code:First"}})
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """A module of a researcher; it can be imported."""
+    file = tmp_path / "own_code.py"
+    file.write_text(textwrap.dedent(MODULE))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_code", raising=False)
+    yield file
+    sys.modules.pop("own_code", None)
+
+
+@pytest.fixture
+def data(tiny_kaggle):
+    return load_data(tiny_kaggle, TINY.image_size)
+
+
+def own(**fields: str) -> Config:
+    return replace(TINY, **{field: f"own_code:{name}" for field, name in fields.items()})
+
+
+def weights_of(run: Run) -> list[bytes]:
+    return [tensor.numpy().tobytes() for tensor in read_checkpoint(run.weights)["weights"].values()]
+
+
+def test_a_config_says_what_is_custom():
+    assert TINY.custom == {} and TINY.needed_to_predict == ()
+    config = own(optimizer="Plain", component="nothing", metric="voxels", model="Net")
+    assert config.custom == {
+        "model": "own_code:Net",
+        "optimizer": "own_code:Plain",
+        "component": "own_code:nothing",
+        "metric": "own_code:voxels",
+    }
+    assert config.needed_to_predict == ("own_code:Net", "own_code:nothing")
+    assert Config.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        ("augmentation", "Inverted"),
+        ("sampling", "First"),
+        ("lr_scheduler", "halved"),
+        ("optimizer", "Plain"),
+        ("preprocessing", "doubled"),
+    ],
+)
+def test_it_changes_what_is_learnt(module, data, tmp_path, field, name):
+    config = own(**{field: name})
+    if field == "preprocessing":
+        data = load_data(data.root, TINY.image_size, config.preprocessing)
+    usual = fit(TINY, load_data(data.root, TINY.image_size), tmp_path / "out")
+    other = fit(config, data, tmp_path / "out")
+    assert other.id != usual.id and other.config == config
+    assert weights_of(other) != weights_of(usual)
+    assert weights_of(fit(config, data, tmp_path / "again")) == weights_of(other)
+
+
+def test_an_edit_of_it_makes_another_run(module, data, monkeypatch):
+    def id_now() -> str:
+        config = own(lr_scheduler="halved")
+        code = code_fingerprint(config, *build(config), SOURCES)
+        return run_id(config, data, make_split(data), code)
+
+    before = id_now()
+    monkeypatch.setattr("lib.runtime.own_code._LOADED._changed", {})
+    module.write_text(module.read_text().replace("return 0.5", "return 0.25"))
+    sys.modules.pop("own_code")
+    assert id_now() != before
+
+
+def test_post_processing_and_metric_are_in_the_table(module, data, tmp_path):
+    run = fit(own(component="nothing", metric="voxels"), data, tmp_path)
+    assert run.cases["voxels"].tolist() == [0.0] * len(run.cases)
+    assert (run.cases["tp"] == 0).all() and run.history["val_dsc"].tolist() == [0.0]
+    again = predict(run, data, patients=run.unseen(data))
+    assert again.cases["voxels"].tolist() == run.cases["voxels"].tolist()
+    with pytest.raises(KitError, match=r"--trust own_code:nothing\)"):
+        load_weights(run.weights)
+    without = load_weights(run.weights, "own_code:nothing").config
+    assert without == replace(run.config, metric="none")
+    trust = ["own_code:nothing", "own_code:voxels"]
+    assert load_weights(run.weights, trust).config == run.config
+
+
+def test_what_it_is_given_is_its_own(module):
+    probabilities = np.full((2, 4, 4), 0.9, np.float32)
+    assert not segmentation(probabilities, "own_code:spoiling").any()
+    assert (probabilities == np.float32(0.9)).all()
+
+
+def test_a_schedule_knows_share_and_losses(module):
+    config = replace(own(lr_scheduler="falling"), epochs=10, warmup=2, lr=1.0)
+    rates = [learning_rate(config, epoch, [0.5] * epoch) for epoch in range(5)]
+    assert rates == pytest.approx([1 / 3, 2 / 3, 1, 1, 0.1])
+
+
+def test_a_plan_of_ones_own(module):
+    assert find_plan("own_code:PLAN").name == "mine"
+    assert find_plan("loss") is PLANS["loss"]
+    with pytest.raises(KitError, match=r"own_code:halved: is no lib\.sweep\.Plan"):
+        find_plan("own_code:halved")
+
+
+WRONG = {
+    "no such module": ({"optimizer": "Plain"}, "absent:Plain: cannot be loaded"),
+    "no such name": ({"augmentation": "Absent"}, "own_code:Absent: cannot be loaded"),
+    "no augmentation": ({"augmentation": "Plain"}, "derive it from that"),
+    "no optimiser": ({"optimizer": "Inverted"}, r"derived from torch\.optim\.optimizer\.Optimizer"),
+    "no weight decay": ({"optimizer": "Choosy"}, "own_code:Choosy: is made with the parameters"),
+    "few slices": ({"sampling": "Short"}, r"must return \d+ integers from 0 to \d+, got int64 of"),
+    "slices that are not": ({"sampling": "Beyond"}, r"must return \d+ integers"),
+    "no function": ({"lr_scheduler": "Plain"}, "own_code:Plain: is no function"),
+    "a negative factor": ({"lr_scheduler": "negative"}, r"returned -1\.0 at 0\.00 of the run"),
+    "a factor that is a tensor": ({"lr_scheduler": "tensor"}, r"returned tensor"),
+    "a mask of one slice": ({"component": "flat"}, r"must return a mask of \(3, 16, 16\)"),
+    "probabilities": ({"component": "soft"}, "of 0 and 1, got float32"),
+    "a column that is there": ({"metric": "dsc"}, "cases.csv has a column dsc"),
+    "words": ({"metric": "words"}, "must return a number, got a str"),
+    "in a cell": ({"metric": "__main__"}, "what is in a cell is gone with the kernel"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_one_line_before_anything_is_trained(module, data, tmp_path, name):
+    fields, line = WRONG[name]
+    config = own(**fields)
+    if name == "no such module":
+        config = replace(TINY, optimizer="absent:Plain")
+    if name == "in a cell":
+        config = replace(TINY, metric="__main__:mine")
+    with pytest.raises(KitError, match=line) as caught:
+        fit(config, data, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    runs = list((tmp_path / "out").glob("runs/*/best.pt"))
+    assert runs == []
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("alone", r"^own_code:alone: must return slices, an array, and their lib\.transform"),
+        ("cropped", r"returned slices of shape \(\d+, 3, 32, 32\) with Geometry.* must have"),
+        ("infinite", "infinite or not a number"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
+def test_one_line_for_a_preprocessing(module, tiny_kaggle, name, line):
+    with pytest.raises(KitError, match=line):
+        load_data(tiny_kaggle, 32, f"own_code:{name}")
+
+
+def test_preprocessing_is_found_again_until_it_is_edited(module, tiny_kaggle, monkeypatch):
+    volume = np.random.default_rng(0).integers(0, 255, (5, 40, 40, 3), np.uint8)
+    slices, geometry = preprocess(volume, 32, "own_code:doubled")
+    expected, place = preprocess(volume, 32)
+    assert geometry == place and np.allclose(slices, 2 * expected)
+    prepared = []
+    for factor in (2, 2, 3):
+        monkeypatch.setattr("lib.runtime.own_code._LOADED._changed", {})
+        module.write_text(module.read_text().replace("2 * slices", f"{factor} * slices"))
+        sys.modules.pop("own_code")
+        data = load_data(tiny_kaggle, 32, "own_code:doubled")
+        prepared.append(data.slices(tuple(data.patients)).batch(np.array([0]))[0])
+    assert torch.equal(prepared[0], prepared[1])
+    assert torch.allclose(prepared[2], 1.5 * prepared[0], rtol=1e-3, atol=1e-2)
+    names = [folder.name for folder in cache_folder().iterdir() if "doubled" in folder.name]
+    assert len(names) == 1 and ":" not in names[0]
+
+
+def test_code_of_others_is_refused_where_files_of_others_are_read(module):
+    with without_custom_code(), pytest.raises(KitError, match="is not run here"):
+        load_function("own_code:halved")
+    assert load_function("own_code:halved")(0.5, []) == 0.5
+
+
+def test_the_kits_own_are_not_custom(data):
+    assert type(build_augmentation(TINY)).__name__ == "Augmentation"
+    parameters = [torch.nn.Parameter(torch.zeros(2))]
+    assert isinstance(build_optimizer(TINY, parameters), torch.optim.Adam)
+    try_custom(TINY)
+    drawn = build_augmentation(TINY).draw(np.random.default_rng(0), 2)
+    assert isinstance(drawn, Drawn)
