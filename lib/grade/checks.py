@@ -335,7 +335,8 @@ def check_lib(diff: dict[str, list[str]]) -> Iterator[Finding]:
         yield Finding(
             "fault",
             "metric edited",
-            f"lib/{', lib/'.join(protected)}: the definition of the score was changed.",
+            f"lib/{', lib/'.join(protected)}: what defines the score was changed. What it does is "
+            f"for the instructor to see; the score here is by the released code.",
         )
     if others:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""

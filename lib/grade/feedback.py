@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hmac
 import io
+import math
 import re
 import secrets
 from collections.abc import Sequence
@@ -14,9 +15,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lib.config import REFERENCE
-from lib.grade.gradebook import COMMENT, Cells, amount
+from lib.grade.gradebook import COMMENT, Book, Cells, amount, dsc_points, is_listed
 from lib.grade.rubric import Rubric
 from lib.grade.standings import Standing
+from lib.runtime.own_files import OwnFiles
 from lib.utils import KitError, fingerprint, write_atomic
 
 FOLDER, LEADERBOARD = "feedback", "leaderboard.html"
@@ -84,9 +86,16 @@ def page_name(standing: Standing, folder: str = FOLDER) -> str:
 
 
 def write_page(
-    folder: Path, standing: Standing, filled: Cells, total: float, rubric: Rubric
+    folder: Path, standing: Standing, filled: Cells, total: float, rubric: Rubric, pages: OwnFiles
 ) -> None:
-    """Write the page of a submission; it names no other student."""
+    """Write the page of a submission; it names no other student.
+
+    Args:
+        folder: of the gradebook.
+        filled: the instructor's cells.
+        total: points so far.
+        pages: the folder of the pages.
+    """
     result = standing.result
     recipe = {
         name: value
@@ -106,7 +115,10 @@ def write_page(
         filled=filled,
         total=total,
         comment=filled.get(COMMENT, ""),
-        pseudonym=pseudonym(_secret(folder / KEY), result.student),
+        pseudonym=pseudonym(_secret(folder / KEY), result.student)
+        if is_listed(standing, filled)
+        else "",
+        is_whole=all(name in filled for name in rubric.columns),
         recipe=recipe,
         reached={
             name: rubric.level(name, amount("gradebook", name, filled[name]))
@@ -118,11 +130,13 @@ def write_page(
         interval=_interval(result.low, result.high),
         dot=None if result.verified is None else _position(result.verified),
     )
-    write_atomic(folder / page_name(standing), text)
+    pages.write({folder / page_name(standing): text.encode()})
 
 
-def write_leaderboard(folder: Path, standings: Sequence[Standing], rubric: Rubric) -> None:
-    """Write ``leaderboard.html``, one file without names.
+def write_leaderboard(
+    folder: Path, standings: Sequence[Standing], book: Book, rubric: Rubric
+) -> None:
+    """Write ``leaderboard.html``, one file without names: those who are listed, see ``is_listed``.
 
     ``pseudonyms.csv`` beside it has the names, for the instructor.
     """
@@ -132,13 +146,14 @@ def write_leaderboard(folder: Path, standings: Sequence[Standing], rubric: Rubri
     }
     # within a tie the order must not show a winner
     ranked = sorted(
-        (standing for standing in standings if standing.rank is not None),
-        key=lambda standing: (standing.rank, names[standing.result.student]),
+        (standing for standing in standings if is_listed(standing, book.of(standing))),
+        key=lambda standing: (standing.rank or math.inf, names[standing.result.student]),
     )
     rows = [
         {
             "name": names[standing.result.student],
-            "standing": standing,
+            "rank": standing.rank or "",
+            "points": dsc_points(standing, book.of(standing)),
             "result": standing.result,
             "dot": _position(standing.result.score),
             "interval": _interval(standing.result.low, standing.result.high),

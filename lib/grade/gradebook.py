@@ -15,7 +15,7 @@ from pathlib import Path
 from lib.grade.people import read_table
 from lib.grade.result import Finding
 from lib.grade.rubric import Rubric
-from lib.grade.standings import Standing, status
+from lib.grade.standings import OFF_ROSTER, Standing, status
 from lib.utils import KitError, fingerprint, write_atomic
 
 GRADEBOOK = "gradebook.csv"
@@ -279,8 +279,23 @@ def total(standing: Standing, filled: Cells, rubric: Rubric) -> float:
     the computed ones.
     """
     given = [amount("gradebook", name, filled[name]) for name in rubric.columns if name in filled]
-    dsc = amount("gradebook", BY_HAND, filled[BY_HAND]) if BY_HAND in filled else standing.points
-    return round(dsc + sum(given), 1)
+    return round(dsc_points(standing, filled) + sum(given), 1)
+
+
+def dsc_points(standing: Standing, filled: Cells) -> float:
+    """Return the points for the DSC, the instructor's if there are any."""
+    return amount("gradebook", BY_HAND, filled[BY_HAND]) if BY_HAND in filled else standing.points
+
+
+def is_listed(standing: Standing, filled: Cells) -> bool:
+    """Return whether the leaderboard has a submission.
+
+    It has those with points that count, the instructor's too, of students whose id is known.
+    """
+    counts = standing.rank is not None
+    if BY_HAND in filled:
+        counts = standing.result.verified is not None and dsc_points(standing, filled) > 0
+    return counts and all(one.name != OFF_ROSTER for one in standing.result.findings)
 
 
 def write_book(

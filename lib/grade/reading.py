@@ -21,10 +21,12 @@ from lib.grade.result import LEVELS, Finding, Result
 from lib.grade.standings import Standing
 from lib.grade.student_work import Answer, Trained
 from lib.grade.trouble import in_one_line
+from lib.runtime.own_files import OwnFiles
 from lib.stats import VERDICTS
-from lib.utils import fingerprint, say, write_atomic
+from lib.utils import fingerprint, say
 
 FOLDER = "read"
+_CLASS, _QUESTIONS = "class.html", "questions.html"
 _SIZE = {
     "width": curves.WIDTH,
     "height": curves.HEIGHT,
@@ -137,26 +139,29 @@ def write_reading(out: Path, standings: Sequence[Standing]) -> None:
     asked_pages = _question_pages(pages, asked)
     names = {key: one.page for key, one in asked_pages.items()}
     listed = list(asked_pages.values())
-    folder = out / FOLDER
+    files = OwnFiles(out / FOLDER)
     for place, page in enumerate(pages):
         around = _around(pages, place)
         values = _of_student(page, names) | {"place": place + 1, "places": len(pages)}
-        _write(folder / page.file, "read_student", around | values)
+        _write(files, page.file, "read_student", around | values)
     for place, one in enumerate(listed):
-        _write(folder / one.page, "read_question", _around(listed, place) | {"one": one})
-    _write(
-        folder / "questions.html", "read_questions", {"questions": listed, "students": len(pages)}
-    )
+        _write(files, one.page, "read_question", _around(listed, place) | {"one": one})
+    about = {"questions": listed, "students": len(pages)}
+    _write(files, _QUESTIONS, "read_questions", about)
     plans = tried([page.standing for page in pages])
-    values = {"pages": pages, "tried": plans.items(), "verdicts": VERDICTS}
-    _write(folder / "class.html", "read_class", values | {"fewest": FEWEST, "counted": COUNTED})
+    missing = [standing for standing in standings if not reading_name(standing)]
+    about = {"pages": pages, "missing": missing, "tried": plans.items(), "verdicts": VERDICTS}
+    _write(files, _CLASS, "read_class", about | {"fewest": FEWEST, "counted": COUNTED})
+    written = [_CLASS, _QUESTIONS, *(page.file for page in pages), *(one.page for one in listed)]
+    files.remove_others(out / FOLDER / name for name in written)
 
 
-def _write(file: Path, template: str, values: Mapping[str, Any]) -> None:
+def _write(files: OwnFiles, name: str, template: str, values: Mapping[str, Any]) -> None:
     """Write a page; say so if it cannot be written."""
+    file = files.folder / name
     try:
         text = TEMPLATES.get_template(f"{template}.html.jinja").render(values, size=_SIZE)
-        write_atomic(file, text, durable=False)
+        files.write({file: text.encode()})
     except (OSError, ValueError) as error:
         say(f"{file}: was not written ({in_one_line(error)})")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.grade.archive import content_hash
+from lib.grade.feedback import FOLDER as FEEDBACK
 from lib.grade.feedback import page_name, write_leaderboard, write_page
 from lib.grade.gradebook import (
     GRADEBOOK,
@@ -35,6 +36,7 @@ from lib.grade.trouble import GraderError, in_one_line, without_submission
 from lib.grade.worker import Worker, WorkerDied
 from lib.logger import Run, require_sound
 from lib.runtime import pick_device
+from lib.runtime.own_files import OwnFiles
 from lib.utils import PROJECT, KitError, fingerprint, progress, say, sha256, write_json
 
 RESULTS = "results"  # folder of what was computed, below that of the gradebook
@@ -268,13 +270,15 @@ def _write(
         index: of_submission[standing.result.submission] for index, standing in enumerate(standings)
     }
     write_book(out / GRADEBOOK, standings, book, rubric, pages, to_read)
-    write_leaderboard(out, standings, rubric)
+    write_leaderboard(out, standings, book, rubric)
+    feedback = OwnFiles(out / FEEDBACK)
     for standing in standings:
         written = book.of(standing)
         try:
-            write_page(out, standing, written, total(standing, written, rubric), rubric)
+            write_page(out, standing, written, total(standing, written, rubric), rubric, feedback)
         except (OSError, ValueError) as error:  # of one student, and no other's
             say(f"{standing.result.submission}: its page was not written ({in_one_line(error)})")
+    feedback.remove_others(out / page for page in pages.values())
     write_reading(out, teams)
 
 

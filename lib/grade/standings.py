@@ -31,6 +31,7 @@ _NEAR = {
     "weights": "nearly the same weights",
     "predictions": "nearly the same DSC on every patient",
 }
+OFF_ROSTER = "not on the roster"
 _FOREIGN = ("claim not reproduced", "patients not reproduced", "checkpoint of another run")
 """Faults that prove that the weights are not of the run: what is shared was copied by this one."""
 FEWEST_PATIENTS = 6
@@ -293,7 +294,7 @@ def unexpected(
                 yield index, Finding("review", "handed in twice", text, private)
             if roster is not None and member not in roster:
                 text = f"The id {member} is not on the roster."
-                yield index, Finding("review", "not on the roster", text)
+                yield index, Finding("review", OFF_ROSTER, text)
 
 
 def other_seeds(results: Sequence[Result]) -> Iterator[tuple[int, Finding]]:

@@ -24,7 +24,7 @@ import torch
 
 from lib.grade.archive import unpack, write_zip
 from lib.grade.checks import check_history, check_tables
-from lib.grade.feedback import write_leaderboard, write_page
+from lib.grade.feedback import FOLDER, write_leaderboard, write_page
 from lib.grade.gradebook import GRADEBOOK, read_book, write_book
 from lib.grade.one import grade_one
 from lib.grade.pack import pack
@@ -38,6 +38,7 @@ from lib.grade.test_set import Exam, prepare_exam
 from lib.grade.trouble import GraderError
 from lib.grade.worker import WorkerDied, _decoded
 from lib.logger import TRAIN_CSV, Run, finished_runs, require_sound
+from lib.runtime.own_files import OwnFiles
 from lib.utils import EditedError, fingerprint, write_json
 from tests.faults.things import ODD, TINY, runs_in, trained
 from tests.faults.tries import Item, Try, Wrong, kind
@@ -898,8 +899,8 @@ def _graded(t: Try, source: Path) -> Result:
     t.must("\n" not in reason and str(t.folder) not in reason, f"odd reason: {reason[:300]}")
     (standing,) = _standings([result])
     out = t.folder / "grades"
-    write_page(out, standing, {}, 0.0, RUBRIC)
-    write_leaderboard(out, [standing], RUBRIC)
+    write_page(out, standing, {}, 0.0, RUBRIC, OwnFiles(out / FOLDER))
+    write_leaderboard(out, [standing], read_book(out / GRADEBOOK, RUBRIC), RUBRIC)
     t.must(len(_written(out / GRADEBOOK, [result])) == 2, "no row in the gradebook")
     t.refused = result.status != "computed"
     return result

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from lib.grade import load_rubric
 from lib.grade.feedback import page_name, pseudonym, write_leaderboard, write_page
-from lib.grade.gradebook import GRADEBOOK, Book, read_book, with_outdated, write_book
+from lib.grade.gradebook import BY_HAND, GRADEBOOK, Book, read_book, with_outdated, write_book
 from lib.grade.result import Finding, Result
 from lib.grade.rubric import Rubric, with_baseline
 from lib.grade.standings import Standing, alike, assess, shipped, tied
+from lib.runtime.own_files import OwnFiles
 from lib.utils import KitError
 
 RUBRIC = Rubric(((0.5, 0), (0.7, 10), (0.9, 40)), 0.005, {"report": 60})
@@ -69,7 +70,7 @@ def test_the_feedback_page_shows_the_level_that_was_reached(tmp_path):
     rubric = load_rubric()
     [first, second, _] = rubric.columns
     standing = Standing(Result("a.zip", "ada"), "failed")
-    write_page(tmp_path, standing, {first: "15,5"}, 15.5, rubric)
+    write_page(tmp_path, standing, {first: "15,5"}, 15.5, rubric, OwnFiles(tmp_path))
     text = (tmp_path / page_name(standing)).read_text(encoding="utf-8")
     [(_, _), (_, half), (_, _)] = rubric.levels[first]
     assert re.findall(r'class="reached".*?<td>(.*?)</td></tr>', text) == [half]
@@ -488,10 +489,36 @@ def test_everything_on_a_page_is_escaped(tmp_path):
         findings=[Finding("note", evil, evil)],
     )
     (standing,) = assess([odd], RUBRIC)
-    write_page(tmp_path, standing, {"comment": evil, "report": evil}, 1.0, RUBRIC)
-    write_leaderboard(tmp_path, [standing], RUBRIC)
+    write_page(
+        tmp_path, standing, {"comment": evil, "report": evil}, 1.0, RUBRIC, OwnFiles(tmp_path)
+    )
+    write_leaderboard(tmp_path, [standing], Book(), RUBRIC)
     for page in tmp_path.rglob("*.html"):
         assert evil not in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("findings", "filled", "points"),
+    [
+        ([], {}, "20"),
+        ([], {BY_HAND: "7,5"}, "7.5"),
+        ([], {BY_HAND: "0"}, None),  # a copy, as it turned out
+        ([Finding("review", "not on the roster", "")], {}, None),
+        ([Finding("fault", "metric edited", "")], {}, None),
+        ([Finding("fault", "metric edited", "")], {BY_HAND: "12"}, "12"),
+    ],
+)
+def test_the_leaderboard_has_the_points_that_count(tmp_path, findings, filled, points):
+    (standing,) = assess([result("ada", (0.7,) * 3, findings=findings)], RUBRIC)
+    standing = replace(standing, points=20.0) if standing.rank else standing
+    book = Book(entries={("ada", "ada.zip"): filled}, ids=frozenset(["ada"]))
+    write_leaderboard(tmp_path, [standing], book, RUBRIC)
+    write_page(tmp_path, standing, filled, 0.0, RUBRIC, OwnFiles(tmp_path))
+    board = (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
+    shown = re.findall(r'<td class="number">([\d.]+)</td></tr>', board)
+    assert shown == ([points] if points else [])
+    page = (tmp_path / page_name(standing)).read_text(encoding="utf-8")
+    assert ("on the leaderboard" in page) == bool(points)
 
 
 def test_pseudonyms_are_stable_and_need_the_key():
@@ -505,6 +532,6 @@ def test_a_page_for_whoever_handed_in_nothing_usable(tmp_path):
         [Result("x.zip", "x", "refused", findings=[Finding("fault", "refused", "is no zip")])],
         RUBRIC,
     )
-    write_page(tmp_path, standing, {}, 0.0, RUBRIC)
+    write_page(tmp_path, standing, {}, 0.0, RUBRIC, OwnFiles(tmp_path))
     assert "is no zip" in next(tmp_path.rglob("*.html")).read_text(encoding="utf-8")
     assert Book().of(standing) == {}

@@ -28,6 +28,7 @@ from lib.grade.standings import assess
 from lib.grade.trouble import GraderError, in_one_line
 from lib.grade.worker import Worker, WorkerDied
 from lib.logger import BEST_CSV
+from lib.runtime.own_files import OwnFiles
 from lib.utils import PROJECT, KitError, fingerprint, remedy, write_json
 from tests.grade.conftest import CPU
 from tests.grade.demo import pickled_code, run_of
@@ -110,6 +111,27 @@ def test_first_row_pages_and_leaderboard(graded):
     page = (out / rows["emil"]["feedback"]).read_text(encoding="utf-8")
     assert "Another student" in page and "bela" not in page
     assert "http" not in board + page  # self-contained
+
+
+def test_pages_of_nobody_go_and_those_of_others_stay(hand_ins, graded, tmp_path):
+    """Who hands in again under the right id has one page."""
+    out, submissions = tmp_path / "grades", tmp_path / "submissions"
+    shutil.copytree(graded[0] / "results", out / "results")
+    submissions.mkdir()
+    (submissions / "ada.zip").write_bytes(b"no zip")
+    rubric = load_rubric(hand_ins / "rubric.toml")
+    grade(submissions, hand_ins / "data", out, rubric, ["ada", "bela"])
+    (submissions / "ada.zip").rename(submissions / "adda.zip")
+    (out / "feedback" / "notes.html").write_text("mine")
+    grade(submissions, hand_ins / "data", out, rubric, ["ada", "bela"])
+    pages = {path.name.split("-")[0] for path in (out / "feedback").glob("*.html")}
+    assert pages == {"ada", "bela", "adda", "notes.html"}
+    assert [page.name.split("-")[0] for page in (out / "read").glob("ad*")] == ["adda"]
+    shutil.copy(hand_ins / "submissions" / "bela.zip", submissions / "bela.zip")
+    grade(submissions, hand_ins / "data", out, rubric, ["ada", "bela"])
+    assert len(list((out / "feedback").glob("bela-*"))) == 1
+    text = (out / "read" / "class.html").read_text(encoding="utf-8")
+    assert "Missing: ada." in text
 
 
 # --- a batch that nothing stops -------------------------------------------------------------------
@@ -304,8 +326,8 @@ def _write_all(out, result):
     """Write the page, the leaderboard and the gradebook of a class of one."""
     rubric = load_rubric()
     standings = assess([result], rubric)
-    write_page(out, standings[0], {}, 0.0, rubric)
-    write_leaderboard(out, standings, rubric)
+    write_page(out, standings[0], {}, 0.0, rubric, OwnFiles(out))
+    write_leaderboard(out, standings, Book(), rubric)
     write_book(out / GRADEBOOK, standings, Book(), rubric, {0: "page.html"})
 
 
