@@ -31,6 +31,7 @@ from lib.optim import learning_rate
 from lib.runtime import code_fingerprint
 from lib.utils import PROJECT, KitError, sha256
 
+OTHER_DATA = "other data"
 EXACT = 1e-6
 """Largest difference of equal numbers that are written with eight digits."""
 PROTECTED = ("metrics.py", "evaluate.py", "dataset.py")
@@ -191,9 +192,7 @@ def check_identity(submission: Submission, exam: Exam) -> Iterator[Finding]:
     info, config = submission.info, submission.config
     yield from check_id(submission)
     if info["data"]["sha256"] != exam.data.fingerprint:
-        yield Finding(
-            "review", "other data", "The run saw images that differ from the instructor's."
-        )
+        yield Finding("review", OTHER_DATA, "The run saw images that differ from the instructor's.")
     # custom code would have to be imported
     # a narrow network is enough: the width is not part of the fingerprint
     narrow = replace(config, init_features=1)

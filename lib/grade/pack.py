@@ -17,6 +17,7 @@ from lib.grade.checks import check_history, check_id, check_other_run, check_tab
 from lib.grade.platforms import is_packed
 from lib.grade.rubric import load_rubric
 from lib.grade.submission import MANIFEST, READ, TEAM, read_others, read_submission
+from lib.grade.written import EXERCISES, exercises_in
 from lib.logger import (
     BEST_CSV,
     TRAIN_CSV,
@@ -95,7 +96,8 @@ def pack(
         run_id: the run to be graded. By default it is the run with the best DSC in the best CSV,
             else in the other; runs on patients come before those on phantoms, and folds of a
             cross-validation are left out.
-        quick: also accept a run of the profile ``quick`` or ``smoke``, or on phantoms.
+        quick: also accept a run of the profile ``quick`` or ``smoke``, or on phantoms, as a course
+            on phantoms does.
         data: of the assignment, from ``load_data`` or a folder for it; then only runs on these data
             count. A custom network needs it: the grader runs no code of yours, so the masks of the
             validation patients are submitted too.
@@ -119,6 +121,7 @@ def pack(
     write_result_csvs(out, finished)
     asked = load_data(data, SMALL) if isinstance(data, (str, Path)) else data
     run = _choose(out, finished, run_id, asked)
+    quick = quick or read_course().data == "phantom"  # whose profile is quick
     if not quick and (reason := _too_small(run)):
         raise KitError(
             f"{run.id}: {reason}; submit a run of the profile full, or allow this one with "
@@ -341,7 +344,7 @@ def _write_checked(target: Path | None, files: dict[str, Path | bytes]) -> tuple
 
 
 def _unfinished(files: dict[str, Path | bytes]) -> Iterator[str]:
-    """Yield what notebooks lack: answers, and cells that were never run."""
+    """Yield what is to be written and run yet: answers, cells of notebooks, exercises."""
     asked = written = 0
     for name, file in files.items():
         if "/" in name or not name.endswith(".ipynb"):
@@ -359,6 +362,15 @@ def _unfinished(files: dict[str, Path | bytes]) -> Iterator[str]:
         written += sum(cell.is_answered for cell in questions)
     if asked:
         yield f"analysis: {written} of {asked} answers written"
+    source = files.get(EXERCISES)
+    if isinstance(source, Path):
+        try:
+            exercises = exercises_in(source.read_text(encoding="utf-8"))
+        except (OSError, ValueError, SyntaxError) as error:
+            yield f"{EXERCISES}: cannot be read ({type(error).__name__})"
+        else:
+            done = sum(map(bool, exercises.values()))
+            yield f"{EXERCISES}: {done} of {len(exercises)} exercises written"
 
 
 def _cells(file: Path | bytes) -> list[Cell]:

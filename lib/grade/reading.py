@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from markupsafe import Markup
+
 from lib.grade import curves
 from lib.grade.feedback import LEVEL_WORDS, TEMPLATES, page_name
 from lib.grade.gradebook import flags
@@ -21,6 +23,7 @@ from lib.grade.result import LEVELS, Finding, Result
 from lib.grade.standings import Standing
 from lib.grade.student_work import Answer, Trained
 from lib.grade.trouble import in_one_line
+from lib.report.analysis import to_html
 from lib.runtime.own_files import OwnFiles
 from lib.stats import VERDICTS
 from lib.utils import fingerprint, say
@@ -259,4 +262,9 @@ def _duration(seconds: float | None) -> str:
     return f"{seconds:.0f} s"
 
 
-TEMPLATES.filters["duration"] = _duration
+def _as_html(text: str) -> Markup:
+    """Return Markdown of the kit as HTML; what students wrote is shown as it is."""
+    return Markup("\n".join(map(to_html, text.splitlines())))
+
+
+TEMPLATES.filters |= {"duration": _duration, "markdown": _as_html}

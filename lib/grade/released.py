@@ -11,6 +11,7 @@ from lib.notebook.cells import ASKS, PLACEHOLDER, question_hash, read_notebook
 from lib.notebook.solutions import CONTENT, REGION, without_solutions
 from lib.utils import PROJECT
 
+_COURSE = ("train_default", "train", "train_best", "inference")
 _TELLING = 25  # letters of a line that no two cells share by chance
 _MAX_HEADING = 300  # letters that are looked at
 
@@ -75,10 +76,14 @@ def tidy(text: str) -> str:
 
 @cache
 def released(folder: Path = PROJECT) -> dict[str, Released]:
-    """Return the released notebooks of a folder, by name: those that are read first go first."""
-    notebooks = [_released(file) for file in sorted(folder.glob("*.ipynb"))]
-    order = sorted(notebooks, key=lambda one: (not one.questions, -len(one.questions), one.name))
-    return {one.name: one for one in order}
+    """Return the released notebooks of a folder, by name, in the order of the course."""
+    files = sorted(folder.glob("*.ipynb"), key=lambda file: (_place(file.stem), file.stem))
+    return {file.name: _released(file) for file in files}
+
+
+def _place(name: str) -> int:
+    """Return the place of a notebook in the course; others come last."""
+    return _COURSE.index(name) if name in _COURSE else len(_COURSE)
 
 
 def questions(folder: Path = PROJECT) -> dict[str, Question]:
@@ -128,7 +133,11 @@ def _question(key: str, notebook: str, section: str, text: str, given_out: str) 
     paragraphs = [
         " ".join(part.split()) for part in asks.split("\n\n") if part.strip() != PLACEHOLDER
     ]
-    answers = [region[CONTENT] for region in REGION.finditer(text) if region[2] == "SOLUTION"]
+    answers = [
+        region[CONTENT].strip().removeprefix("*Model answer.*")
+        for region in REGION.finditer(text)
+        if region[2] == "SOLUTION"
+    ]
     return Question(
         key,
         notebook,

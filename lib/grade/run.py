@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.grade.archive import content_hash
+from lib.grade.checks import OTHER_DATA
 from lib.grade.feedback import FOLDER as FEEDBACK
 from lib.grade.feedback import page_name, write_leaderboard, write_page
 from lib.grade.gradebook import (
@@ -98,6 +99,11 @@ def grade(
         ]
         say(exam.data.report())
         results = _results(found, out / RESULTS, key, roster or (), worker, seconds)
+    if _is_other_data(results):
+        say(
+            f"note: {exam.data.root}: every submission was trained on other data than this; is it "
+            f"the data of your class? Of a phantom, course.toml has the seed"
+        )
     teams = assess(results, rubric, roster)
     standings = sorted(
         (member for team in teams for member in of_members(team)),
@@ -113,6 +119,14 @@ def grade(
         )
     _write(out, teams, standings, book, rubric)
     return standings
+
+
+def _is_other_data(results: Sequence[Result]) -> bool:
+    """Return whether all submissions that were computed are of other data than the grader's."""
+    names = [
+        {one.name for one in result.findings} for result in results if result.status == "computed"
+    ]
+    return bool(names) and all(OTHER_DATA in found for found in names)
 
 
 def _dsc_of(folder: Path, exam: Exam) -> float:

@@ -132,35 +132,38 @@ class Written(NamedTuple):
     """Hold what a student wrote and trained, for the instructor to read.
 
     Attributes:
+        exercises: the code of each in ``exercises.py``; without lines if it is not written.
         remarks: sentences about what could not be read.
     """
 
     answers: list[Answer]
     runs: list[Trained]
     verdicts: list[Verdict]
+    exercises: list[Answer]
     remarks: list[str]
 
     @classmethod
     def from_json(cls, values: list[Any]) -> Written:
         """Return it from the lists that JSON makes of it. Raises TypeError for other shapes."""
-        answers, runs, verdicts, remarks = values
+        answers, runs, verdicts, exercises, remarks = values
         return cls(
             [Answer(*one) for one in answers],
             [Trained(*one) for one in runs],
             [Verdict(*one) for one in verdicts],
+            [Answer(*one) for one in exercises],
             remarks,
         )
 
     def is_sound(self) -> bool:
         """Return whether all values are of their kinds and not too many."""
         return (
-            len(self.answers) <= MAX_ANSWERS
+            max(len(self.answers), len(self.exercises)) <= MAX_ANSWERS
             and len(self.runs) <= MAX_TRAINED
             and len(self.verdicts) <= MAX_VERDICTS
             and isinstance(self.remarks, list)
             and len(self.remarks) <= MAX_REMARKS
             and _are_texts(*self.remarks)
-            and all(answer.is_sound() for answer in self.answers)
+            and all(answer.is_sound() for answer in (*self.answers, *self.exercises))
             and all(run.is_sound() for run in self.runs)
             and all(verdict.is_sound() for verdict in self.verdicts)
             and sum(answer.letters for answer in self.answers) <= MAX_WORDS
@@ -169,7 +172,7 @@ class Written(NamedTuple):
 
 def nothing_written(*remarks: str) -> Written:
     """Return what is known of a submission of which nothing was read."""
-    return Written([], [], [], [*remarks])
+    return Written([], [], [], [], [*remarks])
 
 
 def _are_texts(*values: object) -> bool:

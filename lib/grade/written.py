@@ -5,6 +5,7 @@ It runs in the process that grades. Texts stay texts: nothing is rendered, impor
 
 from __future__ import annotations
 
+import ast
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from lib.grade.tried import read_tried
 from lib.notebook.cells import PLACEHOLDER, Cell, question_hash, read_notebook
 from lib.utils import KitError
 
+EXERCISES = "exercises.py"
 _MAX_TITLE, _MAX_OWN_NOTEBOOKS = 120, 10
 _SHORTEST_START = len(PLACEHOLDER)  # letters of a released line that an answer continues
 
@@ -45,6 +47,7 @@ def read_written(folder: Path) -> Written:
     parts: dict[str, Callable[[Path, Written], None]] = {
         "The notebooks": _read_notebooks,
         "The runs": read_tried,
+        EXERCISES: _read_exercises,
     }
     for name, read in parts.items():
         try:
@@ -54,6 +57,7 @@ def read_written(folder: Path) -> Written:
             written.remarks.append(f"{name} cannot be read: {reason}.")
     return written._replace(
         answers=list(_within_limits(written.answers)),
+        exercises=list(_within_limits(written.exercises)),
         remarks=[printable(remark[:500]) for remark in written.remarks[:MAX_REMARKS]],
     )
 
@@ -90,6 +94,43 @@ def _trimmed(lines: list[str]) -> list[str]:
     while kept and not kept[-1].strip():
         kept.pop()
     return kept
+
+
+# --- exercises ------------------------------------------------------------------------------------
+
+
+def _read_exercises(root: Path, written: Written) -> None:
+    """Add the code of the exercises."""
+    if (root / EXERCISES).is_file():
+        for name, lines in exercises_in((root / EXERCISES).read_text(encoding="utf-8")).items():
+            written.exercises.append(Answer(EXERCISES, name, name, lines))
+
+
+def exercises_in(source: str) -> dict[str, list[str]]:
+    """Return name -> lines of each class and function of ``exercises.py``; none if not written.
+
+    Raises:
+        SyntaxError: it is no Python.
+    """
+    lines = source.splitlines()
+    return {
+        node.name: [] if _is_open(node) else lines[node.lineno - 1 : node.end_lineno]
+        for node in ast.parse(source).body
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and not node.name.startswith("_")
+    }
+
+
+def _is_open(node: ast.AST) -> bool:
+    """Return whether a function in it does nothing, as it was handed out."""
+    return any(
+        all(
+            isinstance(line, ast.Pass)
+            or (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
+            for line in part.body
+        )
+        for part in ast.walk(node)
+        if isinstance(part, ast.FunctionDef)
+    )
 
 
 # --- notebooks ------------------------------------------------------------------------------------

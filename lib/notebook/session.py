@@ -85,8 +85,8 @@ def start(
 
     Args:
         profile: ``smoke``, ``quick`` or ``full``; by default what data and device suggest.
-        data: Kaggle folder, ``archive.zip``, ``kaggle`` or ``phantom``; by default the Kaggle data
-            if it is there.
+        data: Kaggle folder, ``archive.zip``, ``kaggle`` or ``phantom``; by default what
+            ``course.toml`` asks for, or else the Kaggle data if it is there.
         out: folder of results; by default ``result``.
         student: your id, if you submit. It chooses the seed of your runs, so that no classmate's
             are the same by honest work.
@@ -116,6 +116,9 @@ def start(
         f"data {short_path(source)}"
         + ("" if real else ": the embedded phantom, generated, nobody's brain"),
     )
+    if not read_course().accepts(phantom=not real):
+        counted = {"kaggle": "patients", "phantom": "the phantom"}[read_course().data]
+        print(f"note: in this course {counted} count: what is trained here cannot be submitted")
     with _failing("profile"):
         chosen = choose_profile(real, device.type, profile or os.environ.get("KIT_PROFILE"))
     _say(True, f"profile {chosen.name}: {chosen.reason}")
@@ -128,7 +131,8 @@ def start(
 
 def _find_data(asked: str | Path | None) -> tuple[Path, bool]:
     """Return the folder of the patients, and whether they are real; make the phantom if needed."""
-    places = [asked] if asked else usual_places()
+    wanted = asked or ("phantom" if read_course().data == "phantom" else None)
+    places = [wanted] if wanted else usual_places()
     if not places or str(places[0]) == "phantom":
         return read_course().write_phantom(), False
     return find_root(places[0]), True

@@ -19,12 +19,14 @@ from lib.grade.__main__ import main
 from lib.grade.archive import unpack
 from lib.grade.result import Finding
 from lib.grade.submission import READ, read_submission
+from lib.grade.written import exercises_in
 from lib.logger import checkpoint_hashes, find_run
 from lib.notebook.cells import question_hash
 from lib.notebook.course import Course
+from lib.notebook.solutions import without_solutions
 from lib.predict import default_weights
 from lib.train import fit
-from lib.utils import KitError
+from lib.utils import PROJECT, KitError
 from tests.grade.demo import RECIPE
 from tests.runtime.test_cli import command
 
@@ -155,10 +157,17 @@ def test_the_receipt_tells_what_is_unwritten_and_was_not_run(out, tmp_path, monk
     (kit / "broken.ipynb").write_text("[")
     module = sys.modules["lib.grade.pack"]
     monkeypatch.setattr(module, "PROJECT", kit)
+    source = without_solutions((PROJECT / "exercises.py").read_text(encoding="utf-8"))
+    (kit / "exercises.py").write_text(source.replace("# YOUR TURN", "return 1  #", 1))
+    count = len(exercises_in(source))
     assert pack("ada", out, quick=True).remarks == [
         "train.ipynb: 1 of 2 cells were not run, or saved without outputs",
         "analysis: 1 of 2 answers written",
+        f"exercises.py: 1 of {count} exercises written",
     ]
+    (kit / "exercises.py").write_text("def (")
+    remarks = pack("ada", out, quick=True).remarks
+    assert remarks[-1] == "exercises.py: cannot be read (SyntaxError)"
 
 
 def test_the_course_says_which_data_count(out, monkeypatch):
@@ -169,7 +178,7 @@ def test_the_course_says_which_data_count(out, monkeypatch):
         with pytest.raises(KitError, match=r"course\.toml asks for kaggle; train on that"):
             pack("ada", out, asked, quick=True)
     monkeypatch.setattr(module, "read_course", lambda: Course(data="phantom"))
-    assert pack("ada", out, quick=True).run_id == run
+    assert pack("ada", out).run_id == run  # its profile is quick
 
 
 def test_the_folder_of_an_own_network_goes_along(out, tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ from lib.grade.released import questions
 from lib.grade.result import Finding, Result
 from lib.grade.run import _write
 from lib.grade.standings import Standing
-from lib.grade.student_work import Answer, Trained, Verdict, Written
+from lib.grade.student_work import Answer, Trained, Verdict, Written, nothing_written
 from lib.runtime import own_files
 from lib.runtime.own_files import OwnFiles
 from lib.utils import KitError
@@ -74,7 +74,7 @@ def check_pages(out: Path) -> dict[str, Parsed]:
 
 
 def standing(student: str, written: Written | None = None, **changes) -> Standing:
-    written = written or Written([], [], [], [])
+    written = written or nothing_written()
     values = {"submission": f"{student}.zip", "student": student, "verified": 0.5, "claimed": 0.5}
     result = Result(**{**values, "low": 0.4, "high": 0.6, **changes}, written=written)
     return Standing(result, "verified", 10.0)
@@ -89,7 +89,7 @@ def written_pages(out: Path, *standings: Standing) -> dict[str, Parsed]:
 
 
 def words(*answers: Answer, runs=(), verdicts=(), remarks=()) -> Written:
-    return Written([*answers], [*runs], [*verdicts], [*remarks])
+    return Written([*answers], [*runs], [*verdicts], [], [*remarks])
 
 
 # --- the demo -------------------------------------------------------------------------------------
@@ -137,12 +137,15 @@ def test_a_submission_from_the_zip_to_the_page(ada, examine, tmp_path):
     notebook = answered(notebook, {first: f"It helps.\n{SCRIPT}", second: "IoU."})
     files = with_plan(ada, "sampling", plan, noise=0.001)
     files["train.ipynb"] = as_bytes(notebook)
+    files["exercises.py"] = b"def dsc(a, b):\n    return '<b>'\n\ndef cosine(x):\n    ...\n"
     values = examine(files)
     result = Result(**{**values, "findings": [Finding(*one) for one in values["findings"]]})
     pages = written_pages(tmp_path / "out", Standing(result, "review"))
     page = pages[Path(reading_name(Standing(result, ""))).name]
     assert page.text.count(SCRIPT) >= 2 and "It helps." in page.text
     assert f"2 of {len(questions())}" in page.text
+    assert "1 of 2 written" in page.text and "return '<b>'" in page.text
+    assert "cosine: not written" in page.text
     assert page.tags.count("polyline") == 3 and "0.05" in page.text
     answers = next(one for name, one in pages.items() if f"train-{first}" in name)
     assert "It helps." in answers.text and "wrote nothing" not in answers.text
@@ -164,7 +167,8 @@ def test_answers_of_all_are_one_below_the_other_and_silence_is_named(tmp_path):
     assert page.text.index("Yes\nand no") < page.text.index("Never")
     silent = page.text.partition("2 wrote nothing")[2]
     assert "carl" in silent and "dora" in silent and "ada" not in silent
-    assert "[cut" in page.text and questions()[key].text.split("\n")[0] in page.text
+    asked = re.sub("[*`]", "", questions()[key].text.split("\n")[0])  # which are rendered
+    assert "[cut" in page.text and asked in page.text and "Model answer.*" not in page.text
     assert re.search(r"Fresh samples · Your prediction2\s+4", pages["questions.html"].text)
 
 

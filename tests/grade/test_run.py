@@ -22,8 +22,8 @@ from lib.grade.feedback import write_leaderboard, write_page
 from lib.grade.gradebook import GRADEBOOK, Book, write_book
 from lib.grade.one import failed, grade_one
 from lib.grade.platforms import list_submissions
-from lib.grade.result import Result
-from lib.grade.run import _computed, _kept, read_roster, student_of, summary
+from lib.grade.result import Finding, Result
+from lib.grade.run import _computed, _is_other_data, _kept, read_roster, student_of, summary
 from lib.grade.standings import assess
 from lib.grade.trouble import GraderError, in_one_line
 from lib.grade.worker import Worker, WorkerDied
@@ -132,6 +132,14 @@ def test_pages_of_nobody_go_and_those_of_others_stay(hand_ins, graded, tmp_path)
     assert len(list((out / "feedback").glob("bela-*"))) == 1
     text = (out / "read" / "class.html").read_text(encoding="utf-8")
     assert "Missing: ada." in text
+
+
+@pytest.mark.parametrize(("others", "says"), [(0, True), (1, False)])
+def test_the_data_of_another_class_are_named_once(others, says):
+    other = Finding("review", "other data", "")
+    results = [Result("a.zip", "a", findings=[other]), Result("c.zip", "c", "refused")]
+    results += [Result("b.zip", "b")] * others
+    assert _is_other_data(results) == says and not _is_other_data(results[1:2])
 
 
 # --- a batch that nothing stops -------------------------------------------------------------------

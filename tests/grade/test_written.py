@@ -403,6 +403,7 @@ def test_what_is_sound_comes_back():
         [Answer("a", "b", "c", ["", "x"])],
         [Trained("r", [["p", "l"]], curve=[[1, 0.5]])],
         [Verdict("p", "l", "a", difference=0.1, verdict="helps", seeds=[1])],
+        [Answer("exercises.py", "dsc", "dsc", ["def dsc(): return 1"])],
         ["remark"],
     )
     assert sound(written) == written

@@ -109,6 +109,13 @@ def test_the_course_chooses_the_phantom(tmp_path, monkeypatch, capsys):
     assert (first.source.name, second.source.name) == ("phantom", "phantom-7")
     images = [(each.source / "PHANTOM_0001" / "PHANTOM_0001_9.tif") for each in (first, second)]
     assert images[0].read_bytes() != images[1].read_bytes()
+    (tmp_path / "course.toml").write_text('data = "phantom"\n')
+    monkeypatch.setattr("lib.notebook.session.usual_places", lambda: [tmp_path / "kaggle_3m"])
+    assert start().source.name == "phantom"  # although patients are there
+    assert "cannot be submitted" not in capsys.readouterr().out
+    (tmp_path / "course.toml").write_text('data = "kaggle"\n')
+    start(data="phantom")
+    assert "note: in this course patients count: what is" in capsys.readouterr().out
     (tmp_path / "course.toml").write_text("seed = 7\n")
     with pytest.raises(KitError, match="seed is unknown"):
         start(data="phantom")
