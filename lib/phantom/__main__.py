@@ -17,13 +17,10 @@ def main() -> None:
         type=Path,
         help="folder to write to; new, empty, or this very phantom",
     )
-    parser.add_argument(
-        "--patients", type=int, default=PATIENTS, metavar="N", help="(default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=SEED, help="(default: %(default)s)")
-    parser.add_argument(
-        "--size", type=int, default=SIZE, help="pixels per side (default: %(default)s)"
-    )
+    default = "(default: %(default)s)"
+    parser.add_argument("--patients", type=int, default=PATIENTS, metavar="N", help=default)
+    parser.add_argument("--seed", type=int, default=SEED, help=default)
+    parser.add_argument("--size", type=int, default=SIZE, help=f"pixels per side {default}")
     parser.add_argument("--first", type=int, default=0, help="patients of the seed before these")
     options = parser.parse_args()
     root = write_phantom(options.root, options.patients, options.seed, options.size, options.first)
