@@ -6,8 +6,7 @@ from lib.grade.gradebook import COMMENT
 from lib.grade.rubric import load_rubric
 from lib.utils import KitError
 from maintain.tutorial import PAGE, copied_kit, filled, run_page, words
-from tests.grade.demo import RUBRIC
-from tests.grade.tutorial import MARKS, STUDENTS
+from tests.grade.tutorial import ANSWERS, MARKS, STUDENTS, _rubric
 
 
 @pytest.mark.slow
@@ -28,8 +27,8 @@ def test_a_command_that_fails_is_named(tmp_path):
 
 
 def test_the_marks_are_possible(tmp_path):
-    (tmp_path / "r.toml").write_text(RUBRIC)
+    (tmp_path / "r.toml").write_text(_rubric(), encoding="utf-8")
     columns = load_rubric(tmp_path / "r.toml").columns
-    assert set(MARKS) == set(STUDENTS) and COMMENT not in columns
+    assert set(MARKS) == set(STUDENTS) == set(ANSWERS) and COMMENT not in columns
     for *points, _ in MARKS.values():
         assert all(0 <= one <= most for one, most in zip(points, columns.values(), strict=True))
