@@ -194,5 +194,10 @@ def _is_point(epoch: Any, dsc: Any) -> bool:
 
 
 def is_finite(value: object) -> bool:
-    """Return whether a value is a number, and neither NaN nor infinite."""
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    """Return whether a value is a number that a float can hold, and neither NaN nor infinite."""
+    if type(value) not in (int, float):
+        return False
+    try:
+        return math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:  # JSON and TOML have integers of any length
+        return False

@@ -19,6 +19,7 @@ import pandas as pd
 
 from lib.config import Config
 from lib.grade.archive import WORDS, composed
+from lib.grade.student_work import is_finite
 from lib.grade.trouble import in_one_line
 from lib.logger import BEST_CSV, FOLD, TRAIN_CSV, updated
 from lib.metrics import COLUMNS
@@ -286,10 +287,7 @@ def _checked_info(info: dict[str, Any]) -> dict[str, Any]:
 
 def _is_of_kind(value: Any, kind: type) -> bool:
     """Return whether a JSON value is of a type; any finite number is a float."""
-    if kind is not float:
-        return type(value) is kind
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    return is_finite(value) if kind is float else type(value) is kind
 
 
 def _read_table(file: Path, columns: dict[str, tuple[type, float]]) -> pd.DataFrame:

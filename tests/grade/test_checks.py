@@ -216,6 +216,28 @@ def shifted(files, shift):
     return sign({**files, **changed, f"{run}/run.json": run_json})
 
 
+HUGE = 10**400  # JSON and CSV may contain it, and no float can hold it
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [({"best": {"epoch": 1, "val_dsc": HUGE}}, "incomplete"), ({}, "computed")],
+)
+def test_a_number_that_no_float_can_hold_is_none(examine, ada, change, status):
+    run = f"{run_of(ada)}/run.json"
+    result = examine({**ada, run: edit_json(ada[run], seconds=HUGE, **change)})
+    assert result["status"] == status and "time" not in result["prints"]
+    assert [one.seconds for one in result["written"].runs] == [None]
+
+
+def test_a_cell_that_no_float_can_hold_is_named(examine, ada):
+    history = f"{run_of(ada)}/history.csv"
+    huge = edit_table(ada[history], lambda table: table.assign(epoch=[str(HUGE)] * len(table)))
+    result = examine({**ada, history: huge})
+    assert result["status"] == "incomplete"
+    assert result["findings"][-1].text.startswith("history.csv: epoch of row 1 is '1000")
+
+
 @pytest.mark.parametrize(("moved", "level"), [(1, "review"), (2, "fault")])
 def test_cases_are_compared_patient_by_patient(examine, ada, moved, level):
     """Their mean is right within the tolerance."""
