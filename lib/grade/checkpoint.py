@@ -117,7 +117,7 @@ def _require_plain(file: Path, weights: Mapping[Any, Any]) -> None:
             and tensor.layout is torch.strided
             and tensor.device.type == "cpu"
             and tensor.is_contiguous()
-            and not tensor.is_quantized
+            and not (tensor.is_quantized or tensor.is_neg() or tensor.is_conj())
         ):
             raise KitError(f"{file.name}: {str(name)[:60]!a} is no plain tensor; {_AS_WRITTEN}")
 
