@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lib.grade.student_work import is_finite
 from lib.utils import KitError
 
 Levels = dict[str, tuple[tuple[float, str], ...]]  # name of a column -> (points, what earns them)
@@ -93,14 +93,16 @@ def load_rubric(file: str | Path = DEFAULT) -> Rubric:
     """
     file = Path(file)
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
+        # editors on Windows may put a mark at the start
+        values = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise KitError(
             f"{file}: cannot be read ({error.strerror}); copy lib/grade/rubric.toml"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise KitError(f"{file}: is no TOML ({error}); copy lib/grade/rubric.toml") from None
-    dsc = {**_DEFAULTS, **values.get("dsc", {})}
+    given = values.get("dsc", {})
+    dsc = {**_DEFAULTS, **(given if isinstance(given, dict) else {"scale": None})}
     scale = dsc.get("scale", [])
     try:
         columns, levels = _columns(values.get("columns", {}))
@@ -139,6 +141,8 @@ def _problem(values: dict[str, Any], dsc: dict[str, Any], scale: Any) -> str | N
         )
     ):
         return "dsc.scale must be a list of two or more [DSC, points]"
+    if scale[-1][0] > 1:
+        return f"dsc.scale: a DSC is 1 at most, not {scale[-1][0]:g}; write 0.8 for 80 %"
     if any(b[0] <= a[0] or b[1] < a[1] for a, b in pairwise(scale)):
         return "dsc.scale must rise"
     if not all(_is_amount(dsc[name]) for name in _DEFAULTS):
@@ -155,6 +159,11 @@ def _columns(table: Any) -> tuple[dict[str, float], Levels]:
         column = column if isinstance(column, dict) else {"points": column}
         if not name[:1].isalnum():
             raise ValueError("the name of a column must begin with a letter")
+        if name != " ".join(name.split()):  # the gradebook would not find it again
+            raise ValueError(
+                f"columns: the name {name[:40]!r} has a blank at its end, two in a row or a line "
+                f"break"
+            )
         if unknown := column.keys() - {"points", "levels"}:
             raise ValueError(f"columns.{name}: {min(unknown)} is unknown")
         if not _is_amount(column.get("points")):
@@ -182,9 +191,4 @@ def _levels(name: str, listed: Any, most: float) -> tuple[tuple[float, str], ...
 
 def _is_amount(value: Any) -> bool:
     """Return whether a value is a finite number that is not negative."""
-    return (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and value >= 0
-    )
+    return is_finite(value) and value >= 0

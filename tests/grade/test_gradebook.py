@@ -89,6 +89,12 @@ def test_the_feedback_page_shows_the_level_that_was_reached(tmp_path):
         ("[dsc]\nscale = 7", "two or more"),
         ("[dsc]\nscale = [[0.5, nan], [0.9, 4]]", "two or more"),
         ("[dcs]\n", "dcs is unknown"),
+        ("dsc = 7", "two or more"),
+        ("[[dsc]]\nscale = [[0.5, 0], [0.9, 40]]", "two or more"),
+        ("[dsc]\nscale = [[80, 0], [92, 40]]\n[columns]\nreport = 60", "1 at most, not 92; write"),
+        (f"{_SCALE}[columns]\nreport = 1{'0' * 400}", "must name points"),
+        (f"{_SCALE}[columns]\n'report ' = 60", "'report ' has a blank at its end"),
+        (f'{_SCALE}[columns]\n"two\\rlines" = 60', "a line break"),
         ("[dsc]\nscale = [[0.5, 0], [0.9, 40]]\n[columns]\n'=x' = 60", "begin with a letter"),
         ("[dsc]\nscale = [[0.5, 0], [0.9, 40]]\n[columns]\nreport = -60", "columns"),
         ("[dsc", "no TOML"),
@@ -106,6 +112,11 @@ def test_rubrics_that_are_none(tmp_path, text, reason):
     with pytest.raises(KitError, match=reason) as caught:
         load_rubric(tmp_path / "r.toml")
     assert "\n" not in str(caught.value)
+
+
+def test_a_rubric_with_the_mark_that_windows_puts_at_the_start(tmp_path):
+    (tmp_path / "r.toml").write_text(f"{_SCALE}[columns]\nreport = 60\n", encoding="utf-8-sig")
+    assert load_rubric(tmp_path / "r.toml").columns == {"report": 60}
 
 
 # --- ties -----------------------------------------------------------------------------------------
