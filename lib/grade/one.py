@@ -15,7 +15,7 @@ import torch
 from lib.grade.archive import unpack
 from lib.grade.rescore import verify
 from lib.grade.result import Finding, Result, encodable
-from lib.grade.submission import READ, members, read_submission
+from lib.grade.submission import READ, folded, members, read_submission
 from lib.grade.test_set import Exam, prepare_exam
 from lib.grade.trouble import GraderError, in_one_line, is_of_memory, of_the_computer
 from lib.grade.worker import limited_memory
@@ -111,7 +111,8 @@ def _set_student(result: Result, inside: str, known: bool) -> None:
 
     The roster's id in the file's name, as a platform wrote it, comes before the id inside.
     """
-    if known and inside and result.student not in members(inside):
+    own = {folded(member) for member in members(inside)}
+    if known and inside and folded(result.student) not in own:
         result.findings.append(
             Finding(
                 "review",

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from lib.config import changes
 from lib.dataset import BrainData, load_data
-from lib.grade.archive import unpack, write_zip
+from lib.grade.archive import composed, unpack, write_zip
 from lib.grade.checks import check_history, check_id, check_other_run, check_tables
 from lib.grade.platforms import is_packed
 from lib.grade.rubric import load_rubric
@@ -106,6 +106,7 @@ def pack(
         KitError: no such run; weights or tables that cannot be read; a run that is too small; or a
             zip over 200 MiB.
     """
+    student = None if student is None else composed(student)
     if student == PLACEHOLDER:
         raise KitError(f"student {student!r}: is a placeholder; put your own id in its place")
     if student is not None and not TEAM.fullmatch(student):

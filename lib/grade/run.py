@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lib.grade.archive import content_hash
+from lib.grade.archive import composed, content_hash
 from lib.grade.checks import OTHER_DATA
 from lib.grade.feedback import FOLDER as FEEDBACK
 from lib.grade.feedback import page_name, write_leaderboard, write_page
@@ -31,7 +31,7 @@ from lib.grade.reading import reading_name, write_reading
 from lib.grade.result import Result
 from lib.grade.rubric import Rubric, load_rubric, with_baseline
 from lib.grade.standings import Standing, assess, of_members
-from lib.grade.submission import READ, STUDENT
+from lib.grade.submission import READ, STUDENT, TEAM
 from lib.grade.test_set import Exam, prepare_exam
 from lib.grade.trouble import GraderError, in_one_line, without_submission
 from lib.grade.worker import Worker, WorkerDied
@@ -253,15 +253,25 @@ def _believed(values: Any, name: str) -> Result:
 def student_of(name: str, roster: Sequence[str]) -> str:
     """Return the student's id for a submission that does not say it.
 
-    It is the id of the roster that the name contains, else the name itself.
+    It is the id of the roster that the name contains, or the ids of a team joined by +, else the
+    name itself. An id that is part of a longer one there is not meant: ada in ada-b.
     """
-    inside = [
-        student
+    name = composed(name)
+    matches = [
+        match
         for student in roster
-        if re.search(rf"(?<![A-Za-z0-9]){re.escape(student)}(?![A-Za-z0-9])", name)
+        for match in re.finditer(rf"(?<![A-Za-z0-9]){re.escape(student)}(?![A-Za-z0-9])", name)
     ]
-    if len(inside) == 1:
-        return inside[0]
+    inside: list[str] = []
+    end = 0
+    for match in sorted(matches, key=lambda match: (match.start(), -match.end())):
+        if match.end() > end:  # else the one before contains it
+            inside.append(match[0])
+            end = match.end()
+    inside = list(dict.fromkeys(inside))
+    together = "+".join(inside)
+    if len(inside) == 1 or (inside and together in name and TEAM.fullmatch(together)):
+        return together
     plain = re.sub(r"[^\w.@-]+", "_", name.removesuffix(".zip")).lstrip("_.@-")[:64]
     return plain or "nameless"
 
@@ -323,7 +333,7 @@ def read_roster(file: Path) -> list[str]:
 
 def _cells(rows: Sequence[Sequence[str]], column: int) -> list[str]:
     """Return the cells of a column that are not empty, without blanks around."""
-    cells = [row[column].strip() for row in rows if len(row) > column]
+    cells = [composed(row[column].strip()) for row in rows if len(row) > column]
     return [cell for cell in cells if cell]
 
 

@@ -15,7 +15,7 @@ from lib.grade.nearness import NEAR_WEIGHTS, apart, near, sketch, weights_distan
 from lib.grade.platforms import is_late
 from lib.grade.result import Finding, Result
 from lib.grade.rubric import Rubric
-from lib.grade.submission import members
+from lib.grade.submission import as_listed, members
 from lib.predict import PRETRAINED
 from lib.runtime.checkpoint import read_checkpoint
 from lib.stats import ALPHA, DIGITS
@@ -64,7 +64,10 @@ def assess(
     Args:
         roster: ids of the students; each who submitted nothing gets a row.
     """
-    results = [*results, *_missing(results, roster or ())]
+    results = [
+        replace(result, student=as_listed(result.student, roster or ())) for result in results
+    ]
+    results += _missing(results, roster or ())
     added: Findings = defaultdict(list)
     checks = (alike(results), shipped(results), other_seeds(results), unexpected(results, roster))
     for found in checks:

@@ -9,7 +9,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,10 +124,11 @@ def read_submission(folder: str | Path) -> Submission:
     tables = read_tables(root)
     manifest = _read_json(root / MANIFEST) if (root / MANIFEST).is_file() else {}
     student, run_id = manifest.get("student", ""), manifest.get("run")
-    if not isinstance(student, str) or (student and not TEAM.fullmatch(student)):
+    student = composed(student) if isinstance(student, str) else None
+    if student is None or (student and not TEAM.fullmatch(student)):
         raise KitError(
-            f"{MANIFEST}: the student's id must be letters, digits and . @ - only, ids of a team "
-            f"joined by +"
+            f"{MANIFEST}: the student's id must be letters, digits and . @ - only, at most five "
+            f"ids of a team joined by +"
         )
     if not isinstance(run_id, (str, type(None))):
         raise KitError(f"{MANIFEST}: run is no id of a run; {_AS_WRITTEN}")
@@ -137,6 +138,23 @@ def read_submission(folder: str | Path) -> Submission:
 def members(student: str) -> list[str]:
     """Return the ids of those who submitted together: ada+bela are two."""
     return list(dict.fromkeys(student.split("+")))
+
+
+def as_listed(student: str, roster: Sequence[str]) -> str:
+    """Return an id, or those of a team, as the roster spells it: Ada on the roster is ada, too.
+
+    An id that no other spelling on the roster is, or that several are, stays as it is.
+    """
+    listed = []
+    for member in members(student):
+        found = [one for one in roster if folded(one) == folded(member)]
+        listed.append(found[0] if len(found) == 1 and member not in roster else member)
+    return "+".join(dict.fromkeys(listed))
+
+
+def folded(student: str) -> str:
+    """Return what all spellings of an id share: capital letters and forms of Unicode differ."""
+    return composed(composed(student).casefold())
 
 
 def read_tables(root: Path) -> tuple[pd.DataFrame, ...]:

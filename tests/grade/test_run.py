@@ -18,20 +18,22 @@ import pytest
 import tifffile
 
 from lib.grade import grade, load_rubric
+from lib.grade.archive import write_zip
 from lib.grade.feedback import write_leaderboard, write_page
-from lib.grade.gradebook import GRADEBOOK, Book, write_book
+from lib.grade.gradebook import GRADEBOOK, Book, flags, write_book
 from lib.grade.one import failed, grade_one
 from lib.grade.platforms import list_submissions
 from lib.grade.result import Finding, Result
 from lib.grade.run import _computed, _is_other_data, _kept, read_roster, student_of, summary
 from lib.grade.standings import assess
+from lib.grade.submission import as_listed
 from lib.grade.trouble import GraderError, in_one_line
 from lib.grade.worker import Worker, WorkerDied
 from lib.logger import BEST_CSV
 from lib.runtime.own_files import OwnFiles
 from lib.utils import PROJECT, KitError, fingerprint, remedy, write_json
 from tests.grade.conftest import CPU
-from tests.grade.demo import pickled_code, run_of
+from tests.grade.demo import pickled_code, rename, run_of
 from tests.grade.test_checks import found
 
 
@@ -419,6 +421,22 @@ def test_who_handed_in():
     assert {name: student_of(name, roster) for name in names} == names
 
 
+def test_an_id_within_an_id_and_a_team_in_a_name():
+    """Before the zip is open: a damaged one has a row of those who submitted it."""
+    roster = ["ada", "ada-b", "lee", "bob.lee", "müller", "李", "李明"]
+    names = {
+        "byron_12_345_ada-b.zip": "ada-b",
+        "Bob_bob.lee_1_2.zip": "bob.lee",
+        "ada_12_345_ada-b.zip": "ada_12_345_ada-b",  # which of the two is not clear
+        "mu\u0308ller.zip": "müller",  # as macOS writes it
+        "x_李明.zip": "李明",
+        "ada+lee.zip": "ada+lee",
+        "Group 1_12_file/lee+ada-b (1).zip": "lee+ada-b",
+        "ada, lee.zip": "ada_lee",
+    }
+    assert {name: student_of(name, roster) for name in names} == names
+
+
 def test_what_counts_as_a_hand_in(tmp_path):
     for name in ("b.zip", "a/x.zip", "c/result/x.csv", "c/y.zip", "notes.txt", ".hidden.zip"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -566,6 +584,27 @@ def test_the_id_in_the_name_of_the_file_comes_before_the_one_inside(hand_ins, ex
     file = hand_ins / "submissions" / "ada.zip"
     result = grade_one((str(file), "bela.zip", "bela", True, str(work)), exam, CPU, 1e-6)
     assert (result["student"], found(result)) == ("bela", ["another id inside"])
+
+
+@pytest.mark.parametrize("inside", ["ADA", "ada"])
+def test_capital_letters_make_nobody_else(hand_ins, exam, ada, inside, tmp_path):
+    """The roster says Ada: a row, and nobody is missing or has the seed of somebody else."""
+    write_zip(tmp_path / "Ada.zip", rename(ada, inside))
+    (tmp_path / "work").mkdir()
+    job = (str(tmp_path / "Ada.zip"), "Ada.zip", "Ada", True, str(tmp_path / "work"))
+    result = Result.from_dict(json.loads(json.dumps(grade_one(job, exam, CPU, 1e-6))))
+    (standing,) = assess([result], load_rubric(hand_ins / "rubric.toml"), ["Ada"])
+    assert (standing.result.student, standing.status) == ("Ada", "verified")
+
+
+def test_ids_are_spelt_as_on_the_roster():
+    roster = ["Ada", "müller", "x", "X"]
+    spellings = {"ADA": "Ada", "mu\u0308ller": "müller", "X": "X", "zoe": "zoe", "ada+x": "Ada+x"}
+    assert {one: as_listed(one, roster) for one in spellings} == spellings
+    assert as_listed("Müller", roster) == "müller" and as_listed("ada+ADA", roster) == "Ada"
+    both = [Result(f"{name}.zip", name, "refused") for name in ("ada", "ADA")]
+    standings = assess(both, load_rubric(), ["Ada"])
+    assert [flags(standing) for standing in standings] == ["handed in twice: ada.zip, ADA.zip"] * 2
 
 
 def test_results_survive_json(graded):
