@@ -55,6 +55,10 @@ def verify(
     result.run, result.claimed = submission.run_id, submission.claimed
     result.recipe = submission.config.to_dict()
     result.prints |= _prints(submission)
+    others = list(read_others(submission))
+    result.times = [
+        time for _, run in others if isinstance(run, Submission) and (time := _time_print(run))
+    ]
     result.diff = lib_diff(submission.root / "lib")
     result.findings += [
         *check_tables(submission, tolerance),
@@ -65,7 +69,7 @@ def verify(
         *check_lib(result.diff),
         *(
             finding
-            for name, run in read_others(submission)
+            for name, run in others
             for finding in check_other_run(name, run, exam, tolerance)
         ),
     ]
@@ -81,13 +85,18 @@ def verify(
 
 def _prints(submission: Submission) -> dict[str, str]:
     """Return hashes of what no two trainings share."""
-    info = submission.info
     prints = {}
     if _tells(submission.cases):
         prints["cases"] = sha256(submission.cases.to_csv(index=False).encode())
-    if _is_fine(seconds := info.get("seconds")):
-        prints["time"] = sha256(repr(seconds).encode())
+    if time := _time_print(submission):
+        prints["time"] = time
     return prints
+
+
+def _time_print(run: Submission) -> str:
+    """Return a hash of the measured time of a run; "" if it is none, or too coarse."""
+    seconds = run.info.get("seconds")
+    return sha256(repr(seconds).encode()) if _is_fine(seconds) else ""
 
 
 def _is_fine(seconds: object) -> bool:

@@ -46,6 +46,7 @@ class Result:
         grid: ``network``, or ``file`` for masks that were submitted.
         cases: patient -> [claimed, computed, perturbed] DSC.
         prints: name -> hash of what no two students should share.
+        times: hashes of the measured times of the runs that are not graded.
         sketch: of the weights, see ``lib.grade.nearness``; empty without weights.
         content: the first digits of a hash of what was submitted.
         recipe: fields of the config, for the student's page.
@@ -65,6 +66,7 @@ class Result:
     grid: str = ""
     cases: dict[str, list[float | None]] = field(default_factory=dict)
     prints: dict[str, str] = field(default_factory=dict)
+    times: list[str] = field(default_factory=list)
     sketch: list[float] = field(default_factory=list)
     content: str = ""
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -103,7 +105,14 @@ class Result:
     def _is_sound(self) -> bool:
         """Return whether all values are of their kinds, as those from another process may not."""
         texts = [self.submission, self.student, self.status, self.run, self.grid, self.content]
-        texts += [*self.prints, *self.prints.values(), *self.cases, *self.recipe, *self.diff]
+        texts += [
+            *self.times,
+            *self.prints,
+            *self.prints.values(),
+            *self.cases,
+            *self.recipe,
+            *self.diff,
+        ]
         texts += [line for lines in self.diff.values() for line in lines]
         texts += [text for finding in self.findings for text in finding]
         numbers = [self.claimed, self.verified, self.low, self.high, self.probe]

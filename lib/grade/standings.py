@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,8 @@ _NEAR = {
 OFF_ROSTER = "not on the roster"
 _FOREIGN = ("claim not reproduced", "patients not reproduced", "checkpoint of another run")
 """Faults that prove that the weights are not of the run: what is shared was copied by this one."""
+GIVEN_OUT = 4, 0.5
+"""Number and share of submissions with the same run, from which on the course gave it out."""
 FEWEST_PATIENTS = 6
 """With fewer, nearly everybody ties: then the scale alone counts."""
 Findings = dict[int, list[Finding]]  # index of a result -> findings of the class about it
@@ -69,7 +72,13 @@ def assess(
     ]
     results += _missing(results, roster or ())
     added: Findings = defaultdict(list)
-    checks = (alike(results), shipped(results), other_seeds(results), unexpected(results, roster))
+    checks = (
+        alike(results),
+        same_runs(results),
+        shipped(results),
+        other_seeds(results),
+        unexpected(results, roster),
+    )
     for found in checks:
         for index, finding in found:
             added[index].append(finding)
@@ -198,6 +207,35 @@ def alike(results: Sequence[Result]) -> Iterator[tuple[int, Finding]]:
         distance = min(distance for _, distance in found)
         near_to = _of(results, (other for other, _ in found))
         yield index, _near_finding(name, distance, near_to)
+
+
+def same_runs(results: Sequence[Result]) -> Iterator[tuple[int, Finding]]:
+    """Yield what students share of the runs that they compare: one trained for another.
+
+    Two graded runs with the same time are the matter of ``alike``. A run that most of the class
+    have was given out.
+    """
+    graded = [result.prints.get("time", "") for result in results]
+    have: dict[str, list[int]] = defaultdict(list)
+    for index, result in enumerate(results):
+        for time in {*result.times, graded[index]} - {""}:
+            have[time].append(index)
+    number, share = GIVEN_OUT
+    others: dict[int, set[int]] = defaultdict(set)
+    for time, group in have.items():
+        if len(group) >= number and len(group) > share * len(results):
+            continue
+        for index, other in permutations(group, 2):
+            is_compared = graded[index] != time or graded[other] != time
+            if is_compared and apart(results[index], results[other]):
+                others[index].add(other)
+    text = (
+        "Another student submitted a run with the same measured time, to the microsecond: it is "
+        "the same training."
+    )
+    for index, found in others.items():
+        private = f"the same run as {_names(_of(results, sorted(found)))}"
+        yield index, Finding("review", "the same run", text, private)
 
 
 def _of(results: Sequence[Result], indices: Iterable[int]) -> list[Result]:

@@ -13,9 +13,10 @@ import torch
 from lib.config import Config
 from lib.grade.nearness import NEAR_WEIGHTS, dsc_distance, near, sketch, weights_distance
 from lib.grade.result import Finding, Result
-from lib.grade.standings import alike, assess, shipped, status
+from lib.grade.standings import alike, assess, same_runs, shipped, status
 from lib.networks import build_model
 from tests.grade.demo import checkpoint, edit_json, rename, run_of, sign
+from tests.grade.test_checks import with_second_run
 from tests.grade.test_gradebook import RUBRIC, result
 
 
@@ -182,6 +183,27 @@ def test_equal_measured_times_are_a_print(examine, ada):
     standings = assess([first, second], RUBRIC)
     assert {standing.status for standing in standings} == {"held"}
     assert {finding.name for _, finding in alike([first, second])} == {"the same measured time"}
+
+
+def test_a_run_of_a_comparison_is_somebody_elses(examine, ada):
+    """Its tables, or all of it: a friend's second best run, under another id."""
+    files, _ = with_second_run(ada)
+    assert Result.from_dict(_listed(examine(files))).times
+    own, shared = {"time": "1"}, ["2", "3"]
+    hana, gus = result("hana", prints=own, times=shared), result("gus", times=shared[:1])
+    mal = result("mal", prints={"time": "3"})
+    team = result("hana+zoe", prints=own, times=shared)
+    found = dict(same_runs([hana, gus, mal, team]))
+    assert {index: finding.private for index, finding in found.items()} == {
+        0: "the same run as gus, mal",
+        1: "the same run as hana, hana+zoe",
+        2: "the same run as hana, hana+zoe",
+        3: "the same run as gus, mal",
+    }
+    assert {finding.level for finding in found.values()} == {"review"}
+    assert not any(name in finding.text for finding in found.values() for name in ("hana", "gus"))
+    assert not list(same_runs([hana, replace(mal, prints={"time": "1"})]))  # a matter of ``alike``
+    assert not list(same_runs([result(name, times=["2"]) for name in "abcd"]))  # given out
 
 
 def test_only_what_proves_foreign_weights_tells_who_copied():
