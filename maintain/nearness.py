@@ -22,7 +22,15 @@ from torch import nn
 
 from lib.dataset import BrainData, load_data
 from lib.evaluate import score_cases
-from lib.grade.nearness import FEWEST, NEAR_DSC, NEAR_WEIGHTS, sketch, weights_distance
+from lib.grade.nearness import (
+    FEWEST,
+    NEAR_DSC,
+    NEAR_SHAPES,
+    NEAR_WEIGHTS,
+    shapes,
+    sketch,
+    weights_distance,
+)
 from lib.logger import Run, finished_runs, to_csv
 from lib.loss import DiceLoss
 from lib.metrics import Counts
@@ -41,6 +49,7 @@ GUIDE = PROJECT / "docs" / "instructors.md"
 COMMAND = "python -m maintain.nearness"
 PATIENTS, DRAWS = (5, 10, 30), 200  # patients of an assignment; how often they are drawn for a pair
 COPIED = 3  # runs of which copies are made
+SKETCHES = {"weights": (sketch, NEAR_WEIGHTS), "shapes": (shapes, NEAR_SHAPES)}
 Row = dict[str, Any]
 
 
@@ -61,21 +70,22 @@ def summary(group: str, what: str, distances: Sequence[float], limit: float) -> 
 
 
 def between_weights(runs: Sequence[Run]) -> Iterator[Row]:
-    """Yield the distances of weights: same training, same seed, neither."""
-    sketches = {run.id: sketch(load_weights(run.weights).network.state_dict()) for run in runs}
-    groups: dict[str, list[float]] = {}
-    for one, other in combinations(runs, 2):
-        same = replace(one.config, **AFTER_TRAINING) == replace(other.config, **AFTER_TRAINING)
-        if same:
-            kind = "weights, one training scored in two ways"
-        elif one.config.seed == other.config.seed:
-            kind = "weights, two recipes of one seed"
-        else:
-            kind = "weights, two seeds"
-        distance = weights_distance(sketches[one.id], sketches[other.id])
-        groups.setdefault(kind, []).append(distance)
-    for kind, distances in sorted(groups.items()):
-        yield summary("honest", kind, distances, NEAR_WEIGHTS)
+    """Yield the distances of weights and shapes: same training, same seed, neither."""
+    for name, (draw, limit) in SKETCHES.items():
+        drawn = {run.id: draw(load_weights(run.weights).network.state_dict()) for run in runs}
+        groups: dict[str, list[float]] = {}
+        for one, other in combinations(runs, 2):
+            distance = weights_distance(drawn[one.id], drawn[other.id])
+            groups.setdefault(f"{name}, {_relation(one, other)}", []).append(distance)
+        for kind, distances in sorted(groups.items()):
+            yield summary("honest", kind, distances, limit)
+
+
+def _relation(one: Run, other: Run) -> str:
+    """Return what two runs have in common."""
+    if replace(one.config, **AFTER_TRAINING) == replace(other.config, **AFTER_TRAINING):
+        return "one training scored in two ways"
+    return "two recipes of one seed" if one.config.seed == other.config.seed else "two seeds"
 
 
 def between_scores(folder: Path = FOLDER) -> Iterator[Row]:
@@ -141,6 +151,14 @@ def _double(network: nn.Module) -> None:
                 behind.running_var *= 4
 
 
+def _mirror(network: nn.Module) -> None:
+    """Mirror every kernel: the network finds as much as before, in mirrored images."""
+    with torch.no_grad():
+        for tensor in network.parameters():
+            if tensor.ndim == 4:
+                tensor.copy_(tensor.flip(3))
+
+
 def _trained(data: BrainData, patients: Sequence[str], steps: int) -> Callable[[nn.Module], None]:
     """Return what trains a network further, on the slices of patients in any order."""
 
@@ -167,21 +185,25 @@ def copies(runs: Sequence[Run], data: BrainData) -> Iterator[Row]:
         "noise of 5 %": _noise(0.05),
         "last bias + 0.03": _last_bias,
         "convolutions doubled before a normalisation": _double,
+        "kernels mirrored": _mirror,
         "ten further steps": _trained(data, runs[0].info["split"]["train"], 10),
         "an epoch of further training": _trained(data, runs[0].info["split"]["train"], 40),
     }
     for way, alter in progress(ways.items(), desc="copies"):
-        weights, scores = [], []
+        scores: list[float] = []
+        distances: dict[str, list[float]] = {name: [] for name in SKETCHES}
         for run in runs:
             torch.manual_seed(run.config.seed)
             trained = load_weights(run.weights)
             altered = copy.deepcopy(trained.network)
             alter(altered)
-            pair = [sketch(network.state_dict()) for network in (trained.network, altered)]
-            weights.append(weights_distance(*pair))
+            for name, (draw, _) in SKETCHES.items():
+                pair = [draw(network.state_dict()) for network in (trained.network, altered)]
+                distances[name].append(weights_distance(*pair))
             before, after = (_dsc(network, run, data) for network in (trained.network, altered))
             scores.append(float(np.abs(before - after).max()))
-        yield summary("copy", f"weights, {way}", weights, NEAR_WEIGHTS)
+        for name, (_, limit) in SKETCHES.items():
+            yield summary("copy", f"{name}, {way}", distances[name], limit)
         yield summary("copy", f"DSC of 10 patients, {way}", scores, NEAR_DSC)
 
 

@@ -24,7 +24,7 @@ from lib.grade.checks import (
     check_tables,
     lib_diff,
 )
-from lib.grade.nearness import sketch
+from lib.grade.nearness import shapes, sketch
 from lib.grade.result import Finding, Result
 from lib.grade.student_work import is_finite
 from lib.grade.submission import Submission, read_others
@@ -202,7 +202,7 @@ def _score_weights(
             )
         )
     network = checkpoint.network()
-    result.sketch = sketch(network.state_dict())
+    result.sketch, result.shapes = sketch(network.state_dict()), shapes(network.state_dict())
     machine = prepare([network], str(device), _precision(device, info))
     tune_allocator(device)
     batch_size = min(-(-config.batch_size * config.accumulate // info["accumulate"]), MAX_BATCH)

@@ -47,7 +47,7 @@ class Result:
         cases: patient -> [claimed, computed, perturbed] DSC.
         prints: name -> hash of what no two students should share.
         times: hashes of the measured times of the runs that are not graded.
-        sketch: of the weights, see ``lib.grade.nearness``; empty without weights.
+        sketch, shapes: of the weights, see ``lib.grade.nearness``; empty without weights.
         content: the first digits of a hash of what was submitted.
         recipe: fields of the config, for the student's page.
         diff: file of ``lib`` -> lines of a unified diff.
@@ -68,6 +68,7 @@ class Result:
     prints: dict[str, str] = field(default_factory=dict)
     times: list[str] = field(default_factory=list)
     sketch: list[float] = field(default_factory=list)
+    shapes: list[float] = field(default_factory=list)
     content: str = ""
     recipe: dict[str, Any] = field(default_factory=dict)
     diff: dict[str, list[str]] = field(default_factory=dict)
@@ -117,7 +118,7 @@ class Result:
         texts += [text for finding in self.findings for text in finding]
         numbers = [self.claimed, self.verified, self.low, self.high, self.probe]
         numbers += [number for scores in self.cases.values() for number in scores]
-        numbers += self.sketch
+        numbers += [*self.sketch, *self.shapes]
         return (
             all(isinstance(text, str) for text in texts)
             and all(number is None or is_finite(number) for number in numbers)

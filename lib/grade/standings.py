@@ -12,7 +12,15 @@ import numpy as np
 
 from lib.config import seed_of
 from lib.grade.checkpoint import weights_hash
-from lib.grade.nearness import NEAR_WEIGHTS, apart, near, sketch, weights_distance
+from lib.grade.nearness import (
+    NEAR_SHAPES,
+    NEAR_WEIGHTS,
+    apart,
+    near,
+    shapes,
+    sketch,
+    weights_distance,
+)
 from lib.grade.platforms import is_late
 from lib.grade.result import Finding, Result
 from lib.grade.rubric import Rubric
@@ -30,6 +38,7 @@ _SHARED = {
 """Name in ``Result.prints`` -> what is shared, the most telling first."""
 _NEAR = {
     "weights": "nearly the same weights",
+    "shapes": "nearly the same kernels, in another order, size or direction",
     "predictions": "nearly the same DSC on every patient",
 }
 OFF_ROSTER = "not on the roster"
@@ -272,8 +281,9 @@ def _shared_finding(name: str, words: str, result: Result, others: list[Result])
 def _near_finding(name: str, distance: float, others: list[Result]) -> Finding:
     """Return the finding about a result that is nearly that of others."""
     words = _NEAR[name]
-    if name == "weights":
-        apart = "it is 0 for a copy, and about 1.4 for networks that were trained apart"
+    if name in ("weights", "shapes"):
+        about = 1.4 if name == "weights" else 1.1
+        apart = f"it is 0 for a copy, and about {about} for networks that were trained apart"
     else:
         apart = "networks that were trained apart differ by more, in one patient at least"
     return Finding(
@@ -305,13 +315,16 @@ def shipped(results: Sequence[Result], folder: Path = PRETRAINED) -> Iterator[tu
             name: tensor.float() if tensor.is_floating_point() else tensor
             for name, tensor in weights.items()
         }
-        ours[file.name] = ({weights_hash(weights), weights_hash(widened)}, sketch(widened))
+        hashes = {weights_hash(weights), weights_hash(widened)}
+        ours[file.name] = hashes, sketch(widened), shapes(widened)
     for index, result in enumerate(results):
-        for name, (hashes, near_to) in ours.items():
+        for name, (hashes, drawn, shaped) in ours.items():
             if result.prints.get("weights", "") in hashes:
                 text = f"These weights come with the kit: {name}."
                 yield index, Finding("fault", "weights of the kit", text)
-            elif result.sketch and weights_distance(result.sketch, near_to) <= NEAR_WEIGHTS:
+            elif (result.sketch and weights_distance(result.sketch, drawn) <= NEAR_WEIGHTS) or (
+                result.shapes and weights_distance(result.shapes, shaped) <= NEAR_SHAPES
+            ):
                 text = f"These are nearly the weights that come with the kit: {name}."
                 yield index, Finding("review", "nearly weights of the kit", text)
 

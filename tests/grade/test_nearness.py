@@ -11,7 +11,15 @@ import pytest
 import torch
 
 from lib.config import Config
-from lib.grade.nearness import NEAR_WEIGHTS, dsc_distance, near, sketch, weights_distance
+from lib.grade.nearness import (
+    NEAR_SHAPES,
+    NEAR_WEIGHTS,
+    dsc_distance,
+    near,
+    shapes,
+    sketch,
+    weights_distance,
+)
 from lib.grade.result import Finding, Result
 from lib.grade.standings import alike, assess, same_runs, shipped, status
 from lib.networks import build_model
@@ -20,9 +28,9 @@ from tests.grade.test_checks import with_second_run
 from tests.grade.test_gradebook import RUBRIC, result
 
 
-def network(seed: int) -> dict[str, torch.Tensor]:
+def network(seed: int, model: str = "unet") -> dict[str, torch.Tensor]:
     torch.manual_seed(seed)
-    return build_model(Config(init_features=4, image_size=32)).state_dict()
+    return build_model(Config(init_features=4, image_size=32, model=model)).state_dict()
 
 
 def relative(one, other) -> float:
@@ -57,8 +65,9 @@ def test_weights_that_are_no_numbers_have_a_sketch():
     odd = network(0)
     for value in (float("nan"), float("inf"), 1e38):
         next(iter(odd.values())).view(-1)[0] = value
-        assert np.isfinite(sketch(odd)).all()
-    assert sketch({"bias": torch.zeros(3)}) == [0.0] * 256
+        assert np.isfinite(sketch(odd)).all() and np.isfinite(shapes(odd)).all()
+    assert sketch({"bias": torch.zeros(3)}) == shapes({"bias": torch.zeros(3)}) == [0.0] * 256
+    assert shapes({"conv.weight": torch.zeros(8, 8, 3, 3)}) == [0.0] * 256
 
 
 ALTERED = {
@@ -84,6 +93,89 @@ def test_an_altered_copy_is_near(how):
     assert weights_distance(sketch(one), sketch(copy)) <= NEAR_WEIGHTS / 5
     apart = weights_distance(sketch(one), sketch(network(2)))
     assert apart > 1
+
+
+INNER = ("conv1.weight", "norm1.weight", "norm1.bias", "norm1.running_mean", "norm1.running_var")
+
+
+def inner_channels(weights, change):
+    """The weights with the channels between two convolutions changed, by ``change``.
+
+    It takes tensors along the channels and those that follow, and returns both.
+    """
+    found = dict(weights)
+    for name in weights:
+        if name.endswith(".conv2.weight"):
+            block = name.removesuffix("conv2.weight")
+            names = [f"{block}{part}" for part in INNER]
+            tensors, behind = change([found[one] for one in names], found[name])
+            found |= dict(zip(names, tensors, strict=True)) | {name: behind}
+    return found
+
+
+def in_another_order(weights):
+    return inner_channels(
+        weights, lambda tensors, behind: ([one.flip(0) for one in tensors], behind.flip(1))
+    )
+
+
+def of_another_size(weights):
+    """Other factors of the normalisation, which the next convolution takes out."""
+
+    def change(tensors, behind):
+        size = torch.linspace(0.1, 10, len(tensors[0]))
+        conv, weight, bias, *running = tensors
+        return [conv, size * weight, size * bias, *running], behind / size[:, None, None]
+
+    return inner_channels(weights, change)
+
+
+def mirrored(weights):
+    """It finds as much as the original, in mirrored images."""
+    return {
+        name: tensor.flip(3) if tensor.ndim == 4 else tensor for name, tensor in weights.items()
+    }
+
+
+def with_noise(weights):
+    return {
+        name: tensor * (1 + 0.03 * torch.randn(tensor.shape)) if tensor.ndim > 1 else tensor
+        for name, tensor in weights.items()
+    }
+
+
+HIDDEN = {
+    "order": (in_another_order,),
+    "size": (of_another_size,),
+    "mirrored": (mirrored,),
+    "all of them, and noise": (in_another_order, of_another_size, mirrored, with_noise),
+}
+
+
+@pytest.mark.parametrize("how", HIDDEN)
+@pytest.mark.parametrize("model", ["unet", "unet_2plus", "unet_3plus"])
+def test_shapes_show_through_what_hides_weights(how, model):
+    """Together with another last bias, which moves the DSC of each patient."""
+    one, other = (shapes(network(seed, model)) for seed in (1, 2))
+    copy = network(1, model)
+    for hide in HIDDEN[how]:
+        copy = hide(copy)
+    assert weights_distance(sketch(network(1, model)), sketch(copy)) > NEAR_WEIGHTS
+    assert weights_distance(one, shapes(copy)) <= NEAR_SHAPES / 2
+    assert weights_distance(one, other) > 1.5 * NEAR_SHAPES
+    a, b = result("a", shapes=one), result("b", (0.1, 0.2, 0.3), shapes=shapes(copy))
+    assert [found[2] for found in near([a, b])] == ["shapes"]
+    assert {finding.level for _, finding in alike([a, b])} == {"review"}
+    assert not list(near([a, replace(b, shapes=other)]))
+
+
+def test_the_kits_weights_are_found_though_they_are_mirrored(tmp_path):
+    torch.save({"weights": network(3)}, tmp_path / "kit.pt")
+    copy = mirrored(network(3))
+    own = result("a", sketch=sketch(copy), shapes=shapes(copy))
+    assert [finding.name for _, finding in shipped([own], tmp_path)] == [
+        "nearly weights of the kit"
+    ]
 
 
 @pytest.mark.parametrize("how", ALTERED)
