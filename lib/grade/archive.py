@@ -213,6 +213,8 @@ def _in_zip(origin: str, bundle: zipfile.ZipFile) -> Iterator[Member]:
     for entry in entries:
         name = entry.orig_filename
         parts = _inside(origin, name)
+        if any(map(is_litter, parts)):  # a folder .venv has links, and nobody reads them
+            continue
         kind = stat.S_IFMT(entry.external_attr >> 16) if entry.create_system == 3 else 0
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise KitError(f"{origin}: {name!a} is a link or a device; submit plain files")
@@ -233,19 +235,22 @@ def _in_folder(folder: Path) -> Iterator[Member]:
 
 
 def plain_files(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder, by name; links are not followed.
+    """Yield the files below a folder, by name; litter is left out, and links are not followed.
 
     Raises:
         KitError: a link, a device, or too many files.
     """
     number = 0
     for place, folders, names in os.walk(folder, onerror=_raise):
-        folders.sort()
-        for name in sorted([*folders, *names]):
+        folders[:] = sorted(name for name in folders if not is_litter(name))
+        for name in sorted([*folders, *(name for name in names if not is_litter(name))]):
             path = Path(place, name)
             mode, number = path.lstat().st_mode, number + 1
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise KitError(f"{folder.name}: {name!a} is a link or a device; submit plain files")
+                raise KitError(
+                    f"{folder.name}: {path.relative_to(folder).as_posix()!a} is a link or a "
+                    f"device; submit plain files"
+                )
             if number > MAX_ENTRIES:
                 raise KitError(
                     f"{folder.name}: more than {MAX_ENTRIES} files; submit what pack makes"

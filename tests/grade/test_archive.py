@@ -179,6 +179,31 @@ def test_links_and_devices(tmp_path, target, kind):
     refused(zip_of(tmp_path / "a.zip", (entry, b"/etc/passwd")), target, "link or a device")
 
 
+def test_links_in_the_litter_of_other_programs_are_no_matter(tmp_path, target):
+    """A folder of a virtual environment has some, and nobody reads it."""
+    link = zipfile.ZipInfo("ada/.venv/bin/python")
+    link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    unpack(
+        zip_of(tmp_path / "a.zip", ("ada/x.csv", b"1"), (link, b"/bin/python")), target, SUFFIXES
+    )
+    assert names_in(target) == ["x.csv"]
+    (target / "x.csv").unlink()
+    source = tmp_path / "ada"
+    (source / ".git").mkdir(parents=True)
+    (source / "x.csv").write_text("1")
+    try:
+        (source / ".git" / "y.csv").symlink_to("/etc/passwd")
+        (source / ".venv").symlink_to("/etc")
+    except OSError:
+        pytest.skip("this system lets no user make links")
+    unpack(source, target, SUFFIXES)
+    assert names_in(target) == ["x.csv"]
+    (target / "x.csv").unlink()
+    (source / "data").mkdir()
+    (source / "data" / "patients").symlink_to("/etc")
+    refused(source, target, "'data/patients' is a link")
+
+
 @pytest.mark.parametrize(
     "names",
     [("x.csv", "x.csv"), ("x.csv", "X.CSV"), ("é.csv", "e\u0301.csv"), ("a/x.csv", "a\\x.csv")],
