@@ -326,9 +326,19 @@ def _diff(ours: list[str], theirs: list[str]) -> list[str]:
     return [*lines[:_MAX_DIFF], f"... and {len(lines) - _MAX_DIFF} lines more"]
 
 
-def check_lib(diff: dict[str, list[str]]) -> Iterator[Finding]:
-    """Check what a changed ``lib`` means for the score."""
-    protected = [name for name in PROTECTED if name in diff]
+def check_lib(folder: Path, diff: dict[str, list[str]]) -> Iterator[Finding]:
+    """Check what a changed ``lib`` means for the score.
+
+    Args:
+        diff: of the folder, see ``lib_diff``.
+    """
+    if not folder.is_dir():
+        text = "lib is missing: nobody can see whether the definition of the score was changed."
+        yield Finding("review", "lib missing", text)
+    # Python prefers a folder metrics to metrics.py
+    protected = [
+        name for name in diff if f"{Path(name).parts[0].removesuffix('.py')}.py" in PROTECTED
+    ]
     others = [name for name in diff if name not in protected]
     if protected:
         yield Finding(

@@ -66,7 +66,7 @@ def verify(
         *check_split(submission, exam),
         *check_cases(submission, exam),
         *check_identity(submission, exam),
-        *check_lib(result.diff),
+        *check_lib(submission.root / "lib", result.diff),
         *(
             finding
             for name, run in others

@@ -286,6 +286,18 @@ def test_every_run_of_a_comparison_is_checked(examine, ada):
     assert found(examine(without)) == ["another run is not as it was trained"]
 
 
+def test_a_lib_that_is_not_there_or_takes_the_place_of_a_module(examine, ada):
+    without = {name: content for name, content in ada.items() if not name.startswith("lib/")}
+    result = examine(without)
+    assert [(one.level, one.name) for one in result["findings"]] == [("review", "lib missing")]
+    assert result["status"] == "computed"
+    folder = {"lib/metrics/__init__.py": b"", "lib/metrics_of_mine.py": b""}
+    result = examine({**ada, **folder})
+    first, second = result["findings"]
+    assert (first.name, second.name) == ("metric edited", "lib changed")
+    assert "lib/metrics/__init__.py:" in first.text and "lib/metrics_of_mine.py:" in second.text
+
+
 def test_sixty_thousand_epochs_of_plateau_take_seconds():
     """The time to compute a rate grows with the epochs before it."""
     epochs = 60_000
