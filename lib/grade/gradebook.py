@@ -216,7 +216,7 @@ def read_book(file: Path, rubric: Rubric) -> Book:
         place = f"{file}, line {number}"
         _require_named(place, names, cells)
         row = dict(zip(names, cells, strict=False))
-        filled = {name: row[name] for name in columns if row.get(name, "").strip()}
+        filled = {name: _as_typed(row[name]) for name in columns if row.get(name, "").strip()}
         key = row.get("student", "").strip(), row.get("submission", "").strip()
         if key[0] == POSSIBLE:
             possible = {name: cell for name, cell in filled.items() if name not in rubric.columns}
@@ -405,6 +405,11 @@ def _in_one_cell(text: str) -> str:
     There, what is behind a semicolon or a tab is a cell of its own.
     """
     return re.sub(r"(?<=\S)([;\t]\s*)([=+@-])", r"\1'\2", text)
+
+
+def _as_typed(cell: str) -> str:
+    """Return a cell without the apostrophe that ``_as_text`` puts before it."""
+    return cell[1:] if cell.startswith("'") and _as_text(cell[1:]) == cell else cell
 
 
 def _as_text(text: str) -> str:

@@ -454,6 +454,17 @@ def test_no_cell_is_a_formula(tmp_path, name):
     )
 
 
+@pytest.mark.parametrize("comment", ["- clear\n- short", "=) well done", "+ nice", "'tis fine"])
+def test_a_comment_is_shown_as_it_was_typed(tmp_path, comment):
+    """The gradebook puts an apostrophe before what a spreadsheet takes for a formula."""
+    write(tmp_path, [result("a")])
+    edit(tmp_path, comment=comment)
+    for _ in range(3):
+        write(tmp_path, [result("a")])
+        book = read_book(tmp_path / GRADEBOOK, RUBRIC)
+        assert book.entries["a", "a.zip"] == {"comment": comment}
+
+
 def test_what_humans_wrote_survives(tmp_path):
     write(tmp_path, [result("a"), result("b")])
     edit(tmp_path, report="31,5", comment='clear; but, "short"\nsecond line')
