@@ -83,6 +83,8 @@ def prepare_exam(root: str | Path, split: str = "auto") -> Exam:
 def _prepare_exam(root: str | Path, split: str) -> Exam:
     data = load_data(root, _SMALL)
     chosen = make_split(data, split)
+    if not chosen.validation:
+        raise KitError(f"split {split!r}: leaves nobody to score; name another (--split)")
     key = fingerprint([_VERSION, data.fingerprint, chosen.validation])
     folder = place_in_cache(f"exam-{key[:16]}", _is_whole)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from lib.grade.test_set import perturb, prepare_exam
+from lib.grade.trouble import GraderError
 from tests.conftest import brain
 
 
@@ -20,6 +22,11 @@ def test_perturbed_patients_are_the_same_each_time_and_keep_their_background():
         > moved[..., 1][(truth == 0) & (moved[..., 1] > 0)].mean() + 50
     )
     assert abs(int((moved[..., 0] == 0).sum()) - int((volume[..., 0] == 0).sum())) < 0.1 * mask.size
+
+
+def test_a_split_without_anybody_to_score_is_named(tiny_kaggle):
+    with pytest.raises(GraderError, match="split 'all': leaves nobody to score"):
+        prepare_exam(tiny_kaggle, "all")
 
 
 def test_copies_that_were_damaged_are_made_anew(tiny_kaggle):
