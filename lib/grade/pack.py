@@ -347,18 +347,21 @@ def _write_checked(target: Path | None, files: dict[str, Path | bytes]) -> tuple
 def _unfinished(files: dict[str, Path | bytes]) -> Iterator[str]:
     """Yield what is to be written and run yet: answers, cells of notebooks, exercises."""
     asked = written = 0
-    for name, file in files.items():
+    for name, file in sorted(files.items()):
         if "/" in name or not name.endswith(".ipynb"):
             continue
-        code = [
-            cell
-            for cell in _cells(files.get(f"result/notebooks/{name}", file))
-            if cell.kind == "code" and cell.text
-        ]
+        try:
+            run, answered = (
+                _cells(each) for each in (files.get(f"result/notebooks/{name}", file), file)
+            )
+        except KitError as error:
+            yield f"nobody can read this: {error}"
+            continue
+        code = [cell for cell in run if cell.kind == "code" and cell.text]
         idle = sum(not cell.was_run for cell in code)
         if idle:
             yield f"{name}: {idle} of {len(code)} cells were not run, or saved without outputs"
-        questions = [cell for cell in _cells(file) if cell.asked]
+        questions = [cell for cell in answered if cell.asked]
         asked += len(questions)
         written += sum(cell.is_answered for cell in questions)
     if asked:
@@ -375,8 +378,5 @@ def _unfinished(files: dict[str, Path | bytes]) -> Iterator[str]:
 
 
 def _cells(file: Path | bytes) -> list[Cell]:
-    """Return the cells of a notebook; none of a damaged one."""
-    try:
-        return read_notebook(file) if isinstance(file, Path) else []
-    except (KitError, OSError):
-        return []
+    """Return the cells of a notebook. Raises KitError for a damaged one."""
+    return read_notebook(file) if isinstance(file, Path) else []

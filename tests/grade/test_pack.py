@@ -161,6 +161,7 @@ def test_the_receipt_tells_what_is_unwritten_and_was_not_run(out, tmp_path, monk
     (kit / "exercises.py").write_text(source.replace("# YOUR TURN", "return 1  #", 1))
     count = len(exercises_in(source))
     assert pack("ada", out, quick=True).remarks == [
+        "nobody can read this: broken.ipynb: is no notebook; save it in Jupyter again",
         "train.ipynb: 1 of 2 cells were not run, or saved without outputs",
         "analysis: 1 of 2 answers written",
         f"exercises.py: 1 of {count} exercises written",
