@@ -202,6 +202,9 @@ class _Walk:
 
         Cells of the student's own right below a question belong to its answer.
         """
+        # a key pressed by chance makes raw text or code of a cell
+        if cell.kind == "raw" or self.notebook.kinds.get(cell.id) == "markdown":
+            cell = cell._replace(kind="markdown")
         place = self._released_as(cell)
         if place:
             self.found.add(place)

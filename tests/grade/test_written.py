@@ -141,6 +141,21 @@ def test_an_answer_in_a_cell_of_its_own_below_the_question(ada, read, edition):
     assert answers(written)[f"train-{second}"] == [] and not own(written)
 
 
+@pytest.mark.parametrize("kind", ["raw", "code"])
+def test_a_key_that_makes_another_kind_of_a_cell_loses_no_answer(ada, read, edition, kind):
+    """In Jupyter r makes raw text of the cell, and y code."""
+    place, other = ids_that_ask(edition)[:2]
+    content = with_cells(answered(edition, {place: "It helps."}), other, "By a lot.")
+    for cell in content["cells"]:
+        if cell["id"] == place:
+            cell["cell_type"] = kind
+        if cell["id"] == "own-0":
+            cell["cell_type"] = "raw"
+    written = read({**ada, "train.ipynb": as_bytes(content)})
+    assert answers(written)[f"train-{place}"] == ["It helps."]
+    assert answers(written)[f"train-{other}"] == ["By a lot."] and not written.remarks
+
+
 def test_cells_of_their_own_elsewhere(ada, read, edition):
     place = edition["cells"][0]["id"]
     content = with_cells(edition, place, "## Note\nMine.", edition["cells"][0]["source"])
