@@ -253,6 +253,23 @@ def test_cases_are_compared_patient_by_patient(examine, ada, moved, level):
     assert [f.level for f in about] == [level]
 
 
+def test_a_claim_that_is_too_low_hides_no_other_weights(examine, ada):
+    """Weights of a network that is a little better, and right in other patients."""
+    cases = f"{run_of(ada)}/cases.csv"
+
+    def edit(table):
+        best, worst = table["dsc"].idxmax(), table["dsc"].idxmin()
+        table.loc[[best, worst], "dsc"] += [-0.05, 0.05]
+        return table
+
+    files = shifted({**ada, cases: edit_table(ada[cases], edit)}, -0.01)
+    result = examine(files, tolerance=0.005)
+    assert [(one.level, one.name) for one in result["findings"]] == [
+        ("note", "claim too low"),
+        ("fault", "patients not reproduced"),
+    ]
+
+
 def with_second_run(files):
     """The submission with a second, honest run: the same, as another seed would have it."""
     run = run_of(files)
