@@ -200,7 +200,7 @@ def read_book(file: Path, rubric: Rubric) -> Book:
     if not file.is_file():
         return Book()
     rows = read_table(file)
-    names = [name.strip() for name in rows[0]] if rows else []
+    names = [_as_named(name.strip(), rubric) for name in rows[0]] if rows else []
     if not {"student", "submission"} <= set(names):
         raise KitError(
             f"{file}: has no columns student and submission; restore it, or move it away"
@@ -236,6 +236,13 @@ def read_book(file: Path, rubric: Rubric) -> Book:
             entries[key] = filled or entries.get(key, {})
             before[key] = {name: row.get(name, "").strip() for name in ("content", "marked")}
     return Book(columns, entries, possible=possible, before=before)
+
+
+def _as_named(name: str, rubric: Rubric) -> str:
+    """Return the name of a column as the rubric has it, if only blanks or capitals differ."""
+    known = (*rubric.columns, BY_HAND, COMMENT)
+    found = [one for one in known if one.casefold() == " ".join(name.split()).casefold()]
+    return found[0] if len(found) == 1 and name not in known else name
 
 
 def _require_named(place: str, names: Sequence[str], cells: Sequence[str]) -> None:

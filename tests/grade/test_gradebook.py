@@ -465,6 +465,19 @@ def test_a_comment_is_shown_as_it_was_typed(tmp_path, comment):
         assert book.entries["a", "a.zip"] == {"comment": comment}
 
 
+def test_points_count_whatever_the_capitals_of_their_column(tmp_path):
+    write(tmp_path, [result("a")])
+    edit(tmp_path, report="31")
+    text = (tmp_path / GRADEBOOK).read_text(encoding="utf-8-sig")
+    renamed = text.replace("report", "Report ", 1).replace("comment", "COMMENT", 1)
+    (tmp_path / GRADEBOOK).write_text(renamed, encoding="utf-8")
+    row = write(tmp_path, [result("a")])[1]
+    assert (row["report"], row["score"]) == ("31", f"{25 + 31:g}") and "Report" not in row
+    two = replace(RUBRIC, columns={"talk": 30, "Talk": 30})
+    write_book(tmp_path / "two.csv", assess([result("a")], two), Book(), two, {0: "a"})
+    assert read_book(tmp_path / "two.csv", two).columns[:2] == ("talk", "Talk")
+
+
 def test_what_humans_wrote_survives(tmp_path):
     write(tmp_path, [result("a"), result("b")])
     edit(tmp_path, report="31,5", comment='clear; but, "short"\nsecond line')
