@@ -19,7 +19,7 @@ from lib.grade.result import Result
 from lib.grade.submission import members
 
 BUCKETS = 256
-NEAR_WEIGHTS, NEAR_SHAPES, NEAR_DSC = 0.2, 0.5, 0.01
+NEAR_WEIGHTS, NEAR_SHAPES, NEAR_DSC = 0.3, 0.5, 0.01
 """Largest distance of copies; ``docs/instructors.md`` has what was measured."""
 QUANTILES, _FEWEST_CHANNELS = 16, 4
 """Of a layer's channels, by the shapes of their kernels; layers with fewer tell nothing."""

@@ -178,6 +178,16 @@ def test_the_kits_weights_are_found_though_they_are_mirrored(tmp_path):
     ]
 
 
+def test_much_noise_and_a_share_of_somebody_else_are_near():
+    """Both leave the DSC of a network nearly as it was."""
+    one, other = network(1), network(2)
+    torch.manual_seed(0)
+    noisy = {name: tensor * (1 + 0.25 * torch.randn(tensor.shape)) for name, tensor in one.items()}
+    mixed = {name: 0.8 * tensor + 0.2 * other[name] for name, tensor in one.items()}
+    for copy in (noisy, mixed):
+        assert weights_distance(sketch(one), sketch(copy)) <= NEAR_WEIGHTS
+
+
 @pytest.mark.parametrize("how", ALTERED)
 def test_a_classmates_altered_weights_are_found(examine, ada, hand_ins, how):
     """Under an own id, signed anew, with the tables that these weights give."""
