@@ -24,7 +24,10 @@ import psutil
 from filelock import FileLock
 
 T = TypeVar("T")
-PROJECT = Path(__file__).resolve().parent.parent
+LIB = Path(__file__).resolve().parent
+INSTALLED = LIB.parent.name in ("site-packages", "dist-packages")
+PROJECT = Path.cwd() if INSTALLED else LIB.parent
+"""The kit's folder, with data and results; of an installed kit it is the working folder."""
 PARTIAL = ".kit-partial"  # at the end of names of what is not written yet
 
 

@@ -1,6 +1,9 @@
 """Hashing, atomic writing, progress bars."""
 
 import os
+import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from lib.utils import (
+    LIB,
     KitError,
     _who,
     build_folder,
@@ -115,3 +119,21 @@ def test_progress_is_text_on_stderr_and_leaves_nothing(capfd):
     assert streams.out == ""
     assert "counting" in streams.err
     assert streams.err.rpartition("\r")[2].strip() == ""
+
+
+def test_an_installed_kit_works_in_the_folder_where_it_is_used(tmp_path):
+    """Data and results are the user's: nothing goes into site-packages."""
+    site = tmp_path / "site-packages"
+    shutil.copytree(LIB, site / "lib", ignore=shutil.ignore_patterns("__pycache__"))
+    code = "from lib.utils import PROJECT; print(PROJECT)"
+    (tmp_path / "mine").mkdir()
+    for folder, expected in ((site, tmp_path / "mine"), (LIB.parent, LIB.parent)):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path / "mine",
+            env=os.environ | {"PYTHONPATH": str(folder)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == str(expected)

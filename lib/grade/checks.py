@@ -29,7 +29,7 @@ from lib.networks import build
 from lib.notebook.solutions import without_solutions
 from lib.optim import learning_rate
 from lib.runtime import code_fingerprint
-from lib.utils import PROJECT, KitError, sha256
+from lib.utils import LIB, KitError, sha256
 
 OTHER_DATA = "other data"
 EXACT = 1e-6
@@ -246,7 +246,7 @@ def lib_diff(folder: Path) -> dict[str, list[str]]:
         return {}
     ours, theirs = (
         {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*.py"))}
-        for root in (PROJECT / "lib", folder)
+        for root in (LIB, folder)
     )
     found = {}
     for name in sorted({*ours, *theirs}):
