@@ -32,6 +32,7 @@ from lib.metrics import summarise
 from lib.networks import build_model
 from lib.runtime import CommandParser, deterministic, run_command, tune_allocator
 from lib.runtime.checkpoint import read_checkpoint, require_finite
+from lib.runtime.cli import DATA_HELP
 from lib.runtime.device import prepare
 from lib.runtime.memory import memory_in_words
 from lib.runtime.own_files import OwnFiles, require_replaceable
@@ -417,9 +418,7 @@ def main() -> None:
         help="best.pt of a run, or a state dict of the published U-Net (default: the best "
         "run in result/ on patients, or the kit's)",
     )
-    parser.add_argument(
-        "--data", required=True, help="Kaggle folder, a folder that holds it, or archive.zip"
-    )
+    parser.add_argument("--data", required=True, help=DATA_HELP)
     parser.add_argument("--out", required=True, help="folder for masks and cases.csv")
     parser.add_argument(
         "--trust",

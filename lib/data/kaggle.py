@@ -34,6 +34,7 @@ from lib.utils import (
 )
 
 KAGGLE_DATASET = "mateuszbuda/lgg-mri-segmentation"
+_PHANTOM = re.compile(r"phantom(?:-(\d+))?")  # folders of lib.phantom, below data
 KIT_PLACES = (PROJECT / "data" / "archive.zip", PROJECT / "data" / "kaggle_3m")
 """The archive first: it is compared with the folder beside it."""
 KAGGLE_INPUT = Path("/kaggle/input")
@@ -158,7 +159,8 @@ def find_root(source: str | Path) -> Path:
 
     Args:
         source: that folder, one that holds it (at most four levels up), Kaggle's ``archive.zip``,
-            or the word ``kaggle`` to download the dataset with kagglehub.
+            the word ``phantom`` (or ``phantom-SEED``) for that of the kit, or ``kaggle`` to
+            download the dataset with kagglehub.
 
     Raises:
         KitError: nothing usable there.
@@ -166,6 +168,13 @@ def find_root(source: str | Path) -> Path:
     if str(source) == "kaggle":
         source = _download()
     source = as_path(source, "data").expanduser()
+    if not source.exists() and (match := _PHANTOM.fullmatch(str(source))):
+        source = PROJECT / "data" / source
+        if not source.is_dir():
+            seed = f" --seed {match[1]}" if match[1] else ""
+            raise KitError(
+                f"{source}: is not made yet; make it: python -m lib.phantom {source}{seed}"
+            )
     if not source.exists():
         raise KitError(
             f"{source}: no such file or folder; give the Kaggle folder (kaggle_3m) or Kaggle's "

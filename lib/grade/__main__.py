@@ -15,6 +15,7 @@ from lib.grade.rubric import DEFAULT, load_rubric
 from lib.grade.run import SECONDS, grade, read_roster, summary
 from lib.grade.upload import fill_table
 from lib.runtime import CommandParser, run_command
+from lib.runtime.cli import DATA_HELP
 
 
 def main() -> None:
@@ -76,9 +77,7 @@ def _main_grade() -> None:
         "python -m lib.grade table --help",
     )
     parser.add_argument("submissions", help="folder of zips and folders")
-    parser.add_argument(
-        "--data", required=True, help="Kaggle folder, a folder that contains it, or archive.zip"
-    )
+    parser.add_argument("--data", required=True, help=DATA_HELP)
     parser.add_argument(
         "--out", required=True, help="folder for gradebook.csv, pages and leaderboard.html"
     )

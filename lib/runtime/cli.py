@@ -24,7 +24,7 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
-DATA_HELP = "Kaggle folder, a folder that holds it, archive.zip, or: kaggle"
+DATA_HELP = "Kaggle folder, a folder that holds it, archive.zip, or: phantom, kaggle"
 RESUMES = "the same command goes on from the last finished epoch"
 
 

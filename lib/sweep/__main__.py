@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from lib.config import REFERENCE, Config
 from lib.dataset import BrainData, load_data
 from lib.runtime import CommandParser, run_command
-from lib.runtime.cli import RESUMES, add_arguments, changed_fields
+from lib.runtime.cli import DATA_HELP, RESUMES, add_arguments, changed_fields
 from lib.stats import compare_to_baseline, outcomes, readable, resolution
 from lib.sweep.plans import PLANS, Overrides, Plan, find_plan
 from lib.sweep.run import EXECUTORS, chosen, cost_of, sweep
@@ -59,11 +59,7 @@ def _parser() -> CommandParser:
 
 def add_sweep_arguments(parser: CommandParser) -> None:
     """Give a parser the options of every sweep, and one per field of ``Config``."""
-    parser.add_argument(
-        "--data",
-        required=True,
-        help="Kaggle folder, a folder that contains it, archive.zip, or: kaggle",
-    )
+    parser.add_argument("--data", required=True, help=DATA_HELP)
     parser.add_argument("--out", default="result", help="folder of results (default: result)")
     parser.add_argument(
         "--executor",

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import stat
 import sys
@@ -17,6 +18,7 @@ from PIL import Image
 from lib.data import encode_masks, find_root, kaggle, list_patients, read_patient, write_masks
 from lib.data.kaggle import passed_over, unpack
 from lib.dataset import load_data
+from lib.phantom import PHANTOM_FOLDER, write_phantom
 from lib.runtime.own_files import OwnFiles
 from lib.utils import KitError
 from tests.conftest import NAMES, brain, write_patient
@@ -816,3 +818,17 @@ def test_masks_are_named_after_their_images(tmp_path):
     write_masks(tmp_path / "out", patient, np.zeros((2, 32, 32), np.uint8))
     names = sorted(path.name for path in (tmp_path / "out" / "P01").iterdir())
     assert names == ["P01_001_mask.tif", "P01_002_mask.tif"]
+
+
+@pytest.mark.parametrize(("word", "seed"), [("phantom", ""), ("phantom-77", " --seed 77")])
+def test_the_word_for_a_phantom_of_the_kit(tmp_path, monkeypatch, word, seed):
+    monkeypatch.setattr(kaggle, "PROJECT", tmp_path / "kit")
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "kit" / "data" / word
+    with pytest.raises(KitError, match=f"is not made yet; .*{re.escape(str(folder))}{seed}$"):
+        find_root(word)
+    write_phantom(folder, patients=2, size=32)
+    assert find_root(word) == folder
+    write_phantom(tmp_path / word, patients=2, size=32)  # a folder of that name comes first
+    assert find_root(word).resolve() == tmp_path / word
+    assert (PHANTOM_FOLDER.parent.name, PHANTOM_FOLDER.name) == ("data", "phantom")
