@@ -312,6 +312,40 @@ def score_cases(
     ]
 
 
+# --- lesions --------------------------------------------------------------------------------------
+
+
+def lesions(mask: np.ndarray, truth: np.ndarray) -> list[dict[str, Any]]:
+    """Compare lesion by lesion: which are found, which are missed, and what is invented.
+
+    A lesion is a connected component of the ground truth, of voxels that share faces. It is found
+    if the prediction covers a voxel of it. A component of the prediction without a voxel in common
+    with any lesion is invented.
+
+    Args:
+        mask, truth: ``(S, H, W)`` {0, 1}.
+
+    Returns:
+        For each a row with its ``kind`` (found, missed, invented), ``voxels``, and the share of
+        them that is ``covered`` by the other mask, in [0, 1].
+    """
+    from skimage import measure  # here, because training does not need it
+
+    rows = []
+    for ours, other, if_covered, if_not in (
+        (truth, mask, "found", "missed"),
+        (mask, truth, "", "invented"),
+    ):
+        labels = measure.label(ours.astype(bool), connectivity=1)  # type: ignore[no-untyped-call]
+        table = measure.regionprops_table(  # type: ignore[no-untyped-call]
+            labels, other.astype(float), ("area", "intensity_mean")
+        )
+        for voxels, covered in zip(table["area"], table["intensity_mean"], strict=True):
+            if kind := if_covered if covered > 0 else if_not:
+                rows.append({"kind": kind, "voxels": int(voxels), "covered": float(covered)})
+    return rows
+
+
 # --- calibration ----------------------------------------------------------------------------------
 
 BINS = 10

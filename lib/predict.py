@@ -23,6 +23,7 @@ from lib.evaluate import (
     BATCH_SIZE,
     TrainedModel,
     case_row,
+    lesions,
     predict_volumes,
     predicted_mask,
     seconds_per_slice,
@@ -194,6 +195,20 @@ class Prediction:
         """Return the predicted mask on the file's grid, ``(S, H, W)`` {0, 1} uint8."""
         shape = self.data.record(patient).geometry.shape
         return np.unpackbits(self._packed[patient], count=int(np.prod(shape))).reshape(shape)
+
+    def lesions(self) -> pd.DataFrame:
+        """Return a row for each lesion that is found, missed or invented, on the file's grid.
+
+        The columns are ``patient`` and those of ``lib.evaluate.lesions``. Patients without masks
+        are left out.
+        """
+        rows = []
+        for patient in self.cases["patient"]:
+            truth = self.data.truth(patient)
+            if truth is not None:
+                found = lesions(self.mask(patient), truth)
+                rows += [{"patient": patient, **lesion} for lesion in found]
+        return pd.DataFrame(rows, columns=["patient", "kind", "voxels", "covered"])
 
     def ranked(self) -> list[str]:
         """Return patients from the worst to the best native DSC; by name without ground truth."""

@@ -6,8 +6,13 @@ import dataclasses
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import ndimage
 from torch import nn
 
 from lib.config import Config
@@ -16,6 +21,7 @@ from lib.evaluate import (
     THRESHOLDS,
     calibrate,
     forward_batches,
+    lesions,
     mean_logits,
     predict_volumes,
     score_cases,
@@ -142,3 +148,41 @@ def test_calibration_keeps_the_component_of_the_config(tiny_kaggle):
         for rule in ("largest", "likeliest")
     )
     assert other > one
+
+
+# --- lesions --------------------------------------------------------------------------------------
+
+
+def test_lesions_by_hand():
+    """Two lesions, one half covered and one missed; of two further components one touches none."""
+    truth, mask = np.zeros((3, 8, 8), np.uint8), np.zeros((3, 8, 8), np.uint8)
+    truth[0:2, 1:3, 1:3] = 1  # 8 voxels through two slices
+    truth[2, 6:8, 6] = 1  # 2
+    mask[0, 1:3, 1:4] = 1  # 6, of which 4 in the first lesion
+    mask[2, 0, 0] = 1
+    mask[2, 5, 5] = 1  # shares an edge with the second lesion, no face and no voxel
+    assert lesions(mask, truth) == [
+        {"kind": "found", "voxels": 8, "covered": 0.5},
+        {"kind": "missed", "voxels": 2, "covered": 0.0},
+        {"kind": "invented", "voxels": 1, "covered": 0.0},
+        {"kind": "invented", "voxels": 1, "covered": 0.0},
+    ]
+    assert lesions(truth, truth) == [
+        {"kind": "found", "voxels": 8, "covered": 1.0},
+        {"kind": "found", "voxels": 2, "covered": 1.0},
+    ]
+    empty = np.zeros_like(truth)
+    assert lesions(empty, empty) == []
+    assert [row["kind"] for row in lesions(mask, empty)] == ["invented"] * 3
+    assert [row["kind"] for row in lesions(empty, truth)] == ["missed"] * 2
+
+
+@given(arrays(np.uint8, (2, 5, 5), elements=st.integers(0, 1)), st.integers(0, 4))
+@settings(max_examples=50, deadline=None)
+def test_as_many_lesions_as_scipy_finds(truth, shift):
+    mask = np.roll(truth, shift, axis=2)
+    found = pd.DataFrame(lesions(mask, truth), columns=["kind", "voxels", "covered"])
+    of_truth = found[found["kind"] != "invented"]
+    count = ndimage.label(truth)[1]
+    assert len(of_truth) == count and of_truth["voxels"].sum() == truth.sum()
+    assert np.isclose((of_truth["voxels"] * of_truth["covered"]).sum(), (mask & truth).sum())

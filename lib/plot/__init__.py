@@ -10,13 +10,15 @@ from lib.plot.effects import power_curve, waterfall
 from lib.plot.evidence import among
 from lib.plot.images import disagreement, overlays, patient_slices
 from lib.plot.live import LiveView
-from lib.plot.scores import calibration, dsc_bars, dsc_strips, forest, size_against_dsc
+from lib.plot.scores import calibration, dsc_bars, dsc_strips, forest, lesion_sizes
+from lib.plot.scores import size_against_dsc
 from lib.plot.style import styled
 from lib.plot.teaching import augmented_slices, sliding_mask
 from lib.plot.training import curves, seeds_curves, sweep_curves, sweep_scores
 
 __all__ = [
     "LiveView", "among", "augmented_slices", "calibration", "curves", "disagreement", "dsc_bars",
-    "dsc_strips", "forest", "overlays", "patient_slices", "power_curve", "seeds_curves",
-    "size_against_dsc", "sliding_mask", "styled", "sweep_curves", "sweep_scores", "waterfall",
+    "dsc_strips", "forest", "lesion_sizes", "overlays", "patient_slices", "power_curve",
+    "seeds_curves", "size_against_dsc", "sliding_mask", "styled", "sweep_curves", "sweep_scores",
+    "waterfall",
 ]

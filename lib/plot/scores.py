@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from lib.evaluate import Calibration
 from lib.metrics import summarise
-from lib.plot.pixels import BLUE, SKY, VERMILION
+from lib.plot.pixels import BLUE, ORANGE, SKY, VERMILION
 from lib.plot.style import (
     TRAINED_ON,
     VERDICT_COLOURS,
@@ -233,3 +233,39 @@ def _short(count: int) -> str:
         if count < 1_000_000
         else f"{count / 1e6:.1f}M"
     )
+
+
+@styled
+def lesion_sizes(lesions: pd.DataFrame) -> Figure:
+    """Draw the size of each lesion against the share of it that the prediction covers.
+
+    Args:
+        lesions: ``prediction.lesions()``. What is invented is in a row of its own, below 0.
+    """
+    if lesions.empty:
+        return nothing_to_score()
+    figure, axis = plt.subplots(figsize=(7.5, 4))
+    invented_at = -0.12
+    counts = []
+    for kind, colour, marker in (
+        ("found", BLUE, "o"),
+        ("missed", VERMILION, "o"),
+        ("invented", ORANGE, "x"),
+    ):
+        group = lesions[lesions["kind"] == kind]
+        height = invented_at if kind == "invented" else group["covered"]
+        axis.scatter(group["voxels"], np.broadcast_to(height, len(group)), c=colour, marker=marker)
+        counts.append(f"{len(group)} {kind}")
+    axis.axhline(invented_at / 2, color="dimgrey", linewidth=0.8)
+    axis.set(
+        xscale="log",
+        xlabel="voxels of the lesion, on the file's grid",
+        ylabel="share that is covered",
+        yticks=[invented_at, 0, 0.5, 1],
+        yticklabels=["invented", "0", "0.5", "1"],
+        title=f"lesions: {', '.join(counts)}",
+    )
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:,.0f}")
+    axis.xaxis.set_minor_locator(NullLocator())
+    return figure

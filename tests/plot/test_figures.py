@@ -84,6 +84,7 @@ def drawings(folder):
         "dsc_bars": plot.dsc_bars(run().cases),
         "sweep_curves": plot.sweep_curves(several),
         "size_against_dsc": plot.size_against_dsc(run().cases),
+        "lesion_sizes": plot.lesion_sizes(prediction(data, 2).lesions()),
         "forest": plot.forest(compare_to_baseline({"0": run(0), "a": run(1), "b": run(2)})),
         "dsc_strips": plot.dsc_strips({"Dice": run(0).cases["dsc"], "IoU": run(1).cases["dsc"]}),
         "calibration": plot.calibration(some_calibration()),
