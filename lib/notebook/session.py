@@ -20,6 +20,7 @@ from lib.dataset import BrainData, load_data
 from lib.notebook.course import read_course
 from lib.phantom import write_test_set
 from lib.runtime import pick_device, pick_precision
+from lib.runtime.device import device_name
 from lib.utils import PROJECT, KitError, short_path
 
 PACKAGES = (
@@ -106,7 +107,8 @@ def start(
     _say(version >= (2, 6), f"torch {torch.__version__}", INSTALL)
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     _say(not missing, f"packages{' missing: ' if missing else ''}{', '.join(missing)}", INSTALL)
-    _say(True, f"device {device}, {precision.name}: {precision.reason}")
+    name = f" ({device_name(device)})" if device.type == "cuda" else ""
+    _say(True, f"device {device}{name}, {precision.name}: {precision.reason}")
     with _failing("course"):
         read_course()
     with _failing("data"):
