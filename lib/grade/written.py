@@ -139,29 +139,51 @@ def _is_open(node: ast.AST) -> bool:
 def _read_notebooks(root: Path, written: Written) -> None:
     """Add the answers of the released notebooks, and cells of the student's own."""
     given_out = released()
+    others = [file for file in sorted(root.glob("*.ipynb")) if file.name not in given_out]
+    others = others[:_MAX_OWN_NOTEBOOKS]
     for name, notebook in given_out.items():
         copies = (root / name, root / "result" / "notebooks" / name)
         file = next((copy for copy in copies if copy.is_file()), None)
+        copy = max(others, key=lambda other: _answered(other, notebook), default=None)
+        if copy and _answered(copy, notebook) > (_answered(file, notebook) if file else 0):
+            written.remarks.append(
+                f"{name}: more is answered in {copy.name}, which is read instead."
+            )
+            others.remove(copy)
+            file = copy
         if file is None:
             if notebook.questions:
                 written.remarks.append(f"{name} is not in the submission, or was left out.")
             continue
         _read_one(file, notebook, written)
-    others = [file for file in sorted(root.glob("*.ipynb")) if file.name not in given_out]
-    for file in others[:_MAX_OWN_NOTEBOOKS]:
+    for file in others:
         _read_one(file, Released(file.name, {}, {}, {}, {}, {}), written)
+
+
+def _answered(file: Path, notebook: Released) -> int:
+    """Return how many questions of a released notebook a file answers; it may be a copy of it."""
+    try:
+        walk = _walked(file, notebook)
+    except KitError:
+        return 0
+    return sum(any(line.strip() for line in lines) for lines in walk.answers.values())
+
+
+def _walked(file: Path, notebook: Released) -> _Walk:
+    """Go through the cells of a notebook. Raises KitError if it cannot be read."""
+    walk = _Walk(notebook)
+    for cell in read_notebook(file):
+        walk.visit(cell)
+    return walk
 
 
 def _read_one(file: Path, notebook: Released, written: Written) -> None:
     """Add what a notebook contains; a remark if it cannot be read."""
     try:
-        cells = read_notebook(file)
+        walk = _walked(file, notebook)
     except KitError as error:
         written.remarks.append(f"{error}.")
         return
-    walk = _Walk(notebook)
-    for cell in cells:
-        walk.visit(cell)
     written.answers.extend(
         Answer(notebook.name, question.key, question.title, walk.answers[place])
         for place, question in notebook.questions.items()

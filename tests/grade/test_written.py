@@ -183,6 +183,21 @@ def test_a_notebook_that_was_run_elsewhere_counts_if_the_other_is_missing(ada, r
     assert found[f"train-{place}"] == ["Yes."]
 
 
+def test_answers_in_a_copy_under_another_name_are_read(ada, read, edition):
+    """Jupyter duplicates a notebook as train-Copy1.ipynb; the student goes on in that."""
+    first, second = ids_that_ask(edition)[:2]
+    copy = as_bytes(answered(edition, {first: "Yes.", second: "No."}))
+    files = {**ada, "train.ipynb": as_bytes(edition), "train-Copy1.ipynb": copy}
+    written = read(files)
+    found = answers(written)
+    assert (found[f"train-{first}"], found[f"train-{second}"]) == (["Yes."], ["No."])
+    assert any("is answered in train-Copy1.ipynb" in one for one in written.remarks)
+    assert not own(written)
+    less = as_bytes(answered(edition, {first: "Old."}))
+    found = answers(read({**files, "train.ipynb": copy, "train-Copy1.ipynb": less}))
+    assert found[f"train-{first}"] == ["Yes."]
+
+
 def test_a_question_that_was_deleted_is_named(ada, read, edition):
     place = ids_that_ask(edition)[0]
     edition["cells"] = [cell for cell in edition["cells"] if cell["id"] != place]
