@@ -23,7 +23,7 @@ from lib.grade.result import LEVELS, Finding, Result
 from lib.grade.standings import Standing
 from lib.grade.student_work import Answer, Trained
 from lib.grade.trouble import in_one_line
-from lib.report.analysis import to_html
+from lib.notebook.markdown import to_html
 from lib.runtime.own_files import OwnFiles
 from lib.stats import VERDICTS
 from lib.utils import fingerprint, say

@@ -261,11 +261,12 @@ def lesion_sizes(lesions: pd.DataFrame) -> Figure:
         xscale="log",
         xlabel="voxels of the lesion, on the file's grid",
         ylabel="share that is covered",
+        ylim=(-0.2, 1.05),
         yticks=[invented_at, 0, 0.5, 1],
         yticklabels=["invented", "0", "0.5", "1"],
         title=f"lesions: {', '.join(counts)}",
     )
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_locator(LogLocator())
     axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.xaxis.set_minor_locator(NullLocator())
     return figure

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-
-import mistune
 
 from lib.notebook.cells import as_given_out, read_notebook
 from lib.utils import KitError, say
@@ -57,31 +54,6 @@ def _fenced(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 # --- showing it -----------------------------------------------------------------------------------
-
-
-class _Renderer(mistune.HTMLRenderer):
-    """Render headings below those of the report, and pictures by name.
-
-    The report fetches nothing.
-    """
-
-    def heading(self, text: str, level: int, **attributes: object) -> str:
-        """Return a heading of level 4 to 6."""
-        return super().heading(text, min(max(level + 1, 4), 6), **attributes)
-
-    def image(self, text: str, url: str, title: str | None = None) -> str:
-        """Return the name of a picture."""
-        return f"{text} (picture: {html.escape(url)})"
-
-
-_markdown = mistune.create_markdown(
-    renderer=_Renderer(escape=True), plugins=["table", "strikethrough"]
-)
-
-
-def to_html(text: str) -> str:
-    """Return Markdown as HTML, with raw HTML escaped and no link that runs a script."""
-    return str(_markdown(text))
 
 
 def to_markdown(text: str) -> str:

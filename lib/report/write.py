@@ -11,7 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from lib.dataset import BrainData
 from lib.logger import Run
-from lib.report.analysis import read_analysis, to_html, to_markdown
+from lib.notebook.markdown import to_html
+from lib.report.analysis import read_analysis, to_markdown
 from lib.report.examples import Examples
 from lib.report.experiments import experiments, read_attempts
 from lib.report.format import cell, duration, number, settings, signed

@@ -18,9 +18,10 @@ from lib.config import Config
 from lib.dataset import load_data
 from lib.logger import Place, to_csv
 from lib.notebook.cells import PLAN, QUESTION, question_hash
+from lib.notebook.markdown import to_html
 from lib.report import write_report
 from lib.report.__main__ import main
-from lib.report.analysis import GENERAL, read_analysis, to_html, to_markdown
+from lib.report.analysis import GENERAL, read_analysis, to_markdown
 from lib.report.experiments import experiments, read_attempts
 from lib.report.figures import Picture
 from lib.runtime import run_command
