@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
 
 import pytest
 import yaml
 
+from lib.sweep import PLANS
+from lib.sweep.__main__ import _parser
 from lib.utils import PROJECT
 
 DOCKERFILE = (PROJECT / "Dockerfile").read_text(encoding="utf-8")
@@ -51,3 +54,23 @@ def test_conda_installs_the_same_versions(name):
     environment = yaml.safe_load((PROJECT / "environment.yml").read_text(encoding="utf-8"))
     [packages] = [one["pip"] for one in environment["dependencies"] if isinstance(one, dict)]
     assert any(line.endswith(name) for line in packages) and (PROJECT / name).is_file()
+
+
+def test_what_clusters_are_given_can_be_read():
+    """Slurm's script by bash, Ray's job by a parser; the notes say what was run."""
+    page = (PROJECT / "docs" / "researchers.md").read_text(encoding="utf-8")
+    [script] = re.findall(r"^```sh\n(#!/bin/bash.*?)^```", page, re.MULTILINE | re.DOTALL)
+    done = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, "") and "#SBATCH" in script
+    [text] = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    spec = yaml.safe_load(text)["spec"]
+    [worker] = spec["rayClusterSpec"]["workerGroupSpecs"]
+    assert worker["template"] == spec["rayClusterSpec"]["headGroupSpec"]["template"]
+    for command in (script.splitlines()[-1], spec["entrypoint"]):
+        python, _, module, plan, *options = shlex.split(command)
+        assert (python, module) == ("python", "lib.sweep") and plan in PLANS
+        assert {one for one in options if one.startswith("--")} <= sweep_options()
+
+
+def sweep_options() -> set[str]:
+    return {name for action in _parser()._actions for name in action.option_strings}

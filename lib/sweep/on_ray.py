@@ -107,9 +107,11 @@ def _connect() -> Any:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
+        # that a token is missing is in Ray's log only
+        token = "; a cluster with tokens needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         raise KitError(
             f"Ray: no connection to {address or 'a cluster of its own'} ({reason}); check "
-            f'RAY_ADDRESS, or use executor="local"'
+            f'RAY_ADDRESS, or use executor="local"{token if address else ""}'
         ) from None
     return ray
 
