@@ -13,6 +13,6 @@ RUN python install.py
 COPY --chown=student . .
 RUN mkdir -p result
 
-ENV PATH="/home/student/kit/.venv/bin:$PATH" KIT_PROGRESS=text
+ENV PATH="/home/student/kit/.venv/bin:$PATH"
 EXPOSE 8888
 CMD ["python", "-m", "jupyterlab", "--ip=0.0.0.0", "--no-browser", "train_default.ipynb"]

@@ -37,6 +37,7 @@ from lib.utils import (
     KitError,
     changing,
     fingerprint,
+    progress_mode,
     put_aside,
     say,
     sha256,
@@ -565,6 +566,8 @@ class Record:
         self.folder.write_history(self.history)
         self.folder.log_tensorboard(row)
         self.folder.update(seconds=round(self.folder.read()["seconds"] + seconds, 6))
+        if progress_mode() == "lines":
+            say(f"{self.config.model}, {self.in_words()}, {seconds:.1f} s")
 
     def _require_numbers(self, row: dict[str, Any], weights: dict[str, Tensor]) -> None:
         """Raise ``KitError`` if a loss or a weight is infinite or not a number."""

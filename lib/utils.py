@@ -242,17 +242,28 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def progress(*args: Any, **kwargs: Any) -> Any:
-    """Return a tqdm bar: a widget in Jupyter, text elsewhere.
+    """Return a tqdm bar, as ``progress_mode`` says: a widget, text, or one that is not shown."""
+    mode = progress_mode()
+    if mode == "widget":
+        from tqdm.auto import tqdm
+    else:
+        from tqdm.std import tqdm
+    disable = mode in ("lines", "off") or kwargs.pop("disable", False)
+    return tqdm(*args, **{"leave": False, "dynamic_ncols": True, **kwargs, "disable": disable})
 
-    ``KIT_PROGRESS=text`` asks for text, ``off`` for none.
+
+def progress_mode() -> str:
+    """Return how progress is shown.
+
+    ``widget`` in Jupyter; ``text``, bars in a terminal; ``lines``, one for each epoch, where the
+    output is a file; ``off``. ``KIT_PROGRESS`` asks for one of them.
     """
     wanted = os.environ.get("KIT_PROGRESS")
-    if wanted in ("text", "off"):
-        from tqdm.std import tqdm
-    else:
-        from tqdm.auto import tqdm
-    disable = wanted == "off" or kwargs.pop("disable", False)
-    return tqdm(*args, **{"leave": False, "dynamic_ncols": True, **kwargs, "disable": disable})
+    if wanted in ("text", "lines", "off"):
+        return wanted
+    if in_notebook():
+        return "widget"
+    return "text" if sys.stderr.isatty() else "lines"
 
 
 def in_notebook() -> bool:

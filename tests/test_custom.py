@@ -197,7 +197,7 @@ WRONG = {
     "no such module": ({"optimizer": "Plain"}, "absent:Plain: cannot be loaded"),
     "no such name": ({"augmentation": "Absent"}, "own_code:Absent: cannot be loaded"),
     "no augmentation": ({"augmentation": "Plain"}, "derive it from that"),
-    "no optimiser": ({"optimizer": "Inverted"}, r"derived from torch\.optim\.optimizer\.Optimizer"),
+    "no optimiser": ({"optimizer": "Inverted"}, r"derived from torch\.optim\.Optimizer"),
     "no weight decay": ({"optimizer": "Choosy"}, "own_code:Choosy: is made with the parameters"),
     "few slices": ({"sampling": "Short"}, r"must return \d+ integers from 0 to \d+, got int64 of"),
     "slices that are not": ({"sampling": "Beyond"}, r"must return \d+ integers"),

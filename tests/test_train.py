@@ -490,3 +490,14 @@ def test_gpu_agrees_with_cpu(data, tmp_path, network):
     assert runs[0].history["train loss"][0] == pytest.approx(
         runs[1].history["train loss"][0], abs=1e-3
     )
+
+
+def test_a_line_for_each_epoch_where_the_output_is_a_file(
+    tiny_kaggle, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("KIT_PROGRESS", "lines")
+    fit(TINY, load_data(tiny_kaggle, TINY.image_size), tmp_path)
+    printed = capsys.readouterr()
+    lines = [line for line in printed.out.splitlines() if line.startswith("unet, epoch ")]
+    assert len(lines) == TINY.epochs and "DSC" in lines[0] and lines[0].endswith(" s")
+    assert printed.err == ""

@@ -1,5 +1,6 @@
 """Hashing, atomic writing, progress bars."""
 
+import io
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from lib.utils import (
     build_folder,
     fingerprint,
     progress,
+    progress_mode,
     sha256,
     this_user,
     write_atomic,
@@ -137,3 +139,26 @@ def test_an_installed_kit_works_in_the_folder_where_it_is_used(tmp_path):
             check=True,
         )
         assert done.stdout.strip() == str(expected)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "terminal", "mode"),
+    [
+        (None, True, "text"),
+        (None, False, "lines"),
+        ("lines", True, "lines"),
+        ("text", False, "text"),
+        ("off", True, "off"),
+        ("of", False, "lines"),
+    ],
+)
+def test_bars_where_somebody_looks_and_lines_in_a_file(monkeypatch, wanted, terminal, mode):
+    monkeypatch.delenv("KIT_PROGRESS", raising=False)
+    if wanted:
+        monkeypatch.setenv("KIT_PROGRESS", wanted)
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    assert progress_mode() == mode
+    bar = progress(range(3), desc="x")
+    assert list(bar) == [0, 1, 2]
+    assert ("x:" in sys.stderr.getvalue()) == (mode == "text")

@@ -33,7 +33,8 @@ def load_class(spec: str, base: type[T]) -> type[T]:
     """
     found = load_custom(spec)
     if not (isinstance(found, type) and issubclass(found, base)):
-        wanted = f"{base.__module__}.{base.__name__}"
+        package = ".".join(base.__module__.split(".")[:2])  # torch.nn, not torch.nn.modules.module
+        wanted = f"{package}.{base.__name__}"
         raise KitError(f"{spec}: is not a class derived from {wanted}; derive it from that")
     return found
 
