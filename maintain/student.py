@@ -40,7 +40,7 @@ PARTS = (
 )
 """Files that students get: no results, weights or tests, and no solution among the measurements."""
 _BETWEEN = ("", "### END SOLUTION")
-LEFT_OUT = ("docs/instructors.md", "docs/teach-a-class.md")
+LEFT_OUT = ("docs/instructors.md", "docs/instructors.zh-CN.md", "docs/teach-a-class.md")
 EXERCISES, RUBRIC = "exercises.py", "rubric.toml"
 _PUBLIC = """# What your instructor has chosen; the grader has the same.
 

@@ -13,7 +13,7 @@ from lib.utils import PROJECT
 
 DOCS = PROJECT / "docs"
 CHINESE = sorted([*PROJECT.glob("*.zh-CN.md"), *DOCS.glob("*.zh-CN.md")])
-_FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 _MADE = re.compile(r"<!-- made by.*?<!-- end of what it makes -->", re.DOTALL)
 _CODE = re.compile(r"`([^`]+)`")
 
