@@ -68,7 +68,7 @@ def test_a_link_that_leads_nowhere_is_refused(autograder, tmp_path):
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "link.csv").symlink_to(tmp_path / "nowhere")
     found = run(autograder, tmp_path / "linked")
-    assert found["score"] == 0 and "'link.csv' is a link" in found["tests"][1]["output"]
+    assert found["score"] == 0 and "link.csv' is a link" in found["tests"][1]["output"]
 
 
 @pytest.mark.slow
