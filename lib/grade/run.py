@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,13 @@ from lib.utils import LIB, KitError, fingerprint, progress, say, sha256, write_j
 RESULTS = "results"  # folder of what was computed, below that of the gradebook
 SECONDS = 600
 DIGITS = 12  # of a hash of what was submitted
+FEWEST_IN_ALL = 2  # one alone may well have a fault of its own
+_OF_ALL = {
+    OTHER_DATA: "is --data that of your class? Of a phantom, course.toml has the seed",
+    "wrong split": "is it that of your assignment (--data, --split)?",
+    "metric edited": "did they get another version of the kit? Grade with that one",
+}
+"""Finding -> what the instructor may have mistaken if everybody has it."""
 
 
 def grade(
@@ -99,11 +106,8 @@ def grade(
         ]
         say(exam.data.report())
         results = _results(found, out / RESULTS, key, roster or (), worker, seconds)
-    if _is_other_data(results):
-        say(
-            f"note: {exam.data.root}: every submission was trained on other data than this; is it "
-            f"the data of your class? Of a phantom, course.toml has the seed"
-        )
+    for words in _found_in_all(results):
+        say(f"note: {words}")
     teams = assess(results, rubric, roster)
     standings = sorted(
         (member for team in teams for member in of_members(team)),
@@ -121,12 +125,14 @@ def grade(
     return standings
 
 
-def _is_other_data(results: Sequence[Result]) -> bool:
-    """Return whether all submissions that were computed are of other data than the grader's."""
+def _found_in_all(results: Sequence[Result]) -> Iterator[str]:
+    """Yield what may be the instructor's mistake, as it was found in all submissions."""
     names = [
         {one.name for one in result.findings} for result in results if result.status == "computed"
     ]
-    return bool(names) and all(OTHER_DATA in found for found in names)
+    for name, words in _OF_ALL.items():
+        if len(names) >= FEWEST_IN_ALL and all(name in found for found in names):
+            yield f"every submission has the finding {name!r}: {words}"
 
 
 def _dsc_of(folder: Path, exam: Exam) -> float:

@@ -24,7 +24,7 @@ from lib.grade.gradebook import GRADEBOOK, Book, flags, write_book
 from lib.grade.one import failed, grade_one
 from lib.grade.platforms import list_submissions
 from lib.grade.result import Finding, Result
-from lib.grade.run import _computed, _is_other_data, _kept, read_roster, student_of, summary
+from lib.grade.run import _computed, _found_in_all, _kept, read_roster, student_of, summary
 from lib.grade.standings import assess
 from lib.grade.submission import as_listed
 from lib.grade.trouble import GraderError, in_one_line
@@ -136,12 +136,14 @@ def test_pages_of_nobody_go_and_those_of_others_stay(hand_ins, graded, tmp_path)
     assert "Missing: ada." in text
 
 
-@pytest.mark.parametrize(("others", "says"), [(0, True), (1, False)])
-def test_the_data_of_another_class_are_named_once(others, says):
-    other = Finding("review", "other data", "")
-    results = [Result("a.zip", "a", findings=[other]), Result("c.zip", "c", "refused")]
-    results += [Result("b.zip", "b")] * others
-    assert _is_other_data(results) == says and not _is_other_data(results[1:2])
+@pytest.mark.parametrize("name", ["other data", "wrong split", "metric edited"])
+def test_what_everybody_has_may_be_the_instructors_mistake(name):
+    has = [Result(f"{i}.zip", str(i), findings=[Finding("fault", name, "")]) for i in range(3)]
+    refused, has_not = Result("r.zip", "r", "refused"), Result("n.zip", "n")
+    [words] = _found_in_all([*has, refused])
+    assert words.startswith(f"every submission has the finding '{name}': ")
+    assert not list(_found_in_all([*has, has_not])) and not list(_found_in_all(has[:1]))
+    assert not list(_found_in_all([]))
 
 
 # --- a batch that nothing stops -------------------------------------------------------------------
