@@ -208,10 +208,12 @@ def test_the_kits_own_edition(tmp_path):
         for text in texts
         for region in REGION.finditer(f"{text}\n")
         for line in region[CONTENT].splitlines()
+        # the short last line of a paragraph may well be somewhere else, too
+        if len(line.strip()) > (24 if "*Model answer.*" in region[CONTENT] else 12)
     } - harmless
     files = [path for path in folder.rglob("*") if path.is_file()]
     shipped = "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
-    assert [line for line in secret if len(line) > 12 and line in shipped] == []
+    assert [line for line in secret if line in shipped] == []
     measured = {path for path in files if path.parent == folder / "result/reference/phantom"}
     assert not [path for path in set(files) - measured if path.suffix in (".pt", ".csv", ".zip")]
     assert {path for path in files if path.is_relative_to(folder / "result")} == measured
