@@ -31,7 +31,7 @@ from lib.optim import learning_rate
 from lib.runtime import code_fingerprint
 from lib.utils import LIB, KitError, sha256
 
-OTHER_DATA = "other data"
+OTHER_DATA, WRONG_SPLIT, METRIC_EDITED = "other data", "wrong split", "metric edited"
 EXACT = 1e-6
 """Largest difference of equal numbers that are written with eight digits."""
 PROTECTED = ("metrics.py", "evaluate.py", "dataset.py")
@@ -155,7 +155,7 @@ def check_split(submission: Submission, exam: Exam) -> Iterator[Finding]:
     if scored != validation or not learnt <= set(exam.split.train):
         yield Finding(
             "fault",
-            "wrong split",
+            WRONG_SPLIT,
             f"Scored on {len(scored)} patients, {len(scored & validation)} of them "
             f"among the {len(validation)} of the assignment.",
         )
@@ -343,7 +343,7 @@ def check_lib(folder: Path, diff: dict[str, list[str]]) -> Iterator[Finding]:
     if protected:
         yield Finding(
             "fault",
-            "metric edited",
+            METRIC_EDITED,
             f"lib/{', lib/'.join(protected)}: what defines the score was changed. What it does is "
             f"for the instructor to see; the score here is by the released code.",
         )

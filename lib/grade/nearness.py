@@ -167,13 +167,13 @@ def near(results: Sequence[Result]) -> Iterator[tuple[int, int, str, float]]:
         first, second = results[one], results[other]
         if not apart(first, second):
             continue
-        if found := _near_weights(first, second):
+        if found := near_weights(first, second):
             yield one, other, *found
         elif (distance := dsc_distance(first, second)) <= NEAR_DSC:
             yield one, other, "predictions", distance
 
 
-def _near_weights(one: Result, other: Result) -> tuple[str, float] | None:
+def near_weights(one: Result, other: Result) -> tuple[str, float] | None:
     """Return which sketches of two networks are too near, and their distance; None if none is."""
     for name, first, second, limit in (
         ("weights", one.sketch, other.sketch, NEAR_WEIGHTS),

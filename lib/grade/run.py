@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.grade.archive import composed, content_hash
-from lib.grade.checks import OTHER_DATA
+from lib.grade.checks import METRIC_EDITED, OTHER_DATA, WRONG_SPLIT
 from lib.grade.feedback import FOLDER as FEEDBACK
 from lib.grade.feedback import page_name, write_leaderboard, write_page
 from lib.grade.gradebook import (
@@ -46,8 +46,8 @@ DIGITS = 12  # of a hash of what was submitted
 FEWEST_IN_ALL = 2  # one alone may well have a fault of its own
 _OF_ALL = {
     OTHER_DATA: "is --data that of your class? Of a phantom, course.toml has the seed",
-    "wrong split": "is it that of your assignment (--data, --split)?",
-    "metric edited": "did they get another version of the kit? Grade with that one",
+    WRONG_SPLIT: "is it that of your assignment (--data, --split)?",
+    METRIC_EDITED: "did they get another version of the kit? Grade with that one",
 }
 """Finding -> what the instructor may have mistaken if everybody has it."""
 

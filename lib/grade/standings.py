@@ -12,15 +12,7 @@ import numpy as np
 
 from lib.config import seed_of
 from lib.grade.checkpoint import weights_hash
-from lib.grade.nearness import (
-    NEAR_SHAPES,
-    NEAR_WEIGHTS,
-    apart,
-    near,
-    shapes,
-    sketch,
-    weights_distance,
-)
+from lib.grade.nearness import apart, near, near_weights, shapes, sketch
 from lib.grade.platforms import is_late
 from lib.grade.result import Finding, Result
 from lib.grade.rubric import Rubric
@@ -316,15 +308,14 @@ def shipped(results: Sequence[Result], folder: Path = PRETRAINED) -> Iterator[tu
             for name, tensor in weights.items()
         }
         hashes = {weights_hash(weights), weights_hash(widened)}
-        ours[file.name] = hashes, sketch(widened), shapes(widened)
+        drawn = Result(file.name, "", sketch=sketch(widened), shapes=shapes(widened))
+        ours[file.name] = hashes, drawn
     for index, result in enumerate(results):
-        for name, (hashes, drawn, shaped) in ours.items():
+        for name, (hashes, drawn) in ours.items():
             if result.prints.get("weights", "") in hashes:
                 text = f"These weights come with the kit: {name}."
                 yield index, Finding("fault", "weights of the kit", text)
-            elif (result.sketch and weights_distance(result.sketch, drawn) <= NEAR_WEIGHTS) or (
-                result.shapes and weights_distance(result.shapes, shaped) <= NEAR_SHAPES
-            ):
+            elif near_weights(result, drawn):
                 text = f"These are nearly the weights that come with the kit: {name}."
                 yield index, Finding("review", "nearly weights of the kit", text)
 

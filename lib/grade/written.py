@@ -144,8 +144,9 @@ def _read_notebooks(root: Path, written: Written) -> None:
     for name, notebook in given_out.items():
         copies = (root / name, root / "result" / "notebooks" / name)
         file = next((copy for copy in copies if copy.is_file()), None)
-        copy = max(others, key=lambda other: _answered(other, notebook), default=None)
-        if copy and _answered(copy, notebook) > (_answered(file, notebook) if file else 0):
+        counts = {one: _answered(one, notebook) for one in ([file] if file else []) + others}
+        copy = max(counts, key=lambda one: counts[one], default=None)
+        if copy and copy != file and counts[copy]:
             written.remarks.append(
                 f"{name}: more is answered in {copy.name}, which is read instead."
             )

@@ -17,7 +17,7 @@ from lib.config import Config, Profile, choose_profile, seed_of
 from lib.data import find_root
 from lib.data.kaggle import usual_places
 from lib.dataset import BrainData, load_data
-from lib.notebook.course import read_course
+from lib.notebook.course import Course, read_course
 from lib.phantom import write_test_set
 from lib.runtime import pick_device, pick_precision
 from lib.runtime.device import device_name
@@ -110,16 +110,16 @@ def start(
     name = f" ({device_name(device)})" if device.type == "cuda" else ""
     _say(True, f"device {device}{name}, {precision.name}: {precision.reason}")
     with _failing("course"):
-        read_course()
+        course = read_course()
     with _failing("data"):
-        source, real = _find_data(data or os.environ.get("KIT_DATA"))
+        source, real = _find_data(data or os.environ.get("KIT_DATA"), course)
     _say(
         True,
         f"data {short_path(source)}"
         + ("" if real else ": the embedded phantom, generated, nobody's brain"),
     )
-    if not read_course().accepts(phantom=not real):
-        counted = {"kaggle": "patients", "phantom": "the phantom"}[read_course().data]
+    if not course.accepts(phantom=not real):
+        counted = {"kaggle": "patients", "phantom": "the phantom"}[course.data]
         print(f"note: in this course {counted} count: what is trained here cannot be submitted")
     with _failing("profile"):
         chosen = choose_profile(real, device.type, profile or os.environ.get("KIT_PROFILE"))
@@ -131,12 +131,12 @@ def start(
     return Session(source, out, chosen, student)
 
 
-def _find_data(asked: str | Path | None) -> tuple[Path, bool]:
+def _find_data(asked: str | Path | None, course: Course) -> tuple[Path, bool]:
     """Return the folder of the patients, and whether they are real; make the phantom if needed."""
-    wanted = asked or ("phantom" if read_course().data == "phantom" else None)
+    wanted = asked or ("phantom" if course.data == "phantom" else None)
     places = [wanted] if wanted else usual_places()
     if not places or str(places[0]) == "phantom":
-        return read_course().write_phantom(), False
+        return course.write_phantom(), False
     return find_root(places[0]), True
 
 

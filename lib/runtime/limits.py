@@ -45,16 +45,11 @@ def limit_threads() -> None:
 def _shares_of_cores() -> Iterator[float]:
     """Yield the cores that each control group around this process may keep busy."""
     for group in _groups("cpu"):
-        quota, *period = (
-            _words(group / "cpu.max")
-            or [  # version 2: both in one file
-                *_words(group / "cpu.cfs_quota_us"),
-                *_words(group / "cpu.cfs_period_us"),
-            ]
-            or ["max"]
-        )
-        if quota.isdecimal() and period and period[0].isdecimal():  # not "max", not -1
-            yield int(quota) / max(int(period[0]), 1)
+        files = ("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")  # version 2, version 1
+        for names in files:
+            words = [word for name in names for word in _words(group / name)]
+            if len(words) == 2 and all(map(str.isdecimal, words)):  # not "max", not -1
+                yield int(words[0]) / max(int(words[1]), 1)
 
 
 def _free_in_groups() -> Iterator[int]:
