@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,6 +29,10 @@ from lib.plot.style import nothing_to_score, styled, were_trained_on, who_counts
 from lib.predict import Prediction
 from lib.utils import KitError
 
+# of what is shown around a head: below AIR times white is air, SOME of a row must be brighter, and
+# MARGIN is added, as a share of the edge
+AIR, SOME, MARGIN = 0.2, 0.05, 0.02
+
 
 @styled
 def patient_slices(data: BrainData, patient: str) -> Figure:
@@ -40,6 +44,7 @@ def patient_slices(data: BrainData, patient: str) -> Figure:
         _show(axis, volume[..., channel], number, CHANNELS[channel])
     _show(axes[3], volume[..., FLAIR], number, "tumour on FLAIR")
     _outline(axes[3], truth[number], TRUTH)
+    zoom(axes, volume[..., FLAIR])
     figure.suptitle(
         f"{patient}, slice {data.patients[patient].numbers[number]} of {len(volume)}", fontsize=11
     )
@@ -76,6 +81,7 @@ def overlays(prediction: Prediction) -> Figure:
             colours[kinds(truth[number], mask[number], flair[number].shape), flair[number]]
         )
         below.axis("off")
+        zoom((above, below), flair)
         if patient in prediction.seen:
             above.set_title(f"{above.get_title()} (trained on)", color="dimgrey")
     if seen.any():
@@ -110,6 +116,7 @@ def disagreement(predictions: Mapping[str, Prediction]) -> Figure:
         errors = kinds(truth[number], mask[number], flair[number].shape)
         coloured.imshow(colours[errors, flair[number]])
         coloured.axis("off")
+    zoom(axes, flair)
     figure.suptitle(
         f"{patient}, slice {number + 1} of {len(flair)}: where the two differ most "
         f"(DSC: whole volume, file's grid)",
@@ -159,6 +166,27 @@ def _show(axis: Axes, volume: np.ndarray, number: int, title: str) -> None:
     axis.imshow(volume[number], vmin=0, vmax=brightest(volume))
     axis.set_title(title)
     axis.axis("off")
+
+
+def zoom(axes: Iterable[Axes], volume: np.ndarray) -> None:
+    """Show the square around the head only: no air, and all axes alike.
+
+    Args:
+        volume: ``(S, H, W)`` uint8. Rows and columns count that have a share of bright pixels in
+            some slice, so noise in the air does not.
+    """
+    bright = volume > AIR * brightest(volume)
+    rows, columns = (np.flatnonzero(bright.mean(axis=other).max(axis=0) > SOME) for other in (2, 1))
+    if not len(rows) or not len(columns):
+        return
+    centre = (rows[0] + rows[-1]) / 2, (columns[0] + columns[-1]) / 2
+    half = max(np.ptp(rows), np.ptp(columns)) / 2 + MARGIN * max(volume.shape[1:])
+    (top, left), (bottom, right) = (
+        [max(-0.5, c - half) for c in centre],
+        [min(size - 0.5, c + half) for c, size in zip(centre, volume.shape[1:], strict=True)],
+    )
+    for axis in axes:
+        axis.set(xlim=(left, right), ylim=(bottom, top))
 
 
 def _outline(axis: Axes, mask: np.ndarray, colour: str, width: float = 1.2) -> None:

@@ -20,6 +20,7 @@ from matplotlib.lines import Line2D
 from lib.config import Config
 from lib.evaluate import THRESHOLD
 from lib.logger import Epoch
+from lib.optim import is_done
 from lib.plot.pixels import BLUE, FLAIR, GREEN, PREDICTION, TRUTH, VERMILION, outline
 from lib.plot.style import styled
 from lib.utils import in_notebook
@@ -54,7 +55,7 @@ class LiveView:
             return
         if epoch.config is not self._config:
             self._begin(epoch)
-        last = len(epoch.history) == epoch.config.epochs
+        last = is_done(epoch.config, [row["val_dsc"] for row in epoch.history])
         live = os.environ.get("KIT_PROGRESS") != "text"
         if not last and not (live and (time.perf_counter() - self._drawn) * _SHARE >= self._cost):
             return

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -135,37 +133,6 @@ def forest(table: pd.DataFrame, ladder: bool = False) -> Figure:
         xlabel=f"mean difference to {other}, over patients",
         title=f"differences with 95 % CI, {table['patients'].iloc[0]} patients "
         f"(p corrected by Holm)",
-    )
-    axis.grid(axis="y", visible=False)
-    return figure
-
-
-@styled
-def dsc_strips(scores: Mapping[str, pd.Series]) -> Figure:
-    """Draw the DSC of each patient, a row of dots per recipe, with its mean and 95 % CI.
-
-    Args:
-        scores: label -> patient -> DSC, without missing ones.
-    """
-    figure, axis = plt.subplots(figsize=(10, 1.3 + 0.42 * len(scores)))
-    for place, values in enumerate(scores.values()):
-        summary = summarise(values)
-        axis.plot(values, np.full(len(values), place), "o", color=SKY, markersize=7, alpha=0.7)
-        axis.plot([summary.low, summary.high], [place, place], color=BLUE, linewidth=2.5)
-        axis.plot(summary.mean, place, "|", color=VERMILION, markersize=18, markeredgewidth=3)
-        axis.text(
-            1.02,
-            place,
-            f"mean {summary.mean:.3f}",
-            transform=axis.get_yaxis_transform(),
-            va="center",
-        )
-    axis.set_yticks(range(len(scores)), list(scores))
-    axis.set(
-        ylim=(len(scores) - 0.5, -0.5),
-        xlim=(-0.02, 1.02),
-        xlabel="DSC",
-        title="DSC of each patient at the best epoch (bar: mean, line: its 95 % CI)",
     )
     axis.grid(axis="y", visible=False)
     return figure

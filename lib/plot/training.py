@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from lib.logger import Run
 from lib.plot.pixels import GREEN, VERMILION
@@ -50,36 +48,35 @@ def curves(run: Run) -> Figure:
 
 
 @styled
-def sweep_scores(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
-    """Draw the validation DSC of a sweep's runs by epoch, and by patient at the best epoch.
+def rate_range(run: Run) -> Figure:
+    """Draw loss and validation DSC against the learning rate of each epoch, in a range test.
+
+    Choose a rate below the one where the loss begins to jump or to climb. The network of one rate
+    has learnt with the smaller ones before, so the picture shows what a rate *breaks*, not how good
+    a run with it alone would be.
 
     Args:
-        runs: label -> run, or its runs with several seeds, of which the mean is drawn.
+        run: with ``lr_scheduler="range"``.
+
+    Raises:
+        KitError: it has another schedule.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
-    dsc_axis(left, "validation DSC per epoch")
-    listed = {label: as_list(given) for label, given in runs.items()}
-    for place, (several, style) in enumerate(
-        zip(listed.values(), line_styles(len(listed)), strict=True)
-    ):
-        history = pd.concat(
-            [run.history.set_index("epoch")["val_dsc"] for run in several], axis=1
-        ).mean(axis=1)
-        cases = pd.concat([run.cases.set_index("patient")["dsc"] for run in several], axis=1).mean(
-            axis=1
+    if run.config.lr_scheduler != "range":
+        raise KitError(
+            f"rate_range: schedule {run.config.lr_scheduler} is no range test; train with "
+            f'lr_scheduler="range"'
         )
-        left.plot(history.index, history, marker=".", markersize=4, **style)
-        right.plot(np.full(len(cases), place), cases, "o", color=style["color"], alpha=0.5)
-        right.plot([place - 0.3, place + 0.3], [cases.mean()] * 2, color="black", linewidth=2)
-    right.set(title="per patient at the best epoch (line: mean)", ylabel="DSC", ylim=(0, 1))
-    right.set_xticks([])
-    handles = [
-        Line2D([], [], marker="o", markersize=5, label=label, **style)
-        for label, style in zip(listed, line_styles(len(listed)), strict=True)
-    ]
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(len(handles), 5), handlelength=3
-    )
+    history = run.history
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
+    for name, style in (("train loss", "-"), ("val loss", "--")):
+        label = name.replace("val", "validation")
+        left.plot(history["lr"], history[name], style, marker=".", label=label)
+    left.set(title=run.config.loss, ylabel="loss")
+    left.legend()
+    dsc_axis(right, "validation DSC")
+    right.plot(history["lr"], history["val_dsc"], marker=".", color=GREEN)
+    for axis in (left, right):
+        axis.set(xscale="log", xlabel="learning rate")
     return figure
 
 

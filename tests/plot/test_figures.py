@@ -15,6 +15,7 @@ from lib.dataset import load_data
 from lib.evaluate import BINS, THRESHOLDS, Calibration, _by_bin, calibrate
 from lib.logger import Run
 from lib.loss import DiceLoss, IOULoss
+from lib.plot.images import zoom
 from lib.plot.style import TRAINED_ON
 from lib.predict import predict
 from lib.stats import Spread, compare_ladder, compare_to_baseline
@@ -25,7 +26,7 @@ from tests.test_predict import Bright
 from tests.viewer.test_browser import prediction
 
 
-def run(seed=0, loss="DiceLoss", epochs=5, patients=8):
+def run(seed=0, loss="DiceLoss", epochs=5, patients=8, **settings):
     """A run folder without a folder."""
     rng = np.random.default_rng(seed)
     made = Run.__new__(Run)
@@ -54,7 +55,7 @@ def run(seed=0, loss="DiceLoss", epochs=5, patients=8):
         folder=SimpleNamespace(name="run"),
         history=history,
         cases=cases,
-        config=Config(loss=loss),
+        config=Config(loss=loss, **settings),
         info={"config": {}},
     )
     return made
@@ -80,6 +81,7 @@ def drawings(folder):
         "patient_slices": plot.patient_slices(data, next(iter(data.patients))),
         "overlays": plot.overlays(prediction(data, 2)),
         "curves": plot.curves(run()),
+        "rate_range": plot.rate_range(run(lr_scheduler="range")),
         "sweep_scores": plot.sweep_scores({"a": run(0), "b": [run(1), run(2)]}),
         "dsc_bars": plot.dsc_bars(run().cases),
         "sweep_curves": plot.sweep_curves(several),
@@ -123,7 +125,45 @@ def test_one_epoch_and_one_patient_can_be_drawn():
     plot.size_against_dsc(run(patients=1).cases)
 
 
+def test_strips_compare_the_patients_of_both_with_the_first():
+    first = pd.Series({"a": 0.5, "b": 0.7, "c": 0.9})
+    second = pd.Series({"d": 0.1, "c": 1.0, "b": 0.9, "a": 0.8})
+    third = pd.Series({"e": 0.3})
+    figure = plot.dsc_strips({"first": first, "second": second, "third": third})
+    axis = figure.axes[0]
+    words = [text.get_text() for text in axis.texts]
+    assert words[0] == "0.700" and words[1].startswith("0.700   +0.200 (+0.1")
+    assert words[2] == "0.300   no two patients in common"
+    joined = [line.tolist() for group in axis.collections for line in group.get_segments()]
+    expected = [[[value, 0], [second[name], 1]] for name, value in first.items()]
+    assert sorted(joined) == sorted(expected)
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["first", "second", "third"]
+
+
+def test_pictures_are_cropped_to_the_head():
+    volume = np.random.default_rng(0).integers(0, 30, (3, 60, 80)).astype(np.uint8)
+    volume[1, 20:40, 30:44] = 250
+    figure, axes = plt.subplots(1, 2)
+    zoom(axes, volume)
+    plt.close(figure)
+    for axis in axes:
+        (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
+        assert left < 30 and right > 43 and top < 20 and bottom > 39
+        assert right - left == pytest.approx(bottom - top) and right - left < 25
+
+
+def test_a_picture_without_a_head_stays_whole():
+    figure, axis = plt.subplots()
+    axis.imshow(np.zeros((6, 8)))
+    limits = axis.get_xlim()
+    zoom([axis], np.zeros((2, 6, 8), np.uint8))
+    plt.close(figure)
+    assert axis.get_xlim() == limits
+
+
 def test_what_cannot_be_drawn_is_said():
+    with pytest.raises(KitError, match="no range test"):
+        plot.rate_range(run())
     with pytest.raises(KitError, match="no runs"):
         plot.sweep_curves({})
 
