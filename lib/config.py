@@ -33,7 +33,7 @@ Loss = Literal[
     "HybridLoss",
 ]
 Optimizer = Literal["Adam", "AdamW", "SGD"]
-Scheduler = Literal["none", "linear", "cosine", "poly", "step", "plateau"]
+Scheduler = Literal["none", "linear", "cosine", "poly", "step", "plateau", "range"]
 Component = Literal["largest", "likeliest", "all"]
 Sampling = Literal["frozen", "fresh"]
 Augmentation = Literal["default"]
@@ -182,6 +182,11 @@ class Config:
     epochs: int = _option(
         100, "passes over as many slices as the training patients have", limits=(1, MANY)
     )
+    patience: int = _option(
+        0,
+        "early stopping: end after so many epochs without a higher validation DSC; 0: never",
+        limits=(0, MANY),
+    )
     # sampling and augmentation
     sampling: Sampling | str = _option(
         "frozen",
@@ -274,11 +279,11 @@ class Config:
             return "nesterov", "needs optimizer=SGD and a momentum above 0"
         if self.warmup >= self.epochs:
             return "warmup", "must be shorter than epochs"
+        nobody = "split all leaves nobody to validate on"
         if self.lr_scheduler == "plateau" and self.split == "all":
-            return (
-                "lr_scheduler",
-                "plateau follows the validation loss, and split all leaves nobody to validate on",
-            )
+            return "lr_scheduler", f"plateau follows the validation loss, and {nobody}"
+        if self.patience and self.split == "all":
+            return "patience", f"early stopping follows the validation DSC, and {nobody}"
         if self.accumulate > self.batch_size:
             return "accumulate", "must not exceed batch_size"
         if self.image_size % 16 and self.model in MODELS:
@@ -417,6 +422,7 @@ PUBLISHED: dict[str, Any] = {
     "batch_size": 16,
     "accumulate": 1,
     "epochs": 100,
+    "patience": 0,
     "sampling": "frozen",
     "background_weight": 0.1,
     "augmentation": "default",

@@ -14,6 +14,7 @@ from lib.config import Config
 from lib.runtime import load_class, load_function
 from lib.utils import KitError
 
+RANGE = 1e5  # of the learning rates of a range test, the largest by the smallest
 HORIZON = 10  # an average of weights reaches back over one in so many steps of the run
 
 
@@ -61,6 +62,9 @@ def learning_rate(config: Config, epoch: int, val_losses: Sequence[float] = ()) 
     half a cosine towards 0 (Loshchilov and Hutter, arXiv:1608.03983). ``poly``: lr (1 - epoch /
     epochs) ** 0.9 (Chen et al., arXiv:1606.00915). ``step``: lr_factor every lr_step epochs.
     ``plateau``: lr_factor each time that the validation loss has not fallen for lr_step epochs.
+    ``range``: from lr / 100,000 in the first to lr in the last epoch, by equal factors, to see
+    which rates the training bears (Smith, arXiv:1506.01186); draw it with
+    ``lib.plot.rate_range``.
     During the first ``warmup`` epochs the rate climbs to lr in equal steps. Below 1, ``warmup`` and
     ``lr_step`` are shares of the run. A custom function is called with the share of the run that is
     done, in [0, 1), and the losses; it returns what lr is multiplied by.
@@ -92,8 +96,26 @@ def learning_rate(config: Config, epoch: int, val_losses: Sequence[float] = ()) 
         "poly": (1 - share) ** 0.9,
         "step": config.lr_factor ** (done // max(1, lr_step)),
         "plateau": config.lr_factor**plateaus,
+        "range": RANGE ** (done / max(whole - 1, 1) - 1),
     }
     return config.lr * factors[config.lr_scheduler]
+
+
+def is_done(config: Config, val_dsc: Sequence[float]) -> bool:
+    """Return whether a run has all its epochs, or stops early.
+
+    It stops once its best epoch, the first of equals, is ``patience`` epochs ago. The best epoch
+    loses nothing by the epochs that a longer run would not have improved; the last one is then
+    chosen by the validation patients, too.
+
+    Args:
+        val_dsc: validation DSC of each epoch so far.
+    """
+    done = len(val_dsc)
+    if done >= config.epochs or not (done and config.patience):
+        return done >= config.epochs
+    best = max(range(done), key=lambda epoch: val_dsc[epoch])
+    return done - 1 - best >= config.patience
 
 
 def _in_epochs(value: float, config: Config) -> int:

@@ -39,7 +39,7 @@ from lib.logger import (
 )
 from lib.loss import widen
 from lib.networks import build, cost_line
-from lib.optim import MovingAverage, build_optimizer, learning_rate
+from lib.optim import MovingAverage, build_optimizer, is_done, learning_rate
 from lib.runtime import (
     CommandParser,
     code_fingerprint,
@@ -113,8 +113,8 @@ def train(training: Training, watch: Callable[[Epoch], None] | None = None) -> N
         total=config.epochs * steps, initial=len(history) * steps, desc=config.model, unit="step"
     )
     with bar:
-        for epoch in range(len(history), config.epochs):
-            started = time.perf_counter()
+        while not is_done(config, [row["val_dsc"] for row in history]):
+            epoch, started = len(history), time.perf_counter()
             # random numbers depend on seed and epoch alone: a resumed run draws the same again
             seed_everything(config.seed, epoch)
             lr = learning_rate(config, epoch, [row["val loss"] for row in history])
@@ -129,6 +129,7 @@ def train(training: Training, watch: Callable[[Epoch], None] | None = None) -> N
                 with training.average.applied_to(training.model):
                     slices, machine = training.validation_slices, training.machine
                     watch(Epoch(config, history, training.model, slices, machine))
+        bar.total = bar.n  # it may have stopped early
     training.model.load_state_dict(training.record.best_weights())
     cases = training.memory.retrying(training.score)
     training.record.finish(cases, steps * config.batch_size, training.memory)
@@ -234,9 +235,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help=DATA_HELP)
     parser.add_argument("--out", default="result", help="folder of results (default: result)")
     parser.add_argument("--plan", default="train", help="experiment of the run (default: train)")
-    parser.add_argument(
-        "--table", default="train", choices=TABLES, help="result CSV of the run (default: train)"
-    )
+    parser.add_argument("--table", default="train", choices=TABLES, help="result CSV of the run")
     add_arguments(parser)
     arguments = parser.parse_args()
     config = from_arguments(arguments)

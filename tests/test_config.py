@@ -130,7 +130,7 @@ def test_wrong_values_are_refused_at_once(field, value):
 
 
 @pytest.mark.parametrize(
-    ("asked", "meant"), [("epoch", "epochs"), ("Batch_Size", "batch_size"), ("pancake", None)]
+    ("asked", "meant"), [("epoch", "epochs"), ("Batch_Size", "batch_size"), ("zebra", None)]
 )
 def test_a_field_that_there_is_not(asked, meant):
     words = f"did you mean {meant}?" if meant else "expected one of image_size, preprocessing"
@@ -161,9 +161,11 @@ def test_numbers_of_numpy_are_welcome():
     assert (config.lr, type(config.lr), config.epochs, type(config.epochs)) == (0.5, float, 3, int)
 
 
-def test_a_plateau_needs_somebody_to_validate_on():
+def test_what_follows_the_validation_needs_somebody_to_validate_on():
     with pytest.raises(KitError, match=r"plateau.*split all"):
         Config(lr_scheduler="plateau", split="all")
+    with pytest.raises(KitError, match=r"patience: early stopping.*split all"):
+        Config(patience=5, split="all")
 
 
 def test_the_choices_are_named():

@@ -14,7 +14,7 @@ from torch.optim import lr_scheduler
 from lib import train
 from lib.config import Config
 from lib.dataset import load_data
-from lib.optim import MovingAverage, build_optimizer, learning_rate
+from lib.optim import MovingAverage, build_optimizer, is_done, learning_rate
 from lib.runtime.memory import DeviceMemory, is_out_of_memory, memory_in_words
 from lib.train import fit
 from lib.utils import KitError
@@ -69,6 +69,32 @@ def test_plateau_is_torchs():
         )
         scheduler.step(loss)
     assert optimizer.param_groups[0]["lr"] < 0.03, "the comparison is of several cuts"
+
+
+def test_a_range_test_grows_by_equal_factors_up_to_the_rate():
+    np.testing.assert_allclose(rates(lr_scheduler="range"), np.geomspace(1e-6, 0.1, EPOCHS))
+    assert learning_rate(Config(lr=0.1, epochs=1, lr_scheduler="range"), 0) == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scores", "patience", "done"),
+    [
+        ([], 0, False),
+        ([], 1, False),
+        ([0.1] * EPOCHS, 0, True),
+        ([0.5] + [0.1] * (EPOCHS - 2), 0, False),
+        ([0.1, 0.2, 0.3], 1, False),
+        ([0.3, 0.2], 1, True),
+        ([0.3, 0.2, 0.1], 3, False),
+        ([0.3, 0.2, 0.1, 0.0], 3, True),
+        ([0.3, 0.3, 0.3, 0.3], 3, True),  # equal is not higher
+        ([0.3, 0.2, 0.4, 0.1, 0.1], 3, False),
+        ([0.0, 0.0, 0.0], 2, True),
+        (np.linspace(0, 1, EPOCHS), 1, True),
+    ],
+)
+def test_early_stopping_waits_for_a_higher_score(scores, patience, done):
+    assert is_done(Config(epochs=EPOCHS, patience=patience), list(scores)) is done
 
 
 @pytest.mark.parametrize("name", ["none", "linear", "cosine", "poly", "step", "plateau"])

@@ -472,6 +472,25 @@ def test_gpu_trains_the_same_twice(data, tmp_path, network, precision):
     pd.testing.assert_frame_equal(first.history, second.history)
 
 
+def test_a_run_that_stops_early_is_the_beginning_of_the_whole_one(data, tmp_path, monkeypatch):
+    """It ends once its best epoch is long enough ago, and keeps that; so does a resumed one."""
+    config = dataclasses.replace(TINY, lr=0.0, epochs=6)
+    whole = fit(config, data, tmp_path)
+    impatient = dataclasses.replace(config, patience=2)
+    run = fit(impatient, data, tmp_path)
+    assert len(run.history) == 3, "weights that do not move score the same from the first epoch on"
+    pd.testing.assert_frame_equal(run.history, whole.history[:3])
+    assert run.info["best"] == whole.info["best"] and run.info["status"] == "finished"
+
+    def interrupt(epoch):
+        if len(epoch.history) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(impatient, data, tmp_path / "again", watch=interrupt)
+    assert outcome(fit(impatient, data, tmp_path / "again")) == outcome(run)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("network", NETWORKS)

@@ -27,7 +27,7 @@ from lib.logger import SCHEMA, file_hash, stated_id
 from lib.metrics import Counts
 from lib.networks import build
 from lib.notebook.solutions import without_solutions
-from lib.optim import learning_rate
+from lib.optim import is_done, learning_rate
 from lib.runtime import code_fingerprint
 from lib.utils import LIB, KitError, sha256
 
@@ -96,14 +96,17 @@ def check_history(submission: Submission) -> Iterator[Finding]:
     """Check that training can have written this history.csv."""
     history, config = submission.history, submission.config
     problems = []
-    if history["epoch"].tolist() != list(range(1, config.epochs + 1)):
-        problems.append(f"its epochs are not 1 to {config.epochs}")
+    scores = history["val_dsc"].tolist()
+    whole = is_done(config, scores) and not is_done(config, scores[:-1])
+    if not whole or history["epoch"].tolist() != list(range(1, len(scores) + 1)):
+        early = " or to where it stops early" if config.patience else ""
+        problems.append(f"its epochs are not 1 to {config.epochs}{early}")
     elif submission.info["best"]["epoch"] != int(history["val_dsc"].argmax()) + 1:
         problems.append("the best epoch is not the first with the largest DSC")
     elif "lr_scheduler" not in config.custom:  # which would have to be imported
         losses = history["val loss"].tolist()
         # the time of ``plateau`` grows with the square of the epochs
-        looked_at = range(0, config.epochs, -(-config.epochs // _MAX_RATES))
+        looked_at = range(0, len(scores), -(-len(scores) // _MAX_RATES))
         rates = [learning_rate(config, epoch, losses[:epoch]) for epoch in looked_at]
         if not np.allclose(history["lr"].iloc[looked_at], rates, rtol=EXACT, atol=0):
             problems.append(f"the learning rate is not that of schedule {config.lr_scheduler}")

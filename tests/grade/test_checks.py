@@ -327,6 +327,25 @@ def test_sixty_thousand_epochs_of_plateau_take_seconds():
     assert time.perf_counter() - began < 60
 
 
+@pytest.mark.parametrize(
+    ("patience", "scores", "fault"),
+    [
+        (0, [0.1, 0.3, 0.2, 0.2], False),
+        (0, [0.1, 0.3, 0.2], True),
+        (2, [0.1, 0.3, 0.2, 0.2], False),
+        (1, [0.1, 0.3, 0.2, 0.2], True),  # it went on
+        (1, [0.1, 0.3, 0.2], False),
+        (2, [0.1, 0.3, 0.2], True),  # it was cut off
+    ],
+)
+def test_a_run_ends_where_early_stopping_ends_it(patience, scores, fault):
+    history = pd.DataFrame({"epoch": range(1, len(scores) + 1), "lr": 1e-4, "val loss": 0.5})
+    config = Config(epochs=4, patience=patience)
+    info = {"best": {"epoch": 2}}
+    run = SimpleNamespace(history=history.assign(val_dsc=scores), config=config, info=info)
+    assert bool(list(check_history(run))) is fault
+
+
 def test_the_lib_that_was_handed_in_is_compared_and_never_imported(ada, tmp_path):
     (tmp_path / "lib" / "own").mkdir(parents=True)
     for name, content in ada.items():
