@@ -44,6 +44,7 @@ PRETRAINED = PROJECT / "result" / "pretrained"
 KIT_WEIGHTS = PRETRAINED / "best.pt"  # the recipe that did better in cross-validation
 SMALL_WEIGHTS = PRETRAINED / "best-128.pt"  # the same recipe for slow machines
 SLOW = 60  # seconds
+MOST_SHOWN = 20  # patients on a page: about 10 MB
 _WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
 
 
@@ -436,6 +437,11 @@ def main() -> None:
     parser.add_argument("--data", required=True, help=DATA_HELP)
     parser.add_argument("--out", required=True, help="folder for masks and cases.csv")
     parser.add_argument(
+        "--html",
+        metavar="FILE",
+        help=f"also write the slice browser of the {MOST_SHOWN} worst patients, as one page",
+    )
+    parser.add_argument(
         "--trust",
         nargs="+",
         default=(),
@@ -460,12 +466,14 @@ def main() -> None:
     if seconds > SLOW and weights.resolve() == KIT_WEIGHTS and SMALL_WEIGHTS.is_file():
         advice = f"; several times faster: --weights {short_path(SMALL_WEIGHTS)}"
     print(f"{what}: about {seconds:.0f} s{advice}")
-    print(
-        predict(
-            trained, data, arguments.out, device=arguments.device, precision=arguments.precision
-        )
+    prediction = predict(
+        trained, data, arguments.out, device=arguments.device, precision=arguments.precision
     )
-    print(f"masks and cases.csv: {arguments.out}")
+    print(f"{prediction}\nmasks and cases.csv: {arguments.out}")
+    if arguments.html:
+        from lib.viewer import browse  # which builds on this module
+
+        browse(prediction).to_html(arguments.html, prediction.ranked()[:MOST_SHOWN])
 
 
 def _forecast(
@@ -479,4 +487,6 @@ def _forecast(
 
 
 if __name__ == "__main__":
+    from lib.predict import main  # the viewer knows its classes under this name
+
     run_command(main)

@@ -639,6 +639,23 @@ def test_command_line(weights, tiny_kaggle, tmp_path, monkeypatch, capfd):
     assert len(pd.read_csv(tmp_path / "out" / "cases.csv")) == 6
 
 
+def test_the_command_line_writes_the_slice_browser(weights, tiny_kaggle, tmp_path, monkeypatch):
+    """As a command, where the module has another name than the viewer knows."""
+    asked = [sys.executable, "-m", "lib.predict", "--weights", weights, "--data", tiny_kaggle]
+    page = tmp_path / "page.html"
+    for out in ("first", "second"):  # a page of the kit is replaced
+        asked_so = [*asked, "--out", tmp_path / out, "--html", page]
+        done = subprocess.run(asked_so, cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stdout.splitlines()[-1][:9]) == (0, "page.html"), done.stderr
+    assert all(name in page.read_text(encoding="utf-8") for name in NAMES)
+    page.write_text("a page about something else")
+    asked_so = [*asked, "--out", tmp_path / "third", "--html", page]
+    done = subprocess.run(asked_so, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "no slice browser" in done.stderr
+    assert page.read_text() == "a page about something else"
+    assert (tmp_path / "third" / "cases.csv").is_file(), "what was computed is not lost"
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [

@@ -8,8 +8,9 @@ The door is ``find_root``; start to read at ``kaggle.py``. ``lib.dataset`` makes
 from lib.data.cache import Cache, open_cache
 from lib.data.kaggle import Patient, cache_folder, encode_masks, find_root, list_patients
 from lib.data.kaggle import place_in_cache, read_patient, write_images, write_masks
+from lib.data.outlook import count_slices, is_prepared
 
 __all__ = [
-    "Cache", "Patient", "cache_folder", "encode_masks", "find_root", "list_patients", "open_cache",
-    "place_in_cache", "read_patient", "write_images", "write_masks",
+    "Cache", "Patient", "cache_folder", "count_slices", "encode_masks", "find_root", "is_prepared",
+    "list_patients", "open_cache", "place_in_cache", "read_patient", "write_images", "write_masks",
 ]

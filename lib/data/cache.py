@@ -183,11 +183,7 @@ def open_cache(root: Path, patients: list[Patient], size: int, preprocessing: st
     Raises:
         KitError: a file that cannot be used; see ``kaggle.read_patient``.
     """
-    place = str(root.resolve())  # equal names, sizes and dates elsewhere may be other pixels
-    code = source_fingerprint(*preprocessing_code(preprocessing), pictures)
-    key = fingerprint([_VERSION, code, place, kaggle.stat_key(patients), size, preprocessing])
-    series = f"{root.name[:40]}-{preprocessing.replace(':', '-')}-{size}"
-    folder = place_in_cache(f"{series}-{key[:16]}", lambda place: _is_whole(place, key))
+    place, series, key, folder = _place_of(root, patients, size, preprocessing)
 
     def build(partial: Path) -> None:
         if folder.exists():
@@ -207,6 +203,24 @@ def open_cache(root: Path, patients: list[Patient], size: int, preprocessing: st
             f"{folder.parent}: the cache cannot be written or read ({error.strerror or error}); "
             f"{remedy(error)}; KIT_CACHE names the folder"
         ) from None
+
+
+def is_in_cache(root: Path, patients: list[Patient], size: int, preprocessing: str) -> bool:
+    """Return whether ``open_cache`` would find these patients prepared at this size."""
+    _, _, key, folder = _place_of(root, patients, size, preprocessing)
+    return _is_whole(folder, key)
+
+
+def _place_of(
+    root: Path, patients: list[Patient], size: int, preprocessing: str
+) -> tuple[str, str, str, Path]:
+    """Return where the files are, how their caches are called, the key of this one, its folder."""
+    place = str(root.resolve())  # equal names, sizes and dates elsewhere may be other pixels
+    code = source_fingerprint(*preprocessing_code(preprocessing), pictures)
+    key = fingerprint([_VERSION, code, place, kaggle.stat_key(patients), size, preprocessing])
+    series = f"{root.name[:40]}-{preprocessing.replace(':', '-')}-{size}"
+    folder = place_in_cache(f"{series}-{key[:16]}", lambda place: _is_whole(place, key))
+    return place, series, key, folder
 
 
 _WHOLE: set[tuple[Any, ...]] = set()

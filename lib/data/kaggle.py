@@ -338,6 +338,20 @@ def unpack(archive: Path) -> Path:
     return target
 
 
+def slices_in_archive(archive: Path) -> int:
+    """Return how many slices ``unpack`` would find in a zip, masks not counted.
+
+    Raises:
+        KitError: as ``unpack``.
+    """
+    try:
+        with zipfile.ZipFile(archive) as bundle:
+            _, entries = _slice_entries(archive, bundle)
+    except DAMAGED_ZIP as error:
+        raise KitError(f"{archive}: cannot be unpacked ({error}); download it again") from None
+    return sum("_mask." not in name for _, name in entries)
+
+
 def _is_about(error: OSError, path: Path) -> bool:
     """Return whether a system's error names this file."""
     return error.filename is not None and os.fsdecode(error.filename) == str(path)

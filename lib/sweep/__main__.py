@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lib.config import REFERENCE, Config
+from lib.data import count_slices, is_prepared
 from lib.dataset import BrainData, load_data
 from lib.runtime import CommandParser, run_command
 from lib.runtime.cli import DATA_HELP, RESUMES, add_arguments, changed_fields
 from lib.stats import compare_to_baseline, outcomes, readable, resolution
 from lib.sweep.plans import PLANS, Overrides, Plan, find_plan
-from lib.sweep.run import EXECUTORS, chosen, cost_of, sweep
+from lib.sweep.run import EXECUTORS, chosen, chosen_labels, cost_beforehand, cost_of, sweep
 from lib.sweep.task import make_tasks
 from lib.utils import KitError
 
@@ -103,12 +104,10 @@ def _one_plan(arguments: argparse.Namespace, changes: Overrides) -> dict[str, st
     """
     plan, changes = with_own_value(find_plan(arguments.plan), changes)
     base = replace(REFERENCE, **changes)
-    data = load(arguments, base)
     if arguments.dry_run:
-        tasks = make_tasks(plan, base, data, Path(arguments.out).absolute(), arguments.seeds)
-        tasks = chosen(tasks, arguments.only)
-        print(cost_of(tasks, data, arguments.executor, **executor_options(arguments)))
+        print(_forecast(plan, base, arguments))
         return {}
+    data = load(arguments, base)
     done = sweep(
         plan,
         base,
@@ -124,6 +123,25 @@ def _one_plan(arguments: argparse.Namespace, changes: Overrides) -> dict[str, st
         print(f"\n{plan.question}\n{resolution(table)}\n{readable(table).to_string()}")
         print(f"\nBeside the mean:\n{outcomes(done.runs).round(3).to_string()}")
     return done.failures
+
+
+def _forecast(plan: Plan, base: Config, arguments: argparse.Namespace) -> str:
+    """Return what a plan would cost, without downloading, unpacking or preparing anything."""
+    options = executor_options(arguments)
+    if is_prepared(arguments.data, base.image_size, base.preprocessing):
+        data = load(arguments, base)
+        tasks = make_tasks(plan, base, data, Path(arguments.out).absolute(), arguments.seeds)
+        tasks = chosen(tasks, arguments.only)
+        return str(cost_of(tasks, data, arguments.executor, **options))
+    slices = count_slices(arguments.data)
+    trials = plan.trials(base, arguments.seeds)
+    labels = chosen_labels(plan.name, list(plan.configs(base)), arguments.only)
+    configs = [trial.config for trial in trials if trial.label in labels]
+    cost = cost_beforehand(configs, slices, arguments.executor, **options)
+    return (
+        f"{cost}\n{slices:,} slices that are not prepared yet, so nobody knows which of the runs "
+        f"are finished"
+    )
 
 
 def with_own_value(plan: Plan, changes: Overrides) -> tuple[Plan, Overrides]:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import torch
 
 from lib.config import MODELS, Config
-from lib.dataset import BrainData
 from lib.networks import Summary, build_model, summary
 from lib.runtime.cost import tensors_in
 from lib.runtime.device import prepare
@@ -77,7 +76,7 @@ class Work(NamedTuple):
     slice_gflops: float
 
 
-def sweep_work(missing: Sequence[Config], data: BrainData) -> Work | None:
+def sweep_work(missing: Sequence[Config], slices: int) -> Work | None:
     """Return the work of unfinished runs, or None if it cannot be known.
 
     Arithmetic and memory come from ``lib.networks.summary``. Custom networks cannot be traced
@@ -85,6 +84,8 @@ def sweep_work(missing: Sequence[Config], data: BrainData) -> Work | None:
 
     Args:
         missing: configs of the unfinished runs.
+        slices: of all patients: to score a slice costs a third of training on it, which is close
+            enough.
     """
     found = {config: _summary(config) for config in missing}
     summaries = {config: each for config, each in found.items() if each is not None}
@@ -92,8 +93,6 @@ def sweep_work(missing: Sequence[Config], data: BrainData) -> Work | None:
         return None
     cheapest = min(summaries, key=lambda config: summaries[config].gflops)
     costs = [summaries.get(config, summaries[cheapest]) for config in missing]
-    # all patients: to score a slice costs a third of training on it, which is close enough
-    slices = len(data.slices(tuple(data.patients)))
     return Work(
         gflops=[
             config.epochs * slices * each.gflops
@@ -107,16 +106,17 @@ def sweep_work(missing: Sequence[Config], data: BrainData) -> Work | None:
     )
 
 
-def sweep_cost(runs: int, missing: Sequence[Config], data: BrainData, at_once: int = 1) -> Cost:
+def sweep_cost(runs: int, missing: Sequence[Config], slices: int, at_once: int = 1) -> Cost:
     """Estimate the cost of training the unfinished ones of ``runs`` runs.
 
     Time comes from three training steps of the cheapest run, here and now.
 
     Args:
         missing: configs of the unfinished runs.
+        slices: of all patients.
         at_once: runs that are trained at the same time, each with one thread.
     """
-    work = sweep_work(missing, data)
+    work = sweep_work(missing, slices)
     if work is None:
         return Cost(runs, len(missing))
     try:

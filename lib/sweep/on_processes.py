@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from lib.config import Config
 from lib.data import cache_folder
 from lib.dataset import BrainData
 from lib.runtime import pick_device
@@ -45,38 +46,41 @@ _PATIENCE = 5.0  # seconds that a worker has to end
 # --- how many -------------------------------------------------------------------------------------
 
 
-def pays(missing: Sequence[Task], data: BrainData) -> bool:
+def pays(missing: Sequence[Config], slices: int, begun: bool = False) -> bool:
     """Return whether unfinished runs are trained sooner by several processes.
 
-    There must be several cores, several runs on the CPU, memory for two of them, and enough work. A
-    run that a worker has begun goes on in a worker in any case: with as many threads it ends with
-    the same bytes.
+    There must be several cores, several runs on the CPU, memory for two of them, and enough work.
+
+    Args:
+        slices: of all patients.
+        begun: a worker has begun one of them. It goes on in a worker in any case: with as many
+            threads it ends with the same bytes.
     """
-    if cores() == 1 or not all(_on_cpu(task) for task in missing):
+    if cores() == 1 or not all(map(_on_cpu, missing)):
         return False
-    if any(_begun_with_other_threads(task) for task in missing):
+    if begun:
         return True
-    work = sweep_work([task.trial.config for task in missing], data)
+    work = sweep_work(missing, slices)
     enough = work is None or sum(work.gflops) > MIN_GFLOPS
-    return enough and default_workers(missing, data) > 1
+    return enough and default_workers(missing, slices) > 1
 
 
-def _on_cpu(task: Task) -> bool:
+def _on_cpu(config: Config) -> bool:
     """Return whether a run is trained on the CPU."""
     try:
-        return pick_device(task.trial.config.device).type == "cpu"
+        return pick_device(config.device).type == "cpu"
     except KitError:  # no such device; the run says so
         return False
 
 
-def _begun_with_other_threads(task: Task) -> bool:
+def begun_with_other_threads(task: Task) -> bool:
     """Return whether a run was begun with another number of threads than this process has."""
     return task.folder.read().get("device") not in (None, device_name(torch.device("cpu")))
 
 
-def default_workers(missing: Sequence[Task], data: BrainData) -> int:
+def default_workers(missing: Sequence[Config], slices: int) -> int:
     """Return how many runs to train at once: one a core, fewer if memory is short."""
-    work = sweep_work([task.trial.config for task in missing], data)
+    work = sweep_work(missing, slices)
     each = PROCESS_BYTES + (work.memory_bytes if work else 0)
     fitting = int(MEMORY_SHARE * free_host_memory() / each)
     return max(1, min(cores(), len(missing), fitting))

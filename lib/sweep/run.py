@@ -12,7 +12,7 @@ from lib.config import Config, require_config
 from lib.dataset import BrainData, require_loaded
 from lib.logger import Run, write_result_csvs
 from lib.sweep.cost import Cost, sweep_cost
-from lib.sweep.on_processes import default_workers, pays, run_on_processes
+from lib.sweep.on_processes import begun_with_other_threads, default_workers, pays, run_on_processes
 from lib.sweep.on_ray import run_on_ray
 from lib.sweep.plans import Plan, find_plan
 from lib.sweep.table import Row, SweepTable
@@ -87,22 +87,30 @@ def sweep(
     return Sweep(plan, runs, failures)
 
 
-def chosen(tasks: list[Task], labels: Sequence[str] | None) -> list[Task]:
+def chosen(tasks: list[Task], only: Sequence[str] | None) -> list[Task]:
     """Return the tasks of the reference and of some variants; of all for None.
 
     Raises:
         KitError: a label that no variant has.
     """
-    if labels is None:
-        return tasks
-    reference = tasks[0].place
     known = list(dict.fromkeys(task.place.label for task in tasks))
-    if isinstance(labels, str) or not set(labels).issubset(known):
+    labels = chosen_labels(tasks[0].place.plan, known, only)
+    return [task for task in tasks if task.place.label in labels]
+
+
+def chosen_labels(plan: str, known: Sequence[str], only: Sequence[str] | None) -> set[str]:
+    """Return the reference, the first of the known labels, and some others; all for None.
+
+    Raises:
+        KitError: a label that no variant has.
+    """
+    if only is None:
+        return set(known)
+    if isinstance(only, str) or not set(only).issubset(known):
         raise KitError(
-            f"plan {reference.plan}: only={labels!r} is no list of its variants; give some of "
-            f"{known}"
+            f"plan {plan}: only={only!r} is no list of its variants; give some of {known}"
         )
-    return [task for task in tasks if task.place.label in (reference.label, *labels)]
+    return {known[0], *only}
 
 
 def train_tasks(
@@ -148,10 +156,26 @@ def cost_of(tasks: list[Task], data: BrainData, executor: str = "auto", **option
     return _cost(tasks, data, _choose(executor, options, tasks, data)[1])
 
 
+def cost_beforehand(
+    configs: Sequence[Config], slices: int, executor: str = "auto", **options: Any
+) -> Cost:
+    """Estimate the cost of runs on data that are not prepared yet, as if none were finished.
+
+    Args:
+        slices: of all patients, roughly.
+
+    Raises:
+        KitError: as ``train_tasks``.
+    """
+    _check(executor, options)
+    _, at_once = _chosen_for(executor, options, configs, slices)
+    return sweep_cost(len(configs), configs, slices, at_once)
+
+
 def _cost(tasks: list[Task], data: BrainData, at_once: int) -> Cost:
     """Estimate the cost of the tasks that are not finished, so many of them at a time."""
     configs = [task.trial.config for task in _missing(tasks)]
-    return sweep_cost(len(tasks), configs, data, at_once)
+    return sweep_cost(len(tasks), configs, len(data.slices(tuple(data.patients))), at_once)
 
 
 def _missing(tasks: list[Task]) -> list[Task]:
@@ -171,11 +195,24 @@ def _choose(
     """
     _check(executor, options)
     missing = _missing(tasks)
+    configs, begun = [task.trial.config for task in missing], map(begun_with_other_threads, missing)
+    slices = len(data.slices(tuple(data.patients)))
+    return _chosen_for(executor, options, configs, slices, any(begun))
+
+
+def _chosen_for(
+    executor: str,
+    options: dict[str, Any],
+    missing: Sequence[Config],
+    slices: int,
+    begun: bool = False,
+) -> tuple[str, int]:
+    """Return the same for unfinished runs, of which a worker may have begun one."""
     if "workers" in options:
         return "processes", max(1, min(options["workers"], len(missing)))
     if executor == "auto":
-        executor = "processes" if pays(missing, data) else "local"
-    return executor, default_workers(missing, data) if executor == "processes" else 1
+        executor = "processes" if pays(missing, slices, begun) else "local"
+    return executor, default_workers(missing, slices) if executor == "processes" else 1
 
 
 def _check(executor: str, options: dict[str, Any]) -> None:

@@ -54,6 +54,8 @@ new Viewer(document.getElementById("slices"), {
 </html>
 """)
 
+_MARK = b'<main id="slices"></main>'  # in every page, of earlier versions too
+
 
 def write_page(gallery: Gallery, path: str | Path, patients: list[str] | None = None) -> Path:
     """Write some patients of ``gallery``, all by default, to one file; print its size.
@@ -62,7 +64,7 @@ def write_page(gallery: Gallery, path: str | Path, patients: list[str] | None = 
     lengths.
 
     Raises:
-        KitError: a patient that the gallery does not hold.
+        KitError: a patient that the gallery does not hold, or another file has this name.
     """
     path, names = Path(path), list(gallery.labels) if patients is None else list(patients)
     unknown = [name for name in names if name not in gallery.labels]
@@ -71,6 +73,7 @@ def write_page(gallery: Gallery, path: str | Path, patients: list[str] | None = 
         some = ", ".join(list(gallery.labels)[:3])
         raise KitError(f"{path}: {wanted} to show; there are {some} ...")
     menu = [[name, gallery.labels[name]] for name in names]
+    _require_own(path)
     parts = [_json_element("patients", menu)]
     parts += [
         _json_element(f"patient-{i}", _patient(gallery, name)) for i, name in enumerate(names)
@@ -103,6 +106,12 @@ def _patient(gallery: Gallery, name: str) -> dict[str, Any]:
 
 def _text(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+def _require_own(path: Path) -> None:
+    """Raise KitError if the path is taken by anything but a page of this module."""
+    if path.is_dir() or (path.exists() and _MARK not in path.read_bytes()):
+        raise KitError(f"{path}: is there and no slice browser; choose another name")
 
 
 def _json_element(name: str, value: Any) -> str:

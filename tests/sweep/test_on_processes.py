@@ -181,42 +181,50 @@ def two_cores(monkeypatch):
     monkeypatch.setattr("lib.sweep.on_processes.cores", lambda: 2)
 
 
-def test_processes_where_they_are_faster(data, tmp_path, two_cores, monkeypatch):
-    def missing(plan: Plan, **changes: object) -> list[Task]:
-        return make_tasks(plan, replace(TINY, **changes), data, tmp_path)
+SLICES = 40
+
+
+def test_processes_where_they_are_faster(two_cores, monkeypatch):
+    def missing(plan: Plan, **changes: object) -> list[Config]:
+        return list(plan.configs(replace(TINY, **changes)).values())
 
     long = {"epochs": 50_000}
     one = Plan("one", "?", {"only": {}})
-    assert pays(missing(PLAN, **long), data)
-    assert pays(missing(PLAN, model="tests.own:Counting"), data)  # how long is not known
-    assert not pays(missing(PLAN), data), f"less than {MIN_GFLOPS}"
-    assert not pays(missing(one, **long), data)
-    assert not pays(missing(PLAN, **long | {"device": "cuda:99"}), data)
-    assert not pays([], data)
+    assert pays(missing(PLAN, **long), SLICES)
+    assert pays(missing(PLAN, model="tests.own:Counting"), SLICES)  # how long is not known
+    assert not pays(missing(PLAN), SLICES), f"less than {MIN_GFLOPS}"
+    assert not pays(missing(one, **long), SLICES)
+    assert not pays(missing(PLAN, **long | {"device": "cuda:99"}), SLICES)
+    assert not pays([], SLICES)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert not pays(missing(PLAN, **long | {"device": "auto"}), data)
+    assert not pays(missing(PLAN, **long | {"device": "auto"}), SLICES)
     monkeypatch.setattr("lib.sweep.on_processes.cores", lambda: 1)
-    assert not pays(missing(PLAN, **long), data)
+    assert not pays(missing(PLAN, **long), SLICES)
 
 
-def test_a_run_that_a_worker_began_goes_on_in_one(data, tmp_path, two_cores):
+def test_a_run_that_a_worker_began_goes_on_in_one(data, tmp_path, two_cores, monkeypatch):
     [task] = make_tasks(Plan("one", "?", {"only": {}}), TINY, data, tmp_path)
     task.folder.update(status="running", device="cpu (of another number of threads)")
-    assert pays([task], data)
+    assert not pays([TINY], SLICES) and pays([TINY], SLICES, begun=True)
+    asked = []
+    monkeypatch.setattr("lib.sweep.run.pays", lambda *args: asked.append(args[2]))
+    cost_of([task], data)
+    assert asked == [True]
 
 
 def test_one_worker_a_core_as_far_as_memory_allows(data, tmp_path, two_cores, monkeypatch):
     tasks = make_tasks(PLAN, TINY, data, tmp_path)
-    assert default_workers(tasks, data) == 2
-    assert default_workers(tasks[:1], data) == 1
+    configs = [task.trial.config for task in tasks]
+    assert default_workers(configs, SLICES) == 2
+    assert default_workers(configs[:1], SLICES) == 1
     assert cost_of(tasks, data, "processes").at_once == 2
     assert cost_of(tasks, data, "processes", workers=3).at_once == 3
     assert cost_of(tasks, data, workers=9).at_once == 3  # no more than runs
     assert cost_of(tasks, data).at_once == 1
     memory = psutil.virtual_memory()._replace(available=700_000_000)
     monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
-    assert default_workers(tasks, data) == 1
-    assert not pays(make_tasks(PLAN, replace(TINY, epochs=50_000), data, tmp_path), data)
+    assert default_workers(configs, SLICES) == 1
+    assert not pays([replace(each, epochs=50_000) for each in configs], SLICES)
 
 
 @POSIX

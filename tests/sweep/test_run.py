@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -357,6 +358,29 @@ def command(*arguments: object) -> subprocess.CompletedProcess:
         text=True,
         capture_output=True,
     )
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_dry_run_prepares_nothing(packed, tiny_kaggle, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("KIT_CACHE", str(tmp_path / "cache"))
+    source, files = tiny_kaggle, sorted(tiny_kaggle.rglob("*_[0-9]*.tif"))
+    slices = sum("_mask" not in file.name for file in files)
+    if packed:
+        source = tmp_path / "archive.zip"
+        with zipfile.ZipFile(source, "w") as bundle:
+            for file in files:
+                bundle.write(file, file.relative_to(tiny_kaggle.parent))
+    before = sorted(tmp_path.rglob("*"))
+    options = ("--data", source, "--out", tmp_path / "out", "--image-size", 32, "--dry-run")
+    options += ("--init-features", 1, "--epochs", 1, "--workers", 2, "--only", "IoU")
+    monkeypatch.setattr(sys, "argv", list(map(str, ("sweep", "loss", *options))))
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    cost, why = capsys.readouterr().out.splitlines()
+    assert cost.startswith("2 runs; about ") and "2 at a time" in cost
+    assert why.startswith(f"{slices} slices that are not prepared yet")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_command_line(data, tmp_path, monkeypatch, capsys):
