@@ -7,6 +7,7 @@ import importlib
 import inspect
 import io
 import sys
+import threading
 import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,9 +20,11 @@ from typing import Any, TypeVar
 from torch import nn
 
 from lib.config import Config
-from lib.utils import EditedError, KitError, fingerprint
+from lib.utils import EditedError, KitError, fingerprint, see
 
 T = TypeVar("T")
+# threads that parse at once break each other before Python 3.11.8, 3.12.2 (gh-106905)
+_ONE_PARSER = threading.Lock()
 _REFUSED = ContextVar("custom code is refused", default=False)
 
 
@@ -79,7 +82,8 @@ def load_custom(spec: str) -> Any:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise KitError(
-            f"{spec}: cannot be loaded ({error}); expected module:name, importable from here"
+            f"{spec}: cannot be loaded ({error}); expected module:name, importable from here; "
+            f"{see('extending', 'From another folder')}"
         ) from None
     except SystemExit:  # a script that ends itself would end the sweep
         raise KitError(
@@ -210,12 +214,14 @@ def _without_effect(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]
     def place(line: int, byte: int) -> tuple[int, int]:
         return line, len(lines[line - 1].encode()[:byte].decode())
 
+    with _ONE_PARSER:
+        tree = ast.parse(source)
     return sorted(
         (
             place(node.lineno, node.col_offset),
             place(node.end_lineno or node.lineno, node.end_col_offset or 0),
         )
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(tree)
         if isinstance(node, (ast.Import, ast.ImportFrom))
         or (
             isinstance(node, ast.Expr)

@@ -6,6 +6,7 @@ import inspect
 import os
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -324,3 +325,16 @@ def test_a_dropped_field_at_its_default_is_ignored_and_any_other_named(monkeypat
         Config.from_dict(FIRST | {"colour": "red"})
     with pytest.raises(KitError, match=r"Config\.taste: this version of the kit has no such field"):
         Config.from_dict(FIRST | {"taste": "sour"})
+
+
+def test_threads_read_code_at_once():
+    """Python 3.11's parser breaks where threads use it together."""
+    source = inspect.getsource(inspect)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(code_tokens, [source] * 8))
+    finally:
+        sys.setswitchinterval(before)
+    assert set(found) == {code_tokens(source)}
