@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
+from lib.notebook.patience import said_if_slow
+
+with said_if_slow("loading PyTorch; the first time this takes up to a minute"):
+    import torch
 
 from lib.config import Config, Profile, choose_profile, seed_of
 from lib.data import find_root

@@ -1,0 +1,13 @@
+"""Slow steps say what they do, fast ones nothing."""
+
+import time
+
+from lib.notebook.patience import said_if_slow
+
+
+def test_slow_steps_say_what_they_do(capsys):
+    with said_if_slow("a slow step", seconds=0.01):
+        time.sleep(0.3)
+    with said_if_slow("a fast step", seconds=60):
+        pass
+    assert capsys.readouterr().out == "a slow step\n"
