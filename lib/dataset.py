@@ -21,7 +21,7 @@ from lib.data.people import are_copies, known, people, scans
 from lib.runtime import load_class
 from lib.runtime.device import to_device
 from lib.transform import Drawn, build_augmentation
-from lib.utils import KitError, fingerprint
+from lib.utils import KitError, fingerprint, see
 
 PUBLISHED_VALIDATION = tuple(
     f"TCGA_{name}"
@@ -425,7 +425,8 @@ def build_sampler(slices: SliceDataset, config: Config) -> Sampler:
     if not whole or (len(slices) and not 0 <= indices.min() <= indices.max() < len(slices)):
         raise KitError(
             f"{name}: draw_slices must return {len(slices)} integers from 0 to {len(slices) - 1}, "
-            f"got {indices.dtype} of shape {indices.shape}"
+            f"got {indices.dtype} of shape {indices.shape}; "
+            f"{see('extending', 'A sampler, an optimiser, a schedule')}"
         )
     return sampler
 

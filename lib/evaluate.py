@@ -19,7 +19,7 @@ from lib.dataset import BrainData, SliceDataset
 from lib.metrics import COLUMNS, Counts, counts, dsc, hd95, largest_component, likeliest_component
 from lib.runtime import Machine, deterministic, load_function, tune_allocator
 from lib.runtime.device import prepare
-from lib.utils import KitError
+from lib.utils import KitError, see
 
 THRESHOLD = 0.5
 BATCH_SIZE = 16  # of predictions; nothing but memory depends on it
@@ -145,7 +145,8 @@ def segmentation(
         if kept.shape != mask.shape or not np.isin(kept, (0, 1)).all():
             raise KitError(
                 f"{component}: must return a mask of {mask.shape}, of 0 and 1, got {kept.dtype} of "
-                f"{kept.shape}"
+                f"{kept.shape}; "
+                f"{see('extending', 'A post-processing, and a metric')}"
             )
         return kept.astype(bool)
     if component == "largest":
@@ -260,7 +261,10 @@ def custom_score(metric: str, mask: np.ndarray, truth: np.ndarray) -> float:
     """
     score = load_function(metric)(mask, truth)
     if not isinstance(score, Real):
-        raise KitError(f"{metric}: must return a number, got a {type(score).__name__}")
+        raise KitError(
+            f"{metric}: must return a number, got a {type(score).__name__}; "
+            f"{see('extending', 'A post-processing, and a metric')}"
+        )
     return float(score)
 
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from lib.config import Config
 from lib.runtime import load_class
 from lib.unet_layers import EMPTY_LOGIT, Guided
-from lib.utils import KitError
+from lib.utils import KitError, see
 
 
 class MaskLoss(nn.Module):
@@ -338,7 +338,8 @@ def build_loss(name: str) -> nn.Module:
         inspect.signature(loss).bind()
     except TypeError as error:
         raise KitError(
-            f"{name}: its constructor is called without arguments ({error}); give each a default"
+            f"{name}: its constructor is called without arguments ({error}); give each a default; "
+            f"{see('extending', 'A loss')}"
         ) from None
     return loss()
 

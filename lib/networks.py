@@ -34,7 +34,7 @@ from lib.unet import UNet
 from lib.unet_2plus import UNet2Plus
 from lib.unet_3plus import UNet3Plus
 from lib.unet_init_weights import initialise, start_at
-from lib.utils import KitError
+from lib.utils import KitError, see
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "unet": UNet,
@@ -70,18 +70,21 @@ def build_model(config: Config) -> nn.Module:
         if values[name] != default and name not in accepted:
             raise KitError(
                 f"{config.model}: its constructor has no argument {name}; leave it at {default!r}, "
-                f"or add one"
+                f"or add one; "
+                f"{see('extending', 'A network')}"
             )
     if config.neighbours and "in_channels" not in accepted:
         raise KitError(
             f"{config.model}: its constructor has no argument in_channels; set neighbours=0, or "
-            f"add one"
+            f"add one; "
+            f"{see('extending', 'A network')}"
         )
     unknown = sorted(needed.difference(values))
     if unknown:
         raise KitError(
             f"{config.model}: its constructor needs {', '.join(unknown)}; give it a default, as "
-            f"only {', '.join(values)} are passed"
+            f"only {', '.join(values)} are passed; "
+            f"{see('extending', 'A network')}"
         )
     model = network(**{name: value for name, value in values.items() if name in accepted})
     if config.checkpointing and not can_recompute(model):

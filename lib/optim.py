@@ -12,7 +12,7 @@ from torch import nn
 
 from lib.config import Config
 from lib.runtime import load_class, load_function
-from lib.utils import KitError
+from lib.utils import KitError, see
 
 RANGE = 1e5  # of the learning rates of a range test, the largest by the smallest
 HORIZON = 10  # an average of weights reaches back over one in so many steps of the run
@@ -36,7 +36,9 @@ def build_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> torch
             )
         except TypeError as error:
             raise KitError(
-                f"{name}: is made with the parameters, lr and weight_decay ({error}); accept these"
+                f"{name}: is made with the parameters, lr and weight_decay ({error}); accept "
+                f"these; "
+                f"{see('extending', 'A sampler, an optimiser, a schedule')}"
             ) from None
         return made
     fused = parameters[0].device.type in ("cpu", "cuda")  # all weights by one kernel
@@ -85,7 +87,8 @@ def learning_rate(config: Config, epoch: int, val_losses: Sequence[float] = ()) 
         if not isinstance(factor, (int, float)) or not 0 <= factor < math.inf:
             raise KitError(
                 f"{name}: returned {factor!r} at {share:.2f} of the run; return a factor of the "
-                f"learning rate, at least 0"
+                f"learning rate, at least 0; "
+                f"{see('extending', 'A sampler, an optimiser, a schedule')}"
             )
         return config.lr * factor
     plateaus = _plateaus(val_losses[warmup:epoch], max(1, lr_step))

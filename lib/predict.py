@@ -38,7 +38,7 @@ from lib.runtime.device import prepare
 from lib.runtime.memory import memory_in_words
 from lib.runtime.own_files import OwnFiles, require_replaceable
 from lib.unet import from_published
-from lib.utils import PROJECT, KitError, as_list, as_path, changing, progress, say, short_path
+from lib.utils import PROJECT, KitError, as_list, as_path, changing, progress, say, see, short_path
 
 PRETRAINED = PROJECT / "result" / "pretrained"
 KIT_WEIGHTS = PRETRAINED / "best.pt"  # the recipe that did better in cross-validation
@@ -103,7 +103,8 @@ def load_weights(file: str | Path, trust: str | Sequence[str] = ()) -> TrainedMo
             named = " ".join(sorted(unknown))
             raise KitError(
                 f"{file}: needs code outside the kit, {named}; if you trust it, pass "
-                f"trust={sorted(unknown)} (--trust {named})"
+                f"trust={sorted(unknown)} (--trust {named}); "
+                f"{see('extending', 'From another folder')}"
             )
         if config.custom.get("metric", "") not in trusted:
             config = replace(config, metric="none")

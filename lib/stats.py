@@ -22,7 +22,7 @@ import pandas as pd
 
 from lib.config import Config
 from lib.metrics import COLUMNS, Counts, summarise
-from lib.utils import KitError, as_list
+from lib.utils import KitError, as_list, see
 
 ALPHA, POWER = 0.05, 0.8
 NEGLIGIBLE = 0.02  # differences in DSC below it change nobody's choice of a recipe
@@ -308,7 +308,7 @@ def _require_crossed(before: np.ndarray, after: np.ndarray) -> None:
     if len(before) + len(after) < 3 or not len(before) or not len(after):
         raise KitError(
             f"crossed_test: scores of {shapes}; one run each says nothing of other seeds, use "
-            f"paired_test"
+            f"paired_test; {see('statistics', 'One run each')}"
         )
     if not (np.isfinite(before).all() and np.isfinite(after).all()):
         raise KitError("crossed_test: a score is not a finite number; leave that patient out")
@@ -591,18 +591,20 @@ def _require_comparable(label: str, run: Scored, reference: Scored, metric: str)
         ]
         raise KitError(
             f"{label}: other patients than the baseline's ({'; '.join(differing)}); use the same "
-            f"split"
+            f"split; {see('statistics', 'What is compared')}"
         )
     if "seen" in run.cases and run.cases["seen"].any():
         raise KitError(
             f"{label}: its network was trained on {run.cases['seen'].sum()} of the patients; "
-            f"predict only those that lib.predict.unseen names"
+            f"predict only those that lib.predict.unseen names; "
+            f"{see('statistics', 'What is compared')}"
         )
     grids = {(r.config.image_size, r.config.preprocessing) for r in (run, reference)}
     if metric == "dsc" and len(grids) > 1:
         raise KitError(
             f"{label}: scored on another grid than the baseline (image_size or preprocessing "
-            f"differ); compare with metric='dsc_native'"
+            f"differ); compare with metric='dsc_native'; "
+            f"{see('statistics', 'What is compared')}"
         )
 
 
@@ -829,7 +831,8 @@ def _require_plan(spread: Spread, seeds: int, patients: int, candidates: int) ->
     if seeds < 2 or patients < 2 or candidates < 1:
         raise KitError(
             f"power: {seeds} seeds, {patients} patients, {candidates} candidates; at least 2, 2 "
-            f"and 1 are needed, as one run each says nothing of other seeds"
+            f"and 1 are needed, as one run each says nothing of other seeds; "
+            f"{see('statistics', 'Before a sweep: what can it find?')}"
         )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from lib.config import Config, Preprocessing
 from lib.runtime import load_class, load_function
 from lib.runtime.own_code import module_of
-from lib.utils import KitError
+from lib.utils import KitError, see
 
 
 @dataclass(frozen=True)
@@ -164,16 +164,23 @@ def _require_prepared(
     """
     slices, geometry = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     if not isinstance(slices, np.ndarray) or not isinstance(geometry, Geometry):
-        raise KitError(f"{mode}: must return slices, an array, and their lib.transform.Geometry")
+        raise KitError(
+            f"{mode}: must return slices, an array, and their lib.transform.Geometry; "
+            f"{see('extending', 'A preprocessing')}"
+        )
     z0, z1, *_ = geometry.box
     wanted = (z1 - z0, volume.shape[3], size, size)
     if slices.shape != wanted or geometry.shape != volume.shape[:3] or geometry.size != size:
         raise KitError(
             f"{mode}: returned slices of shape {slices.shape} with {geometry}; for that box of a "
-            f"volume of {volume.shape} they must have {wanted}"
+            f"volume of {volume.shape} they must have {wanted}; "
+            f"{see('extending', 'A preprocessing')}"
         )
     if not np.isfinite(slices).all():
-        raise KitError(f"{mode}: returned values that are infinite or not a number")
+        raise KitError(
+            f"{mode}: returned values that are infinite or not a number; "
+            f"{see('extending', 'A preprocessing')}"
+        )
     return slices.astype(np.float32), geometry
 
 

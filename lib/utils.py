@@ -218,6 +218,15 @@ def put_aside(path: Path) -> Path:
         return path.rename(next(new for new in free if not new.exists()))
 
 
+def see(page: str, section: str) -> str:
+    """Return where a page explains what a message is about: ``see docs/x.md, "Section"``.
+
+    Args:
+        page: ``extending`` of ``docs``, or a path from the kit's folder.
+    """
+    return f'see {page if "/" in page else f"docs/{page}.md"}, "{section}"'
+
+
 def as_path(value: object, what: str) -> Path:
     """Return a path; raise ``KitError`` for what is none, with the name of the argument."""
     if not isinstance(value, (str, Path)):

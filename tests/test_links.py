@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
 
 import pytest
 
-from lib.utils import PROJECT
+from lib.utils import PROJECT, see
 
 PAGES = [
     *sorted(PROJECT.glob("*.md")),
@@ -50,3 +51,23 @@ def test_links_lead_somewhere(page):
         assert target.exists(), f"{link}: no such file"
         if anchor and target.suffix == ".md":
             assert anchor in anchors(target), f"{link}: no such heading"
+
+
+def named_in_messages() -> list[tuple[str, str]]:
+    """The pages and headings that messages name by ``lib.utils.see``."""
+    calls = (
+        node
+        for file in sorted((PROJECT / "lib").rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "see"
+    )
+    return [tuple(ast.literal_eval(argument) for argument in call.args) for call in calls]
+
+
+def test_messages_name_sections_that_are_there():
+    named = named_in_messages()
+    assert len(named) > 20
+    for page, section in set(named):
+        file, heading = re.fullmatch(r'see (\S+), "(.+)"', see(page, section)).groups()
+        text = (PROJECT / file).read_text(encoding="utf-8")
+        assert re.search(rf"^#+ {re.escape(heading)}$", text, re.MULTILINE), (page, section)

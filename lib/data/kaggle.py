@@ -29,6 +29,7 @@ from lib.utils import (
     build_folder,
     fingerprint,
     remedy,
+    see,
     this_user,
     write_atomic,
 )
@@ -178,7 +179,8 @@ def find_root(source: str | Path) -> Path:
     if not source.exists():
         raise KitError(
             f"{source}: no such file or folder; give the Kaggle folder (kaggle_3m) or Kaggle's "
-            f"archive.zip"
+            f"archive.zip, or the word phantom; "
+            f"{see('data/README.md', 'The LGG segmentation dataset')}"
         )
     if source.is_file():
         return unpack(source)
@@ -191,7 +193,10 @@ def find_root(source: str | Path) -> Path:
     some = itertools.islice(source.rglob("*"), 20_000)
     here = next((path for path in some if _PICTURE_OR_ZIP.fullmatch(path.name)), None)
     seen = f", there is e.g. {here.relative_to(source).as_posix()}" if here else ""
-    raise KitError(f"{source}: no patient folders found; {_NAMED}{seen}")
+    raise KitError(
+        f"{source}: no patient folders found; {_NAMED}{seen}; "
+        f"{see('extending', 'A data set of your own')}"
+    )
 
 
 def _candidates(source: Path) -> Iterator[Path]:

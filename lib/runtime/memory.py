@@ -11,7 +11,7 @@ import torch
 
 from lib.config import Config
 from lib.runtime.device import free_memory
-from lib.utils import KitError, say
+from lib.utils import KitError, say, see
 
 Result = TypeVar("Result")
 MAX_DATASET_SHARE = 1 / 3  # of the device's free memory
@@ -41,7 +41,8 @@ def memory_in_words() -> Iterator[None]:
         reason = " ".join(str(error).split())[:100] or "no more to be had"
         raise KitError(
             f"out of memory ({reason}); close other programs, or use smaller images, networks or "
-            f"batches"
+            f"batches; "
+            f"{see('researchers', 'Speed and memory')}"
         ) from None
 
 
@@ -126,7 +127,8 @@ class DeviceMemory:
         if change is None:
             raise KitError(
                 "out of memory with a single slice; use a smaller image_size or init_features, or "
-                "checkpointing=True"
+                "checkpointing=True; "
+                f"{see('researchers', 'Speed and memory')}"
             )
         say(f"out of memory: from now on {change}")
         if self.device.type == "cuda":

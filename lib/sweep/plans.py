@@ -18,7 +18,7 @@ import numpy as np
 from lib.config import CUSTOM, Config
 from lib.logger import Table
 from lib.runtime.own_code import load_custom
-from lib.utils import KitError
+from lib.utils import KitError, see
 
 Overrides = Mapping[str, Any]
 
@@ -263,7 +263,7 @@ def find_plan(plan: Plan | str) -> Plan:
     if isinstance(plan, str) and CUSTOM.fullmatch(plan):
         custom = load_custom(plan)
         if not isinstance(custom, Plan):
-            raise KitError(f"{plan}: is no lib.sweep.Plan; name one")
+            raise KitError(f"{plan}: is no lib.sweep.Plan; name one; {see('extending', 'A sweep')}")
         return custom
     if not isinstance(plan, str) or plan not in PLANS:
         raise KitError(f"plan {plan!r} is unknown; use one of {', '.join(PLANS)}, or module:PLAN")

@@ -307,7 +307,7 @@ def test_nothing_found_but_pictures(tmp_path):
     assert "no patient folders found; slices are named <patient>/<patient>_<slice>.tif" in (
         text := refused(tmp_path, find_root, tmp_path)
     )
-    assert text.endswith("there is e.g. a/P004-1.png")
+    assert "there is e.g. a/P004-1.png; see docs/extending.md" in text
 
 
 def test_another_archive_in_the_same_folder_gives_its_own_patients(kaggle_folder, tmp_path):

@@ -43,6 +43,7 @@ def test_every_field_is_an_option(field, spelling):
         "lr_scheduler": "linear",
         "batch_size": 3,
         "epochs": 5,
+        "patience": 4,
         "sampling": "fresh",
         "scale": 0.25,
         "rotation": 5.5,
