@@ -5,6 +5,7 @@ Command line: ``python -m lib.predict --data DIR --out DIR [--weights FILE]``
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from lib.evaluate import (
     seconds_per_slice,
 )
 from lib.logger import Run, finished_runs, outside_folds, to_csv
-from lib.metrics import summarise
+from lib.metrics import counts, summarise
 from lib.networks import build_model
 from lib.runtime import CommandParser, deterministic, run_command, tune_allocator
 from lib.runtime.checkpoint import read_checkpoint, require_finite
@@ -212,6 +213,21 @@ class Prediction:
                 rows += [{"patient": patient, **lesion} for lesion in found]
         return pd.DataFrame(rows, columns=["patient", "kind", "voxels", "covered"])
 
+    def by_medpy(self) -> pd.DataFrame:
+        """Return the scores of each patient beside those of ``medpy``, an independent library.
+
+        Without it (``pip install medpy``) its columns are missing. Patients without masks are left
+        out, and those with nothing to find and nothing found: there medpy has no score.
+        """
+        rows = {}
+        for patient in self.cases["patient"]:
+            mask, truth = self.mask(patient), self.data.truth(patient)
+            if truth is not None and (mask.any() or truth.any()):
+                found = counts(mask, truth)
+                rows[patient] = {name: getattr(found, name) for name in MEDPY}
+                rows[patient] |= _medpy_scores(mask, truth)
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("patient")
+
     def ranked(self) -> list[str]:
         """Return patients from the worst to the best native DSC; by name without ground truth."""
         by = [name for name in ("dsc_native", "patient") if name in self.cases]
@@ -238,6 +254,21 @@ class Prediction:
                 f"{scored.loc[seen, 'dsc'].mean():.3f}, which tells what it remembers)"
             )
         return "\n".join(lines)
+
+
+MEDPY = {"dsc": "dc", "iou": "jc", "precision": "precision", "recall": "recall"}
+"""Score -> the function of ``medpy.metric.binary`` that computes it, too."""
+
+
+def _medpy_scores(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Return the scores of two masks by medpy; none where it is not installed."""
+    if importlib.util.find_spec("medpy") is None:
+        return {}
+    from medpy.metric import binary
+
+    return {
+        f"{name}, medpy": getattr(binary, theirs)(mask, truth) for name, theirs in MEDPY.items()
+    }
 
 
 def predict(

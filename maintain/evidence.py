@@ -72,6 +72,11 @@ BEST = Plan(
 STEPS = Plan(
     "best ladder", "What is each step of the best recipe worth?", LADDER, ladder=True, table="best"
 )
+EARLY = Plan(
+    "early stopping",
+    "What does it cost to stop early?",
+    {"24 epochs": {}, "patience 3": {"patience": 3}, "patience 6": {"patience": 6}},
+)
 # of one recipe, to see how often a difference is found where there is none
 NULL = Plan("baseline", "How far do runs of one recipe differ?", {"baseline": {}})
 SINGLE = ("network_wide", "coursework", "everything")  # not of train.ipynb, or repeats
@@ -81,6 +86,7 @@ PARTS: Mapping[str, Part] = {
         Part(BEST, MANY),
         Part(STEPS, SEEDS),
         *(Part(plan, SEEDS) for name, plan in PLANS.items() if name not in SINGLE),
+        Part(EARLY, SEEDS),
         Part(NULL, 2 * MANY),
     )
 }

@@ -612,6 +612,18 @@ def test_weights_that_are_no_numbers_are_refused(weights):
         load_weights(weights)
 
 
+def test_medpy_finds_the_same_scores(tiny_kaggle, monkeypatch):
+    found = predict.predict(Bright.trained(), tiny_kaggle, device="cpu")
+    table = found.by_medpy()
+    assert list(table.index) == sorted(found.cases["patient"]) and len(table) == 6
+    for name in ("dsc", "iou", "precision", "recall"):
+        np.testing.assert_allclose(table[name], table[f"{name}, medpy"])
+    expected = found.cases.set_index("patient")["dsc_native"]
+    pd.testing.assert_series_equal(table["dsc"], expected[table.index], check_names=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert list(found.by_medpy()) == ["dsc", "iou", "precision", "recall"]
+
+
 # --- command line ---------------------------------------------------------------------------------
 
 
