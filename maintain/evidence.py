@@ -46,7 +46,7 @@ from lib.sweep.run import train_tasks
 from lib.sweep.task import Task, make_tasks
 from lib.utils import KitError, progress, write_atomic, write_json
 
-FIRST_SEED, SEEDS, MANY = 42, 5, 20
+FIRST_SEED, FEW, MANY = 42, 5, 20
 TRAINED = replace(BASE, precision="fp32")  # on every computer, so that all runs can be compared
 SCORES = "test-scores"  # folder of what was scored, beside the runs
 
@@ -84,9 +84,9 @@ PARTS: Mapping[str, Part] = {
     part.plan.name: part
     for part in (
         Part(BEST, MANY),
-        Part(STEPS, SEEDS),
-        *(Part(plan, SEEDS) for name, plan in PLANS.items() if name not in SINGLE),
-        Part(EARLY, SEEDS),
+        Part(STEPS, MANY),
+        *(Part(plan, MANY) for name, plan in PLANS.items() if name not in SINGLE),
+        Part(EARLY, FEW),
         Part(NULL, 2 * MANY),
     )
 }
