@@ -2,7 +2,8 @@
 
 They are in ``answers.md``, below the id of the cell that asks. Numbers in braces are filled in from
 what was measured, e.g. ``{sampling[fresh].difference}``; a part in double brackets is left out
-while its numbers are not. In a notebook an answer is a solution, so students do not get it.
+while its numbers are not. In a notebook an answer is a solution, so students do not get it. In the
+language of ``course.toml`` they are in the catalog of that language, see ``maintain.language``.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ import pandas as pd
 from lib import stats
 from lib.config import REFERENCE
 from lib.networks import summary
-from lib.notebook.cells import ASKS, PLAN, QUESTION, question_hash
+from lib.notebook.cells import ASKS, ENGLISH, PHRASES, PLAN, QUESTION, question_hash
+from lib.notebook.course import read_course
 from lib.runtime import CommandParser, run_command
 from lib.sweep.measured import FOLDER, evidence
 from lib.utils import PROJECT, KitError, write_atomic
+from maintain.catalog import read_catalog
 from maintain.evidence import PARTS
 from maintain.findings import runs_of_recipes, seeds_of
 from maintain.results import compared
@@ -37,6 +40,17 @@ BEGIN, END = "<!-- ### BEGIN SOLUTION -->", "<!-- ### END SOLUTION -->"
 _HEADING = re.compile(r"^## ([\w-]+)(?: · ([\w ]+))?$", re.MULTILINE)
 _OPTIONAL = re.compile(r"\[\[(.*?)\]\]", re.DOTALL)
 _ANSWER = re.compile(rf"\n\n{re.escape(BEGIN)}\n.*?{re.escape(END)}", re.DOTALL)
+_IN_LANGUAGE = {
+    ENGLISH: {},
+    "zh-CN": {
+        r"95 % CI ([-+.\d]+) to ([-+.\d]*\d)": r"95 % 置信区间 \1 至 \2",
+        r"\*(helps)\*": r"“有帮助”（\1）",
+        r"\*(hurts)\*": r"“有害”（\1）",
+        r"\*(cannot tell)\*": r"“无法判断”（\1）",
+        r"\*(no difference larger than ([.\d]+))\*": r"“差异不超过 \2”（\1）",
+    },
+}
+"""Language -> how what is filled in is written there: pattern -> replacement."""
 _GRADED = {
     "grade": True,
     "locked": False,
@@ -167,21 +181,46 @@ def _by_size(folder: Path) -> SimpleNamespace:
 # --- texts ----------------------------------------------------------------------------------------
 
 
-def answers(file: Path = TEXTS, folder: Path = FOLDER) -> dict[str, ModelAnswer]:
+def templates(language: str = ENGLISH, file: Path = TEXTS) -> dict[str, ModelAnswer]:
+    """Return id of a cell -> its model answer before its numbers are filled in.
+
+    Args:
+        file: the English answers. In another language only those are left that its catalog has.
+    """
+    _, *parts = _HEADING.split(file.read_text(encoding="utf-8"))
+    found = {
+        cell: ModelAnswer(plan or "", text.strip())
+        for cell, plan, text in zip(parts[::3], parts[1::3], parts[2::3], strict=True)
+    }
+    if language == ENGLISH:
+        return found
+    catalog = read_catalog(language, file.stem)
+    return {
+        cell: answer._replace(text=catalog[cell].text)
+        for cell, answer in found.items()
+        if cell in catalog
+    }
+
+
+def answers(
+    language: str = ENGLISH, file: Path = TEXTS, folder: Path = FOLDER
+) -> dict[str, ModelAnswer]:
     """Return id of a cell -> its model answer with its numbers.
 
     Raises:
         KitError: a number that is not known.
     """
     known = numbers(folder)
-    _, *parts = _HEADING.split(file.read_text(encoding="utf-8"))
     found = {}
-    for cell, plan, text in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+    for cell, answer in templates(language, file).items():
         try:
-            complete = _OPTIONAL.sub(lambda part: _if_known(part[1], known), text.strip())
-            found[cell] = ModelAnswer(plan or "", _wrapped(complete.format_map(known)))
+            complete = _OPTIONAL.sub(lambda part: _if_known(part[1], known), answer.text)
+            text = complete.format_map(known)
         except (KeyError, AttributeError, ValueError) as error:
             raise KitError(f"{file.name}: {cell}: {error} is not measured; correct it") from None
+        for pattern, replacement in _IN_LANGUAGE[language].items():
+            text = re.sub(pattern, replacement, text)
+        found[cell] = answer._replace(text=_wrapped(text))
     return found
 
 
@@ -200,22 +239,29 @@ def _if_known(text: str, known: Mapping[str, Any]) -> str:
         return ""
 
 
-def with_answers(notebook: Mapping[str, Any], found: Mapping[str, ModelAnswer]) -> dict[str, Any]:
+def with_answers(
+    notebook: Mapping[str, Any], found: Mapping[str, ModelAnswer], language: str = ENGLISH
+) -> dict[str, Any]:
     """Return a notebook whose questions have their answers, and what tells them in the metadata."""
     cells = [
-        _answered(cell, found.get(cell["id"], ModelAnswer("", "")))
-        if cell["cell_type"] == "markdown" and ASKS in "".join(cell["source"])
+        with_answer(cell, found.get(cell["id"], ModelAnswer("", "")), language)
+        if cell["cell_type"] == "markdown" and ASKS.search("".join(cell["source"]))
         else cell
         for cell in notebook["cells"]
     ]
     return {**notebook, "cells": cells}
 
 
-def _answered(cell: dict[str, Any], answer: ModelAnswer) -> dict[str, Any]:
+def without_answer(text: str) -> str:
+    """Return the text of a cell that asks without its model answer."""
+    return _ANSWER.sub("", text)
+
+
+def with_answer(cell: Mapping[str, Any], answer: ModelAnswer, language: str) -> dict[str, Any]:
     """Return a cell that asks with its answer; without a text there is none."""
-    text = _ANSWER.sub("", "".join(cell["source"]))
+    text = without_answer("".join(cell["source"]))
     if answer.text:
-        text = f"{text}\n\n{BEGIN}\n*Model answer.* {answer.text}\n{END}"
+        text = f"{text}\n\n{BEGIN}\n{PHRASES[language].model_answer} {answer.text}\n{END}"
     metadata = {
         **cell["metadata"],
         "nbgrader": {**_GRADED, "grade_id": cell["id"]},
@@ -226,10 +272,15 @@ def _answered(cell: dict[str, Any], answer: ModelAnswer) -> dict[str, Any]:
     return {**cell, "metadata": dict(sorted(metadata.items())), "source": text.splitlines(True)}
 
 
-def written(file: Path, found: Mapping[str, ModelAnswer]) -> str:
+def written(file: Path, found: Mapping[str, ModelAnswer], language: str = ENGLISH) -> str:
     """Return the text of a notebook file with the answers."""
     notebook = json.loads(file.read_text(encoding="utf-8"))
-    return json.dumps(with_answers(notebook, found), indent=1, ensure_ascii=False) + "\n"
+    return as_file(with_answers(notebook, found, language))
+
+
+def as_file(notebook: Mapping[str, Any]) -> str:
+    """Return the text of the file of a notebook, as it is committed."""
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 
 def main() -> None:
@@ -237,9 +288,10 @@ def main() -> None:
     CommandParser(
         prog="python -m maintain.answers", description="Write the model answers into the notebooks."
     ).parse_args()
-    found = answers()
+    language = read_course().language
+    found = answers(language)
     for file in sorted(PROJECT.glob("*.ipynb")):
-        write_atomic(file, written(file, found))
+        write_atomic(file, written(file, found, language))
         print(file.name)
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import ast
 import shutil
 from collections.abc import Collection
+from dataclasses import asdict
 from pathlib import Path
 
 import nbformat
 
 from lib.grade.archive import write_zip
 from lib.grade.rubric import load_rubric
-from lib.notebook.cells import ASKS, PLACEHOLDER, QUESTION, question_hash
+from lib.notebook.cells import ASKS, PHRASES, QUESTION, Phrases, question_hash
 from lib.notebook.course import FILE, read_course
 from lib.notebook.solutions import without_solutions
 from lib.runtime import CommandParser, run_command
@@ -48,6 +49,8 @@ _PUBLIC = """# What your instructor has chosen; the grader has the same.
 data = "{data}"
 # Of the phantom: with another seed it has other heads.
 phantom_seed = {phantom_seed}
+# Of the notebooks and figures.
+language = "{language}"
 """
 TARGET = PROJECT / "result" / "student"
 _TEXT = (".md", ".toml", ".txt", ".css", ".js", ".jinja", "")
@@ -94,8 +97,9 @@ def write_student_edition(target: str | Path = TARGET, source: Path = PROJECT) -
         and any(target.iterdir())
     ):
         raise KitError(f"{target}: is no student edition; name another folder")
+    phrases = PHRASES[course.language]
     files = {
-        file.relative_to(source).as_posix(): _stripped(file)
+        file.relative_to(source).as_posix(): _stripped(file, phrases)
         for pattern in PARTS
         for file in sorted(source.glob(pattern))
         if file.is_file() and "__pycache__" not in file.parts
@@ -109,8 +113,7 @@ def write_student_edition(target: str | Path = TARGET, source: Path = PROJECT) -
     if course.rubric:
         load_rubric(source / course.rubric)  # raises KitError if it is none
         files[RUBRIC] = (source / course.rubric).read_bytes()
-    public = {"data": course.data, "phantom_seed": course.phantom_seed}
-    files[FILE.name] = _PUBLIC.format_map(public).encode()
+    files[FILE.name] = _PUBLIC.format_map(asdict(course)).encode()
 
     def build(partial: Path) -> None:
         for name, content in files.items():
@@ -124,11 +127,11 @@ def write_student_edition(target: str | Path = TARGET, source: Path = PROJECT) -
     return target, archive
 
 
-def _stripped(file: Path) -> bytes:
+def _stripped(file: Path, phrases: Phrases) -> bytes:
     """Return a file's content without solutions."""
     try:
         if file.suffix == ".ipynb":
-            return _stripped_notebook(file)
+            return _stripped_notebook(file, phrases)
         if file.suffix in (".py", *_TEXT):
             text = file.read_text(encoding="utf-8")
             return without_solutions(text, "# YOUR TURN" if file.suffix == ".py" else "").encode()
@@ -137,7 +140,7 @@ def _stripped(file: Path) -> bytes:
         raise KitError(f"{file.name}: {error}") from None
 
 
-def _stripped_notebook(file: Path) -> bytes:
+def _stripped_notebook(file: Path, phrases: Phrases) -> bytes:
     """Return a notebook without solutions and outputs.
 
     A cell of which nothing is left is left out, and one with a placeholder gets the tag
@@ -147,7 +150,7 @@ def _stripped_notebook(file: Path) -> bytes:
     content = nbformat.read(file, as_version=4)
     cells = []
     for cell in content.cells:
-        placeholder = "# YOUR TURN" if cell.cell_type == "code" else PLACEHOLDER
+        placeholder = phrases.in_code if cell.cell_type == "code" else phrases.in_text
         stripped = without_solutions(cell.source, placeholder).strip("\n")
         if cell.source and not stripped:
             continue
@@ -155,7 +158,7 @@ def _stripped_notebook(file: Path) -> bytes:
             cell.metadata["tags"] = [*cell.metadata.get("tags", []), "your-turn"]
         cell.source = stripped
         cells.append(cell)
-        if cell.cell_type == "markdown" and ASKS in cell.source:
+        if cell.cell_type == "markdown" and ASKS.search(cell.source):
             cell.metadata[QUESTION] = question_hash(cell.source)
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None

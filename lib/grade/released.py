@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
-from lib.notebook.cells import ASKS, PLACEHOLDER, question_hash, read_notebook
+from lib.notebook.cells import ASKS, PHRASES, PLACEHOLDERS, question_hash, read_notebook
 from lib.notebook.solutions import CONTENT, REGION, without_solutions
 from lib.utils import PROJECT
 
 _COURSE = ("train_default", "train", "train_best", "inference")
 _TELLING = 25  # letters of a line that no two cells share by chance
 _MAX_HEADING = 300  # letters that are looked at
+_MODEL_ANSWER = re.compile("|".join(f"^{re.escape(one.model_answer)}" for one in PHRASES.values()))
 
 
 @dataclass(frozen=True)
@@ -102,16 +103,19 @@ def _released(file: Path) -> Released:
     section = ""
     for position, cell in enumerate(read_notebook(file)):
         name = cell.id or f"cell-{position}"
-        placeholder = "# YOUR TURN" if cell.kind == "code" else PLACEHOLDER
-        stripped = without_solutions(cell.text, placeholder)
-        texts[name] = tuple(dict.fromkeys((tidy(cell.text), tidy(stripped))))
+        editions = [
+            without_solutions(cell.text, one.in_code if cell.kind == "code" else one.in_text)
+            for one in PHRASES.values()
+        ]
+        texts[name] = tuple(dict.fromkeys(map(tidy, (cell.text, *editions))))
         kinds[name] = cell.kind
         if cell.kind != "markdown":
             continue
         for line in {line.strip() for text in texts[name] for line in text.splitlines()}:
             lines.setdefault(line, set()).add(name)
-        if ASKS in stripped:
-            above = (headings(stripped.partition(ASKS)[0]) or [section])[-1]
+        stripped = editions[0]
+        if ASKS.search(stripped):
+            above = (headings(ASKS.split(stripped)[0]) or [section])[-1]
             asked[name] = _question(f"{file.stem}-{name}", file.name, above, cell.text, stripped)
             hashes[question_hash(stripped)] = name
         section = (headings(stripped) or [section])[-1]
@@ -123,18 +127,16 @@ def _released(file: Path) -> Released:
 
 def _question(key: str, notebook: str, section: str, text: str, given_out: str) -> Question:
     """Return the question of a cell: its part around ``ASKS``, up to the next heading."""
-    before, _, after = given_out.partition(ASKS)
+    before, after = ASKS.split(given_out, maxsplit=1)
     start = before.rpartition("\n\n")[2]
-    end = re.split(r"^#{1,6} ", f"{ASKS}{after}", maxsplit=1, flags=re.MULTILINE)[0]
-    title = re.match(r"\*\*([^*]+?)\.?\*\*", start)
-    asks = re.sub(
-        r"\*\(Double-click and write[^)]*\)\*", "", f"{start[title.end() if title else 0 :]}{end}"
-    )
+    end = re.split(r"^#{1,6} ", after, maxsplit=1, flags=re.MULTILINE)[0]
+    title = re.match(r"\*\*([^*]+?)[.。]?\*\*", start)
+    asks = f"{start[title.end() if title else 0 :]}{end}"
     paragraphs = [
-        " ".join(part.split()) for part in asks.split("\n\n") if part.strip() != PLACEHOLDER
+        " ".join(part.split()) for part in asks.split("\n\n") if part.strip() not in PLACEHOLDERS
     ]
     answers = [
-        region[CONTENT].strip().removeprefix("*Model answer.*")
+        _MODEL_ANSWER.sub("", region[CONTENT].strip(), count=1)
         for region in REGION.finditer(text)
         if region[2] == "SOLUTION"
     ]

@@ -25,12 +25,12 @@ from lib.grade.student_work import (
 )
 from lib.grade.submission import root_of
 from lib.grade.tried import read_tried
-from lib.notebook.cells import PLACEHOLDER, Cell, question_hash, read_notebook
+from lib.notebook.cells import PLACEHOLDERS, Cell, question_hash, read_notebook
 from lib.utils import KitError
 
 EXERCISES = "exercises.py"
 _MAX_TITLE, _MAX_OWN_NOTEBOOKS = 120, 10
-_SHORTEST_START = len(PLACEHOLDER)  # letters of a released line that an answer continues
+_SHORTEST_START = min(map(len, PLACEHOLDERS))  # letters of a released line that an answer continues
 
 
 def read_written(folder: Path) -> Written:

@@ -6,15 +6,40 @@ Notebooks of strangers are read too: whatever is in one, a cell has texts, or is
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 from lib.notebook.solutions import without_solutions
 from lib.utils import KitError, fingerprint
 
-ASKS = "*(Double-click and write"  # in a Markdown cell that asks for an answer
-PLACEHOLDER = "*Your turn*"  # of a solution in a Markdown cell
-_PLACEHOLDERS = (PLACEHOLDER, "YOUR ANSWER HERE")  # the second is nbgrader's
+
+class Phrases(NamedTuple):
+    """Hold what the kit writes into the cells of a notebook, in one language.
+
+    Attributes:
+        asks: the beginning of the remark by which a Markdown cell asks for an answer.
+        in_text: placeholder of a solution in a Markdown cell.
+        in_code: placeholder of a solution in a cell of code.
+        model_answer: the first words of a model answer.
+    """
+
+    asks: str
+    in_text: str
+    in_code: str
+    model_answer: str
+
+
+ENGLISH = "en"
+PHRASES = {
+    ENGLISH: Phrases("*(Double-click and write", "*Your turn*", "# YOUR TURN", "*Model answer.*"),
+    "zh-CN": Phrases("*(双击本单元格作答", "*轮到你了，请写在这里*", "# 轮到你了", "*参考答案。*"),
+}
+"""Language -> phrases. A notebook is read whatever its language is."""
+_ANY_ASKS = "|".join(re.escape(one.asks) for one in PHRASES.values())
+ASKS = re.compile(rf"(?:{_ANY_ASKS})(?:[^)]*\)\*)?")
+"""The remark by which a Markdown cell asks for an answer."""
+PLACEHOLDERS = (*(one.in_text for one in PHRASES.values()), "YOUR ANSWER HERE")  # nbgrader's
 QUESTION, PLAN = "question", "plan"  # in the metadata of a cell that asks, see ``Cell``
 MAX_CELLS, MAX_NOTEBOOK = 5_000, 32 * 2**20  # bytes: pictures are in it
 _MAX_CELL = 100_000  # letters that are looked at
@@ -92,7 +117,7 @@ def _text(value: object) -> str:
 def as_given_out(text: str) -> str:
     """Return a text without solutions; as it is, if its delimiters are not in pairs."""
     try:
-        return without_solutions(text, PLACEHOLDER)
+        return without_solutions(text, PHRASES[ENGLISH].in_text)
     except KitError:
         return text
 
@@ -103,4 +128,4 @@ def question_hash(text: str) -> str:
     It is the same with the model answer, and with the placeholder that any edition has instead.
     """
     lines = (line.rstrip() for line in as_given_out(text).splitlines())
-    return fingerprint([line for line in lines if line and line not in _PLACEHOLDERS])[:12]
+    return fingerprint([line for line in lines if line and line not in PLACEHOLDERS])[:12]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lib.notebook.cells import ENGLISH, PHRASES
 from lib.phantom import PHANTOM_FOLDER, write_phantom
 from lib.utils import PROJECT, KitError
 
@@ -24,12 +25,14 @@ class Course:
         rubric: file whose scale is public; "" for none.
         data: what a submission must be scored on, ``kaggle`` or ``phantom``; "" for either.
         phantom_seed: of the phantom; with another seed it has other heads.
+        language: of the notebooks and figures.
     """
 
     exercises: tuple[str, ...] = ()
     rubric: str = ""
     data: str = ""
     phantom_seed: int = 0
+    language: str = ENGLISH
 
     @property
     def phantom_folder(self) -> Path:
@@ -77,6 +80,8 @@ def _problem(values: dict[str, Any]) -> str | None:
         return "rubric must be the name of a file"
     if values.get("data", "") not in DATA:
         return f"data must be one of {', '.join(map(repr, DATA))}"
+    if values.get("language", ENGLISH) not in PHRASES:
+        return f"language must be one of {', '.join(map(repr, PHRASES))}"
     seed = values.get("phantom_seed", 0)
     if type(seed) is not int or not 0 <= seed <= MAX_SEED:
         return f"phantom_seed must be a whole number from 0 to {MAX_SEED}"

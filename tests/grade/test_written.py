@@ -26,7 +26,7 @@ from lib.grade.student_work import (
 from lib.grade.submission import READ
 from lib.grade.tried import POINTS
 from lib.grade.written import read_written
-from lib.notebook.cells import PLACEHOLDER, read_notebook
+from lib.notebook.cells import ENGLISH, PHRASES, read_notebook
 from lib.utils import PROJECT, KitError
 from maintain.student import write_student_edition
 from tests.grade.demo import edit_json, edit_table, run_of
@@ -166,9 +166,9 @@ def test_cells_of_their_own_elsewhere(ada, read, edition):
 
 
 def test_a_released_cell_that_was_changed_shows_what_is_new(ada, read):
-    content = student_notebook("train_best.ipynb")
-    cell = next(cell for cell in content["cells"] if PLACEHOLDER in cell["source"])
-    line = next(line for line in cell["source"].splitlines() if line.startswith(PLACEHOLDER))
+    content, placeholder = student_notebook("train_best.ipynb"), PHRASES[ENGLISH].in_text
+    cell = next(cell for cell in content["cells"] if placeholder in cell["source"])
+    line = next(line for line in cell["source"].splitlines() if line.startswith(placeholder))
     cell["source"] = cell["source"].replace(line, "3. **more epochs**")
     assert own(read({**ada, "train_best.ipynb": as_bytes(content)})) == [["3. **more epochs**"]]
 

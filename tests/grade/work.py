@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lib.logger import TRAIN_CSV, to_csv
-from lib.notebook.cells import ASKS, PLACEHOLDER
+from lib.notebook.cells import ASKS, ENGLISH, PHRASES
 from lib.notebook.solutions import without_solutions
 from lib.utils import PROJECT
 from tests.grade.demo import Files, run_of
@@ -17,9 +17,9 @@ from tests.grade.demo import Files, run_of
 
 def student_notebook(name: str) -> dict:
     """A released notebook as the student edition has it."""
-    content = json.loads((PROJECT / name).read_text(encoding="utf-8"))
+    content, phrases = json.loads((PROJECT / name).read_text(encoding="utf-8")), PHRASES[ENGLISH]
     for cell in content["cells"]:
-        placeholder = "# YOUR TURN" if cell["cell_type"] == "code" else PLACEHOLDER
+        placeholder = phrases.in_code if cell["cell_type"] == "code" else phrases.in_text
         cell["source"] = without_solutions("".join(cell["source"]), placeholder)
     return content
 
@@ -29,7 +29,7 @@ def ids_that_ask(notebook: dict) -> list[str]:
     return [
         cell["id"]
         for cell in notebook["cells"]
-        if cell["cell_type"] == "markdown" and ASKS in cell["source"]
+        if cell["cell_type"] == "markdown" and ASKS.search(cell["source"])
     ]
 
 

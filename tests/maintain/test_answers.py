@@ -63,8 +63,8 @@ def test_what_is_not_measured_is_left_out_and_what_is_unknown_named(tmp_path):
     file = tmp_path / "a.md"
     file.write_text("## x · loss\n\nYes.[[ By {none[a].mean}.]] {loss[IoU].mean}\n")
     known = answers.numbers()["loss"]["IoU"].mean
-    assert answers.answers(file) == {"x": ModelAnswer("loss", f"Yes. {known}")}
+    assert answers.answers(file=file) == {"x": ModelAnswer("loss", f"Yes. {known}")}
     for text in ("{none[a].mean}", "{loss[L1].mean}", "{loss[IoU].size}", "[[{loss[L1].mean}]]"):
         file.write_text(f"## x\n\n{text}\n")
         with pytest.raises(KitError, match="correct it"):
-            answers.answers(file)
+            answers.answers(file=file)

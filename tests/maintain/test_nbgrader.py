@@ -66,7 +66,7 @@ def test_an_answer_is_to_be_marked_and_silence_earns_nothing(course):
     first = set()
     for file in sorted((course / "release" / NAME).glob("*.ipynb")):
         content = json.loads(file.read_text(encoding="utf-8"))
-        asks = [cell for cell in content["cells"] if ASKS in "".join(cell["source"])]
+        asks = [cell for cell in content["cells"] if ASKS.search("".join(cell["source"]))]
         asks[0]["source"].append("\n\nIt helps.")
         first.add(asks[0]["id"])
         (target / file.name).write_text(json.dumps(content))

@@ -1,0 +1,229 @@
+"""The notebooks in another language: complete, up to date, and graded like the English ones."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lib.grade import written
+from lib.grade.released import questions, released
+from lib.notebook.cells import ASKS, PHRASES, QUESTION, question_hash, read_notebook
+from lib.notebook.course import read_course
+from lib.notebook.solutions import BEGIN, END, without_solutions
+from lib.runtime.own_code import code_tokens
+from lib.utils import PROJECT
+from maintain import language
+from maintain.answers import ModelAnswer, templates, without_answer
+from maintain.catalog import Translation, read_catalog, text_hash
+from maintain.student import write_student_edition
+from tests.grade.work import answered, as_bytes, ids_that_ask
+
+CHINESE = "zh-CN"
+NOTEBOOKS = [file.stem for file in language.notebooks(CHINESE)]
+_KIT = ("course.toml", "exercises.py", "lib/notebook/solutions.py")
+_MARKS = {
+    "code": r"`([^`\n]+)`",
+    "formulas": r"(\$\$.+?\$\$|\$[^$\n]+\$)",
+    "links": r"\]\(([^)]+)\)",
+    "headings": r"^(#+) ",
+    "rows": r"^(\|).*\|$",
+    "regions": r"^<!-- (### (?:BEGIN|END) \w+)",
+    "numbered": r"^(\d+\.) ",
+    "asks": rf"({ASKS.pattern})",
+}
+
+
+@pytest.fixture(scope="module")
+def chinese(tmp_path_factory) -> Path:
+    """A little kit whose notebooks are in Chinese."""
+    root = tmp_path_factory.mktemp("kit")
+    for name in (*_KIT, *(f"{one}.ipynb" for one in NOTEBOOKS)):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(PROJECT / name, root / name)
+    *lines, last = language.translate(CHINESE, root)
+    assert lines == [f"{one}.ipynb: zh-CN" for one in NOTEBOOKS]
+    assert last == 'course.toml: language = "zh-CN"'
+    return root
+
+
+@pytest.fixture(scope="module")
+def edition(chinese, tmp_path_factory) -> Path:
+    """The student edition of it."""
+    return write_student_edition(tmp_path_factory.mktemp("edition") / "kit", chinese)[0]
+
+
+def cells_of(file: Path) -> list[dict]:
+    cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+    return [{**cell, "source": "".join(cell["source"])} for cell in cells]
+
+
+def english_texts(name: str) -> dict[str, str]:
+    cells = read_notebook(PROJECT / f"{name}.ipynb")
+    return {cell.id: without_answer(cell.text) for cell in cells if cell.kind == "markdown"}
+
+
+# --- the catalogs ---------------------------------------------------------------------------------
+
+
+def test_no_language_has_moved_on_without_the_other():
+    assert list(language.problems(CHINESE)) == []
+
+
+def marks(text: str) -> dict[str, list[str]]:
+    """What is the same in all languages."""
+    found = {name: re.findall(mark, text, re.MULTILINE) for name, mark in _MARKS.items()}
+    found["links"] = [link.replace(".zh-CN", "") for link in found["links"]]
+    found["asks"] = ["asks"] * len(found["asks"])
+    return {name: sorted(set(one) if name == "code" else one) for name, one in found.items()}
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_marks_are_those_of_the_english(name):
+    english = english_texts(name)
+    for cell, one in read_catalog(CHINESE, name).items():
+        assert marks(one.text) == marks(english[cell]), cell
+
+
+def test_the_code_in_model_answers_is_that_of_the_english():
+    english = templates()
+    for cell, answer in templates(CHINESE).items():
+        assert marks(answer.text)["code"] == marks(english[cell].text)["code"], cell
+
+
+@pytest.mark.parametrize("name", [*NOTEBOOKS, "answers"])
+def test_all_emphasis_is_shown(name):
+    """Between punctuation and a letter asterisks mean nothing: a blank must separate them."""
+    markdown = pytest.importorskip("markdown_it").MarkdownIt().enable("table")
+    for cell, one in read_catalog(CHINESE, name).items():
+        text = re.sub(r"\$[^$]+\$", "", one.text)
+        shown = re.sub(r"<code>.*?</code>|<!--.*?-->", "", markdown.render(text))
+        assert "*" not in shown, cell
+
+
+# --- translating ----------------------------------------------------------------------------------
+
+
+def notebook(*cells: dict) -> dict:
+    return {"cells": [{"metadata": {}, **cell} for cell in cells]}
+
+
+def test_text_of_the_kit_is_replaced_and_text_of_others_stays():
+    asks = "**Q.** *(Double-click and write.)* Why?"
+    question = "**问题。** *(双击本单元格作答。)* 为什么？"
+    before = notebook(
+        {"cell_type": "markdown", "id": "a", "source": ["Some\n", "text.\n"]},
+        {"cell_type": "markdown", "id": "b", "source": ["Changed."]},
+        {"cell_type": "markdown", "id": "own", "source": ["Mine."]},
+        {"cell_type": "markdown", "id": "q", "source": [asks]},
+    )
+    texts = {
+        "a": Translation(text_hash("Some text."), "文字。"),
+        "b": Translation(text_hash("As it was."), "原文。"),
+        "q": Translation(text_hash(asks), question),
+    }
+    found = {"q": ModelAnswer("loss", "因为。")}
+    after, kept = language.translated(before, texts, {}, found, CHINESE)
+    text, changed, own, asked = after["cells"]
+    assert (text["source"], changed, own) == (["文字。"], *before["cells"][1:3])
+    assert kept == ["b", "own"]
+    assert "".join(asked["source"]).splitlines() == [
+        *(question, "", f"<!-- {BEGIN} -->", "*参考答案。* 因为。", f"<!-- {END} -->")
+    ]
+    assert asked["metadata"][QUESTION] == question_hash(question)
+    assert language.translated(after, texts, {}, found, CHINESE) == (after, kept)
+
+
+def test_comments_are_replaced_and_code_is_not():
+    code = f'a = "# one"  # one\n# two, é\n{BEGIN}: three\nb = 1\n{END}\n# mine\n'
+    comments = {"one": "一", "two, é": "二", "three": "三"}
+    assert language.with_comments(code, comments) == (
+        f'a = "# one"  # 一\n# 二\n{BEGIN}: 三\nb = 1\n{END}\n# mine\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('data = ""\n# Of it.\nlanguage = "en"\n', 'data = ""\n# Of it.\nlanguage = "zh-CN"\n'),
+        ("data = 1\n", 'data = 1\n\nlanguage = "zh-CN"\n'),
+    ],
+)
+def test_the_course_has_the_language(before, after):
+    assert language.with_language(before, CHINESE) == after
+
+
+def test_the_notebooks_differ_in_words_alone(chinese):
+    for name in NOTEBOOKS:
+        before, after = (cells_of(root / f"{name}.ipynb") for root in (PROJECT, chinese))
+        for there, here in zip(before, after, strict=True):
+            if there["cell_type"] == "code":
+                assert code_tokens(there["source"]) == code_tokens(here["source"])
+                assert here | {"source": ""} == there | {"source": ""}
+            else:
+                assert re.search("[\u4e00-\u9fff]", here["source"]), here["id"]
+                known = there["metadata"] | {QUESTION: ""}
+                assert here["metadata"] | {QUESTION: ""} == known
+    assert list(language.problems(CHINESE, chinese)) == []
+    files = {file: file.read_bytes() for file in chinese.iterdir() if file.is_file()}
+    list(language.translate(CHINESE, chinese))
+    assert all(file.read_bytes() == content for file, content in files.items())
+
+
+# --- the student edition and its answers ----------------------------------------------------------
+
+
+def test_the_student_edition_is_stripped_as_in_english(chinese, edition):
+    assert read_course(edition / "course.toml").language == CHINESE
+    phrases = PHRASES[CHINESE]
+    for name in NOTEBOOKS:
+        here = {cell["id"]: cell for cell in cells_of(edition / f"{name}.ipynb")}
+        there = {
+            cell["id"]: without_solutions(cell["source"], "").strip()
+            for cell in cells_of(PROJECT / f"{name}.ipynb")
+        }
+        assert list(here) == [cell for cell, text in there.items() if text]
+        text = "\n".join(cell["source"] for cell in here.values())
+        assert "###" not in re.sub("^###+ ", "", text, flags=re.MULTILINE)
+        assert phrases.model_answer not in text and "YOUR TURN" not in text
+        tagged = [cell for cell in here.values() if "your-turn" in cell["metadata"].get("tags", ())]
+        assert tagged
+        for cell in tagged:
+            assert (phrases.in_code, phrases.in_text)[cell["cell_type"] == "markdown"] in (
+                cell["source"]
+            )
+
+
+def test_questions_have_their_parts(chinese):
+    english = questions()
+    for key, question in questions(chinese).items():
+        assert (bool(question.title), bool(question.section)) == (
+            bool(english[key].title),
+            bool(english[key].section),
+        )
+        assert not ASKS.search(question.text) and "*" not in question.title
+        assert question.model_answer and "参考答案" not in question.model_answer
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_answers_in_it_are_seen(chinese, edition, name, tmp_path, monkeypatch):
+    """By pack, which counts them, and by the grader, which reads them."""
+    monkeypatch.setattr(written, "released", lambda: released(chinese))
+    content = {"cells": cells_of(edition / f"{name}.ipynb")}
+    first, *others = ids_that_ask(content)
+    file = tmp_path / f"{name}.ipynb"
+    for answers in ({}, {first: "因为样本更多。"}):
+        file.write_bytes(as_bytes(answered(content, answers)))
+        assert {cell.id for cell in read_notebook(file) if cell.is_answered} == set(answers)
+        found = written.read_written(tmp_path).answers
+        lines = {one.key.removeprefix(f"{name}-"): one.lines for one in found}
+        assert {cell for cell, text in lines.items() if text} == set(answers)
+        assert set(lines) == {first, *others}  # no cell counts as the student's own
+    assert lines[first] == ["因为样本更多。"]
+    cell = next(one for one in content["cells"] if one["id"] == first)
+    cell["source"] = f"{cell['source']} 它有帮助。"  # behind the placeholder
+    file.write_bytes(as_bytes(content))
+    assert written.read_written(tmp_path).answers[0].lines == ["它有帮助。"]
