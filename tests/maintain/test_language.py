@@ -99,7 +99,7 @@ def test_all_emphasis_is_shown(name):
     """Between punctuation and a letter asterisks mean nothing: a blank must separate them."""
     markdown = pytest.importorskip("markdown_it").MarkdownIt().enable("table")
     for cell, one in read_catalog(CHINESE, name).items():
-        text = re.sub(r"\$[^$]+\$", "", one.text)
+        text = re.sub(r"\$[^$]+\$|\*\{[^}]+\}\*", "", one.text)
         shown = re.sub(r"<code>.*?</code>|<!--.*?-->", "", markdown.render(text))
         assert "*" not in shown, cell
 
