@@ -27,7 +27,7 @@ NOTEBOOKS = [file.stem for file in language.notebooks(CHINESE)]
 _KIT = ("course.toml", "exercises.py", "lib/notebook/solutions.py")
 _MARKS = {
     "code": r"`([^`\n]+)`",
-    "formulas": r"(\$\$.+?\$\$|\$[^$\n]+\$)",
+    "formulas": r"(\$\$[^$]+\$\$|\$[^$\n]+\$)",
     "links": r"\]\(([^)]+)\)",
     "headings": r"^(#+) ",
     "rows": r"^(\|).*\|$",
@@ -69,6 +69,10 @@ def english_texts(name: str) -> dict[str, str]:
 # --- the catalogs ---------------------------------------------------------------------------------
 
 
+def test_each_notebook_has_a_catalog():
+    assert {file.stem for file in PROJECT.glob("*.ipynb")} == set(NOTEBOOKS)
+
+
 def test_no_language_has_moved_on_without_the_other():
     assert list(language.problems(CHINESE)) == []
 
@@ -77,6 +81,7 @@ def marks(text: str) -> dict[str, list[str]]:
     """What is the same in all languages."""
     found = {name: re.findall(mark, text, re.MULTILINE) for name, mark in _MARKS.items()}
     found["links"] = [link.replace(".zh-CN", "") for link in found["links"]]
+    found["formulas"] = [re.sub(r"\\text\{[^}]*\}", "text", one) for one in found["formulas"]]
     found["asks"] = ["asks"] * len(found["asks"])
     return {name: sorted(set(one) if name == "code" else one) for name, one in found.items()}
 
