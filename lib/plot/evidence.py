@@ -197,7 +197,8 @@ def _draw_arrow(axis: Axes, height: float, marker: str, edge: float, means: np.n
     if not len(means):
         return
     axis.plot(edge, height, marker, **YOUR_STYLE)
-    words = f"{means.mean():.3f}" + (f", {len(means)} runs" if len(means) > 1 else "")
+    mean = f"{means.mean():.3f}"
+    words = f"{mean}, {len(means)} runs" if len(means) > 1 else mean
     side, align = (9, "left") if marker == "<" else (-9, "right")
     axis.annotate(
         words, (edge, height), (side, 0), textcoords="offset points", ha=align, va="center"

@@ -21,6 +21,7 @@ from lib.config import Config
 from lib.evaluate import THRESHOLD
 from lib.logger import Epoch
 from lib.optim import is_done
+from lib.plot.labels import label, translate
 from lib.plot.pixels import BLUE, FLAIR, GREEN, PREDICTION, TRUTH, VERMILION, outline
 from lib.plot.style import styled
 from lib.utils import in_notebook
@@ -114,12 +115,13 @@ class _Canvas:
         self._lines[-1].set_data([best["epoch"]], [best["val_dsc"]])
         self._axes[0].relim()
         self._axes[0].autoscale_view(scalex=False)
-        self._axes[0].set_title(
-            f"{epoch.config.loss}: {epoch.history[-1]['train loss']:.3f} after epoch {numbers[-1]}"
+        now = epoch.history[-1]
+        titles = (
+            f"{epoch.config.loss}: {now['train loss']:.3f} after epoch {numbers[-1]}",
+            f"validation DSC {now['val_dsc']:.3f}, best {best['val_dsc']:.3f}",
         )
-        self._axes[1].set_title(
-            f"validation DSC {epoch.history[-1]['val_dsc']:.3f}, best {best['val_dsc']:.3f}"
-        )
+        for axis, title in zip(self._axes, titles, strict=True):
+            axis.set_title(label(title))
         for axis_image, picture in zip(self._pictures, pictures, strict=True):
             axis_image.set_data(picture)
         stream = io.BytesIO()
@@ -159,6 +161,7 @@ def _empty_figure(epoch: Epoch, count: int) -> Figure:
         frameon=True,
         facecolor="lightgrey",
     )
+    translate(figure)
     figure.canvas.draw()
     figure.set_layout_engine("none")  # laid out once: doing it again would cost as much as drawing
     return figure

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lib.plot import labels
 from lib.plot.pixels import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from lib.stats import CANNOT_TELL, NO_DIFFERENCE
 
@@ -53,13 +54,14 @@ _STYLE: Any = {  # matplotlib lists all its keys in a type
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     """Draw in the kit's style, and close the figure.
 
-    Jupyter would show an open figure a second time.
+    Jupyter would show an open figure a second time. Its labels are in the language of the course.
     """
 
     @wraps(draw)
     def wrapper(*args: Any, **kwargs: Any) -> Figure:
-        with plt.rc_context(_STYLE):
+        with plt.rc_context(_STYLE | labels.font_settings()):
             figure = draw(*args, **kwargs)
+            labels.translate(figure)
         plt.close(figure)
         return figure
 
@@ -98,9 +100,10 @@ def who_counts(seen: pd.Series) -> tuple[pd.Series, str]:
     """
     if seen.all():
         return seen, f"{len(seen)} patients trained on\n(what the network remembers)"
-    return ~seen, f"{(~seen).sum()} patients" + (
-        f" and {seen.sum()} trained on (not counted)" if seen.any() else ""
-    )
+    count = (~seen).sum()
+    if seen.any():
+        return ~seen, f"{count} patients and {seen.sum()} trained on (not counted)"
+    return ~seen, f"{count} patients"
 
 
 def nothing_to_score(who: str = "patients with masks") -> Figure:

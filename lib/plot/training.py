@@ -114,12 +114,10 @@ def sweep_curves(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
                     alpha=0.2,
                     lw=0,
                 )
-    left.set(
-        title="validation loss"
-        + ("" if len(losses) == 1 else " (different losses: not comparable)"),
-        xlabel="epoch",
-        ylabel="loss",
-    )
+    title = "validation loss"
+    if len(losses) > 1:
+        title = "validation loss (different losses: not comparable)"
+    left.set(title=title, xlabel="epoch", ylabel="loss")
     left.xaxis.get_major_locator().set_params(integer=True)
     dsc_axis(right, "validation DSC")
     figure.legend(
