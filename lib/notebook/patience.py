@@ -6,12 +6,17 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lib.utils import in_notebook
+
 SLOW = 4  # seconds
 
 
 @contextmanager
 def said_if_slow(words: str, seconds: float = SLOW) -> Iterator[None]:
-    """Print ``words`` if what is done here takes longer than so many seconds."""
+    """Print ``words`` in a notebook if what is done here takes longer than so many seconds."""
+    if not in_notebook():
+        yield
+        return
     timer = threading.Timer(seconds, print, [words], {"flush": True})
     timer.daemon = True
     timer.start()
