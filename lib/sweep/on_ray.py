@@ -1,9 +1,9 @@
 """Train the runs of a sweep as Ray tasks: on all cores, all GPUs, or a cluster.
 
 ``pip install "ray>=2.40"`` first. With ``RAY_ADDRESS`` in the environment the runs go to that
-cluster, with a copy of the code; otherwise Ray starts on this machine. Every machine needs the data
-at the same path. It prepares them once a sweep, unless ``KIT_CACHE`` names a folder that all can
-write to.
+cluster, with a copy of ``lib`` and of the modules of custom code; otherwise Ray starts on this
+machine. Every machine needs the data at the same path. It prepares them once a sweep, unless
+``KIT_CACHE`` names a folder that all can write to.
 
 If the machines share the results folder, each run is trained once, and one that loses its machine
 goes on elsewhere from its last checkpoint. If they do not, a run begins anew on its next machine,
@@ -17,9 +17,13 @@ import dataclasses
 import logging
 import os
 import shutil
+import socket
+import sys
 import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -29,10 +33,9 @@ from lib.dataset import BrainData, load_data
 from lib.logger import RunFolder
 from lib.sweep.table import SweepTable
 from lib.sweep.task import RETRIES, Task, note_place, record_failure, train_task
-from lib.utils import PROJECT, KitError, in_notebook, progress, write_atomic
+from lib.utils import LIB, KitError, in_notebook, progress, write_atomic
 
 _IDENTITY = ".identity"
-_EXCLUDED = [".git", ".venv", "data", "result", "img", "tests", "*.ipynb"]  # not needed to train
 
 
 def run_on_ray(
@@ -58,7 +61,7 @@ def run_on_ray(
         KitError: Ray is not installed or cannot be reached, or no machine of it has what a run asks
             for.
     """
-    ray = _connect()
+    ray = _connect(tasks)
     gpus = min(1.0, ray.cluster_resources().get("GPU", 0)) if gpus is None else gpus
     _check_resources(ray, CPU=cpus, GPU=gpus)
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(train_remotely)
@@ -72,7 +75,7 @@ def run_on_ray(
     _collect(ray, waiting, data, table)
 
 
-def _connect() -> Any:
+def _connect(tasks: list[Task]) -> Any:
     """Return the ``ray`` module, connected to a cluster.
 
     It is that of ``RAY_ADDRESS``, or one that Ray starts here.
@@ -90,30 +93,93 @@ def _connect() -> Any:
     }
     address = os.environ.get("RAY_ADDRESS")
     where: dict[str, Any]
-    if address:  # the other machines get a copy of the code
-        where = {
-            "runtime_env": {
-                "env_vars": variables,
-                "working_dir": str(PROJECT),
-                "excludes": _EXCLUDED,
-            }
-        }
+    if address:
+        _require_open(address)
+        where = {"runtime_env": {"env_vars": variables, "py_modules": _modules(tasks)}}
     else:
         where = {
+            "address": "local",  # not a cluster that somebody left running here
             "runtime_env": {"env_vars": variables | {"KIT_CACHE": str(cache_folder())}},
             "include_dashboard": False,
         }
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        # that a token is missing is in Ray's log only
-        token = "; a cluster with tokens needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
-        raise KitError(
-            f"Ray: no connection to {address or 'a cluster of its own'} ({reason}); check "
-            f'RAY_ADDRESS, or use executor="local"{token if address else ""}'
-        ) from None
+        with _without_warnings():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        if _is_about_token(error):
+            raise KitError(
+                f"Ray: {address} does not take the token of this user, or none was sent; set "
+                f"RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what ray get-auth-token prints on the "
+                f"head of the cluster"
+            ) from None
+        raise _no_connection(address, " ".join(str(error).split())[:200]) from None
     return ray
+
+
+def _no_connection(address: str | None, reason: str) -> KitError:
+    """Return the error of a cluster that cannot be reached."""
+    return KitError(
+        f"Ray: no connection to {address or 'a cluster of its own'} ({reason}); check RAY_ADDRESS, "
+        f'or use executor="local"'
+    )
+
+
+def _require_open(address: str) -> None:
+    """Raise KitError if nothing listens at ``host:port``: Ray would try for minutes.
+
+    Of other kinds of addresses (``auto``, ``ray://...``) nothing is asked.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise _no_connection(address, f"nothing answers there: {error}") from None
+
+
+def _is_about_token(error: BaseException | None) -> bool:
+    """Return whether a cluster refuses a token; only the cause of Ray's error says so."""
+    while error:
+        if "AuthenticationError" in f"{type(error).__name__}: {error}":
+            return True
+        error = error.__cause__
+    return False
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep what Ray's C++ says off the screen: it repeats each second why it cannot connect."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+def _modules(tasks: list[Task]) -> list[str]:
+    """Return what is sent to the cluster: ``lib``, and the modules or packages of custom code."""
+    specs = {spec for task in tasks for spec in task.trial.config.custom.values()}
+    names = {spec.partition(":")[0].partition(".")[0] for spec in specs} - {LIB.name}
+    places = [_place(sys.modules[name]) for name in sorted(names) if name in sys.modules]
+    return [str(LIB), *(str(place) for place in places if place and not _is_installed(place))]
+
+
+def _place(module: ModuleType) -> Path | None:
+    """Return a package's folder or a module's file, or None if it has neither."""
+    folders = [*getattr(module, "__path__", [])]
+    place = folders[0] if folders else module.__file__
+    return Path(place) if place else None
+
+
+def _is_installed(place: Path) -> bool:
+    """Return whether pip installed a module: the cluster has its own."""
+    return any(name in place.parts for name in ("site-packages", "dist-packages"))
 
 
 def _check_resources(ray: Any, **wanted: float) -> None:
