@@ -144,15 +144,18 @@ def usual_places() -> list[Path]:
         KitError: this is Kaggle, and no patients are there, or in several places.
     """
     found = [place for place in KIT_PLACES if place.exists()]
-    if found or not KAGGLE_INPUT.is_dir():
+    if found or not (KAGGLE_INPUT.is_dir() or "KAGGLE_KERNEL_RUN_TYPE" in os.environ):
         return found
+    advice = (
+        f"on Kaggle, add the data set {KAGGLE_DATASET} under Add Input, or take the phantom: "
+        f"start(data='phantom'), or KIT_DATA=phantom in the environment"
+    )
+    if not KAGGLE_INPUT.is_dir() or not any(KAGGLE_INPUT.iterdir()):
+        raise KitError(f"{KAGGLE_INPUT}: no data set is attached to this notebook; {advice}")
     try:
         return [find_root(KAGGLE_INPUT)]
     except KitError as error:
-        raise KitError(
-            f"{error}; on Kaggle, add the data set {KAGGLE_DATASET} under Add Input, or use "
-            f"data='phantom'"
-        ) from None
+        raise KitError(f"{error}; {advice}") from None
 
 
 def find_root(source: str | Path) -> Path:

@@ -222,6 +222,25 @@ def test_the_archive_decides_what_the_kits_own_folder_holds(kaggle_folder, tmp_p
     refused(tmp_path / "kaggle_3m", find_root, kaggle.usual_places()[0])
 
 
+@pytest.mark.parametrize("attached", ["no folder", "nothing", "something else"])
+def test_on_kaggle_without_patients_the_phantom_is_not_taken_in_silence(
+    attached, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(kaggle, "KIT_PLACES", ())
+    monkeypatch.setattr(kaggle, "KAGGLE_INPUT", tmp_path / "input")
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    if attached != "no folder":
+        (tmp_path / "input").mkdir()
+    if attached == "something else":
+        (tmp_path / "input" / "titanic").mkdir()
+    message = refused(tmp_path / "input", kaggle.usual_places)
+    assert "Add Input" in message and "KIT_DATA=phantom" in message
+    assert ("no data set is attached" in message) == (attached != "something else")
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE")
+    if attached == "no folder":
+        assert kaggle.usual_places() == []
+
+
 @pytest.mark.parametrize("name", ["P 1", "P(1)", "P+1", "O'Neil", "-P", "P.1", "患者"])
 def test_names_of_patients_in_a_zip(kaggle_folder, tmp_path, name):
     archive = write_zip(tmp_path / "hospital.zip", kaggle_folder([name]))
