@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import re
-import shlex
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,14 +17,10 @@ from lib.logger import all_runs
 from lib.phantom import write_phantom
 from lib.predict import load_weights, predict
 from lib.utils import PROJECT, KitError
+from tests.pages import blocks, run, small
 
 PAGE = (PROJECT / "docs" / "extending.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line
-    for block in re.findall(r"^```sh\n(.*?)^```", PAGE, re.M | re.S)
-    for line in block.splitlines()
-]
-SMALL = ["--image-size", "32", "--init-features", "2", "--epochs", "2", "--batch-size", "8"]
+COMMANDS = [line for block in blocks(PAGE, "sh") for line in block.splitlines()]
 TINY = Config(image_size=32, init_features=2, epochs=2, batch_size=8, lr=1e-3)
 WANDB = importlib.util.find_spec("wandb")
 pytestmark = pytest.mark.slow
@@ -39,10 +30,8 @@ pytestmark = pytest.mark.slow
 def folder(tmp_path_factory) -> Path:
     """A folder outside the kit with the module of the page, and a phantom."""
     folder = tmp_path_factory.mktemp("of a researcher")
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    if not WANDB:
-        blocks = [block for block in blocks if "import wandb" not in block]
-    (folder / "my_module.py").write_text("\n\n".join(blocks), encoding="utf-8")
+    code = [block for block in blocks(PAGE, "python") if WANDB or "import wandb" not in block]
+    (folder / "my_module.py").write_text("\n\n".join(code), encoding="utf-8")
     write_phantom(folder / "data" / "phantom", patients=6, size=40)
     return folder
 
@@ -64,22 +53,13 @@ def data(own, folder):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_runs_outside_the_kits_folder(folder, command):
-    program, *arguments = shlex.split(command)
-    assert program == "python"
-    small = SMALL if "lib.check" not in arguments else []
-    environment = os.environ | {"KIT_PROGRESS": "off", "PYTHONPATH": str(PROJECT)}
-    done = subprocess.run(
-        [sys.executable, *arguments, *small],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    done = run(small(command), folder)
     assert done.returncode == 0, done.stderr
-    if "lib.train" in arguments:
-        names = {word for word in arguments if word.startswith("my_module:")}
-        runs = [run for run in all_runs(folder / "result") if names & {*run.config.custom.values()}]
-        assert runs or "--out" in arguments
+    words = command.split()
+    if "lib.train" in words:
+        own = {word for word in words if word.startswith("my_module:")}
+        runs = [one for one in all_runs(folder / "result") if own & {*one.config.custom.values()}]
+        assert runs or "--out" in words
 
 
 def test_custom_weights_are_used_once_they_are_trusted(own, data, tmp_path):

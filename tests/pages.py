@@ -1,0 +1,61 @@
+"""Commands of the pages, for the tests that type what a reader types."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from lib.utils import PROJECT
+
+SMALL = "--image-size 32 --init-features 2 --epochs 2 --batch-size 8"
+_FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+_SHELLS = ("", "sh", "bash", "console")
+_PROGRAMS = (
+    *("python", "python3", "py", "pip", "uv", "conda", "make", "git", "docker", "ray"),
+    *("ruff", "mypy", "pytest", "lint-imports"),
+)
+_INLINE = re.compile(rf"(?<!`)`((?:\w+=\S+ )*(?:{'|'.join(_PROGRAMS)})(?: [^`]+)?)`(?!`)")
+
+
+def blocks(text: str, *languages: str) -> list[str]:
+    """Return what is in the fences of some languages."""
+    return [block for language, block in _FENCE.findall(text) if language in languages]
+
+
+def commands(text: str) -> list[str]:
+    """Return what a page tells to type, in its order: lines of shell blocks, and inline code.
+
+    A block that begins with ``#!`` is one command. What explains a line beside it is left out.
+    """
+    found = []
+    for match in re.finditer(rf"{_FENCE.pattern}|{_INLINE.pattern}", text, _FENCE.flags):
+        language, block, inline = match.groups()
+        if inline:
+            found.append(" ".join(inline.split()))
+        elif language in _SHELLS and block.startswith("#!"):
+            found.append(block)
+        elif language in _SHELLS:
+            lines = (re.split(r"\s{4,}|  #", line.strip())[0] for line in block.splitlines())
+            found += [re.sub(" +", " ", line) for line in lines if line]
+    return list(dict.fromkeys(found))
+
+
+def small(command: str) -> str:
+    """Return a command with options of smoke size, if it trains."""
+    return re.sub(r"(-m lib\.(?:train|sweep) (?!--help).*)", rf"\1 {SMALL}", command)
+
+
+def run(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command line in a folder, where ``python`` is the Python of the tests."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    variables = {"PATH": path, "KIT_PROGRESS": "off", "PYTHONPATH": str(PROJECT)} | environment
+    return subprocess.run(
+        ["bash", "-c", command],
+        cwd=folder,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+    )
