@@ -17,6 +17,8 @@ from lib.runtime.cost import tensors_in
 from lib.runtime.device import prepare
 from lib.sweep.table import duration
 
+LEAST_STEPS, MOST_STEPS, LEAST_SECONDS = 3, 50, 0.4  # that are timed
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -109,7 +111,7 @@ def sweep_work(missing: Sequence[Config], slices: int) -> Work | None:
 def sweep_cost(runs: int, missing: Sequence[Config], slices: int, at_once: int = 1) -> Cost:
     """Estimate the cost of training the unfinished ones of ``runs`` runs.
 
-    Time comes from three training steps of the cheapest run, here and now.
+    Time comes from some training steps of the cheapest run, here and now.
 
     Args:
         missing: configs of the unfinished runs.
@@ -166,7 +168,8 @@ def _summary(config: Config) -> Summary | None:
 def _seconds_per_slice(config: Config) -> float:
     """Return the time of a training step on this device, for each slice.
 
-    It is forward and backward of random images, the fastest of three.
+    It is forward and backward of random images: the fastest of several, since while another program
+    holds a core for a moment, threads that wait for each other take many times as long.
     """
     with torch.random.fork_rng():
         model = build_model(config).train()
@@ -174,8 +177,9 @@ def _seconds_per_slice(config: Config) -> float:
             min(config.batch_size, 8), config.in_channels, config.image_size, config.image_size
         )
     machine = prepare([model], config.device, config.precision)
-    images, times = machine.to_device(images), []
-    for _ in range(3):
+    images = machine.to_device(images)
+    times: list[float] = []
+    while len(times) < LEAST_STEPS or (sum(times) < LEAST_SECONDS and len(times) < MOST_STEPS):
         started = time.perf_counter()
         with machine.precision.autocast(machine.device):
             outputs = model(images)
