@@ -83,8 +83,8 @@ figures: .venv/run ## draw the pictures of README and docs
 	$(PY) -m maintain.figures img
 ### END INSTRUCTOR
 
-ifneq ($(shell $(PY) -c "print(1)" 2>&1), 1)
-.PHONY: .venv/run  # an environment that does not run is made anew
+ifneq ($(shell test -x $(PY) && $(PY) -c "print(1)" 2>&1), 1)
+.PHONY: .venv/run  # an environment that is missing or does not run is made anew
 endif
 
 .venv/run: install.py requirements.txt constraints.txt

@@ -124,7 +124,10 @@ def test_make_installs_anew_where_the_environment_does_not_run(kit):
     python.unlink()
     python.symlink_to(kit / "gone")
     runs += [subprocess.run(command, cwd=kit, capture_output=True, text=True, check=True)]
-    assert ["install.py" in run.stdout for run in runs] == [False, True]
+    shutil.rmtree(kit / ".venv")
+    runs += [subprocess.run(command, cwd=kit, capture_output=True, text=True, check=True)]
+    assert ["install.py" in run.stdout for run in runs] == [False, True, True]
+    assert [run.stderr for run in runs] == ["", "", ""]  # no line that looks like an error
 
 
 @pytest.mark.parametrize(
