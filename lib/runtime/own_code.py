@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from lib.config import Config
-from lib.utils import EditedError, KitError, fingerprint, see
+from lib.utils import LIB, EditedError, KitError, fingerprint, see
 
 T = TypeVar("T")
 # threads that parse at once break each other before Python 3.11.8, 3.12.2 (gh-106905)
@@ -97,15 +97,77 @@ def load_custom(spec: str) -> Any:
 def source_fingerprint(*objects: Any) -> str:
     """Return the hex SHA-256 of the code of modules, classes or functions, in any order.
 
-    Only the effect of the code counts, see ``code_tokens``, not the names of the modules.
+    Only the effect of the code counts, see ``code_tokens``, not the names of the modules. What
+    custom code imports from beside it counts as well, see ``_helpers``.
 
     Raises:
         EditedError: a file was edited after Python loaded it; the hash would be of code that does
             not run.
     """
-    for module in {inspect.getmodule(thing) for thing in objects}:
+    modules = {module for thing in objects if (module := inspect.getmodule(thing))}
+    helpers: dict[str, Path] = {}
+    for module in modules:
+        helpers |= _helpers(module)
+    for module in [*modules, *map(sys.modules.get, helpers)]:
         _LOADED.require_unchanged(module)
-    return fingerprint(sorted(code_tokens(inspect.getsource(thing)) for thing in objects))
+    counted = {getattr(thing, "__name__", "") for thing in objects if inspect.ismodule(thing)}
+    sources = [inspect.getsource(thing) for thing in objects]
+    sources += [_read(file) for name, file in helpers.items() if name not in counted]
+    return fingerprint(sorted(code_tokens(source) for source in sources))
+
+
+def _read(file: Path) -> str:
+    """Return the source of a module, in the encoding that it names."""
+    with tokenize.open(file) as opened:
+        return opened.read()
+
+
+def _helpers(module: ModuleType) -> dict[str, Path]:
+    """Return name -> file of what a custom module imports from beside it, directly or not.
+
+    That is the rest of its package, and modules in the same folder. The kit and what pip installed
+    do not count. Nothing is imported: all processes find the same, whatever they have loaded.
+    """
+    name, file = module.__name__, getattr(module, "__file__", None)
+    above = name.count(".") + hasattr(module, "__path__")  # folders between it and its root
+    if not file or len(Path(file).parents) <= above:
+        return {}
+    root = Path(file).resolve().parents[above]
+    installed = root.name in ("site-packages", "dist-packages")
+    if installed or name.partition(".")[0] in {LIB.name, *sys.stdlib_module_names}:
+        return {}
+    found: dict[str, Path] = {}
+    waiting = [(module.__package__ or "", Path(file))]
+    while waiting:
+        package, place = waiting.pop()
+        for imported in _imported(_read(place), package):
+            path = root.joinpath(*imported.split("."))
+            if imported in found or path.is_relative_to(LIB):
+                continue
+            if path.with_suffix(".py").is_file():
+                found[imported] = path.with_suffix(".py")
+                waiting.append((imported.rpartition(".")[0], found[imported]))
+            elif (path / "__init__.py").is_file():
+                found[imported] = path / "__init__.py"
+                waiting.append((imported, found[imported]))
+    return found
+
+
+def _imported(source: str, package: str) -> set[str]:
+    """Return what source may import: modules, and names in them that may be modules.
+
+    Args:
+        package: that the source is in, where relative imports begin.
+    """
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: 1 - node.level or None] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return names
 
 
 def code_fingerprint(

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import inspect
 import os
+import subprocess
 import sys
 import types
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +16,9 @@ from lib import train
 from lib.config import PUBLISHED, Config
 from lib.logger import run_id
 from lib.runtime import code_fingerprint
-from lib.runtime.own_code import code_tokens, source_fingerprint
+from lib.runtime.own_code import _helpers, code_tokens, source_fingerprint
 from lib.train import build
-from lib.utils import EditedError, KitError, fingerprint
+from lib.utils import PROJECT, EditedError, KitError, fingerprint
 from tests.test_train import TINY
 
 SAMPLE = '''"""A module."""
@@ -53,6 +54,11 @@ class Empty(Base):
 é = "ü"; import sys; x: int = 1j if not é else 1.5e-3  # a comment
 if x: import os; x @= ~x
 '''
+FINGERPRINT = """
+import importlib, sys
+from lib.runtime.own_code import source_fingerprint
+print(source_fingerprint(importlib.import_module(sys.argv[1])), end="")
+"""
 KNOWN = "d725bc85ac3cac3aab98129b2d03c2dcb20102d0f6adbb30f67bd002d06c6f0c"
 
 
@@ -338,3 +344,53 @@ def test_threads_read_code_at_once():
     finally:
         sys.setswitchinterval(before)
     assert set(found) == {code_tokens(source)}
+
+
+def test_what_custom_code_imports_from_beside_it_counts(tmp_path, monkeypatch):
+    """In fresh processes: a module keeps the code that it was loaded with."""
+    files = {
+        "lab/__init__.py": "",
+        "lab/nets.py": "import json\nimport numpy\nfrom . import blocks\nfrom lab.sub import *\n"
+        "from lib.unet import UNet\nfrom .gone import nothing\n\n\n"
+        "class Net(UNet):\n    def late(self):\n        from lab import late\n",
+        "lab/blocks.py": "from .sizes import WIDTH\n",
+        "lab/sizes.py": "import lab.nets\nWIDTH = 8\n",  # in a circle
+        "lab/late.py": "x = 1\n",
+        "lab/other.py": "x = 1\n",
+        "lab/sub/__init__.py": "from ..blocks import WIDTH\n",
+        "lab/sub/other.py": "x = 1\n",
+        "lib/unet.py": "x = 1\n",
+        "json.py": "x = 1\n",
+        "alone.py": "x = 1\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    net = module_of(tmp_path / "lab" / "nets.py", b"")
+    net.__name__, net.__package__ = "lab.nets", "lab"
+    (tmp_path / "lab" / "nets.py").write_text(files["lab/nets.py"])
+    found = _helpers(net)
+    assert {*found} == {
+        *("lab.blocks", "lab.sizes", "lab.nets", "lab.late", "lab.sub", "lab", "json", "lib.unet")
+    }
+
+
+def test_an_edit_of_a_helper_is_another_fingerprint(tmp_path):
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "nets.py").write_text("from .blocks import f\n")
+    (tmp_path / "alone.py").write_text("import helper\n")
+    seen = set()
+    for number in (1, 2):
+        (tmp_path / "lab" / "blocks.py").write_text(f"def f():\n    return {number}\n")
+        (tmp_path / "helper.py").write_text(f"x = {number}\n")
+        for name in ("lab.nets", "alone"):
+            done = subprocess.run(
+                [sys.executable, "-c", FINGERPRINT, name],
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                env=os.environ | {"PYTHONPATH": str(PROJECT)},
+            )
+            seen.add(done.stdout)
+            assert len(done.stdout) == 64, done.stderr
+    assert len(seen) == 4
