@@ -160,7 +160,7 @@ def _imported(source: str, package: str) -> set[str]:
         package: that the source is in, where relative imports begin.
     """
     names = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(_parsed(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -276,14 +276,12 @@ def _without_effect(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]
     def place(line: int, byte: int) -> tuple[int, int]:
         return line, len(lines[line - 1].encode()[:byte].decode())
 
-    with _ONE_PARSER:
-        tree = ast.parse(source)
     return sorted(
         (
             place(node.lineno, node.col_offset),
             place(node.end_lineno or node.lineno, node.end_col_offset or 0),
         )
-        for node in ast.walk(tree)
+        for node in ast.walk(_parsed(source))
         if isinstance(node, (ast.Import, ast.ImportFrom))
         or (
             isinstance(node, ast.Expr)
@@ -291,6 +289,12 @@ def _without_effect(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]
             and isinstance(node.value.value, str)
         )
     )
+
+
+def _parsed(source: str) -> ast.Module:
+    """Return the tree of source, also where several threads want one."""
+    with _ONE_PARSER:
+        return ast.parse(source)
 
 
 def _text(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
