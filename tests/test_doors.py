@@ -28,7 +28,8 @@ from lib.train import fit
 from lib.predict import predict, load_weights
 from lib.metrics import dsc
 from lib.viewer import browse
-from lib.sweep import sweep, Sweep, Plan, PLANS, grid, cross_validate, CrossValidation
+from lib.sweep import sweep, Sweep, Plan, PLANS, grid, random_plan, cross_validate, CrossValidation
+from lib.sweep import ensemble, evidence, on_test_set, score
 from lib.plot import curves, LiveView, styled
 from lib.grade import grade, pack, load_rubric
 from lib.notebook import start, Session

@@ -133,6 +133,7 @@ def refused(file: Path) -> str:
 
 def test_missing_file_and_folder(tmp_path):
     assert "no such file" in refused(tmp_path / "nowhere.pt")
+    assert "is a folder; give best.pt" in refused(tmp_path)
     refused(tmp_path)
 
 

@@ -39,9 +39,10 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except KitError:
         raise
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
+        trouble = "is a folder" if file.is_dir() else "no such file"
         raise KitError(
-            f"{file}: no such file; give best.pt of a run, e.g. result/runs/<run>/best.pt"
+            f"{file}: {trouble}; give best.pt of a run, e.g. result/runs/<run>/best.pt"
         ) from None
     except pickle.UnpicklingError:
         raise DamagedError(

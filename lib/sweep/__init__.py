@@ -4,7 +4,7 @@ The door is ``sweep``, or ``python -m lib.sweep PLAN``; start to read at ``plans
 ``run.py``.
 """
 
-from lib.sweep.crossval import CrossValidation, cross_validate
+from lib.sweep.crossval import CrossValidation, cross_validate, ensemble
 from lib.sweep.measured import evidence, on_test_set, score
 from lib.sweep.plans import PLANS, Plan, grid, random_plan
 from lib.sweep.run import Sweep, sweep
@@ -15,6 +15,7 @@ __all__ = [
     "Plan",
     "Sweep",
     "cross_validate",
+    "ensemble",
     "evidence",
     "grid",
     "on_test_set",
