@@ -3,8 +3,8 @@
 Command line: ``python -m maintain.evidence --out DIR [--only PLAN ...] [--workers N]``
 
 Hours on two cores; interrupt it whenever you like, it goes on where it stopped. It goes seed by
-seed through all questions, and the tables in ``result/reference/phantom`` have each seed of a
-question once it is trained; ``maintain.findings`` makes a page of them. Runs and scores are in
+seed through all questions, and the tables in ``result/reference/phantom`` have a seed once all of
+its runs are trained; ``maintain.findings`` makes a page of them. Runs and scores are in
 ``--out``. A run that the tables have is not trained again: after a change of the phantom or the
 training, delete them first.
 """
@@ -199,14 +199,14 @@ def main() -> None:
         raise KitError(f"plan {min(unknown)!r} is not measured; use some of {', '.join(PARTS)}")
     data, out = load_data(write_phantom(PHANTOM_FOLDER), BASE.image_size), arguments.out.absolute()
     for most in range(1, 1 + max(PARTS[name].seeds for name in arguments.only)):
-        for name in arguments.only:
-            tasks = _missing(PARTS[name].tasks(data, out, most))
-            if tasks:
-                print(f"\n{name}, {most} seeds: {PARTS[name].plan.question}", flush=True)
-                train_tasks(tasks, data, out, "processes", workers=arguments.workers)
-                runs = _finished(data, out)
-                score_all(runs, out, arguments.workers)
-                write_tables(runs, out, FOLDER)
+        parts = [PARTS[name].tasks(data, out, most) for name in arguments.only]
+        missing = {task.folder.path: task for tasks in parts for task in _missing(tasks)}
+        if missing:
+            print(f"\n{most} seeds of {', '.join(arguments.only)}", flush=True)
+            train_tasks(list(missing.values()), data, out, "processes", workers=arguments.workers)
+            runs = _finished(data, out)
+            score_all(runs, out, arguments.workers)
+            write_tables(runs, out, FOLDER)
 
 
 def _missing(tasks: list[Task]) -> list[Task]:
