@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lib.notebook.patience import said_if_slow
+from lib.notebook.waiting import said_if_slow
 
 with said_if_slow("loading PyTorch; the first time this takes up to a minute"):
     import torch
