@@ -13,7 +13,7 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -332,17 +332,9 @@ def unpack(archive: Path) -> Path:
             remark = _not_unpacked(archive, bundle)
             (folder / _UNPACKED).write_text(f"{content}\n{remark}", encoding="utf-8")
 
-    try:
+    with _in_words(archive):
         build_folder(target, lambda: target.is_dir() and any(_folders(target)), extract)
         _require_unpacked_from(archive, target)
-    except DAMAGED_ZIP as error:
-        raise KitError(f"{archive}: cannot be unpacked ({error}); download it again") from None
-    except OSError as error:
-        trouble = "cannot be read" if _is_about(error, archive) else "cannot be unpacked here"
-        raise KitError(
-            f"{archive}: {trouble} ({error.strerror or error}); {remedy(error)}, or unpack it by "
-            f"hand elsewhere"
-        ) from None
     return target
 
 
@@ -352,12 +344,24 @@ def slices_in_archive(archive: Path) -> int:
     Raises:
         KitError: as ``unpack``.
     """
+    with _in_words(archive), zipfile.ZipFile(archive) as bundle:
+        _, entries = _slice_entries(archive, bundle)
+    return sum("_mask." not in name for _, name in entries)
+
+
+@contextmanager
+def _in_words(archive: Path) -> Iterator[None]:
+    """Raise KitError instead of the errors of a zip that is damaged, or of the system."""
     try:
-        with zipfile.ZipFile(archive) as bundle:
-            _, entries = _slice_entries(archive, bundle)
+        yield
     except DAMAGED_ZIP as error:
         raise KitError(f"{archive}: cannot be unpacked ({error}); download it again") from None
-    return sum("_mask." not in name for _, name in entries)
+    except OSError as error:
+        trouble = "cannot be read" if _is_about(error, archive) else "cannot be unpacked here"
+        raise KitError(
+            f"{archive}: {trouble} ({error.strerror or error}); {remedy(error)}, or unpack it by "
+            f"hand elsewhere"
+        ) from None
 
 
 def _is_about(error: OSError, path: Path) -> bool:

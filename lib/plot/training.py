@@ -7,6 +7,7 @@ from typing import Protocol
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lib.logger import Run
@@ -20,17 +21,9 @@ def curves(run: Run) -> Figure:
     """Draw training and validation loss, and validation DSC with the best epoch marked."""
     history = run.history
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
-    for name, style in (("train loss", "-"), ("val loss", "--")):
-        left.plot(
-            history["epoch"],
-            history[name],
-            style,
-            marker=".",
-            label=name.replace("val", "validation"),
-        )
-    left.set(title=run.config.loss, xlabel="epoch", ylabel="loss")
+    _draw_losses(left, run, "epoch")
+    left.set_xlabel("epoch")
     left.xaxis.get_major_locator().set_params(integer=True)
-    left.legend()
     dsc_axis(right, "validation DSC per epoch")
     right.plot(history["epoch"], history["val_dsc"], marker=".", color=GREEN)
     scored = history.dropna(subset="val_dsc")
@@ -68,16 +61,21 @@ def rate_range(run: Run) -> Figure:
         )
     history = run.history
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
-    for name, style in (("train loss", "-"), ("val loss", "--")):
-        label = name.replace("val", "validation")
-        left.plot(history["lr"], history[name], style, marker=".", label=label)
-    left.set(title=run.config.loss, ylabel="loss")
-    left.legend()
+    _draw_losses(left, run, "lr")
     dsc_axis(right, "validation DSC")
     right.plot(history["lr"], history["val_dsc"], marker=".", color=GREEN)
     for axis in (left, right):
         axis.set(xscale="log", xlabel="learning rate")
     return figure
+
+
+def _draw_losses(axis: Axes, run: Run, column: str) -> None:
+    """Draw training and validation loss against a column of the history."""
+    for name, style in (("train loss", "-"), ("val loss", "--")):
+        label = name.replace("val", "validation")
+        axis.plot(run.history[column], run.history[name], style, marker=".", label=label)
+    axis.set(title=run.config.loss, ylabel="loss")
+    axis.legend()
 
 
 @styled

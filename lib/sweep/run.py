@@ -175,7 +175,12 @@ def cost_beforehand(
 def _cost(tasks: list[Task], data: BrainData, at_once: int) -> Cost:
     """Estimate the cost of the tasks that are not finished, so many of them at a time."""
     configs = [task.trial.config for task in _missing(tasks)]
-    return sweep_cost(len(tasks), configs, len(data.slices(tuple(data.patients))), at_once)
+    return sweep_cost(len(tasks), configs, _slices(data), at_once)
+
+
+def _slices(data: BrainData) -> int:
+    """Return how many slices all patients have."""
+    return len(data.slices(tuple(data.patients)))
 
 
 def _missing(tasks: list[Task]) -> list[Task]:
@@ -196,8 +201,7 @@ def _choose(
     _check(executor, options)
     missing = _missing(tasks)
     configs, begun = [task.trial.config for task in missing], map(begun_with_other_threads, missing)
-    slices = len(data.slices(tuple(data.patients)))
-    return _chosen_for(executor, options, configs, slices, any(begun))
+    return _chosen_for(executor, options, configs, _slices(data), any(begun))
 
 
 def _chosen_for(

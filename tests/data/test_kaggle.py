@@ -16,7 +16,7 @@ import tifffile
 from PIL import Image
 
 from lib.data import encode_masks, find_root, kaggle, list_patients, read_patient, write_masks
-from lib.data.kaggle import passed_over, unpack
+from lib.data.kaggle import passed_over, slices_in_archive, unpack
 from lib.dataset import load_data
 from lib.phantom import PHANTOM_FOLDER, write_phantom
 from lib.runtime.own_files import OwnFiles
@@ -851,3 +851,12 @@ def test_the_word_for_a_phantom_of_the_kit(tmp_path, monkeypatch, word, seed):
     write_phantom(tmp_path / word, patients=2, size=32)  # a folder of that name comes first
     assert find_root(word).resolve() == tmp_path / word
     assert (PHANTOM_FOLDER.parent.name, PHANTOM_FOLDER.name) == ("data", "phantom")
+
+
+def test_an_archive_that_cannot_be_counted_is_named(tmp_path):
+    damaged = tmp_path / "archive.zip"
+    damaged.write_bytes(b"PK no zip")
+    with pytest.raises(KitError, match=r"archive\.zip: cannot be unpacked .*download it again"):
+        slices_in_archive(damaged)
+    with pytest.raises(KitError, match=r"gone\.zip: cannot be read .No such file"):
+        slices_in_archive(tmp_path / "gone.zip")
