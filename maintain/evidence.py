@@ -198,10 +198,11 @@ def main() -> None:
     if unknown := set(arguments.only).difference(PARTS):
         raise KitError(f"plan {min(unknown)!r} is not measured; use some of {', '.join(PARTS)}")
     data, out = load_data(write_phantom(PHANTOM_FOLDER), BASE.image_size), arguments.out.absolute()
-    for most in range(1, 1 + max(PARTS[name].seeds for name in arguments.only)):
+    last = max(PARTS[name].seeds for name in arguments.only)
+    for most in range(1, 1 + last):
         parts = [PARTS[name].tasks(data, out, most) for name in arguments.only]
         missing = {task.folder.path: task for tasks in parts for task in _missing(tasks)}
-        if missing:
+        if missing and (len(missing) >= arguments.workers or most == last):
             print(f"\n{most} seeds of {', '.join(arguments.only)}", flush=True)
             train_tasks(list(missing.values()), data, out, "processes", workers=arguments.workers)
             runs = _finished(data, out)
