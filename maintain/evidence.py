@@ -2,11 +2,11 @@
 
 Command line: ``python -m maintain.evidence --out DIR [--only PLAN ...] [--workers N]``
 
-Hours on two cores; interrupt it whenever you like, it goes on where it stopped. It goes seed by
-seed through all questions, and the tables in ``result/reference/phantom`` have a seed once all of
-its runs are trained; ``maintain.findings`` makes a page of them. Runs and scores are in
-``--out``. A run that the tables have is not trained again: after a change of the phantom or the
-training, delete them first.
+Hours on two cores; interrupt it whenever you like, it goes on where it stopped. It takes the first
+seeds of all questions, then the next; ``maintain.findings`` makes a page of the tables in
+``result/reference/phantom``, where a run is once its round is trained and scored. Runs and scores
+are in ``--out``. A run that the tables have is not trained again: after a change of the phantom or
+the training, delete them first.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from lib.runtime.limits import cores
 from lib.sweep import PLANS, Plan
 from lib.sweep.measured import (
     BASE,
+    CURVES,
     FOLDER,
     HITS,
     KEY,
@@ -47,6 +48,7 @@ from lib.sweep.task import Task, make_tasks
 from lib.utils import KitError, progress, write_atomic, write_json
 
 FIRST_SEED, FEW, MANY = 42, 5, 20
+ROUND = 4  # runs of each worker before they are scored, so that none waits long for the last one
 TRAINED = replace(BASE, precision="fp32")  # on every computer, so that all runs can be compared
 SCORES = "test-scores"  # folder of what was scored, beside the runs
 
@@ -136,6 +138,7 @@ def _file(out: Path, run: Run) -> Path:
 
 Counts = dict[str, list[int]]  # patient -> true positives and predicted voxels
 Key = tuple[str, int, str]  # recipe, seed, epoch
+Curve = dict[str, float]  # epoch -> validation DSC
 
 
 def read_tables(folder: Path) -> dict[Key, Counts]:
@@ -162,17 +165,48 @@ def write_tables(runs: Sequence[Run], out: Path, folder: Path) -> None:
     write_atomic(folder / TRUTH, to_csv(table))
     plans = [part.plan for part in PARTS.values() if part.plan.table == "train"]
     open_ones = {recipe_of(config) for plan in plans for config in plan.configs(BASE).values()}
-    rows = sorted((read_tables(folder) | dict(_rows(runs, out))).items())
-    for target, open_to_students in ((folder, True), (folder / SOLUTION, False)):
-        chosen = [row for row in rows if (row[0][0] in open_ones) == open_to_students]
-        if not chosen:
-            continue
-        target.mkdir(parents=True, exist_ok=True)
-        keys = pd.MultiIndex.from_tuples([key for key, _ in chosen], names=KEY)
-        for place, name in enumerate((HITS, PREDICTED)):
-            counts = [[found[patient][place] for patient in truth] for _, found in chosen]
-            table = pd.DataFrame(counts, keys, list(truth)).reset_index()
+    rows = read_tables(folder) | dict(_rows(runs, out))
+    for place, name in enumerate((HITS, PREDICTED)):
+        counts = {
+            key: {patient: found[patient][place] for patient in truth}
+            for key, found in rows.items()
+        }
+        _write(name, KEY, counts, folder, open_ones)
+    _write(CURVES, KEY[:2], _read_curves(folder) | dict(_new_curves(runs)), folder, open_ones)
+
+
+def _write(
+    name: str,
+    keys: Sequence[str],
+    rows: Mapping[tuple[str, ...], Mapping[str, float]],
+    folder: Path,
+    open_ones: set[str],
+) -> None:
+    """Write a table, in two files: of what students may see, and of the solution."""
+    for target, seen in ((folder, True), (folder / SOLUTION, False)):
+        chosen = {key: row for key, row in sorted(rows.items()) if (key[0] in open_ones) == seen}
+        if chosen:
+            target.mkdir(parents=True, exist_ok=True)
+            index = pd.MultiIndex.from_tuples(chosen, names=keys)
+            table = pd.DataFrame(list(chosen.values()), index).reset_index()
             write_atomic(target / name, to_csv(table))
+
+
+def _read_curves(folder: Path) -> dict[tuple[str, int], Curve]:
+    """Return the validation curves in the tables; nothing if there are none."""
+    found: dict[tuple[str, int], Curve] = {}
+    for each in (folder, folder / SOLUTION):
+        if (each / CURVES).exists():
+            for key, row in pd.read_csv(each / CURVES, index_col=KEY[:2]).iterrows():
+                found[key[0], int(key[1])] = row.dropna().to_dict()
+    return found
+
+
+def _new_curves(runs: Sequence[Run]) -> Iterator[tuple[tuple[str, int], Curve]]:
+    """Yield (recipe, seed) and the validation curve of each run."""
+    for run in runs:
+        curve = run.history.set_index("epoch")["val_dsc"].round(4).dropna()
+        yield (recipe_of(run.config), run.config.seed), {str(at): dsc for at, dsc in curve.items()}
 
 
 def _rows(runs: Sequence[Run], out: Path) -> Iterator[tuple[Key, Counts]]:
@@ -202,7 +236,7 @@ def main() -> None:
     for most in range(1, 1 + last):
         parts = [PARTS[name].tasks(data, out, most) for name in arguments.only]
         missing = {task.folder.path: task for tasks in parts for task in _missing(tasks)}
-        if missing and (len(missing) >= arguments.workers or most == last):
+        if missing and (len(missing) >= ROUND * arguments.workers or most == last):
             print(f"\n{most} seeds of {', '.join(arguments.only)}", flush=True)
             train_tasks(list(missing.values()), data, out, "processes", workers=arguments.workers)
             runs = _finished(data, out)

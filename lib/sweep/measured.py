@@ -2,7 +2,7 @@
 
 ``python -m maintain.evidence`` made the tables in ``result/reference/phantom``. Each run was scored
 on the 200 test phantoms, which no run has learnt from and no epoch was chosen on: by its best epoch
-in validation, and by its last.
+in validation, and by its last. The tables have the validation DSC of every epoch, too.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ BASE = replace(REFERENCE, **PROFILES["quick"])
 """The recipe that the variants of every plan changed."""
 FOLDER = PROJECT / "result" / "reference" / "phantom"
 TRUTH, HITS, PREDICTED = "tumour_voxels.csv", "true_positives.csv", "predicted_voxels.csv"
+CURVES = "validation_dsc.csv"
 SOLUTION = "best"  # folder of the steps of the best recipe, which the student edition lacks
 KEY = ["recipe", "seed", "epoch"]
 ScoredEpoch = Literal["best", "last"]
@@ -48,6 +49,8 @@ class TestScores:
         config: its recipe and seed.
         epoch: ``best`` in validation, or ``last``.
         cases: a row per patient, with ``dsc``, ``tp``, ``fp`` and ``fn`` on the network's grid.
+        history: a row per epoch, with ``epoch`` and ``val_dsc``, the mean over the patients of
+            validation; empty where it was not kept.
     """
 
     __test__ = False  # pytest would take it for a class of tests
@@ -55,6 +58,7 @@ class TestScores:
     config: Config
     epoch: ScoredEpoch
     cases: pd.DataFrame
+    history: pd.DataFrame
 
 
 def recipe_of(config: Config) -> str:
@@ -104,7 +108,8 @@ def score(run: Run, data: BrainData, epoch: ScoredEpoch = "last") -> TestScores:
         state = read_checkpoint(run.folder / "last.pt")
         # averaged, if the run averages: so the last epoch was scored
         trained.network.load_state_dict((state["average"] or state)["weights"])
-    return TestScores(run.config, epoch, _scored(trained, data))
+    history = run.history[["epoch", "val_dsc"]]
+    return TestScores(run.config, epoch, _scored(trained, data), history)
 
 
 def on_test_set(
@@ -171,18 +176,22 @@ def _runs_of(config: Config, epoch: ScoredEpoch, folder: Path, what: str) -> lis
             f"{folder}: has no runs of {what}; only the plans of train.ipynb and train_best.ipynb "
             f"were measured, on the profile quick"
         )
-    names = list(truth.index)
-    tumour = truth.to_numpy()
-    return [
-        TestScores(
-            replace(config, seed=int(key[1])),
-            epoch,
-            _cases(
-                names, _counted(tumour, hits.loc[key].to_numpy(), predicted.loc[key].to_numpy())
-            ),
-        )
-        for key in sorted(chosen, key=lambda key: key[1])
-    ]
+    names, tumour, curves = list(truth.index), truth.to_numpy(), _curves(folder)
+    found = []
+    for key in sorted(chosen, key=lambda key: key[1]):
+        counted = _counted(tumour, hits.loc[key].to_numpy(), predicted.loc[key].to_numpy())
+        history = _history(curves, *key[:2])
+        one = replace(config, seed=int(key[1]))
+        found.append(TestScores(one, epoch, _cases(names, counted), history))
+    return found
+
+
+def _history(curves: pd.DataFrame, recipe: str, seed: int) -> pd.DataFrame:
+    """Return epoch and validation DSC of a run; no rows if they were not kept."""
+    if (recipe, seed) not in curves.index:
+        return pd.DataFrame({"epoch": [], "val_dsc": []})
+    row = curves.loc[(recipe, seed)].dropna()
+    return pd.DataFrame({"epoch": row.index.astype(int), "val_dsc": row.to_numpy()})
 
 
 def _counted(tumour: np.ndarray, tp: np.ndarray, predicted: np.ndarray) -> list[Counts]:
@@ -220,3 +229,11 @@ def _tables(folder: Path) -> tuple[pd.Series, pd.DataFrame, pd.DataFrame]:
     if list(hits) != list(truth.index) or list(predicted) != list(truth.index):
         raise KitError(f"{folder}: the tables are of other patients; restore them")
     return truth, hits, predicted
+
+
+@lru_cache(maxsize=4)
+def _curves(folder: Path) -> pd.DataFrame:
+    """Return the validation DSC (recipe and seed, epoch) of the runs that it was kept of."""
+    files = [each / CURVES for each in (folder, folder / SOLUTION)]
+    tables = [pd.read_csv(file, index_col=KEY[:2]) for file in files if file.exists()]
+    return pd.concat(tables) if tables else pd.DataFrame(index=pd.MultiIndex.from_arrays([[], []]))

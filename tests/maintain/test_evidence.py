@@ -52,6 +52,9 @@ def test_train_score_write_and_do_nothing_the_second_time(tmp_path, monkeypatch,
     assert set(counts) == {"best", "last"} and len(counts["best"]) == 3
     tables = {path: path.read_bytes() for path in (tmp_path / "tables").rglob("*.csv")}
     assert "ema" not in (tmp_path / "tables" / reading.HITS).read_text()  # students get this one
+    for run in found["IoU"]:  # beside each score the curve of its run
+        assert run.history["epoch"].tolist() == [1, 2]
+        assert run.history["val_dsc"].between(0, 1).all()
     steps = reading.evidence(STEPS, folder=tmp_path / "tables")
     assert {label: len(runs) for label, runs in steps.items()} == {"as shipped": 2, "averaged": 1}
     written = file.stat().st_mtime_ns

@@ -12,7 +12,17 @@ from lib.metrics import dsc
 from lib.phantom import write_phantom
 from lib.predict import predict
 from lib.sweep import Plan, evidence
-from lib.sweep.measured import BASE, HITS, KEY, PREDICTED, TRUTH, on_test_set, recipe_of, score
+from lib.sweep.measured import (
+    BASE,
+    CURVES,
+    HITS,
+    KEY,
+    PREDICTED,
+    TRUTH,
+    on_test_set,
+    recipe_of,
+    score,
+)
 from lib.train import fit
 from lib.utils import KitError
 
@@ -57,6 +67,19 @@ def test_they_are_compared_like_runs(folder):
     table = stats.compare_to_baseline(evidence(PLAN, folder=folder)).set_index("label")
     assert table.loc["IoU", "verdict"] == "helps"
     assert table.loc["IoU", "seeds"] == 3
+
+
+def test_validation_curves_come_along_where_they_were_kept(folder):
+    dice, iou = (recipe_of(config) for config in PLAN.configs(BASE).values())
+    rows = [(dice, 43, 0.1, 0.5, 0.4), (iou, 42, 0.2, 0.6, None)]
+    pd.DataFrame(rows, columns=[*KEY[:2], "1", "2", "3"]).to_csv(folder / CURVES, index=False)
+    found = evidence(PLAN, folder=folder)
+    assert [len(run.history) for run in found["Dice"] + found["IoU"]] == [0, 3, 0, 2, 0, 0]
+    assert found["Dice"][1].history.to_dict("list") == {
+        "epoch": [1, 2, 3],
+        "val_dsc": [0.1, 0.5, 0.4],
+    }
+    assert found["IoU"][0].history["epoch"].tolist() == [1, 2]  # a run that stopped early
 
 
 def test_what_was_not_measured_is_said(folder, tmp_path):
