@@ -59,7 +59,7 @@ def _hardness(flair: np.ndarray, truth: np.ndarray, rest: np.ndarray) -> dict[st
     bright = rest & ~grown & (flair >= np.median(inside))
     labels, count = ndimage.label(bright)
     largest = np.bincount(labels.ravel())[1:].max() if count else 0
-    pieces = np.bincount(ndimage.label(truth)[0].ravel())[1:]
+    components = np.bincount(ndimage.label(truth)[0].ravel())[1:]
     return {
         # chance that a tumour voxel is brighter than one outside: 1 would make a threshold enough
         "AUC of FLAIR alone": stats.mannwhitneyu(inside, outside).statistic
@@ -69,8 +69,8 @@ def _hardness(flair: np.ndarray, truth: np.ndarray, rest: np.ndarray) -> dict[st
             flair[shell_inside].mean() - flair[shell_outside].mean()
         )
         / flair[rest].std(),
-        "largest piece elsewhere as bright as the tumour, / tumour": largest / truth.sum(),
-        "largest piece of the mask, %": 100 * pieces.max() / truth.sum(),
+        "largest component elsewhere as bright as the tumour, / tumour": largest / truth.sum(),
+        "largest component of the mask, %": 100 * components.max() / truth.sum(),
     }
 
 
@@ -85,15 +85,14 @@ def _prepared(data: BrainData, name: str) -> dict[str, float]:
 
 
 def replaced(data: BrainData) -> dict[str, float]:
-    """Return the share of patients in whom FLAIR stands in for other sequences, %."""
+    """Return the share of patients in whom FLAIR replaces other sequences, %."""
     found = []
     for name in data.patients:
         volume = data.volume(name)
         same = (np.array_equal(volume[..., channel], volume[..., FLAIR]) for channel in (0, 2))
         found.append(tuple(same))
     return {
-        f"FLAIR stands in for {which}, % of patients": 100
-        * np.mean([each == kind for each in found])
+        f"FLAIR replaces {which}, % of patients": 100 * np.mean([each == kind for each in found])
         for which, kind in (
             ("pre-contrast", (True, False)),
             ("post-contrast", (False, True)),

@@ -62,7 +62,7 @@ def default_weights(out: str | Path = "result", data: BrainData | None = None) -
         run
         for run in finished_runs(out)
         if (
-            run.info["data"]["name"] != "phantom"
+            not run.info["data"].get("phantom")
             if data is None
             else run.info["data"]["sha256"] == data.fingerprint
         )

@@ -25,7 +25,6 @@ CHECKS = "is what runs these tests"
 CLUSTER = "needs a cluster: tests/sweep/test_on_ray.py"
 LONG = "takes minutes or a GPU: tests/test_benchmarks.py"
 NOT_RUN = {
-    "git clone <this repository> kit && cd kit": "the copy stands for it",
     "py install.py": WINDOWS,
     r".venv\Scripts\python -m lib.notebook train_default.ipynb inference.ipynb": WINDOWS,
     r".venv\Scripts\python -m jupyterlab train_default.ipynb": WINDOWS,
@@ -39,7 +38,8 @@ NOT_RUN = {
     "uv sync": NETWORK,
     "conda env create -f environment.yml": "needs conda: tests/test_places.py",
     "docker build -t kit .": DOCKER,
-    "docker run -p 8888:8888 kit": DOCKER,
+    "docker run --name kit -p 8888:8888 kit": DOCKER,
+    "docker start -a kit": DOCKER,
     "!git clone -q <this repository> /content/kit": COLAB,
     "%cd /content/kit": COLAB,
     "!pip install -q anywidget mistune tifffile": COLAB,

@@ -62,7 +62,7 @@ class Receipt(NamedTuple):
 
     def __str__(self) -> str:
         lines = {
-            "handed in by": self.student or "nobody yet",
+            "submitted by": self.student or "nobody yet",
             "run": self.run_id,
             "its recipe": self.recipe,
             "claimed DSC": f"{self.claimed:.4f}",
@@ -162,7 +162,7 @@ def commit(file: Path) -> str:
             raise KitError(f"{file}: git cannot add it ({done.stderr.strip()}); submit the zip")
     if not done.returncode:
         return f"{file.name} is committed already; send it: git push"
-    done = _git(file, "commit", "--quiet", "-m", f"Hand in {file.name}", "--", file.name)
+    done = _git(file, "commit", "--quiet", "-m", f"Submit {file.name}", "--", file.name)
     if done.returncode:
         reason = done.stderr.strip().splitlines()
         raise KitError(f"{file}: git commit failed ({reason[0] if reason else 'no reason given'})")

@@ -335,8 +335,8 @@ def unexpected(
             names = files[member]
             if len(names) > 1:
                 text = f"{len(names)} submissions have the id {member}."
-                private = f"handed in twice: {', '.join(names)}"
-                yield index, Finding("review", "handed in twice", text, private)
+                private = f"submitted twice: {', '.join(names)}"
+                yield index, Finding("review", "submitted twice", text, private)
             if roster is not None and member not in roster:
                 text = f"The id {member} is not on the roster."
                 yield index, Finding("review", OFF_ROSTER, text)

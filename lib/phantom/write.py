@@ -25,7 +25,7 @@ from lib.utils import PROJECT, KitError, build_folder, progress, write_json
 VERSION = 2  # raise it whenever the same seed gives other pixels
 PATIENTS, SEED, SIZE = 60, 0, 128
 MIN_SIZE, MAX_SIZE = 32, 256
-# In 3 of every 20 patients FLAIR stands in for others; by turns and not by lot, so that a small
+# In 3 of every 20 patients FLAIR replaces others; by turns and not by lot, so that a small
 # data set has them too, among the patients to learn from and among those held out
 MISSING_PERIOD, MISSING = 20, {2: (POST,), 9: (PRE, POST), 16: (PRE, POST)}
 RECORD = "phantom.json"

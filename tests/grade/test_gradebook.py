@@ -264,8 +264,8 @@ def test_twice_missing_and_not_on_the_roster():
         for s in standings
     }
     assert names == {
-        ("a", "a.zip"): ["handed in twice"],
-        ("a", "b.zip"): ["handed in twice"],
+        ("a", "a.zip"): ["submitted twice"],
+        ("a", "b.zip"): ["submitted twice"],
         ("k", ""): [],
         ("x", "x.zip"): ["not on the roster"],
     }

@@ -299,7 +299,7 @@ def test_the_command(out, monkeypatch, capfd):
     status, text, _ = command(
         main, monkeypatch, capfd, "pack", "--student", "ada", "--out", str(out), "--quick"
     )
-    assert status == 0 and "handed in by   ada" in text
+    assert status == 0 and "submitted by   ada" in text
     status, _, err = command(
         main, monkeypatch, capfd, "pack", "--student", "=ada", "--out", str(out), "--quick"
     )

@@ -181,7 +181,7 @@ def test_a_team_submits_once_and_each_member_has_a_row(hand_ins, ada, tmp_path):
         (one.result.student, one.result.submission): [f.name for f in one.result.findings]
         for one in standings
     }
-    assert flags["bela", "bela.zip"] == ["handed in twice"]
+    assert flags["bela", "bela.zip"] == ["submitted twice"]
     assert "the same weights" not in flags["ada", "team.zip"]
     assert rows_of(tmp_path / "out" / GRADEBOOK)["ada"]["comment"] == ""
 

@@ -606,7 +606,7 @@ def test_ids_are_spelt_as_on_the_roster():
     assert as_listed("Müller", roster) == "müller" and as_listed("ada+ADA", roster) == "Ada"
     both = [Result(f"{name}.zip", name, "refused") for name in ("ada", "ADA")]
     standings = assess(both, load_rubric(), ["Ada"])
-    assert [flags(standing) for standing in standings] == ["handed in twice: ada.zip, ADA.zip"] * 2
+    assert [flags(standing) for standing in standings] == ["submitted twice: ada.zip, ADA.zip"] * 2
 
 
 def test_results_survive_json(graded):

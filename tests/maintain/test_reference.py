@@ -123,7 +123,7 @@ def test_own_weights_come_before_those_of_the_kit(tiny_kaggle, tmp_path, monkeyp
     run = fit(TINY, data, tmp_path)
     assert default_weights(tmp_path, data) == default_weights(tmp_path) == run.weights
     shutil.copytree(run.folder, tmp_path / "phantoms" / "runs" / "one")
-    info = run.info | {"data": run.info["data"] | {"name": "phantom"}}
+    info = run.info | {"data": run.info["data"] | {"name": "phantom-7", "phantom": True}}
     (tmp_path / "phantoms" / "runs" / "one" / "run.json").write_text(json.dumps(info))
     assert default_weights(tmp_path / "phantoms") == KIT_WEIGHTS, (
         "patients are not segmented by what saw phantoms"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -221,6 +222,22 @@ def test_the_kits_own_edition(tmp_path):
     assert measured and not any("dropout" in path.read_text() for path in measured)
     assert not (folder / "tests").exists()
     assert archive.is_file()
+
+
+def test_its_pages_speak_of_what_it_has(tmp_path):
+    folder, _ = write_student_edition(tmp_path / "student")
+    for name in ("Dockerfile", ".devcontainer/devcontainer.json", "environment.yml", "install.py"):
+        assert (folder / name).is_file(), name
+    pages = [*folder.glob("*.ipynb"), *folder.rglob("*.md")]
+    elsewhere = re.compile(r"-m (maintain|tests|pytest)\b|instructors(\.zh-CN)?\.md|CONTRIBUTING")
+    found = {
+        f"{page.name}: {line.strip()}"
+        for page in pages
+        for line in page.read_text(encoding="utf-8").splitlines()
+        if elsewhere.search(line)
+    }
+    clone = "maintain.language zh-CN"  # it is said to be in a clone of the whole kit
+    assert [line for line in found if clone not in line] == []
 
 
 @pytest.mark.slow
