@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from lib import stats
-from lib.plot import waterfall
+from lib.plot import seeds_curves, waterfall
 from lib.runtime import CommandParser, run_command
 from lib.sweep import Plan
 from lib.sweep.measured import BASE, FOLDER, ScoredEpoch, TestScores, evidence, recipe_of
@@ -20,7 +20,9 @@ from lib.utils import write_atomic
 from maintain.evidence import BEST, NULL, PARTS, STEPS, read_tables
 from maintain.results import compared, markdown
 
-PAGE, PICTURE = FOLDER.with_suffix(".md"), FOLDER.with_name("phantom-ladder.png")
+PAGE = FOLDER.with_suffix(".md")
+LADDER, SEEDS = FOLDER.with_name("phantom-ladder.png"), FOLDER.with_name("phantom-seeds.png")
+FAILED = 0.4  # validation DSC at the best epoch
 Measured = dict[str, list[TestScores]]
 
 
@@ -63,7 +65,23 @@ def _section(plan: Plan, folder: Path) -> Iterator[str]:
     yield "Beside the mean:"
     yield _outcomes(runs)
     if plan is STEPS:
-        yield f"![what each step adds]({PICTURE.name})"
+        yield f"![what each step adds]({LADDER.name})"
+    if plan is BEST and _with_curves(runs):
+        yield f"Validation DSC at the best epoch: {'; '.join(_lowest(runs))}."
+        yield f"![the validation DSC of every run by epoch]({SEEDS.name})"
+
+
+def _with_curves(runs: Measured) -> bool:
+    """Return whether the validation curves of all runs were kept."""
+    return all(len(run.history) for several in runs.values() for run in several)
+
+
+def _lowest(runs: Measured) -> Iterator[str]:
+    """Yield how low the runs of each recipe end up."""
+    for label, several in runs.items():
+        best = [run.history["val_dsc"].max() for run in several]
+        failed = sum(score < FAILED for score in best)
+        yield f"{label}: {failed} of {len(best)} runs below {FAILED}, the lowest {min(best):.3f}"
 
 
 def _shown(last: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
@@ -117,9 +135,13 @@ def main() -> None:
     ).parse_args()
     write_atomic(PAGE, page())
     written = [PAGE]
-    if seeds_of(STEPS, runs_of_recipes()) > 1:
-        waterfall(compared(STEPS, evidence(STEPS))).savefig(PICTURE, metadata={"Software": None})
-        written.append(PICTURE)
+    counts = runs_of_recipes()
+    if seeds_of(STEPS, counts) > 1:
+        waterfall(compared(STEPS, evidence(STEPS))).savefig(LADDER, metadata={"Software": None})
+        written.append(LADDER)
+    if seeds_of(BEST, counts) > 1 and _with_curves(runs := evidence(BEST)):
+        seeds_curves(runs).savefig(SEEDS, metadata={"Software": None})
+        written.append(SEEDS)
     print("\n".join(map(str, written)))
 
 

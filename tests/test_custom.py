@@ -154,7 +154,6 @@ def test_an_edit_of_it_makes_another_run(module, data, monkeypatch):
         return run_id(config, data, make_split(data), code)
 
     before = id_now()
-    monkeypatch.setattr("lib.runtime.own_code._LOADED._changed", {})
     module.write_text(module.read_text().replace("return 0.5", "return 0.25"))
     sys.modules.pop("own_code")
     assert id_now() != before
@@ -248,7 +247,6 @@ def test_preprocessing_is_found_again_until_it_is_edited(module, tiny_kaggle, mo
     assert geometry == place and np.allclose(slices, 2 * expected)
     prepared = []
     for factor in (2, 2, 3):
-        monkeypatch.setattr("lib.runtime.own_code._LOADED._changed", {})
         module.write_text(module.read_text().replace("2 * slices", f"{factor} * slices"))
         sys.modules.pop("own_code")
         data = load_data(tiny_kaggle, 32, "own_code:doubled")

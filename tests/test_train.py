@@ -426,7 +426,7 @@ def test_the_checkpoint_of_another_run_is_not_used(name, data, tmp_path, capsys)
 def test_code_that_is_used_counts_and_other_code_does_not(monkeypatch, switches, used, unused):
     sources = {}
     monkeypatch.setattr(
-        "lib.runtime.own_code.source_fingerprint",
+        "lib.runtime.fingerprints.source_fingerprint",
         lambda *things: sources.setdefault("used", things),
     )
     config = dataclasses.replace(TINY, **switches)

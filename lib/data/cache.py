@@ -24,8 +24,8 @@ from threadpoolctl import threadpool_limits
 
 from lib.data import kaggle, pictures
 from lib.data.kaggle import Patient, place_in_cache
+from lib.runtime.fingerprints import source_fingerprint
 from lib.runtime.limits import cores
-from lib.runtime.own_code import source_fingerprint
 from lib.transform import Geometry, preprocess, preprocess_mask, preprocessing_code
 from lib.utils import KitError, build_folder, fingerprint, progress, remedy, say, write_json
 

@@ -11,7 +11,8 @@ from lib.runtime.device import Machine, Precision, deterministic, free_memory, p
 from lib.runtime.device import pick_device, pick_precision, return_freed_memory, seed_everything
 from lib.runtime.device import tune_allocator
 from lib.runtime.fast_bias import use_fast_bias_gradient
-from lib.runtime.own_code import code_fingerprint, load_class, load_function
+from lib.runtime.fingerprints import code_fingerprint
+from lib.runtime.own_code import load_class, load_function
 from lib.runtime.recompute import Recomputing, can_recompute, set_recompute
 
 __all__ = [

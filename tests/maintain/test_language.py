@@ -14,7 +14,7 @@ from lib.grade.released import questions, released
 from lib.notebook.cells import ASKS, PHRASES, QUESTION, question_hash, read_notebook
 from lib.notebook.course import read_course
 from lib.notebook.solutions import BEGIN, END, without_solutions
-from lib.runtime.own_code import code_tokens
+from lib.runtime.fingerprints import code_tokens
 from lib.utils import PROJECT
 from maintain import language
 from maintain.answers import ModelAnswer, templates, without_answer

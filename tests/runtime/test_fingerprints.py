@@ -16,7 +16,7 @@ from lib import train
 from lib.config import PUBLISHED, Config
 from lib.logger import run_id
 from lib.runtime import code_fingerprint
-from lib.runtime.own_code import _helpers, code_tokens, source_fingerprint
+from lib.runtime.fingerprints import _helpers, code_tokens, source_fingerprint
 from lib.train import build
 from lib.utils import PROJECT, EditedError, KitError, fingerprint
 from tests.test_train import TINY
@@ -56,7 +56,7 @@ if x: import os; x @= ~x
 '''
 FINGERPRINT = """
 import importlib, sys
-from lib.runtime.own_code import source_fingerprint
+from lib.runtime.fingerprints import source_fingerprint
 print(source_fingerprint(importlib.import_module(sys.argv[1])), end="")
 """
 KNOWN = "d725bc85ac3cac3aab98129b2d03c2dcb20102d0f6adbb30f67bd002d06c6f0c"
@@ -153,6 +153,83 @@ def test_a_file_that_was_edited_after_it_was_loaded_is_refused(tmp_path):
     os.utime(tmp_path / "edited_later.py", ns=(1, 1))
     with pytest.raises(EditedError, match=r"edited_later.py.*restart"):
         source_fingerprint(module)
+
+
+@pytest.mark.parametrize(
+    "first", ["import helper; import lib.runtime", "import lib.runtime, helper"]
+)
+def test_an_edit_between_import_and_first_fingerprint_is_refused(tmp_path, first):
+    """In a notebook: a cell imports, then the student edits, then a cell trains."""
+    (tmp_path / "helper.py").write_text("x = 1\n")
+    code = f"""{first}
+import os
+from lib.runtime.fingerprints import source_fingerprint
+from lib.utils import EditedError
+open("helper.py", "w").write("x = 2\\n")
+os.utime("helper.py", ns=(1, 1))
+try:
+    source_fingerprint(helper)
+except EditedError as error:
+    print(error)
+import importlib
+importlib.reload(helper)
+print(helper.x, len(source_fingerprint(helper)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+    )
+    assert done.stdout.splitlines() == [
+        "helper.py was edited after it was loaded; restart the kernel, or the old code runs",
+        "2 64",
+    ], done.stderr
+
+
+def test_the_same_name_from_another_library_is_other_custom_code(tmp_path):
+    sources = (
+        "from torch.nn import ReLU as Act\n",
+        "from torch.nn import GELU as Act\n",
+        "from lab.nn import ReLU as Act\n",
+    )
+    modules = [
+        module_of(
+            tmp_path / f"library_{i}.py",
+            f"try:\n    {source}except ImportError:\n    Act = 1\n".encode(),
+        )
+        for i, source in enumerate(sources)
+    ]
+    assert len({source_fingerprint(module) for module in modules}) == 3
+
+
+def test_a_class_counts_with_what_it_uses_of_its_module(tmp_path):
+    source = (
+        "import functools\nPOWER, OTHER = 2, 3\nMORE: int = 1\n\n\n"
+        "def squared(x):\n    return x**POWER + MORE\n\n\n"
+        "def unused(x):\n    return x\n\n\n"
+        "class Base:\n    pass\n\n\n"
+        "@functools.total_ordering\nclass Loss(Base):\n"
+        "    def __lt__(self, x):\n        return squared(x)\n"
+    )
+    numbers = iter(range(100))
+
+    def of(text: str) -> str:
+        return source_fingerprint(
+            module_of(tmp_path / f"uses_{next(numbers)}.py", text.encode()).Loss
+        )
+
+    for change in (
+        ("POWER, OTHER = 2, 3", "POWER, OTHER = 4, 3"),
+        ("MORE: int = 1", "MORE: int = 2"),
+        ("return x**POWER", "return -(x**POWER)"),
+        ("    pass\n", "    x = 1\n"),
+        ("@functools.total_ordering\n", ""),
+    ):
+        assert source.count(change[0]) == 1
+        assert of(source.replace(*change)) != of(source), change
+    assert of(source.replace("    return x\n", "    return 2 * x\n")) == of(source)
 
 
 # --- of a run -------------------------------------------------------------------------------------
