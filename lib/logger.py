@@ -561,6 +561,8 @@ class Record:
         self.folder.settle()  # no epoch counts before all of the last one is on the disk
         self.history.append(row)
         self.folder.save("last.pt", {"history": self.history, **states})
+        if self.config.custom and len(self.history) == 1:
+            self._require_readable()
         if self.best is row:
             self.folder.save("best.pt", self._checkpoint())
         self.folder.write_history(self.history)
@@ -568,6 +570,19 @@ class Record:
         self.folder.update(seconds=round(self.folder.read()["seconds"] + seconds, 6))
         if progress_mode() == "lines":
             say(f"{self.config.model}, {self.in_words()}, {seconds:.1f} s")
+
+    def _require_readable(self) -> None:
+        """Raise ``KitError`` if what custom code wants kept cannot be read back as data."""
+        self.folder.settle()
+        try:
+            self.folder.load("last.pt")
+        except DamagedError:
+            (self.folder.path / "last.pt").unlink()
+            raise KitError(
+                f"{self.folder.path.name}: the state of custom code cannot be read back, and an "
+                f"interrupted run could not go on; keep tensors, numbers, texts, lists and dicts "
+                f"in it, nothing else"
+            ) from None
 
     def _require_numbers(self, row: dict[str, Any], weights: dict[str, Tensor]) -> None:
         """Raise ``KitError`` if a loss or a weight is infinite or not a number."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lib.config import Config
 from lib.runtime import load_class, load_function
@@ -90,7 +90,7 @@ def learning_rate(config: Config, epoch: int, val_losses: Sequence[float] = ()) 
                 f"learning rate, at least 0; "
                 f"{see('extending', 'A sampler, an optimiser, a schedule')}"
             )
-        return config.lr * factor
+        return config.lr * float(factor)  # a number of NumPy could not be read back as data
     plateaus = _plateaus(val_losses[warmup:epoch], max(1, lr_step))
     factors: dict[str, float] = {
         "none": 1.0,
@@ -152,9 +152,16 @@ class MovingAverage:
 
     def __init__(self, model: nn.Module, decay: float, run: int) -> None:
         self.decay = min(decay, max(0.0, 1 - HORIZON / run))
-        self.steps, self.weights = 0, model.state_dict()
+        self.steps, self._model, self._average = 0, model, dict[str, Tensor]()
         if self.decay:
-            self.weights = {name: tensor.detach().clone() for name, tensor in self.weights.items()}
+            weights = model.state_dict()
+            self._average = {name: tensor.detach().clone() for name, tensor in weights.items()}
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights and buffers that are scored and kept."""
+        # asked for each time: a network may put another tensor in the place of a buffer
+        return self._average if self.decay else self._model.state_dict()
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -166,10 +173,10 @@ class MovingAverage:
         averages, new_weights = [], []
         for name, new in model.state_dict().items():
             if new.is_floating_point():
-                averages.append(self.weights[name])
+                averages.append(self._average[name])
                 new_weights.append(new)
             else:  # a count of batches
-                self.weights[name].copy_(new)
+                self._average[name].copy_(new)
         torch._foreach_lerp_(averages, new_weights, 1 - decay)
 
     @contextmanager
@@ -179,7 +186,7 @@ class MovingAverage:
             yield
             return
         current = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        model.load_state_dict(self.weights)
+        model.load_state_dict(self._average)
         try:
             yield
         finally:
@@ -187,10 +194,10 @@ class MovingAverage:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what ``load_state_dict`` needs to go on."""
-        return {"steps": self.steps, "weights": self.weights} if self.decay else {}
+        return {"steps": self.steps, "weights": self._average} if self.decay else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a ``state_dict``."""
         self.steps = state["steps"]
         for name, tensor in state["weights"].items():
-            self.weights[name].copy_(tensor)
+            self._average[name].copy_(tensor)

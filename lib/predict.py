@@ -97,7 +97,9 @@ def load_weights(file: str | Path, trust: str | Sequence[str] = ()) -> TrainedMo
     file = as_path(file, "weights")
     content = read_checkpoint(file)
     if isinstance(content.get("config"), dict) and isinstance(content.get("weights"), dict):
-        config, weights = _config_of(file, content["config"]), _bare(content["weights"])
+        config, weights = _config_of(file, content["config"]), content["weights"]
+        if config.model in MODELS:  # a custom network may have a part that is called module
+            weights = _bare(weights)
         trusted = [trust] if isinstance(trust, str) else trust
         unknown = set(config.needed_to_predict).difference(trusted)
         if unknown:

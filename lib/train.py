@@ -211,7 +211,7 @@ class Training:
         self.augment = compile_if_it_pays(build_augmentation(config).apply, device, steps)
         self.forward = compile_if_it_pays(model, device, steps)
         replay = bool(steps) and can_replay(config, device, self.scaler)
-        self.compute_gradients = Replayed(partial(compute_gradients, self), replay)
+        self.compute_gradients = Replayed(partial(compute_gradients, self), replay, device)
         slices = (self.train_slices, self.validation_slices)
         self.memory = DeviceMemory(device, slices, config, self.compute_gradients.stop)
         parts: dict[str, Stateful] = {"weights": model, "optimizer": self.optimizer}

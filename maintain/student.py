@@ -93,7 +93,14 @@ def write_student_edition(target: str | Path = TARGET, source: Path = PROJECT) -
         KitError: a delimiter without its partner, a folder with something else in it, or a
             ``course.toml`` that is none.
     """
-    target = Path(target).absolute()
+    target = Path(target).resolve()
+    if source.resolve().is_relative_to(target):
+        raise KitError(f"{target}: contains the kit itself; name another folder")
+    if (target / ".git").exists():
+        raise KitError(
+            f"{target}: is a git repository, whose history would be lost; write the edition "
+            f"elsewhere, and copy it there"
+        )
     course = read_course(source / FILE.name)
     if (
         target.exists()

@@ -30,6 +30,7 @@ TINY = Config(image_size=32, init_features=1, epochs=1, batch_size=8)
 MODULE = """
 import numpy as np
 import torch
+from torch import nn
 from lib.data import cache_folder
 from lib.dataset import Sampler
 from lib.sweep import Plan
@@ -59,6 +60,7 @@ class Choosy(torch.optim.SGD):
         super().__init__(parameters, lr)
 
 def halved(share, losses): return 0.5
+def wave(share, losses): return np.cos(share)
 def negative(share, losses): return -1.0
 def tensor(share, losses): return torch.tensor(1.0)
 def falling(share, losses): return 0.1 if len(losses) > 1 else 1.0
@@ -84,6 +86,28 @@ def cropped(volume, size):
 def infinite(volume, size):
     slices, geometry = preprocess(volume, size)
     return slices / 0, geometry
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+    def forward(self, logits, target):
+        return self.weight * (logits.sigmoid() - target).square().mean()
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.module = nn.Conv2d(3, 1, 1)
+        self.register_buffer("calls", torch.zeros(()))
+    def forward(self, images):
+        if self.training:
+            self.calls = self.calls + 1
+        return self.module(images)
+
+class Memorising(torch.optim.SGD):
+    def step(self, closure=None):
+        self.param_groups[0]["seen"] = np.float64(1.0)
+        return super().step(closure)
 
 PLAN = Plan("mine", "Does it help?", {"baseline": {}, "first": {"sampling": "own_code:First"}})
 """
@@ -185,6 +209,23 @@ def test_a_schedule_knows_share_and_losses(module):
     assert rates == pytest.approx([1 / 3, 2 / 3, 1, 1, 0.1])
 
 
+def test_a_schedule_by_numpy_leaves_a_run_that_goes_on(module, data, tmp_path):
+    run = fit(own(lr_scheduler="wave"), data, tmp_path)
+    state = read_checkpoint(run.folder / "last.pt")
+    assert [type(row["lr"]) for row in state["history"]] == [float] * TINY.epochs
+
+
+def test_a_network_with_a_part_called_module_and_a_count(module, data, tmp_path):
+    config = own(model="Counting")
+    run = fit(config, data, tmp_path)
+    trained = load_weights(run.weights, "own_code:Counting")
+    kept = read_checkpoint(run.weights)
+    steps = read_checkpoint(run.folder / "last.pt")["weights"]["calls"].item() / TINY.epochs
+    assert trained.network.calls.item() == kept["epoch"] * steps > 0
+    again = predict(run, data, patients=make_split(data, config.split).validation)
+    assert sorted(again.cases["dsc"]) == pytest.approx(sorted(run.cases["dsc"]))
+
+
 def test_a_plan_of_ones_own(module):
     assert find_plan("own_code:PLAN").name == "mine"
     assert find_plan("loss") is PLANS["loss"]
@@ -203,6 +244,8 @@ WRONG = {
     "no function": ({"lr_scheduler": "Plain"}, "own_code:Plain: is no function"),
     "a negative factor": ({"lr_scheduler": "negative"}, r"returned -1\.0 at 0\.00 of the run"),
     "a factor that is a tensor": ({"lr_scheduler": "tensor"}, r"returned tensor"),
+    "a state that is no data": ({"optimizer": "Memorising"}, "state of custom code cannot be read"),
+    "a loss with weights": ({"loss": "Scaled"}, "weight would not be trained: make it a buffer"),
     "a mask of one slice": ({"component": "flat"}, r"must return a mask of \(3, 16, 16\)"),
     "probabilities": ({"component": "soft"}, "of 0 and 1, got float32"),
     "a column that is there": ({"metric": "dsc"}, "cases.csv has a column dsc"),

@@ -31,7 +31,7 @@ from lib.logger import (
 from lib.notebook.cells import Cell, read_notebook
 from lib.notebook.course import FILE, read_course
 from lib.predict import load_weights, predict
-from lib.utils import PROJECT, KitError, sha256, write_atomic
+from lib.utils import LIB, PROJECT, KitError, sha256, write_atomic
 
 MAX_ZIP = 200 * 2**20
 PLACEHOLDER = "your-id"
@@ -173,7 +173,12 @@ def _git(file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run git in the folder of a file."""
     try:
         return subprocess.run(
-            ["git", *arguments], cwd=file.parent, capture_output=True, text=True, check=False
+            ["git", *arguments],
+            cwd=file.parent,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",  # git may name files in another encoding than this computer's
+            check=False,
         )
     except FileNotFoundError:
         raise KitError("git is not installed; submit the zip itself") from None
@@ -256,10 +261,12 @@ def _files(out: Path, finished: list[Run], chosen: Run) -> Iterator[tuple[str, P
     yield f"result/runs/{chosen.id}/best.pt", chosen.weights
     packages = {name.partition(".")[0] for run in finished for name in _own_modules(run)}
     sources = [*PROJECT.glob("*.ipynb"), *PROJECT.glob("*.py")]
-    for package in sorted({"lib", *packages}):
+    for package in sorted(packages):
         sources += sorted((PROJECT / package).rglob("*.py"))
     for file in sources:
         yield file.relative_to(PROJECT).as_posix(), file
+    for file in sorted(LIB.rglob("*.py")):  # elsewhere, where the kit was installed by pip
+        yield file.relative_to(LIB.parent).as_posix(), file
     for file in (out / "notebooks").glob("*.ipynb"):
         yield f"result/notebooks/{file.name}", file
 

@@ -21,7 +21,7 @@ from lib.data import find_root
 from lib.data.kaggle import usual_places
 from lib.dataset import BrainData, load_data
 from lib.notebook.course import Course, read_course
-from lib.phantom import write_test_set
+from lib.phantom import is_phantom, write_test_set
 from lib.runtime import pick_device, pick_precision
 from lib.runtime.device import device_name
 from lib.utils import PROJECT, KitError, short_path
@@ -140,7 +140,8 @@ def _find_data(asked: str | Path | None, course: Course) -> tuple[Path, bool]:
     places = [wanted] if wanted else usual_places()
     if not places or str(places[0]) == "phantom":
         return course.write_phantom(), False
-    return find_root(places[0]), True
+    root = find_root(places[0])
+    return root, not is_phantom(root)
 
 
 def _say(fine: bool, what: str, remedy: str = "") -> None:

@@ -4,6 +4,12 @@ The doors are ``write_phantom`` and ``write_test_set``, or ``python -m lib.phant
 at ``write.py``.
 """
 
-from lib.phantom.write import PHANTOM_FOLDER, make_patient, write_phantom, write_test_set
+from lib.phantom.write import (
+    PHANTOM_FOLDER,
+    is_phantom,
+    make_patient,
+    write_phantom,
+    write_test_set,
+)
 
-__all__ = ["PHANTOM_FOLDER", "make_patient", "write_phantom", "write_test_set"]
+__all__ = ["PHANTOM_FOLDER", "is_phantom", "make_patient", "write_phantom", "write_test_set"]

@@ -20,7 +20,7 @@ from scipy import ndimage
 from lib.phantom.anatomy import SUBSLICES, draw_head
 from lib.phantom.shapes import FLAIR, POST, PRE, smooth_noise
 from lib.runtime.limits import cores
-from lib.utils import PROJECT, KitError, build_folder, progress, write_json
+from lib.utils import PROJECT, KitError, build_folder, progress, remedy, write_json
 
 VERSION = 2  # raise it whenever the same seed gives other pixels
 PATIENTS, SEED, SIZE = 60, 0, 128
@@ -202,10 +202,15 @@ def write_phantom(
         build_folder(root, lambda: _already_there(root, record), build)
     except OSError as error:
         raise KitError(
-            f"{root}: cannot be written ({error.strerror or error}); free some space, or name "
-            f"another folder"
+            f"{root}: cannot be written ({error.strerror or error}); {remedy(error)}"
         ) from None
     return root
+
+
+def is_phantom(root: Path) -> bool:
+    """Return whether all patients of a folder are phantoms, by their names."""
+    names = [path.name for path in root.iterdir() if path.is_dir()]
+    return bool(names) and all(name.startswith("PHANTOM_") for name in names)
 
 
 def write_test_set(few: bool = False) -> Path:

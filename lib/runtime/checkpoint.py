@@ -75,8 +75,14 @@ def require_finite(file: Path, weights: dict[str, Any]) -> None:
 
 
 def _damaged_part(file: Path) -> str | None:
-    """Return the first entry of a zip whose checksum is wrong; None for what is no zip."""
+    """Return the first entry of a zip whose checksum is wrong; None for what is no zip.
+
+    Raises:
+        DamagedError: an entry is compressed; a small file could fill the memory.
+    """
     if not zipfile.is_zipfile(file):
         return None
     with zipfile.ZipFile(file) as bundle:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in bundle.infolist()):
+            raise DamagedError(f"{file}: is compressed, which torch never does; not opened")
         return bundle.testzip()

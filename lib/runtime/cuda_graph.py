@@ -29,16 +29,21 @@ class Replayed:
         compute: takes tensors, returns one. It must not wait for the GPU, and what it writes
             besides its result, such as gradients, must be in the same memory at each call.
         replay: without it, ``compute`` is only called.
+        device: that ``compute`` works on; the inputs may be in host memory.
     """
 
-    def __init__(self, compute: Callable[..., Tensor], replay: bool) -> None:
-        self.compute, self.replay, self.calls = compute, replay, 0
+    def __init__(self, compute: Callable[..., Tensor], replay: bool, device: torch.device) -> None:
+        self.compute, self.replay, self.device, self.calls = compute, replay, device, 0
         self.recording: _Recording | None = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Return the result for these inputs; their shapes must be those of the first call."""
         if not self.replay:
             return self.compute(*inputs)
+        with torch.cuda.device(self.device):  # streams and recordings are of the current device
+            return self._replayed(inputs)
+
+    def _replayed(self, inputs: tuple[Tensor, ...]) -> Tensor:
         self.calls += 1
         if self.calls <= WARM_UP:
             return self._compute_on_a_side_stream(inputs)
@@ -72,7 +77,8 @@ class Replayed:
     def _made(self, inputs: tuple[Tensor, ...]) -> _Recording:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()  # a recording has memory of its own
-        held = tuple(given.clone() for given in inputs)
+        # on the device: a recording must not copy from host memory, which waits
+        held = tuple(given.to(self.device, copy=True) for given in inputs)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             output = self.compute(*held)
@@ -97,7 +103,11 @@ def can_replay(config: Config, device: torch.device, scaler: torch.amp.GradScale
 
 
 def compile_if_it_pays(compute: Compute, device: torch.device, calls: int) -> Compute:
-    """Return ``compute`` compiled by ``torch.compile``, if the device can and it saves time."""
+    """Return ``compute`` compiled by ``torch.compile``, if the device can and it saves time.
+
+    Where compiling fails, as without a C compiler or Python's headers, ``compute`` goes on as it
+    is.
+    """
     if (
         device.type != "cuda"
         or calls < CALLS_THAT_PAY
@@ -107,5 +117,24 @@ def compile_if_it_pays(compute: Compute, device: torch.device, calls: int) -> Co
     if torch.cuda.get_device_capability(device) < (7, 0):  # Triton needs Volta or newer
         return compute
     say("compiling for this GPU: the first step takes up to a minute")
-    compiled: Any = torch.compile(compute)
-    return cast(Compute, compiled)
+    return _or_as_it_is(torch.compile(compute), compute)
+
+
+def _or_as_it_is(compiled: Callable[..., Any], compute: Compute) -> Compute:
+    """Return a function that calls ``compiled`` until that fails, and ``compute`` from then on."""
+    fails = False
+
+    def call(*inputs: Any) -> Any:
+        nonlocal fails
+        if not fails:
+            try:
+                return compiled(*inputs)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # of dynamo, inductor, triton, or the compiler that they run
+                fails = True
+                reason = " ".join(str(error).split())[:100]
+                say(f"cannot compile here ({reason}); the steps are computed without")
+        return compute(*inputs)
+
+    return cast(Compute, call)

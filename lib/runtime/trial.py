@@ -83,6 +83,14 @@ def try_gradients(network: nn.Module, images: Tensor) -> Iterator[Check]:
 
 def try_loss(loss: nn.Module) -> Iterator[Check]:
     """Yield checks of a loss of logits and masks; they stop at one that fails."""
+    learnt = [name for name, weight in loss.named_parameters() if weight.requires_grad]
+    yield Check(
+        "has no weights of its own",
+        not learnt,
+        f"{', '.join(learnt[:3])} would not be trained: make it a buffer, or a part of the network",
+    )
+    if learnt:
+        return
     target = (torch.rand(SLICES, 1, SIZE, SIZE) < 0.1).float()
     for name, masks in (("", target), (" on slices without tumour", torch.zeros_like(target))):
         logits = torch.randn(target.shape, requires_grad=True)

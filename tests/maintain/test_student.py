@@ -186,6 +186,19 @@ def test_a_folder_that_holds_something_else_stays(source, tmp_path):
         write_student_edition(tmp_path / "mine", source)
 
 
+def test_neither_the_kit_nor_a_repository_is_replaced(source, tmp_path):
+    before = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    for folder in (source, source.parent):
+        with pytest.raises(KitError, match="contains the kit itself"):
+            write_student_edition(folder, source)
+    edition, _ = write_student_edition(tmp_path / "student", source)
+    (edition / ".git").mkdir()
+    with pytest.raises(KitError, match="is a git repository, whose history would be lost"):
+        write_student_edition(edition, source)
+    assert (edition / ".git").is_dir()
+    assert {path: path.read_bytes() for path in source.rglob("*") if path.is_file()} == before
+
+
 def source_texts() -> list[str]:
     """The kit's text files that students get; of notebooks the cells."""
     texts = []

@@ -98,6 +98,13 @@ def test_a_student_has_a_seed_of_their_own(tiny_kaggle, monkeypatch, capsys):
     assert start(data=tiny_kaggle).config(REFERENCE).seed == seeds["ada"] == seed_of(" ada ")
 
 
+def test_phantoms_are_no_patients_however_they_are_named(tmp_path, tiny_kaggle, capsys):
+    root = write_phantom(tmp_path / "heads", patients=2, size=32)
+    for given, patients in ((root, False), (root.parent, False), (tiny_kaggle, True)):
+        start(data=given, out=tmp_path)
+        assert ("nobody's brain" not in capsys.readouterr().out) == patients, given
+
+
 def test_the_course_chooses_the_phantom(tmp_path, monkeypatch, capsys):
     """Other heads in a folder of their own; the test set is that of all classes."""
     monkeypatch.setattr(course, "FILE", tmp_path / "course.toml")

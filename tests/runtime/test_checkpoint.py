@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zipfile
 
 import pytest
 import torch
@@ -20,6 +21,15 @@ def file(tmp_path):
 def test_as_it_was_written(file):
     content = read_checkpoint(file)
     assert content["epoch"] == 3 and torch.equal(content["weights"]["a"], torch.arange(4096.0))
+
+
+def test_no_compressed_file_fills_the_memory(file):
+    packed = file.with_name("packed.pt")
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(KitError, match=r"packed\.pt: is compressed, which torch never does"):
+        read_checkpoint(packed)
 
 
 def test_no_flipped_bit_is_believed(file):
