@@ -438,7 +438,8 @@ def compare_to_baseline(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.Dat
     """Compare every recipe with the first one.
 
     With two runs or more of one of them it is ``crossed_test``, with one run each ``paired_test``.
-    Recipes that differ in ``AFTER_TRAINING`` only share their trainings, seed by seed.
+    Recipes that differ in ``AFTER_TRAINING`` only share their trainings, seed by seed; then the
+    seeds that both have are compared.
 
     Args:
         runs: label -> run, or runs with several seeds, e.g. ``sweep(...).runs``. The first is the
@@ -452,7 +453,8 @@ def compare_to_baseline(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.Dat
         this comparison alone. ``p`` is of a difference of 0, ``p (equivalence)`` of one of 0.02 or
         more; see ``corrected`` for ``p (Holm)`` and ``verdict``. ``improved`` is a share of
         patients; ``half of it from`` is ``carried_by``. ``patients``, ``seeds`` and ``baseline
-        seeds`` are numbers. ``seed SD``, ``patient SD`` and ``residual SD`` are a ``Spread``.
+        seeds`` are numbers; ``shared`` says whether their runs are the same trainings. ``seed SD``,
+        ``patient SD`` and ``residual SD`` are a ``Spread``.
         ``p (Wilcoxon)`` is a second opinion. With one run each, that is all that is known of
         seeds: the spread and ``p (equivalence)`` are NaN, as is ``p (Wilcoxon)`` with several.
 
@@ -468,20 +470,31 @@ def compare_to_baseline(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.Dat
         )
     scores = {label: table.to_numpy().T for label, table in _scores(runs, metric).items()}
     (reference, before), *candidates = scores.items()
-    rows = [
-        {"label": label, f"mean {METRICS[metric]}": after.mean()}
-        | _comparison(before, after, _share_trainings(runs[reference], runs[label]))
-        for label, after in candidates
-    ]
+    rows = []
+    for label, after in candidates:
+        pairs = _same_trainings(runs[reference], runs[label])
+        these = [before[[i for i, _ in pairs]], after[[j for _, j in pairs]]]
+        compared = these if pairs else [before, after]
+        row = {"label": label, f"mean {METRICS[metric]}": compared[1].mean()}
+        rows.append(row | _comparison(compared[0], compared[1], bool(pairs)))
     return corrected(pd.DataFrame(rows))
 
 
-def _share_trainings(before: Runs, after: Runs) -> bool:
-    """Return whether run i of both is the same training, scored in another way."""
+def _same_trainings(before: Runs, after: Runs) -> list[tuple[int, int]]:
+    """Return the places of runs that are one training, scored in two ways.
+
+    There are none unless each run of the recipe with fewer runs is one of them. A single one of
+    several does not count either: it would say nothing of other seeds.
+    """
     runs, others = as_list(before), as_list(after)
-    return len(runs) == len(others) and all(
-        _same_training(run.config, other.config) for run, other in zip(runs, others, strict=True)
-    )
+    pairs = [
+        (i, j)
+        for i, run in enumerate(runs)
+        for j, other in enumerate(others)
+        if _same_training(run.config, other.config)
+    ]
+    fewer, more = sorted((len(runs), len(others)))
+    return pairs if len(pairs) == fewer and (fewer > 1 or more == 1) else []
 
 
 def _same_training(config: Config, other: Config) -> bool:
@@ -516,6 +529,7 @@ def _comparison(before: np.ndarray, after: np.ndarray, shared: bool) -> dict[str
         "patients": result.n,
         "seeds": len(after),
         "baseline seeds": len(before),
+        "shared": shared,
         "seed SD": spread.seeds,
         "patient SD": spread.patients,
         "residual SD": spread.residual,
@@ -808,19 +822,25 @@ def _more(row: Mapping[str, Any], candidates: int) -> float:
     spread = Spread(row["seed SD"], row["patient SD"], row["residual SD"])
     runs = min(row["seeds"], row["baseline seeds"])
     more = range(max(runs + 1, 2), MOST_RUNS + 1)
-    needed = _runs_needed(spread, row["patients"], row["difference"], candidates, more)
+    patients, difference, shared = row["patients"], row["difference"], row["shared"]
+    needed = _runs_needed(spread, patients, difference, candidates, more, shared)
     return math.inf if needed is None else float(needed - runs)
 
 
 def _runs_needed(
-    spread: Spread, patients: int, difference: float, candidates: int, numbers: range
+    spread: Spread,
+    patients: int,
+    difference: float,
+    candidates: int,
+    numbers: range,
+    shared: bool = False,
 ) -> int | None:
     """Return the first number of runs that settles a question, or None."""
-    place = bisect_left(
-        numbers,
-        POWER,
-        key=lambda runs: _Design(spread, (runs, runs), patients, candidates).settles(difference),
-    )
+
+    def settles(runs: int) -> float:
+        return _Design(spread, (runs, runs), patients, candidates, shared).settles(difference)
+
+    place = bisect_left(numbers, POWER, key=settles)
     return numbers[place] if place < len(numbers) else None
 
 
@@ -841,10 +861,20 @@ class _Design:
 
     A draw scales the true variances by chi-squared variables. ``_error`` turns it into a standard
     error, as in ``crossed_test``. Given that, the mean difference is normal.
+
+    Args:
+        runs: of each recipe.
+        shared: their runs are the same trainings. Only the differences of these vary then, by
+            twice the variance of a run.
     """
 
     def __init__(
-        self, spread: Spread, runs: tuple[int, int], patients: int, candidates: int
+        self,
+        spread: Spread,
+        runs: tuple[int, int],
+        patients: int,
+        candidates: int,
+        shared: bool = False,
     ) -> None:
         from scipy.stats import t
 
@@ -853,19 +883,19 @@ class _Design:
         def drawn(variance: float, df: int) -> np.ndarray:
             return variance * rng.chisquare(df, DRAWS) / df
 
-        weights = _weights(runs)
-        shared = sum(weight for weight, _ in weights)
-        by_patient = spread.patients**2 + shared * spread.residual**2
-        by_run = spread.of_run(patients) ** 2
+        weights, times = _weights(runs[:1] if shared else runs), 2 if shared else 1
+        share = times * sum(weight for weight, _ in weights)
+        by_patient = spread.patients**2 + share * spread.residual**2
+        by_run, residual = times * spread.of_run(patients) ** 2, times * spread.residual**2
         squares = [
-            _MeanSquares(drawn(by_run, df), drawn(spread.residual**2, df * (patients - 1)))
+            _MeanSquares(drawn(by_run, df), drawn(residual, df * (patients - 1)))
             for _, df in weights
         ]
         variance, df = _error(drawn(by_patient, patients - 1), squares, patients, weights)
         error = np.sqrt(variance)
         self.found_from = t.isf(ALPHA / candidates / 2, df) * error  # a mean difference
         self.equal_up_to = NEGLIGIBLE - t.isf(ALPHA / candidates, df) * error
-        truth = by_patient / patients + shared * spread.seeds**2
+        truth = by_patient / patients + share * spread.seeds**2
         self.sd = math.sqrt(max(truth, SMALLEST_VARIANCE))  # of the mean difference
 
     def finds(self, difference: float) -> float:
@@ -930,7 +960,8 @@ def resolution(table: pd.DataFrame) -> str:
     """Return a line for under a comparison: the true difference found with 80 % power.
 
     It takes the median spread of the candidates, their smallest number of runs, and the strictest
-    step of Holm's correction. It also says how many more runs would settle each ``cannot tell``.
+    step of Holm's correction. Candidates that share the baseline's trainings count only where all
+    do: they scatter less. It also says how many more runs would settle each ``cannot tell``.
 
     Args:
         table: from ``compare_to_baseline`` or ``compare_ladder``.
@@ -939,11 +970,13 @@ def resolution(table: pd.DataFrame) -> str:
     if known.empty:
         return _resolution_of_weights(table)
     n, count = int(table["patients"].iloc[0]), len(table)
+    shared = bool(known["shared"].all())
+    known = known if shared else known[~known["shared"]]
     median = Spread(*known[["seed SD", "patient SD", "residual SD"]].median())
     runs = int(known["baseline seeds"].min()), int(known["seeds"].min())
     if max(runs) < 2:  # of different rows
         runs = 1, int(known[["baseline seeds", "seeds"]].max(axis=None))
-    smallest = _Design(median, runs, n, count).smallest()
+    smallest = _Design(median, runs, n, count, shared).smallest()
     trained = f"{runs[0]} runs of each recipe"
     if runs[0] != runs[1]:
         trained = f"{runs[0]} against {runs[1]} runs"
@@ -954,7 +987,7 @@ def resolution(table: pd.DataFrame) -> str:
         f"usually missed.",
         *_what_would_settle(table),
     ]
-    if len(known) < count:
+    if table["seed SD"].isna().any():
         labels = ", ".join(table["label"][table["seed SD"].isna()])
         sentences.append(f"{labels}: {ONE_RUN}")
     return " ".join(sentences)

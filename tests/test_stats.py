@@ -27,6 +27,7 @@ from lib.stats import (
     NO_DIFFERENCE,
     VERDICTS,
     Spread,
+    _Design,
     best_of_k,
     carried_by,
     compare_ladder,
@@ -342,6 +343,30 @@ def test_recipes_that_differ_after_training_share_their_trainings(before, after,
     others = [run_of(one, seed=seed + 1, **after) for seed, one in enumerate(scores[1])]
     row = compare_to_baseline({"before": runs[0], "after": others}).iloc[0]
     assert row["CI low"] == pytest.approx(crossed_test(*scores).low)  # other seeds
+    fewer = compare_to_baseline({"before": runs[0], "after": runs[1][1:]}).iloc[0]
+    common = (scores[0][1:], scores[1][1:]) if shared else (scores[0], scores[1][1:])
+    assert fewer["CI low"] == pytest.approx(crossed_test(*common, shared=shared).low)
+    assert fewer["shared"] == shared and fewer["baseline seeds"] == len(common[0])
+    one = compare_to_baseline({"before": runs[0], "after": runs[1][:1]}).iloc[0]
+    assert one["baseline seeds"] == 3 and not one["shared"]
+
+
+@pytest.mark.parametrize("runs", [2, 3, 5])
+def test_power_agrees_with_simulation_where_trainings_are_shared(runs):
+    known, rng = Spread(seeds=0.02, patients=0.02, residual=0.03), np.random.default_rng(runs)
+    size = _Design(known, (runs, runs), 50, 1, shared=True).smallest()
+    found = 0
+    for _ in range(400):
+        before, after = drawn(rng, runs, 50, known, (0, size))
+        found += crossed_test(before, after, shared=True).p <= 0.05
+    assert found / 400 == pytest.approx(0.8, abs=0.06)
+    names = [f"P{i:02}" for i in range(50)]
+    recipe = [run_of(one, names, seed=i) for i, one in enumerate(before)]
+    with_flips = [run_of(one, names, seed=i, tta=True) for i, one in enumerate(after)]
+    table = compare_to_baseline({"a": recipe, "b": with_flips})
+    own = Spread(*table[["seed SD", "patient SD", "residual SD"]].iloc[0])
+    smallest = _Design(own, (runs, runs), 50, 1, shared=True).smallest()
+    assert f"A true difference of {smallest:.3f} would be found" in resolution(table)
 
 
 def test_a_recipe_with_one_run_borrows_the_seeds_variance():
