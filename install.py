@@ -1,12 +1,13 @@
 """Install the kit into ``.venv``: ``python3 install.py``, on Windows ``py install.py``.
 
-It needs Python 3.11 to 3.14 and nothing else. A ``.venv`` that does not work is made anew. Without
-an NVIDIA driver torch comes without CUDA: 200 MB instead of 3 GB.
+It needs Python 3.11 to 3.14 and nothing else. A ``.venv`` that does not work is made anew. torch
+comes with the CUDA that an NVIDIA driver and device can use (3 GB), or without (200 MB).
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from pathlib import Path
 
 OLDEST, NEWEST = (3, 11), (3, 14)
 ROOT = Path(__file__).parent
-CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+INDEX = "https://download.pytorch.org/whl/{}"
+CPU, NEW, OLD = "cpu", "cu130", "cu126"  # builds of torch, see ``build_for``
 NO_VENV = """this Python cannot make environments (its module ensurepip is missing). Install it:
   Debian, Ubuntu   sudo apt install python3-venv
   Fedora           sudo dnf install python3
@@ -80,22 +82,47 @@ def works(python: Path) -> bool:
 
 
 def install_torch(python: Path) -> None:
-    """Install torch where it is missing: without CUDA, if there is no NVIDIA driver."""
+    """Install the build of torch for this computer, where torch is missing."""
     if not subprocess.run([str(python), "-c", "import torch"], capture_output=True).returncode:
         return
-    if sys.platform == "darwin" or has_nvidia_driver():
+    build = build_for(nvidia_devices())
+    if sys.platform == "darwin" or (sys.platform == "linux" and build == NEW):
         return  # PyPI's is the right one, and comes with the others
-    if not is_reachable(f"{CPU_INDEX}/torch/"):
-        print(f"{CPU_INDEX} is out of reach: torch comes from PyPI (3 GB on Linux)", flush=True)
+    index = INDEX.format(build)
+    if not is_reachable(f"{index}/torch/"):
+        what = "3 GB on Linux, without CUDA on Windows"
+        print(f"{index} is out of reach: torch comes from PyPI ({what})", flush=True)
         return
-    print("installing torch without CUDA, as there is no NVIDIA driver: 200 MB", flush=True)
-    pip(python, "torch", "--extra-index-url", CPU_INDEX)  # its 2.x+cpu counts as newer than 2.x
+    what = "without CUDA: 200 MB" if build == CPU else f"for CUDA ({build}): 3 GB"
+    print(f"installing torch {what}", flush=True)
+    pip(python, "torch", "--extra-index-url", index)  # its 2.x+cpu counts as newer than 2.x
 
 
-def has_nvidia_driver() -> bool:
-    """Return whether the driver's own tool sees a device."""
+def nvidia_devices() -> list[tuple[float, float]]:
+    """Return (version of the driver, compute capability) of each NVIDIA device."""
     tool = shutil.which("nvidia-smi")
-    return bool(tool) and not subprocess.run([tool, "-L"], capture_output=True).returncode
+    if not tool:
+        return []
+    asked = [tool, "--query-gpu=driver_version,compute_cap", "--format=csv,noheader"]
+    answer = subprocess.run(asked, capture_output=True, text=True, errors="replace")
+    found = re.findall(r"^(\d+)\.\S*, *(\d+\.\d+)", answer.stdout, re.MULTILINE)
+    return [(float(driver), float(capability)) for driver, capability in found]
+
+
+def build_for(devices: list[tuple[float, float]]) -> str:
+    """Return the build of torch 2.13 for these devices.
+
+    CUDA 13.0 needs a driver of the 580 series and Turing (7.5) or newer; CUDA 12.6 a driver of the
+    525 series, and has kernels for Maxwell (5.0) to Hopper (9.0).
+    https://github.com/pytorch/pytorch/blob/main/RELEASE.md#pytorch-cuda-support-matrix
+    """
+    if any(driver >= 580 and capability >= 7.5 for driver, capability in devices):
+        return NEW
+    if any(driver >= 525 and 5.0 <= capability <= 9.0 for driver, capability in devices):
+        return OLD
+    if devices:
+        print("the NVIDIA driver is too old for torch: update it, remove .venv, and run this again")
+    return CPU
 
 
 def is_reachable(address: str) -> bool:

@@ -163,29 +163,40 @@ def test_a_python_without_venv_gets_the_remedy_and_leaves_nothing(kit, module, m
 
 
 @pytest.mark.parametrize(
-    ("system", "driver", "reachable", "asked"),
+    ("system", "devices", "reachable", "build"),
     [
-        ("linux", False, True, ["torch", "--extra-index-url"]),
-        ("win32", False, True, ["torch", "--extra-index-url"]),
-        ("linux", False, False, []),
-        ("linux", True, True, []),
-        ("darwin", False, True, []),
+        ("linux", "", True, "cpu"),
+        ("win32", "", True, "cpu"),
+        ("linux", "", False, None),
+        ("darwin", "", True, None),
+        ("linux", "580.95.05, 8.9\n", True, None),  # PyPI's is for CUDA 13.0
+        ("win32", "581.57, 8.9\n", True, "cu130"),  # PyPI's has no CUDA
+        ("linux", "550.54.15, 8.0\n", True, "cu126"),  # the driver is older than CUDA 13
+        ("win32", "576.02, 6.1\n", True, "cu126"),
+        ("linux", "590.10, 7.0\n", True, "cu126"),  # CUDA 13 has no kernels for Volta
+        ("linux", "590.10, 6.1\n590.10, 12.0\n", True, None),
+        ("linux", "470.223.02, 8.6\n", True, "cpu"),
+        ("linux", "570.10, 12.0\n", True, "cpu"),  # Blackwell needs CUDA 13, or 12.8
+        ("linux", "NVIDIA-SMI has failed\n", True, "cpu"),
     ],
 )
-def test_torch_comes_without_cuda_where_there_is_no_driver(
-    module, monkeypatch, capsys, system, driver, reachable, asked
+def test_torch_is_the_build_for_driver_and_device(
+    module, monkeypatch, capsys, system, devices, reachable, build
 ):
     calls = []
     monkeypatch.setattr(module.sys, "platform", system)
-    monkeypatch.setattr(module, "has_nvidia_driver", lambda: driver)
+    monkeypatch.setattr(module.shutil, "which", lambda tool: tool if devices else None)
     monkeypatch.setattr(module, "is_reachable", lambda address: reachable)
     monkeypatch.setattr(module, "pip", lambda python, *arguments: calls.append(arguments))
-    none = subprocess.CompletedProcess([], 1)
-    monkeypatch.setattr(module.subprocess, "run", lambda command, **options: none)
+    answer = subprocess.CompletedProcess([], 1, stdout=devices)
+    monkeypatch.setattr(module.subprocess, "run", lambda command, **options: answer)
     module.install_torch(Path("python"))
-    assert [list(arguments[:2]) for arguments in calls] == ([asked] if asked else [])
+    index = f"https://download.pytorch.org/whl/{build}"
+    assert calls == ([("torch", "--extra-index-url", index)] if build else [])
     said = capsys.readouterr().out
-    assert ("200 MB" in said) == bool(asked) and ("out of reach" in said) == (not reachable)
+    assert ("200 MB" in said) == (build == "cpu") and ("out of reach" in said) == (not reachable)
+    too_old = build == "cpu" and devices[:1].isdigit()
+    assert ("driver is too old" in said) == too_old
 
 
 def test_an_index_out_of_reach_is_no_error(module, tmp_path):

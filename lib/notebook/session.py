@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,6 +114,11 @@ def start(
     _say(not missing, f"packages{' missing: ' if missing else ''}{', '.join(missing)}", INSTALL)
     name = f" ({device_name(device)})" if device.type == "cuda" else ""
     _say(True, f"device {device}{name}, {precision.name}: {precision.reason}")
+    if device.type == "cpu" and _has_nvidia_device():
+        print(
+            "note: there is an NVIDIA GPU here, which this torch cannot use; remove .venv and run "
+            "install.py again: it chooses the build for the driver, or says that it is too old"
+        )
     with _failing("course"):
         course = read_course()
     with _failing("data"):
@@ -132,6 +139,14 @@ def start(
     if student:
         _say(True, f"student {student}: your seed is {seed_of(student)}")
     return Session(source, out, chosen, student)
+
+
+def _has_nvidia_device() -> bool:
+    """Return whether the driver's own tool lists a device."""
+    tool = shutil.which("nvidia-smi")
+    if not tool:
+        return False
+    return not subprocess.run([tool, "-L"], capture_output=True, check=False).returncode
 
 
 def _find_data(asked: str | Path | None, course: Course) -> tuple[Path, bool]:

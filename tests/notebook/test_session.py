@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from dataclasses import replace
 from functools import partial
 
 import pytest
+import torch
 
 from lib.config import REFERENCE, choose_profile, seed_of
 from lib.data import kaggle
@@ -127,3 +130,14 @@ def test_the_course_chooses_the_phantom(tmp_path, monkeypatch, capsys):
     with pytest.raises(KitError, match="seed is unknown"):
         start(data="phantom")
     assert "[FAIL] course: " in capsys.readouterr().out
+
+
+def test_a_gpu_that_torch_cannot_use_is_told(tmp_path, monkeypatch, capsys):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA T4'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("lib.notebook.session.pick_device", lambda: torch.device("cpu"))
+    start(data=write_phantom(tmp_path / "heads", patients=1, size=32), out=tmp_path)
+    said = "there is an NVIDIA GPU here, which this torch cannot use"
+    assert (said in capsys.readouterr().out) == (sys.platform != "win32")
