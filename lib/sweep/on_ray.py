@@ -33,7 +33,7 @@ from lib.dataset import BrainData, load_data
 from lib.logger import RunFolder
 from lib.sweep.table import SweepTable
 from lib.sweep.task import RETRIES, Task, note_place, record_failure, train_task
-from lib.utils import LIB, KitError, in_notebook, progress, write_atomic
+from lib.utils import LIB, KitError, in_notebook, progress, see, write_atomic
 
 _IDENTITY = ".identity"
 
@@ -110,7 +110,7 @@ def _connect(tasks: list[Task]) -> Any:
             raise KitError(
                 f"Ray: {address} does not take the token of this user, or none was sent; set "
                 f"RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what ray get-auth-token prints on the "
-                f"head of the cluster"
+                f"head of the cluster; {see('researchers', 'Clusters')}"
             ) from None
         raise _no_connection(address, " ".join(str(error).split())[:200]) from None
     return ray
@@ -120,7 +120,7 @@ def _no_connection(address: str | None, reason: str) -> KitError:
     """Return the error of a cluster that cannot be reached."""
     return KitError(
         f"Ray: no connection to {address or 'a cluster of its own'} ({reason}); check RAY_ADDRESS, "
-        f'or use executor="local"'
+        f'or use executor="local"; {see("researchers", "Clusters")}'
     )
 
 
@@ -194,7 +194,7 @@ def _check_resources(ray: Any, **wanted: float) -> None:
         if amount > most:
             raise KitError(
                 f"Ray: a run asks for {amount:g} {name}, no machine of the cluster has more than "
-                f"{most:g}"
+                f"{most:g}; {see('researchers', 'Clusters')}"
             )
 
 
