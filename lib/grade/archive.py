@@ -24,6 +24,7 @@ from lib.utils import KitError, fingerprint, sha256, write_atomic
 MAX_ENTRIES = 100_000  # of any kind: to look at their names takes seconds
 MAX_FILES, MAX_BYTES, MAX_ZIP = 5_000, 2**30, 300 * 2**20  # of what is read
 MAX_DEPTH, MAX_NAME = 12, 200
+MAX_PART = 255  # bytes of the name of a file or folder: a Chinese letter takes three
 MAX_RATIO, RATIO_FROM = 200, 2**20  # small files of zeros compress further than any bomb needs to
 WORDS = (".ipynb", ".md")  # files in which a student writes: no score needs them
 RESULT = "result"  # folder of a submission
@@ -320,6 +321,7 @@ def _is_sane(path: PurePosixPath) -> bool:
     """Return whether a file can have this name on every system."""
     return (
         len(str(path)) <= MAX_NAME
+        and all(len(part.encode()) <= MAX_PART for part in path.parts)
         and len(path.parts) <= MAX_DEPTH
         and not _NO_NAME.search(str(path))
         and not any(

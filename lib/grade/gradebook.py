@@ -43,6 +43,7 @@ COMPUTED = (
 )
 """Columns that are written anew each time; all others are the instructor's."""
 POSSIBLE = "POINTS POSSIBLE"
+_NOTHING = "none"  # marked, while there was no content
 
 Cells = dict[str, str]  # column -> what the instructor wrote
 
@@ -92,6 +93,8 @@ class Book:
                 if key[1] == submission
                 and (key[0] not in self.ids or _same_number(key[0], student))
             ]
+            if len(own) > 1:  # of a team: each has a row
+                own = [key for key in own if _same_number(key[0], student)]
         if not own:
             # unless it may be of several students
             own = [
@@ -117,22 +120,43 @@ class Book:
         filled = self.entries.get(key, {}) if key else {}
         if key is None or not filled:
             return ""
-        values = {name: _value(cell) for name, cell in filled.items()}
-        before, marks = self.before.get(key, {}), fingerprint(values)[:8]
+        before, marks = self.before.get(key, {}), marks_of(filled)
         content, _, marks_then = before.get("marked", "").partition("/")
         if marks != marks_then:
-            content = before.get("content") or _content(standing)  # older gradebooks have none
-        return f"{content}/{marks}"
+            content = before.get("content", "")
+            if not content:  # nothing was there to mark, or the gradebook is older
+                content = _NOTHING if "content" in before else _content(standing)
+        return f"{content or _NOTHING}/{marks}"
 
     def is_outdated(self, standing: Standing) -> bool:
         """Return whether the instructor marked another content than there is now."""
         content, _, _ = self.marked(standing).partition("/")
-        return content not in ("", _content(standing))
+        return content not in ("", _content(standing) or _NOTHING)
 
     def without(self, standings: Sequence[Standing]) -> list[tuple[str, str]]:
         """Return the keys of entries that are not empty and of none of these submissions."""
         here = {self.key(standing) for standing in standings}
         return [key for key, filled in self.entries.items() if filled and key not in here]
+
+
+def marks_of(filled: Cells) -> str:
+    """Return a hash of what the instructor wrote about a submission; "" for nothing."""
+    values = {name: _value(cell) for name, cell in filled.items()}
+    return fingerprint(values)[:8] if values else ""
+
+
+def written_by_hand(cells: Cells) -> Cells:
+    """Return the cells of a row that the instructor filled."""
+    return {
+        name: as_typed(cell)
+        for name, cell in cells.items()
+        if name and name not in COMPUTED and cell.strip()
+    }
+
+
+def columns_lost(book: Book) -> list[str]:
+    """Return columns that had points possible, and are none of the rubric's now."""
+    return [name for name in book.possible if name not in (BY_HAND, COMMENT)]
 
 
 def _value(cell: str) -> str:
@@ -216,7 +240,7 @@ def read_book(file: Path, rubric: Rubric) -> Book:
         place = f"{file}, line {number}"
         _require_named(place, names, cells)
         row = dict(zip(names, cells, strict=False))
-        filled = {name: _as_typed(row[name]) for name in columns if row.get(name, "").strip()}
+        filled = {name: as_typed(row[name]) for name in columns if row.get(name, "").strip()}
         key = row.get("student", "").strip(), row.get("submission", "").strip()
         if key[0] == POSSIBLE:
             possible = {name: cell for name, cell in filled.items() if name not in rubric.columns}
@@ -234,7 +258,7 @@ def read_book(file: Path, rubric: Rubric) -> Book:
             )
         if any(key):
             entries[key] = filled or entries.get(key, {})
-            before[key] = {name: row.get(name, "").strip() for name in ("content", "marked")}
+            before[key] = {name: row[name].strip() for name in ("content", "marked") if name in row}
     return Book(columns, entries, possible=possible, before=before)
 
 
@@ -414,8 +438,8 @@ def _in_one_cell(text: str) -> str:
     return re.sub(r"(?<=\S)([;\t]\s*)([=+@-])", r"\1'\2", text)
 
 
-def _as_typed(cell: str) -> str:
-    """Return a cell without the apostrophe that ``_as_text`` puts before it."""
+def as_typed(cell: str) -> str:
+    """Return a cell without the apostrophe that kept a spreadsheet from computing it."""
     return cell[1:] if cell.startswith("'") and _as_text(cell[1:]) == cell else cell
 
 

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lib.config import changes
+from lib.config import changes, seed_of
 from lib.dataset import BrainData, load_data
 from lib.grade.archive import composed, unpack, write_zip
 from lib.grade.checks import check_history, check_id, check_other_run, check_tables
 from lib.grade.platforms import is_packed
 from lib.grade.rubric import load_rubric
-from lib.grade.submission import MANIFEST, READ, TEAM, read_others, read_submission
+from lib.grade.submission import MANIFEST, READ, TEAM, members, read_others, read_submission
 from lib.grade.written import EXERCISES, exercises_in
 from lib.logger import (
     BEST_CSV,
@@ -141,7 +141,7 @@ def pack(
         raise KitError(f"{target}: was not written by pack; move it away")
     digest, held = _write_checked(target, files)
     remarks = [] if student else ["nothing was written: say who you are, and pack again"]
-    remarks += [*held, *_unfinished(files)]
+    remarks += [*held, *_seed_of_nobody(run, student), *_unfinished(files)]
     recipe = changes(run.config) or "as published"
     claimed = float(run.history["val_dsc"].max())
     about = _about(run, outside_folds(finished))
@@ -241,6 +241,16 @@ def _about(run: Run, others: list[Run]) -> dict[str, str]:
             f"{RUBRIC.name}"
         )
     return about
+
+
+def _seed_of_nobody(run: Run, student: str | None) -> Iterator[str]:
+    """Yield a remark if the run's seed is not that of the student, or of a member of the team."""
+    own = {seed_of(name) for name in (student, *members(student))} if student else set()
+    if own and run.config.seed not in own:
+        yield (
+            f"the run has seed {run.config.seed}, not that of {student}: whoever trained the same "
+            f"recipe with it has the same weights; put your id into the first cell of the notebooks"
+        )
 
 
 def _too_small(run: Run) -> str | None:

@@ -16,21 +16,28 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from lib.data.kaggle import DAMAGED_ZIP
-from lib.grade.archive import is_litter
+from lib.grade.archive import MAX_ZIP, is_litter
 from lib.grade.result import printable
 from lib.grade.submission import MANIFEST
 from lib.utils import KitError, say
 
+MAX_DIRECTORY = 16 * 2**20  # bytes of the names in a zip; one that pack makes has some thousand
+_END_OF_DIRECTORY = struct.Struct("<4s4H2LH")
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".rar", ".7z")
 _ATTEMPT = re.compile(r"(.+?_attempt_)(\d{4}(?:-\d\d){5})(?:_.*)?", re.DOTALL)
 _ONLINE_TEXT = re.compile(r"(.+_assignsubmission_)onlinetext.*", re.DOTALL)
 # who, late, user, file; the shortest, as students may name their files alike
 _CANVAS = re.compile(r"(?:.+?_)??(LATE_)?(?:\d+|anon_[^_]+)_\d+_", re.DOTALL)
+
+_CANVAS_NUMBERS = re.compile(r"(?<![^_])(?:\d+|anon_[^_]+)_\d+_$")
+_MOODLE_FILE = re.compile(r".+_assignsubmission_[a-z]+_", re.DOTALL)
+_MOODLE_NUMBER = re.compile(r"_\d+(?=_assignsubmission_)")
 
 
 def list_submissions(folder: Path, out: Path | None = None) -> dict[str, Path]:
@@ -48,6 +55,8 @@ def list_submissions(folder: Path, out: Path | None = None) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise KitError(f"{folder}: no such folder; name the one with the submissions")
+    if out and out.resolve() == folder.resolve():
+        raise KitError(f"{out}: has the submissions; name another folder for what is written")
     found = [
         path
         for path in sorted(folder.iterdir())
@@ -58,8 +67,48 @@ def list_submissions(folder: Path, out: Path | None = None) -> dict[str, Path]:
     ]
     if not found:
         raise KitError(f"{folder}: has no zip and no folder; put the submissions there")
+    _say_what_is_left_out(folder, found)
     sources = [_archive_in(path) or path for path in _that_count(found)]
     return {_readable(path.relative_to(folder).as_posix()): path for path in sources}
+
+
+def _say_what_is_left_out(folder: Path, found: Iterable[Path]) -> None:
+    """Name files that are neither an archive nor beside one of the same student, such as a CSV."""
+    names = [path.name for path in folder.iterdir() if path.is_file() and not path.is_symlink()]
+    begin = tuple(_sender(path.name) for path in found)
+    loose = sorted(
+        name
+        for name in names
+        if not is_litter(name) and not _is_archive(Path(name)) and not name.startswith(begin)
+    )
+    if loose:
+        shown = ", ".join(map(_readable, loose[:3]))
+        say(
+            f"{folder}: {len(loose)} files are neither a zip nor a folder, and were not graded, "
+            f"e.g. {shown}; ask for the zip that pack makes"
+        )
+
+
+def _sender(name: str) -> str:
+    """Return how the names of a submission's files begin, as platforms make them."""
+    attempt, canvas = _ATTEMPT.fullmatch(name), _CANVAS.match(name)
+    if attempt:
+        return attempt[1] + attempt[2]
+    # without the number of the file, which is another for each
+    return re.sub(r"\d+_$", "", canvas[0]) if canvas else name
+
+
+def texts_with_ids(name: str) -> tuple[str, str]:
+    """Return where the name of a submission may have an id, the better place first.
+
+    That is what the student called the file, and then all of it but the numbers that the platform
+    gives to people, groups and files.
+    """
+    folders, slash, file = name.rpartition("/")
+    platforms = _CANVAS.match(file) or _MOODLE_FILE.match(file)
+    sender, own = (platforms[0], file[platforms.end() :]) if platforms else ("", file)
+    sender = _MOODLE_NUMBER.sub("", _CANVAS_NUMBERS.sub("", sender))
+    return own, f"{_MOODLE_NUMBER.sub('', folders)}{slash}{sender}{own}"
 
 
 def is_late(name: str) -> bool:
@@ -91,13 +140,16 @@ def _archive_in(folder: Path) -> Path | None:
     """Return the archive that is the submission in a folder, or None if the folder itself is."""
     if not folder.is_dir():
         return None
-    inside = [
-        path
-        for each in (folder, folder / "result")
-        if each.is_dir() and not each.is_symlink()
-        for path in sorted(each.iterdir())
-        if _is_archive(path) and path.is_file() and not path.is_symlink()
-    ]
+    try:
+        inside = [
+            path
+            for each in (folder, folder / "result")
+            if each.is_dir() and not each.is_symlink()
+            for path in sorted(each.iterdir())
+            if _is_archive(path) and path.is_file() and not path.is_symlink()
+        ]
+    except PermissionError:
+        return None  # its row says so
     packed = [path for path in inside if is_packed(path)]
     if len(packed) == 1:
         return packed[0]
@@ -106,12 +158,29 @@ def _archive_in(folder: Path) -> Path | None:
 
 
 def is_packed(file: Path) -> bool:
-    """Return whether a file is a zip that ``pack`` made."""
+    """Return whether a file is a zip that ``pack`` made.
+
+    It is asked outside the child process that reads submissions, so a large one is none.
+    """
     try:
+        if file.stat().st_size > MAX_ZIP or _bytes_of_names(file) > MAX_DIRECTORY:
+            return False
         with zipfile.ZipFile(file) as bundle:
             return MANIFEST in bundle.namelist()
-    except DAMAGED_ZIP:  # one that was never finished, or a download of it
-        return False
+    except (*DAMAGED_ZIP, OSError, ValueError, OverflowError, struct.error):
+        return False  # one that was never finished, damaged, or made to do harm
+
+
+def _bytes_of_names(file: Path) -> int:
+    """Return how many bytes the directory of a zip takes, as its end says; 0 if it is no zip."""
+    size = _END_OF_DIRECTORY.size
+    with open(file, "rb") as stream:
+        stream.seek(-min(file.stat().st_size, size + 2**16), os.SEEK_END)
+        end = stream.read()
+    place = end.rfind(b"PK\5\6")
+    if place < 0 or place + size > len(end):
+        return 0
+    return int(_END_OF_DIRECTORY.unpack_from(end, place)[5])
 
 
 def _is_archive(path: Path) -> bool:

@@ -116,7 +116,7 @@ def load_rubric(file: str | Path = DEFAULT) -> Rubric:
         float(dsc["tolerance"]),
         columns,
         float(dsc["largest_lift"]),
-        is_placeholder=file.resolve() == DEFAULT.resolve(),
+        is_placeholder=file.resolve() == DEFAULT.resolve() or scale == _default_scale(),
         levels=levels,
     )
     if rubric.dsc_points > dsc["largest_share"] * rubric.total + 1e-9:
@@ -125,6 +125,11 @@ def load_rubric(file: str | Path = DEFAULT) -> Rubric:
             f"{dsc['largest_share']:.0%}; lower scale, add columns, or raise largest_share"
         )
     return rubric
+
+
+def _default_scale() -> Any:
+    """Return the scale of the kit's rubric, which is a placeholder wherever it is copied to."""
+    return tomllib.loads(DEFAULT.read_text(encoding="utf-8"))["dsc"]["scale"]
 
 
 def _problem(values: dict[str, Any], dsc: dict[str, Any], scale: Any) -> str | None:

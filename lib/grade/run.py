@@ -17,6 +17,7 @@ from lib.grade.feedback import page_name, write_leaderboard, write_page
 from lib.grade.gradebook import (
     GRADEBOOK,
     Book,
+    columns_lost,
     flags,
     graded_now,
     read_book,
@@ -26,7 +27,7 @@ from lib.grade.gradebook import (
 )
 from lib.grade.one import failed, prepare
 from lib.grade.people import ID_COLUMNS, read_table
-from lib.grade.platforms import list_submissions
+from lib.grade.platforms import list_submissions, texts_with_ids
 from lib.grade.reading import reading_name, write_reading
 from lib.grade.result import Result
 from lib.grade.rubric import Rubric, load_rubric, with_baseline
@@ -116,6 +117,11 @@ def grade(
     # read again: the instructor may have written into it meanwhile
     book = graded_now(read_book(out / GRADEBOOK, rubric), standings)
     standings = with_outdated(standings, book)
+    if lost := columns_lost(book):
+        say(
+            f"{out / GRADEBOOK}: the rubric has no column {', '.join(lost)} any more, whose points "
+            f"do not count now; if you renamed it there, rename it in line 1, too"
+        )
     for student, submission in book.without(standings):
         say(
             f"{out / GRADEBOOK}: what is written about {student or submission!r} is of nobody who "
@@ -201,10 +207,11 @@ def _result(
         return failed(name, student, "refused", str(error))
     except PermissionError as error:
         return failed(name, student, "failed", f"It could not be read here: {in_one_line(error)}.")
-    file = cache / f"{fingerprint([key, name, student, content])[:24]}.json"
+    known = student in roster
+    file = cache / f"{fingerprint([key, name, student, known, content])[:24]}.json"
     result = _kept(file)
     if result is None:
-        result = _computed((str(source), name, student, student in roster), worker, seconds)
+        result = _computed((str(source), name, student, known), worker, seconds)
         result.content = content[:DIGITS]
         if result.status not in ("failed", "timed out"):  # else the next grading tries again
             values = asdict(result)
@@ -263,6 +270,13 @@ def student_of(name: str, roster: Sequence[str]) -> str:
     name itself. An id that is part of a longer one there is not meant: ada in ada-b.
     """
     name = composed(name)
+    found = [_id_in(text, roster) for text in texts_with_ids(name)]
+    plain = re.sub(r"[^\w.@-]+", "_", name.removesuffix(".zip")).lstrip("_.@-")[:64]
+    return next(filter(None, found), plain or "nameless")
+
+
+def _id_in(name: str, roster: Sequence[str]) -> str | None:
+    """Return the only id of the roster in a text, or those of a team joined by +, or None."""
     matches = [
         match
         for student in roster
@@ -278,8 +292,7 @@ def student_of(name: str, roster: Sequence[str]) -> str:
     together = "+".join(inside)
     if len(inside) == 1 or (inside and together in name and TEAM.fullmatch(together)):
         return together
-    plain = re.sub(r"[^\w.@-]+", "_", name.removesuffix(".zip")).lstrip("_.@-")[:64]
-    return plain or "nameless"
+    return None
 
 
 # --- output ---------------------------------------------------------------------------------------

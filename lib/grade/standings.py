@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -20,6 +20,7 @@ from lib.grade.submission import as_listed, members
 from lib.predict import PRETRAINED
 from lib.runtime.checkpoint import read_checkpoint
 from lib.stats import ALPHA, DIGITS
+from lib.utils import fingerprint
 
 _SHARED = {
     "time": "the same measured time",
@@ -36,6 +37,10 @@ _NEAR = {
 OFF_ROSTER = "not on the roster"
 _FOREIGN = ("claim not reproduced", "patients not reproduced", "checkpoint of another run")
 """Faults that prove that the weights are not of the run: what is shared was copied by this one."""
+MANY = 3
+"""Students with the same weights and recipe, from which on one who says another has copied."""
+_NOT_LEARNT = ("tta", "component", "metric", "checkpointing", "epochs", "patience")
+"""Fields of a recipe with which the weights of the best epoch may be the same."""
 GIVEN_OUT = 4, 0.5
 """Number and share of submissions with the same run, from which on the course gave it out."""
 FEWEST_PATIENTS = 6
@@ -118,11 +123,11 @@ def points(member: Result, leader: Result, rubric: Rubric) -> float:
     """Return what a member of a group earns: what its leader earns, within limits.
 
     A tie is worth ``rubric.largest_lift`` of DSC at most, so that a result depends on a
-    classmate's by no more than that; and who earns nothing by the scale is not lifted.
+    classmate's by no more than that; and no more than the student's own lead over the baseline, so
+    that who earns nothing by the scale is not lifted.
     """
-    own = rubric.points(member.score)
-    lifted = min(leader.score, member.score + rubric.largest_lift)
-    return rubric.points(lifted) if own > 0 else own
+    lift = min(rubric.largest_lift, max(0.0, member.score - rubric.baseline))
+    return rubric.points(min(leader.score, member.score + lift))
 
 
 def tied(results: Iterable[Result]) -> Iterator[tuple[int, Result, Result]]:
@@ -252,22 +257,42 @@ def _shared_finding(name: str, words: str, result: Result, others: list[Result])
 
     Who has a fault that proves foreign weights copied; if nobody has, all are held. But the same
     recipe gives the same bytes on the same kind of device, though never in the same time: then
-    somebody looks.
+    somebody looks, and at most of a group if single others of it say that theirs is another.
     """
-    same_recipe = name != "time" and all(other.run == result.run for other in others)
+    alike = sum(_trains_alike(result, other) for other in others)
+    apart = Counter(_training(other) for other in others if not _trains_alike(result, other))
+    most = max(apart.values(), default=0)
+    same_recipe = name != "time" and alike == len(others)
+    is_one_of_many = name != "time" and alike + 1 >= max(MANY, most + 1)
     is_owner = not _is_foreign(result) and any(map(_is_foreign, others))
     if name == "time":
         why = "No two trainings take the same time, to the microsecond."
     elif same_recipe:
         why = "The recipe is the same too: on the same kind of device it gives the same bytes."
+    elif is_one_of_many:
+        why = "Most of them have one recipe: on the same kind of device it gives the same bytes."
     else:
         why = "The recipes differ: no training gives that."
     return Finding(
-        "review" if same_recipe or is_owner else "fault",
+        "review" if same_recipe or is_owner or is_one_of_many else "fault",
         words,
         f"Another student submitted {words}. {why}",
         f"{words} as {_names(others)}",
     )
+
+
+def _training(result: Result) -> str:
+    """Return what decides a run's weights: its recipe, but for what changes no training."""
+    return fingerprint(
+        {name: value for name, value in result.recipe.items() if name not in _NOT_LEARNT}
+    )
+
+
+def _trains_alike(result: Result, other: Result) -> bool:
+    """Return whether two runs may honestly have the same weights."""
+    if result.run == other.run:
+        return True
+    return bool(result.recipe) and _training(result) == _training(other)
 
 
 def _near_finding(name: str, distance: float, others: list[Result]) -> Finding:

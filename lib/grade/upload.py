@@ -15,7 +15,15 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
-from lib.grade.gradebook import BY_HAND, COMMENT, GRADEBOOK, POSSIBLE, amount
+from lib.grade.gradebook import (
+    BY_HAND,
+    COMMENT,
+    GRADEBOOK,
+    POSSIBLE,
+    amount,
+    marks_of,
+    written_by_hand,
+)
 from lib.grade.people import ID_COLUMNS, read_sheet, read_table
 from lib.utils import KitError, say, write_atomic
 
@@ -69,6 +77,10 @@ def fill_table(exported: Path, grades: Path, column: str | None = None) -> Path:
     rows, filled = [sheet.rows[0]], set()
     for row in sheet.rows[1:]:
         student = _student(header, row, ids, book)
+        if student in filled:
+            raise KitError(
+                f"{exported}: has two rows of {student}; remove the one that is somebody else's"
+            )
         if student:
             filled.add(student)
             row = _filled(row, target, book[student])
@@ -91,7 +103,11 @@ def _say_what_to_look_at(name: str, book: Mapping[str, Cells], filled: Set[str])
 
 
 def _read_gradebook(file: Path) -> dict[str, dict[str, str]]:
-    """Return student -> cells, of those who submitted something, and the points possible."""
+    """Return student -> cells, of those who submitted or have marks, and the points possible.
+
+    Raises:
+        KitError: there is none; a student with two submissions; or marks that no score has yet.
+    """
     if not file.is_file():
         raise KitError(f"{file}: is missing; grade first, or name the folder with --grades")
     header, *rows = read_table(file) or [[]]
@@ -101,7 +117,16 @@ def _read_gradebook(file: Path) -> dict[str, dict[str, str]]:
     for row in rows:
         cells = dict(zip(header, row, strict=False))
         student = cells["student"].lstrip("'")
-        if cells["status"] in ("missing", "withdrawn"):
+        _, _, marked = cells.get("marked", "").partition("/")
+        if student != POSSIBLE and marked != marks_of(written_by_hand(cells)):
+            raise KitError(
+                f"{file}: what is written about {student} is newer than the scores; grade once more"
+            )
+        if cells["status"] == "withdrawn":
+            if marked:
+                say(f"{file}: what {student} has marks for is not among the submissions any more")
+            continue
+        if cells["status"] == "missing" and not marked:
             continue
         if student in book:
             raise KitError(
@@ -160,6 +185,11 @@ def _student(
     names = {student.casefold(): student for student in book if student != POSSIBLE}
     cells = [_cell(row, place) for place in ids]
     found = [names[cell.casefold()] for cell in cells if cell.casefold() in names]
+    if len(set(found)) > 1:
+        raise KitError(
+            f"the row of {' / '.join(filter(None, cells))} has the ids of {' and '.join(found)}; "
+            f"remove the columns of ids that are not your roster's from the export"
+        )
     if found:
         return found[0]
     person = dict(zip(header, row, strict=False))

@@ -12,10 +12,20 @@ from hypothesis import strategies as st
 
 from lib.grade import load_rubric
 from lib.grade.feedback import page_name, pseudonym, write_leaderboard, write_page
-from lib.grade.gradebook import BY_HAND, GRADEBOOK, Book, read_book, with_outdated, write_book
+from lib.grade.gradebook import (
+    BY_HAND,
+    GRADEBOOK,
+    Book,
+    columns_lost,
+    graded_now,
+    read_book,
+    with_outdated,
+    write_book,
+)
 from lib.grade.result import Finding, Result
 from lib.grade.rubric import Rubric, with_baseline
-from lib.grade.standings import Standing, alike, assess, shipped, tied
+from lib.grade.standings import Standing, alike, assess, of_members, shipped, tied
+from lib.grade.standings import points as points_of_tie
 from lib.runtime.own_files import OwnFiles
 from lib.utils import KitError
 
@@ -373,10 +383,12 @@ def test_an_entry_of_somebody_who_is_graded_is_nobody_elses(tmp_path):
     assert {row["student"]: row["comment"] for row in cells}["carl"] == ""
 
 
-def write(folder, results, rubric=RUBRIC):
+def write(folder, results, rubric=RUBRIC, roster=None):
     book = read_book(folder / GRADEBOOK, rubric)
-    standings = assess(results, rubric)
-    book = replace(book, ids=frozenset(standing.result.student for standing in standings))
+    teams = assess(results, rubric, roster)
+    standings = [member for team in teams for member in of_members(team)]
+    book = graded_now(book, standings)
+    standings = with_outdated(standings, book)
     write_book(
         folder / GRADEBOOK,
         standings,
@@ -435,6 +447,65 @@ def test_marks_of_what_was_handed_in_first_are_about_that(tmp_path):
     marked(tmp_path, [first])
     edit(tmp_path, comment="seen")
     assert marked(tmp_path, [second])["a"][:2] == ("review", "changed since marked")
+
+
+def test_marks_of_who_was_missing_are_not_about_what_came_later(tmp_path):
+    late = result("b", content="bb")
+    for rows in (None, [Result("b.zip", "b", "refused")]):
+        (tmp_path / GRADEBOOK).unlink(missing_ok=True)
+        write(tmp_path, rows or [], roster=["b"])
+        edit(tmp_path, report="0", **{BY_HAND: "0"})
+        again = write(tmp_path, rows or [], roster=["b"])[1]
+        assert again["status"] in ("missing", "refused") and "changed" not in again["flags"]
+        [_, row] = write(tmp_path, [late], roster=["b"])
+        assert (row["status"], row["flags"]) == ("review", "changed since marked")
+
+
+def test_marks_of_a_team_stay_with_their_members_after_a_spreadsheet(tmp_path):
+    """It makes 12 and 34 of 0012 and 0034, and both have the same file."""
+    team = replace(result("0012+0034"), content="aa")
+    write(tmp_path, [team])
+    file = tmp_path / GRADEBOOK
+    text = file.read_text(encoding="utf-8-sig")
+    rows = list(csv.reader(text.splitlines()))
+    column = rows[0].index("report")
+    for row, points_given in zip(rows[2:], ("50", "40"), strict=True):
+        row[0], row[column] = row[0].lstrip("0"), points_given
+    with open(file, "w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+    cells = write(tmp_path, [team])
+    assert {row["student"]: row["report"] for row in cells[1:]} == {"0012": "50", "0034": "40"}
+
+
+def test_a_column_that_the_rubric_lost_is_known(tmp_path):
+    write(tmp_path, [result("a")])
+    edit(tmp_path, report="50")
+    renamed = replace(RUBRIC, columns={"report (own words)": 60})
+    assert columns_lost(read_book(tmp_path / GRADEBOOK, RUBRIC)) == []
+    assert columns_lost(read_book(tmp_path / GRADEBOOK, renamed)) == ["report"]
+
+
+def test_a_tie_lifts_no_more_than_the_lead_over_the_baseline():
+    rubric = Rubric(((0.8, 0), (0.92, 40)), 0.005, {}, largest_lift=0.02)
+    leader = result("a", (0.9,))
+    earned = [
+        points_of_tie(result("b", (score,)), leader, rubric) for score in (0.8, 0.8001, 0.805, 0.83)
+    ]
+    assert earned[0] == 0 and earned[1] < 0.2, "no step at the baseline"
+    assert earned[2] == pytest.approx(rubric.points(0.81), abs=0.1)
+    assert earned[3] == pytest.approx(rubric.points(0.85), abs=0.1)
+
+
+def test_one_who_says_another_recipe_holds_no_group(tmp_path):
+    """With one seed for all, the same recipe gives the same weights; so do more epochs."""
+    prints, recipe = {"weights": "same"}, {"lr": 1e-3, "seed": 42, "epochs": 24, "tta": False}
+    class_ = [result(name, prints=prints, recipe=recipe) for name in "abc"]
+    flips = result("d", prints=prints, recipe=recipe | {"tta": True, "epochs": 30})
+    other = result("e", prints=prints, recipe=recipe | {"lr": 1e-2})
+    levels = lambda results: [finding.level for _, finding in alike(results)]  # noqa: E731
+    assert levels([*class_, replace(flips, run="other")]) == ["review"] * 4
+    assert levels([*class_, replace(other, run="other")]) == ["review"] * 3 + ["fault"]
+    assert levels([class_[0], replace(other, run="other")]) == ["fault"] * 2
 
 
 def test_a_gradebook_of_an_older_version_has_no_content(tmp_path):

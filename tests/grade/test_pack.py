@@ -171,6 +171,13 @@ def test_the_receipt_tells_what_is_unwritten_and_was_not_run(out, tmp_path, monk
     assert remarks[-1] == "exercises.py: cannot be read (SyntaxError)"
 
 
+def test_a_seed_that_is_nobodys_is_told(out):
+    run = find_run(out, run_id=pack("ada", out, quick=True).run_id)
+    said = f"the run has seed {run.config.seed}, not that of ada"
+    assert any(remark.startswith(said) for remark in pack("ada", out, quick=True).remarks)
+    assert not any("has seed" in remark for remark in pack(None, out, quick=True).remarks)
+
+
 def test_the_course_says_which_data_count(out, monkeypatch):
     module = sys.modules["lib.grade.pack"]
     run = pack("ada", out, quick=True).run_id

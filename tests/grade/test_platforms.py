@@ -14,7 +14,8 @@ from lib.config import seed_of
 from lib.grade import grade, load_rubric, pack
 from lib.grade.archive import write_zip
 from lib.grade.gradebook import GRADEBOOK
-from lib.grade.platforms import is_late, list_submissions
+from lib.grade.platforms import is_late, is_packed, list_submissions
+from lib.grade.run import student_of
 from lib.grade.standings import alike, other_seeds, unexpected
 from lib.grade.submission import MANIFEST, members
 from lib.utils import KitError
@@ -33,6 +34,52 @@ def put(folder: Path, *names: str) -> None:
             write_zip(file, {MANIFEST: b"{}"})
         else:
             file.write_text(TEXT)
+
+
+def test_no_zip_of_a_stranger_stops_a_class(tmp_path):
+    """They are asked for what they are before the child process reads them."""
+    put(tmp_path, "good.zip")
+    good = (tmp_path / "good.zip").read_bytes()
+    assert is_packed(tmp_path / "good.zip")
+    name, entry = MANIFEST.encode(), good.index(b"PK\1\2")
+    odd = bytearray(good.replace(name, b"\xff" * len(name)))
+    odd[entry + 8 : entry + 10] = b"\0\x08"  # the name is said to be UTF-8
+    huge = bytearray(good)
+    end = good.rindex(b"PK\5\6")
+    huge[end + 12 : end + 16] = b"\xff\xff\xff\x7f"  # a directory of 2 GB
+    for number, content in enumerate((odd, huge, good[: end + 10], b"", b"PK\5\6")):
+        (tmp_path / f"{number}.zip").write_bytes(content)
+        assert not is_packed(tmp_path / f"{number}.zip"), number
+    folder = tmp_path / "class" / "Ada_1_assignsubmission_file"
+    folder.mkdir(parents=True)
+    (folder / "ada.zip").write_bytes(odd)
+    assert list(list_submissions(tmp_path / "class")) == [f"{folder.name}/ada.zip"]
+
+
+def test_files_that_are_no_submission_are_named(tmp_path, capsys):
+    put(tmp_path, "ada.zip", "byronada_12_345_best.ipynb", "carl_LATE_13_346_carl.zip")
+    put(tmp_path, "carl_LATE_13_347_notes.txt", "result.csv")
+    assert set(list_submissions(tmp_path)) == {"ada.zip", "carl_LATE_13_346_carl.zip"}
+    said = capsys.readouterr().out
+    assert "2 files are neither a zip nor a folder" in said and "byronada_12_345_best" in said
+    with pytest.raises(KitError, match="has the submissions; name another folder"):
+        list_submissions(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "student"),
+    [
+        ("byronada_12_345_ada.zip", "ada"),
+        ("LATE_anon_x7Ab3_345_ada.zip", "ada"),
+        ("Max Muster_345_assignsubmission_file/ada.zip", "ada"),
+        ("Max Muster_345_assignsubmission_file_ada.zip", "ada"),
+        ("Max Muster_345_assignsubmission_file/report.zip", "Max"),  # there is nothing better
+        ("byronada_12_345_345.zip", "345"),
+        ("ada/result/x.zip", "ada"),
+    ],
+)
+def test_no_number_of_a_platform_is_an_id(name, student):
+    assert student_of(name, ["ada", "345", "12", "Max"]) == student
 
 
 @pytest.mark.parametrize(
@@ -234,7 +281,7 @@ def test_what_is_packed_can_be_committed_although_results_are_ignored(tmp_path):
     (tmp_path / ".gitignore").write_text("/result/*\n")
     git("add", "notes.txt")
     assert "git push" in commit(tmp_path / "result" / "ada.zip")
-    assert git("show", "--stat", "--format=%s").split()[:3] == ["Hand", "in", "ada.zip"]
+    assert git("show", "--stat", "--format=%s").split()[:2] == ["Submit", "ada.zip"]
     assert git("show", "--name-only", "--format=").split() == ["result/ada.zip"]
     assert git("status", "--short").startswith("A  notes.txt")  # what else is staged stays
     assert "is committed already" in commit(tmp_path / "result" / "ada.zip")

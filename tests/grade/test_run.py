@@ -29,7 +29,6 @@ from lib.grade.standings import assess
 from lib.grade.submission import as_listed
 from lib.grade.trouble import GraderError, in_one_line
 from lib.grade.worker import Worker, WorkerDied
-from lib.logger import BEST_CSV
 from lib.runtime.own_files import OwnFiles
 from lib.utils import PROJECT, KitError, fingerprint, remedy, write_json
 from tests.grade.conftest import CPU
@@ -57,6 +56,11 @@ def test_the_gradebook_of_the_guide(hand_ins, graded):
     assert words(summary(graded[1])) == words(table)
     # and the points are what the scale gives: with four patients there are no ties
     rubric = load_rubric(hand_ins / "rubric.toml")
+    for standing in graded[1]:  # of this grading, not of the page
+        scored = standing.status in ("verified", "review")
+        expected = rubric.points(standing.result.score) if scored else 0
+        assert standing.points == pytest.approx(expected), standing.result.student
+    assert {"verified", "review", "held"} <= {standing.status for standing in graded[1]}
     for line in table.splitlines()[1:]:
         _, status, *numbers = re.split(r" {2,}", line)
         if status in ("verified", "review"):
@@ -612,4 +616,3 @@ def test_ids_are_spelt_as_on_the_roster():
 def test_results_survive_json(graded):
     result = graded[1][0].result
     assert Result.from_dict(json.loads(json.dumps(asdict(result)))) == result
-    assert BEST_CSV in "uexec_result_best.csv"

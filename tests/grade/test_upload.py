@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lib.grade.__main__ import main
-from lib.grade.gradebook import GRADEBOOK, read_book, write_book
+from lib.grade.gradebook import BY_HAND, GRADEBOOK, marks_of, read_book, write_book
 from lib.grade.people import read_sheet
 from lib.grade.rubric import Rubric
 from lib.grade.standings import Standing
@@ -192,12 +193,46 @@ def test_who_is_held_is_named_until_the_instructor_decides(grades, capsys):
     fill_table(file, grades, "LGG")
     assert "bela is held, and gets no points" in (said := capsys.readouterr().out)
     assert "ada is held" not in said
-    rows = list(csv.reader(io.StringIO(text)))
-    next(row for row in rows if row[0] == "bela")[rows[0].index("DSC points by hand")] = "13"
-    with book.open("w", newline="", encoding="utf-8") as target:
-        csv.writer(target).writerows(rows)
+    decide(book, "bela", **{BY_HAND: "13"})
+    with pytest.raises(KitError, match="about bela is newer than the scores; grade once more"):
+        fill_table(file, grades, "LGG")
+    decide(book, "bela", marked=f"sha-1/{marks_of({BY_HAND: '13'})}")  # as grading does
     fill_table(file, grades, "LGG")
     assert "is held" not in capsys.readouterr().out
+
+
+def decide(book: Path, student: str, **cells: str) -> None:
+    rows = list(csv.reader(io.StringIO(book.read_text(encoding="utf-8-sig"))))
+    row = next(row for row in rows if row[0] == student)
+    for name, cell in cells.items():
+        row[rows[0].index(name)] = cell
+    with book.open("w", newline="", encoding="utf-8") as target:
+        csv.writer(target).writerows(rows)
+
+
+def test_marks_of_who_submitted_nothing_go_back_too(grades, capsys):
+    """After an oral exam, say."""
+    file, book = export(grades, CANVAS), grades / GRADEBOOK
+    fill_table(file, grades, "LGG")
+    assert "carl" not in capsys.readouterr().out
+    decide(book, "carl", report="55", score="55", marked=f"none/{marks_of({'report': '55'})}")
+    written = fill_table(file, grades, "LGG").read_text(encoding="utf-8-sig")
+    has_row = any("carl" in line and "55" in line for line in written.splitlines())
+    assert has_row or "no row for carl, who has 55 points" in capsys.readouterr().out
+    decide(book, "carl", status="withdrawn")
+    fill_table(file, grades, "LGG")
+    assert "what carl has marks for is not among the submissions" in capsys.readouterr().out
+
+
+def test_a_row_with_the_ids_of_two_is_refused(grades):
+    """Canvas has a number of its own for each, which may be another's id."""
+    both = CANVAS.replace(",1001,", ",bela,")
+    with pytest.raises(KitError, match="has the ids of bela and ada; remove the columns of ids"):
+        fill_table(export(grades, both), grades, "LGG")
+    row = next(line for line in CANVAS.splitlines() if ",ada," in line)
+    twice = CANVAS.replace(row, f"{row}\n{row}")
+    with pytest.raises(KitError, match="has two rows of ada"):
+        fill_table(export(grades, twice), grades, "LGG")
 
 
 @pytest.mark.parametrize(
@@ -225,7 +260,7 @@ def test_without_a_gradebook_and_with_two_submissions(grades, tmp_path):
     with pytest.raises(KitError, match="bela has two submissions"):
         fill_table(file, grades)
     for wrong, reason in (
-        (text.replace("POINTS POSSIBLE", "nobody"), "has no row POINTS POSSIBLE; grade again"),
+        (re.sub("POINTS POSSIBLE.*\n", "", text), "has no row POINTS POSSIBLE; grade again"),
         (text.replace("score", "sum"), "lacks a column"),
         ("", "lacks a column"),
     ):
