@@ -32,7 +32,7 @@ def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     """No test sees or leaves a cache, settings of the user, or a bar that needs Jupyter."""
     monkeypatch.setenv("KIT_CACHE", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("KIT_PROGRESS", "text")
-    for name in ("KIT_DATA", "KIT_OUT", "KIT_PROFILE"):
+    for name in ("KIT_DATA", "KIT_OUT", "KIT_PROFILE", "KIT_STUDENT"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -330,9 +330,11 @@ def test_a_second_process_says_that_it_waits(tmp_path, capsys):
     with ThreadPoolExecutor(1) as pool:
         with folder.lock():
             waiting = pool.submit(second)
-            time.sleep(1.3)
-            assert not entered
-            assert "waiting" in capsys.readouterr().out
+            said, until = "", time.monotonic() + 20
+            while "waiting" not in said and time.monotonic() < until:
+                time.sleep(0.05)
+                said += capsys.readouterr().out
+            assert "waiting" in said and not entered
         waiting.result(timeout=5)
     assert entered
 

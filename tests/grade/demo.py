@@ -89,7 +89,7 @@ def build(folder: Path, trace: Path) -> Path:
     (target / "gus.zip").write_bytes(corrupt[: len(corrupt) // 2])
     with zipfile.ZipFile(target / "hana.zip", "w") as bundle:
         bundle.writestr("result/uexec_result_best.csv", "run_id\n")
-        bundle.writestr("../../escaped.txt", "I was here")
+        bundle.writestr("../../escaped.csv", "I was here")
     (folder / "roster.csv").write_text(
         "student\n" + "\n".join([*CHEATS, "gus", "hana", "kim"]) + "\n"
     )

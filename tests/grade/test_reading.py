@@ -42,14 +42,26 @@ class Parsed(HTMLParser):
         super().__init__()
         self.links, self.ids, self.tags, self.text = [], [], [], ""
         self.attributes: set[str] = set()
+        self.open: list[str] = []
         self.feed(file.read_text(encoding="utf-8"))
+        assert self.open == [], f"{file.name}: is not closed"
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
+        self.open += [] if tag in VOID else [tag]
         self.attributes |= {name for name, _ in attrs}
         values = dict(attrs)
         self.links += [values["href"]] if "href" in values else []
         self.ids += [values["id"]] if "id" in values else []
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_startendtag(self, tag, attrs):  # as in SVG
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
 
     def handle_data(self, data):
         self.text += data

@@ -80,8 +80,10 @@ def test_honest_claims_come_out_to_the_last_digit(graded):
 
 def test_no_code_ran_and_nothing_escaped(hand_ins, graded):
     assert not (hand_ins.parent / "TRACE").exists()
-    assert not list(hand_ins.parent.rglob("escaped.txt"))
-    assert not list(Path(tempfile.gettempdir()).glob("escaped.txt"))
+    assert not list(hand_ins.parent.rglob("escaped.csv"))
+    # the grader unpacks two folders below it, and would write a CSV
+    for place in (Path(tempfile.gettempdir()), Path(tempfile.gettempdir()).parent):
+        assert not (place / "escaped.csv").exists()
 
 
 def test_the_trace_would_have_been_found(ada, examine, tmp_path):

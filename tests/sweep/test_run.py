@@ -315,7 +315,8 @@ class Killer(Thread):
 @pytest.mark.slow
 def test_two_processes_share_the_work(data, tmp_path, steps):
     drivers = [start_driver(data.root, tmp_path / "two", 20) for _ in range(2)]
-    assert [driver.communicate()[1] and driver.returncode for driver in drivers] == [0, 0]
+    said = [driver.communicate()[1] for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0], said
     both = count(steps)
     steps.write_text("")
     assert start_driver(data.root, tmp_path / "one", 20).wait() == 0
