@@ -67,19 +67,22 @@ def _section(plan: Plan, folder: Path) -> Iterator[str]:
     if plan is STEPS:
         yield f"![what each step adds]({LADDER.name})"
     if plan is BEST and _with_curves(runs):
-        yield f"Validation DSC at the best epoch: {'; '.join(_lowest(runs))}."
+        yield (
+            f"Validation DSC at the best epoch, of the runs whose curves were kept: "
+            f"{'; '.join(_lowest(runs))}."
+        )
         yield f"![the validation DSC of every run by epoch]({SEEDS.name})"
 
 
 def _with_curves(runs: Measured) -> bool:
-    """Return whether the validation curves of all runs were kept."""
-    return all(len(run.history) for several in runs.values() for run in several)
+    """Return whether validation curves of each recipe were kept."""
+    return all(any(len(run.history) for run in several) for several in runs.values())
 
 
 def _lowest(runs: Measured) -> Iterator[str]:
     """Yield how low the runs of each recipe end up."""
     for label, several in runs.items():
-        best = [run.history["val_dsc"].max() for run in several]
+        best = [run.history["val_dsc"].max() for run in several if len(run.history)]
         failed = sum(score < FAILED for score in best)
         yield f"{label}: {failed} of {len(best)} runs below {FAILED}, the lowest {min(best):.3f}"
 

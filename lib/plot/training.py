@@ -136,7 +136,7 @@ class WithHistory(Protocol):
 def seeds_curves(runs: Mapping[str, WithHistory | Sequence[WithHistory]]) -> Figure:
     """Draw the validation DSC of many seeds by epoch: thin lines, and thick medians over them.
 
-    The median ends with the shortest run of a recipe.
+    The median ends with the shortest run of a recipe. A run whose curve was not kept is left out.
 
     Args:
         runs: label -> run, or its runs with several seeds; two recipes can be told apart best.
@@ -162,7 +162,8 @@ def seeds_curves(runs: Mapping[str, WithHistory | Sequence[WithHistory]]) -> Fig
 def _scores_by_epoch(label: str, given: WithHistory | Sequence[WithHistory]) -> pd.DataFrame:
     """Return the validation DSC (epoch, run). Raises KitError if no epoch has it of all runs."""
     several = as_list(given)
-    columns = [run.history.set_index("epoch")["val_dsc"] for run in several]
+    histories = [run.history for run in several if len(run.history)]
+    columns = [history.set_index("epoch")["val_dsc"] for history in histories]
     table = pd.concat(columns, axis=1) if columns else pd.DataFrame()
     if table.dropna().empty:
         raise KitError(
