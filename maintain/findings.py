@@ -117,18 +117,20 @@ def _outcomes(runs: Measured) -> str:
 
 def in_words(folder: Path = FOLDER) -> str:
     """Return how the best recipe does against the baseline, in a sentence."""
-    sentences, seeds = [], 0
+    sentences, seeds = [], ""
     epochs: dict[ScoredEpoch, str] = {"last": "last epoch", "best": "best epoch in validation"}
     for epoch, name in epochs.items():
         row = compared(BEST, evidence(BEST, epoch, folder)).iloc[0]
-        seeds = row["seeds"]
+        theirs = row["baseline seeds"]
+        others = "each" if theirs == row["seeds"] else f"against {theirs}"
+        seeds = f"{row['seeds']} seeds {others}"
         sentences.append(
             f"{name}: {row['mean DSC']:.3f} against {row['mean DSC'] - row['difference']:.3f}, "
             f"{row['difference']:+.3f} (95 % CI {row['CI low']:+.3f} to {row['CI high']:+.3f}), "
             f"{stats.p_in_words(row['p'])}, half of it from {row['half of it from']} of "
             f"{row['patients']} patients"
         )
-    return f"Best recipe against baseline, {seeds} seeds each; {'; '.join(sentences)}."
+    return f"Best recipe against baseline, {seeds}; {'; '.join(sentences)}."
 
 
 def main() -> None:
