@@ -801,7 +801,8 @@ def more_runs(table: pd.DataFrame) -> pd.Series:
     """Return how many more runs of both recipes would settle each row of a comparison.
 
     Settled as in ``seeds_needed``, if the true difference is the one in the table. Of two recipes
-    with different numbers of runs, the smaller number counts.
+    with different numbers of runs these are of the one with fewer; the other needs some once it is
+    behind.
 
     Args:
         table: from ``compare_to_baseline`` or ``compare_ladder``.
@@ -820,11 +821,11 @@ def _more(row: Mapping[str, Any], candidates: int) -> float:
     if math.isnan(row["seed SD"]):
         return math.nan
     spread = Spread(row["seed SD"], row["patient SD"], row["residual SD"])
-    runs = min(row["seeds"], row["baseline seeds"])
-    more = range(max(runs + 1, 2), MOST_RUNS + 1)
+    have = row["baseline seeds"], row["seeds"]
+    more = range(max(min(have) + 1, 2), MOST_RUNS + 1)
     patients, difference, shared = row["patients"], row["difference"], row["shared"]
-    needed = _runs_needed(spread, patients, difference, candidates, more, shared)
-    return math.inf if needed is None else float(needed - runs)
+    needed = _runs_needed(spread, patients, difference, candidates, more, have, shared)
+    return math.inf if needed is None else float(needed - min(have))
 
 
 def _runs_needed(
@@ -833,12 +834,18 @@ def _runs_needed(
     difference: float,
     candidates: int,
     numbers: range,
+    have: tuple[int, int] = (0, 0),
     shared: bool = False,
 ) -> int | None:
-    """Return the first number of runs that settles a question, or None."""
+    """Return the first number of runs that settles a question, or None.
 
-    def settles(runs: int) -> float:
-        return _Design(spread, (runs, runs), patients, candidates, shared).settles(difference)
+    Args:
+        have: runs of each recipe that are there already.
+    """
+
+    def settles(number: int) -> float:
+        runs = max(have[0], number), max(have[1], number)
+        return _Design(spread, runs, patients, candidates, shared).settles(difference)
 
     place = bisect_left(numbers, POWER, key=settles)
     return numbers[place] if place < len(numbers) else None
