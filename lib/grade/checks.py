@@ -331,7 +331,8 @@ def _diff(ours: list[str], theirs: list[str]) -> list[str]:
     ]
     if len(lines) <= _MAX_DIFF:
         return lines
-    return [*lines[:_MAX_DIFF], f"... and {len(lines) - _MAX_DIFF} lines more"]
+    half = _MAX_DIFF // 2  # what replaces a whole file comes last
+    return [*lines[:half], f"... {len(lines) - 2 * half} lines more ...", *lines[-half:]]
 
 
 def check_lib(folder: Path, diff: dict[str, list[str]]) -> Iterator[Finding]:

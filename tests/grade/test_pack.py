@@ -160,7 +160,9 @@ def test_the_receipt_tells_what_is_unwritten_and_was_not_run(out, tmp_path, monk
     source = without_solutions((PROJECT / "exercises.py").read_text(encoding="utf-8"))
     (kit / "exercises.py").write_text(source.replace("# YOUR TURN", "return 1  #", 1))
     count = len(exercises_in(source))
-    assert pack("ada", out, quick=True).remarks == [
+    [of_seed, *remarks] = pack("ada", out, quick=True).remarks
+    assert of_seed.startswith("the run has seed 0, not that of ada")
+    assert remarks == [
         "nobody can read this: broken.ipynb: is no notebook; save it in Jupyter again",
         "train.ipynb: 1 of 2 cells were not run, or saved without outputs",
         "analysis: 1 of 2 answers written",

@@ -435,7 +435,7 @@ def test_an_id_within_an_id_and_a_team_in_a_name():
     names = {
         "byron_12_345_ada-b.zip": "ada-b",
         "Bob_bob.lee_1_2.zip": "bob.lee",
-        "ada_12_345_ada-b.zip": "ada_12_345_ada-b",  # which of the two is not clear
+        "ada_12_345_ada-b.zip": "ada-b",  # ada is the name that the platform wrote
         "mu\u0308ller.zip": "müller",  # as macOS writes it
         "x_李明.zip": "李明",
         "ada+lee.zip": "ada+lee",
