@@ -399,7 +399,8 @@ def test_a_script_of_the_user_in_another_folder(data, tmp_path, own_folder):
 @pytest.mark.slow
 def test_a_notebook(data, tmp_path, own_folder):
     cells = [
-        f"import sys; sys.path += {[str(PROJECT), str(own_folder)]}",
+        f"import os, sys; sys.path += {[str(PROJECT), str(own_folder)]}",
+        f"os.chdir({str(tmp_path)!r})",  # notebooks run in the kit's folder
         f"sys.argv = ['', {str(data.root)!r}]",
         SCRIPT,
     ]
@@ -411,6 +412,7 @@ def test_a_notebook(data, tmp_path, own_folder):
     assert "['Dice', 'own'] {}" in printed
     [table] = [output["data"]["text/plain"] for output in outputs if "data" in output]
     assert table.count("finished") == 2
+    assert len(list(tmp_path.glob("out/runs/*"))) == 2
 
 
 @pytest.mark.slow
