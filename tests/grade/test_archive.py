@@ -86,6 +86,7 @@ def test_names_that_lead_out(tmp_path, target, name):
         "a. /x.csv",
         "ab:c.csv",
         "n" * 250 + ".csv",
+        "\u6c49" * 90 + ".csv",  # letters of three bytes: more than a name may have
         "/".join("a" * 30) + "/x.csv",
         "what?.csv",
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from types import SimpleNamespace
@@ -270,21 +271,31 @@ def test_a_claim_that_is_too_low_hides_no_other_weights(examine, ada):
     ]
 
 
-def with_second_run(files):
-    """The submission with a second, honest run: the same, as another seed would have it."""
+def with_second_run(files, slices=0, **data):
+    """The submission with a second, honest run: the same, as another seed would have it.
+
+    Args:
+        slices: so many more than there are, of each patient.
+        data: what its run.json says of its data.
+    """
     run = run_of(files)
     info = json.loads(files[f"{run}/run.json"])
     info["config"]["seed"] += 1
+    info["data"] |= data
     info["id"] = name = stated_id(info)
     table = f"result/{BEST_CSV}"
     second = edit_table(files[table], lambda rows: rows.assign(run_id=name))
+    cases = files[f"{run}/cases.csv"]
+    if slices:
+        cases = edit_table(cases, lambda rows: rows.assign(slices=rows["slices"] + slices))
+        info["sha256"]["cases.csv"] = hashlib.sha256(cases).hexdigest()
     more = {
-        f"result/runs/{name}/{part}": files[f"{run}/{part}"]
-        for part in ("history.csv", "cases.csv")
+        f"result/runs/{name}/run.json": json.dumps(info).encode(),
+        f"result/runs/{name}/history.csv": files[f"{run}/history.csv"],
+        f"result/runs/{name}/cases.csv": cases,
     }
-    run_json = json.dumps(info).encode()
     rows = files[table] + b"".join(second.splitlines(keepends=True)[1:])
-    return {**files, **more, f"result/runs/{name}/run.json": run_json, table: rows}, name
+    return {**files, **more, table: rows}, name
 
 
 def test_every_run_of_a_comparison_is_checked(examine, ada):
@@ -301,6 +312,12 @@ def test_every_run_of_a_comparison_is_checked(examine, ada):
         assert name in result["findings"][-1].text
     without = {key: content for key, content in files.items() if f"runs/{name}" not in key}
     assert found(examine(without)) == ["another run is not as it was trained"]
+
+
+def test_an_older_run_on_another_phantom_is_not_compared_with_this_one(examine, ada):
+    """Phantoms of all seeds have the same names, but not the same slices."""
+    assert found(examine(with_second_run(ada, 1)[0])) == ["another run is not as it was trained"]
+    assert found(examine(with_second_run(ada, 1, sha256="0" * 64)[0])) == []
 
 
 def test_a_lib_that_is_not_there_or_takes_the_place_of_a_module(examine, ada):

@@ -23,7 +23,7 @@ from lib.grade.gradebook import (
     write_book,
 )
 from lib.grade.result import Finding, Result
-from lib.grade.rubric import Rubric, with_baseline
+from lib.grade.rubric import DEFAULT, Rubric, with_baseline
 from lib.grade.standings import Standing, alike, assess, of_members, shipped, tied
 from lib.grade.standings import points as points_of_tie
 from lib.runtime.own_files import OwnFiles
@@ -191,6 +191,15 @@ def test_a_scale_that_begins_at_the_baseline():
     with pytest.raises(KitError, match=r"0\.7000, but the scale's next step is 0\.7"):
         with_baseline(RUBRIC, 0.7)
     assert load_rubric().is_placeholder and not with_baseline(load_rubric(), 0.7).is_placeholder
+
+
+def test_the_scale_of_the_kit_is_a_placeholder_in_a_copy_too(tmp_path):
+    copy, own = tmp_path / "copy.toml", tmp_path / "own.toml"
+    text = DEFAULT.read_text(encoding="utf-8")
+    copy.write_text(text.replace("largest_lift = 0.02", "largest_lift = 0.01"), encoding="utf-8")
+    assert load_rubric(copy) != load_rubric() and load_rubric(copy).is_placeholder
+    own.write_text(text.replace("[[0.80, 0]", "[[0.81, 0]"), encoding="utf-8")
+    assert load_rubric(own).scale[0] == (0.81, 0) and not load_rubric(own).is_placeholder
 
 
 def test_luck_rarely_splits_a_class_of_equals():

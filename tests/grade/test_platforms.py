@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from lib.config import seed_of
 from lib.grade import grade, load_rubric, pack
 from lib.grade.archive import write_zip
 from lib.grade.gradebook import GRADEBOOK
+from lib.grade.pack import commit
 from lib.grade.platforms import is_late, is_packed, list_submissions
 from lib.grade.run import student_of
 from lib.grade.standings import alike, other_seeds, unexpected
@@ -266,8 +269,6 @@ def test_the_seed_of_somebody_else_is_found():
 
 
 def test_what_is_packed_can_be_committed_although_results_are_ignored(tmp_path):
-    from lib.grade.pack import commit
-
     def git(*arguments: str) -> str:
         done = subprocess.run(
             ["git", *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
@@ -287,3 +288,20 @@ def test_what_is_packed_can_be_committed_although_results_are_ignored(tmp_path):
     assert "is committed already" in commit(tmp_path / "result" / "ada.zip")
     with pytest.raises(KitError, match="is in no git repository"):
         commit(tmp_path.parent / "x.zip")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for git is a shell script")
+def test_what_git_says_in_another_encoding_is_shown(tmp_path, monkeypatch):
+    """On a Chinese Windows it may speak in GBK."""
+    stand_in = tmp_path / "git"
+    stand_in.write_text(
+        """#!/bin/sh
+[ "$1" = add ] && printf 'no, \\316\\336\\267\\250\\n' >&2 && exit 1
+exit 0
+"""
+    )
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    put(tmp_path, "ada.zip")
+    with pytest.raises(KitError, match="git cannot add it \\(no, \ufffd"):
+        commit(tmp_path / "ada.zip")

@@ -24,9 +24,18 @@ from lib.grade.gradebook import GRADEBOOK, Book, flags, write_book
 from lib.grade.one import failed, grade_one
 from lib.grade.platforms import list_submissions
 from lib.grade.result import Finding, Result
-from lib.grade.run import _computed, _found_in_all, _kept, read_roster, student_of, summary
+from lib.grade.run import (
+    _computed,
+    _found_in_all,
+    _kept,
+    _result,
+    _results,
+    read_roster,
+    student_of,
+    summary,
+)
 from lib.grade.standings import assess
-from lib.grade.submission import as_listed
+from lib.grade.submission import MANIFEST, as_listed
 from lib.grade.trouble import GraderError, in_one_line
 from lib.grade.worker import Worker, WorkerDied
 from lib.runtime.own_files import OwnFiles
@@ -309,6 +318,51 @@ def test_a_child_that_dies_is_tried_again_once(monkeypatch):
     assert "killed again" in died.findings[0].text
     answers[:] = [asdict(Result("b.zip", "a", "refused"))] * 2  # of another submission
     assert _computed(job, Worker(forbidden), 1).status == "failed"
+
+
+def test_a_kept_result_goes_by_whether_the_roster_has_the_student(tmp_path, monkeypatch):
+    """Who is on it is graded under that id, whatever the submission says."""
+    asked = []
+
+    def answer(worker, job, seconds):
+        asked.append(job[3])
+        return asdict(Result("ada.zip", "ada", "refused"))
+
+    monkeypatch.setattr(Worker, "call", answer)
+    source = tmp_path / "ada.zip"
+    write_zip(source, {MANIFEST: b"{}"})
+    for roster in ([], [], ["ada"], ["ada", "bob"], []):
+        _result("ada.zip", source, tmp_path, ["key"], roster, Worker(forbidden), 1)
+    assert asked == [False, True]
+
+
+def test_a_folder_that_cannot_be_read_has_a_row_and_stops_nobody(tmp_path, monkeypatch):
+    for name in ("ada", "bob"):
+        (tmp_path / "class" / name / "result").mkdir(parents=True)
+        (tmp_path / "class" / name / "result" / "x.csv").touch()
+    closed = tmp_path / "class" / "ada"
+    listed = os.listdir, os.scandir  # root may read whatever its rights are
+
+    def guarded(listing):
+        def listing_of(path="."):
+            if not isinstance(path, int) and Path(path) == closed:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return listing(path)
+
+        return listing_of
+
+    monkeypatch.setattr(os, "listdir", guarded(listed[0]))
+    monkeypatch.setattr(os, "scandir", guarded(listed[1]))
+    monkeypatch.setattr(
+        Worker, "call", lambda worker, job, seconds: asdict(Result(job[1], job[2], "refused"))
+    )
+    found = list_submissions(tmp_path / "class")
+    results = _results(found, tmp_path, ["key"], [], Worker(forbidden), 1)
+    assert [(one.submission, one.status) for one in results] == [
+        ("ada", "failed"),
+        ("bob", "refused"),
+    ]
+    assert "It could not be read here" in results[0].findings[0].text
 
 
 @pytest.mark.parametrize("change", ["", "{", "[]", "{}", "null", "0.9", "[" * 10**5])

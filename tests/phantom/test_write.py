@@ -2,7 +2,9 @@
 data is touched.
 """
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ from lib.phantom.__main__ import main
 from lib.phantom.shapes import FLAIR, POST, PRE
 from lib.phantom.write import RECORD, VERSION, missing_sequences
 from lib.runtime import run_command
-from lib.utils import PROJECT, KitError
+from lib.utils import PROJECT, KitError, remedy
 
 SMALL = 48  # pixels; anatomy is in millimetres, so a coarse grid shows the same head
 COHORT = 10
@@ -183,6 +185,21 @@ def test_unreadable_arguments_exit_2_with_one_line(tmp_path):
     result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1 and "many" in result.stderr
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_folder_that_cannot_be_written_is_named_with_the_remedy(number, tmp_path, monkeypatch):
+    error = OSError(number, os.strerror(number))
+
+    def interrupted(*_):
+        raise error
+
+    monkeypatch.setattr(write, "cores", lambda: 1)
+    monkeypatch.setattr(write, "make_patient", interrupted)
+    with pytest.raises(KitError) as raised:
+        write_phantom(tmp_path / "phantom", patients=2, size=SMALL)
+    message = f"{tmp_path / 'phantom'}: cannot be written ({error.strerror}); {remedy(error)}"
+    assert str(raised.value) == message
 
 
 @pytest.mark.parametrize("signal", [KeyboardInterrupt, OSError("disk full")])
