@@ -625,7 +625,8 @@ def _require_comparable(label: str, run: Scored, reference: Scored, metric: str)
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """Return the columns of a comparison that a reader needs, rounded, with labels as index.
 
-    With several runs, ``more runs`` says what would settle a ``cannot tell``, see ``more_runs``.
+    With several runs, ``80 % power from`` is ``detectable``, and ``more runs`` says what would
+    settle a ``cannot tell``, see ``more_runs``.
 
     Args:
         table: from ``compare_to_baseline`` or ``compare_ladder``.
@@ -638,6 +639,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     p = table["p (Holm)"].map(p_in_cell)
     rounded = table[[name for name in shown if name in table]].round(3).assign(**{"p (Holm)": p})
     if table["seed SD"].notna().any():
+        rounded["80 % power from"] = detectable(table).round(3)
         rounded["more runs"] = more_runs(table).map(_more_in_cell)
     return rounded.set_index("label")
 
@@ -795,6 +797,32 @@ def seeds_needed(
     """
     _require_plan(spread, 2, patients, candidates)
     return _runs_needed(spread, patients, difference, candidates, range(2, MOST_RUNS + 1))
+
+
+def detectable(table: pd.DataFrame) -> pd.Series:
+    """Return the smallest true difference that each row of a comparison finds with 80 % power.
+
+    It comes from the row's own spread and numbers of runs, at the strictest step of Holm's
+    correction.
+
+    Args:
+        table: from ``compare_to_baseline`` or ``compare_ladder``.
+
+    Returns:
+        A mean difference a row. NaN for one run each, as their spread is not known.
+    """
+    return pd.Series(
+        [_detectable(row, len(table)) for row in table.to_dict("records")], table.index, float
+    )
+
+
+def _detectable(row: Mapping[str, Any], candidates: int) -> float:
+    """Return the smallest true difference that a row finds with 80 % power."""
+    if math.isnan(row["seed SD"]):
+        return math.nan
+    spread = Spread(row["seed SD"], row["patient SD"], row["residual SD"])
+    runs = row["baseline seeds"], row["seeds"]
+    return _Design(spread, runs, row["patients"], candidates, row["shared"]).smallest()
 
 
 def more_runs(table: pd.DataFrame) -> pd.Series:
@@ -966,9 +994,8 @@ def smallest_detectable(sd: float, n: int, alpha: float = ALPHA) -> float:
 def resolution(table: pd.DataFrame) -> str:
     """Return a line for under a comparison: the true difference found with 80 % power.
 
-    It takes the median spread of the candidates, their smallest number of runs, and the strictest
-    step of Holm's correction. Candidates that share the baseline's trainings count only where all
-    do: they scatter less. It also says how many more runs would settle each ``cannot tell``.
+    It is that of each row, see ``detectable``, and so at the strictest step of Holm's correction.
+    It also says how many more runs would settle each ``cannot tell``.
 
     Args:
         table: from ``compare_to_baseline`` or ``compare_ladder``.
@@ -976,28 +1003,39 @@ def resolution(table: pd.DataFrame) -> str:
     known = table[table["seed SD"].notna()]
     if known.empty:
         return _resolution_of_weights(table)
-    n, count = int(table["patients"].iloc[0]), len(table)
-    shared = bool(known["shared"].all())
-    known = known if shared else known[~known["shared"]]
-    median = Spread(*known[["seed SD", "patient SD", "residual SD"]].median())
-    runs = int(known["baseline seeds"].min()), int(known["seeds"].min())
-    if max(runs) < 2:  # of different rows
-        runs = 1, int(known[["baseline seeds", "seeds"]].max(axis=None))
-    smallest = _Design(median, runs, n, count, shared).smallest()
-    trained = f"{runs[0]} runs of each recipe"
-    if runs[0] != runs[1]:
-        trained = f"{runs[0]} against {runs[1]} runs"
+    patients = int(table["patients"].iloc[0])
+    moves = [
+        Spread(*sds).of_run(patients)
+        for sds in known[["seed SD", "patient SD", "residual SD"]].itertuples(index=False)
+    ]
     sentences = [
-        f"{n} patients, {trained}, {candidates_in_words(count)}.",
-        f"The mean of a run moves from seed to seed by an SD of {median.of_run(n):.3f}.",
-        f"A true difference of {smallest:.3f} would be found with 80 % power; smaller ones are "
-        f"usually missed.",
+        f"{patients} patients, {runs_in_words(known)}, {candidates_in_words(len(table))}.",
+        f"The mean of a run moves from seed to seed by an SD of {span(moves)}.",
+        f"A true difference of {_detectable_in_words(table)} would be found with 80 % power; "
+        f"smaller ones are usually missed.",
         *_what_would_settle(table),
     ]
     if table["seed SD"].isna().any():
         labels = ", ".join(table["label"][table["seed SD"].isna()])
         sentences.append(f"{labels}: {ONE_RUN}")
     return " ".join(sentences)
+
+
+def runs_in_words(table: pd.DataFrame) -> str:
+    """Return how many runs the baseline and the candidates of a comparison have."""
+    before, after = (span(table[name], "d") for name in ("baseline seeds", "seeds"))
+    return f"{before} runs of each recipe" if before == after else f"{before} against {after} runs"
+
+
+def _detectable_in_words(table: pd.DataFrame) -> str:
+    """Return the range of ``detectable``: of several candidates each may have its own."""
+    sizes = span(detectable(table).dropna())
+    return f"{sizes}, by candidate," if " to " in sizes else sizes
+
+
+def span(values: Iterable[float], form: str = ".3f") -> str:
+    """Return the range of numbers in words: ``5``, or ``5 to 20``."""
+    return " to ".join(dict.fromkeys(format(end(values), form) for end in (min, max)))
 
 
 ONE_RUN = "one run each, so p is about these weights, not about the recipe."

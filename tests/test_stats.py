@@ -34,6 +34,7 @@ from lib.stats import (
     compare_to_baseline,
     corrected,
     crossed_test,
+    detectable,
     false_findings,
     holm,
     more_runs,
@@ -819,6 +820,7 @@ def test_a_table_says_how_many_more_runs_would_settle_it():
     known = Spread(row["seed SD"], row["patient SD"], row["residual SD"])
     assert more[0] == seeds_needed(known, 30, row["difference"], 2) - 3
     assert readable(table)["more runs"].tolist() == [f"{more[0]:.0f} each", ""]
+    assert readable(table)["80 % power from"].tolist() == detectable(table).round(3).tolist()
     line = resolution(table)
     assert line.startswith("30 patients, 3 runs of each recipe, 2 candidates. The mean of a run ")
     assert f"settled by so many more runs of each recipe: a {more[0]:.0f}." in line
@@ -835,10 +837,27 @@ def test_more_seeds_do_not_help_where_patients_are_the_limit():
 
 def test_the_line_uses_the_model_of_the_test():
     table = compare_to_baseline(sweep_of(SDS, (0.0, 0.0, 0.0)))
-    known = Spread(*table[["seed SD", "patient SD", "residual SD"]].median())
-    size = smallest_difference(known, 3, 30, 3)
-    assert f"A true difference of {size:.3f} would be found with 80 % power" in resolution(table)
-    assert f"from seed to seed by an SD of {known.of_run(30):.3f}" in resolution(table)
+    known = [Spread(*row) for row in table[["seed SD", "patient SD", "residual SD"]].to_numpy()]
+    sizes = [smallest_difference(each, 3, 30, 3) for each in known]
+    assert detectable(table).tolist() == sizes
+    assert (
+        f"A true difference of {min(sizes):.3f} to {max(sizes):.3f}, by candidate, would be found "
+        f"with 80 % power" in resolution(table)
+    )
+    moves = [each.of_run(30) for each in known]
+    assert f"by an SD of {min(moves):.3f} to {max(moves):.3f}." in resolution(table)
+    one = compare_to_baseline(sweep_of(SDS, (0.0,)))
+    assert f"A true difference of {detectable(one)[0]:.3f} would be found" in resolution(one)
+
+
+def test_a_candidate_that_scatters_takes_no_power_from_the_others():
+    steady, wild = Spread(0.01, 0.02, 0.05), Spread(0.2, 0.02, 0.05)
+    rng = np.random.default_rng(3)
+    baseline, a = map(runs_of, drawn(rng, 5, 30, steady, (0, 0)))
+    alone = compare_to_baseline({"baseline": baseline, "a": a, "b": a})
+    b = runs_of(drawn(rng, 5, 30, wild, (0,))[0])
+    beside = compare_to_baseline({"baseline": baseline, "a": a, "b": b})
+    assert detectable(beside)[0] == detectable(alone)[0] < detectable(beside)[1] / 5
 
 
 def test_rows_with_one_run_each_and_several():
@@ -850,8 +869,9 @@ def test_rows_with_one_run_each_and_several():
     assert "1 against 3 runs" in line
     assert line.endswith("a: one run each, so p is about these weights, not about the recipe.")
     mixed = {"x": runs["a"], "y": runs["b"], "z": runs["baseline"]}  # 1 against 3, 3 against 1
-    assert "1 against 3 runs" in resolution(compare_ladder(mixed))
+    assert "1 to 3 runs of each recipe" in resolution(compare_ladder(mixed))
     assert math.isnan(more_runs(table)[0]) and more_runs(table)[1] > 0
+    assert math.isnan(detectable(table)[0]) and detectable(table)[1] > 0
     assert readable(table)["more runs"].iloc[0] == ""
 
 

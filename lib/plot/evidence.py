@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from lib.plot.pixels import ORANGE
 from lib.plot.style import VERDICT_COLOURS, styled, were_trained_on
-from lib.stats import Runs, Scored, Spread, compare_to_baseline, smallest_difference
+from lib.stats import Runs, Scored, compare_to_baseline, detectable, runs_in_words, span
 from lib.utils import KitError, as_list
 
 REFERENCE_RUN = "darkgrey"
@@ -29,7 +29,6 @@ YOUR_STYLE: Any = {
 LANES = (0, 1, -1, 2, -2)  # lines of dots in a recipe's row, the middle one first
 DOT, YOUR_DOT = 0.016, 0.026  # width of a dot, as a share of the axis
 BESIDE = 1.02  # right of the axis, where words begin
-SPREAD = ["seed SD", "patient SD", "residual SD"]  # columns of a comparison
 
 
 class _Row(NamedTuple):
@@ -236,17 +235,13 @@ def _title(
 
 def _power_in_words(table: pd.DataFrame) -> str:
     """Return which true difference the comparison finds with 80 % power."""
-    runs, patients = (
-        int(table[["seeds", "baseline seeds"]].min(axis=None)),
-        table["patients"].iloc[0],
-    )
-    if runs < 2:
-        return "a recipe with one run: its verdict is about those weights, not about other seeds"
-    if patients < 2:
+    if table["patients"].iloc[0] < 2:
         return "one patient cannot show a difference"
-    spread = Spread(*table[SPREAD].median())
-    smallest = smallest_difference(spread, runs, int(patients), len(table))
-    return f"{runs} runs of each recipe find a true difference of {smallest:.3f} with 80 % power"
+    known = table[table["seed SD"].notna()]
+    if known.empty:
+        return "a recipe with one run: its verdict is about those weights, not about other seeds"
+    sizes = span(detectable(known).dropna())
+    return f"{runs_in_words(known)} find a true difference of {sizes} with 80 % power"
 
 
 def _differs(run: Scored, reference: Scored) -> list[str]:

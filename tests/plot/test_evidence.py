@@ -107,11 +107,10 @@ def test_bars_and_words_are_those_of_the_comparison(reference):
 def test_the_title_tells_the_power(reference):
     title = plot.among({}, reference).axes[0].get_title().split("\n")
     table = stats.compare_to_baseline(reference)
-    spread = stats.Spread(*table[["seed SD", "patient SD", "residual SD"]].median())
-    smallest = stats.smallest_difference(spread, 3, PATIENTS, 3)
+    sizes = stats.detectable(table)
     assert title == [
         "reference runs, 40 patients",
-        f"3 runs of each recipe find a true difference of {smallest:.3f} with 80 % power",
+        f"3 runs of each recipe find a true difference of {stats.span(sizes)} with 80 % power",
     ]
 
 

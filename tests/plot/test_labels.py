@@ -31,6 +31,7 @@ COMPOSED = {
     *(f"{word}: {{0}}\n{{1}}\nslice {{2}} of {{3}}" for word in ("worst", "median", "best")),
     *(CANNOT_TELL, NO_DIFFERENCE, "no difference larger than {0}", "mean DSC", "validation loss"),
     *(candidates_in_words(1), "{0} candidates"),
+    *("{0} runs of each recipe", "{0} against {1} runs", "{0} to {1}"),
 }
 # columns, and words of matplotlib
 NO_LABELS = {
