@@ -29,7 +29,7 @@ from lib.runtime import (
 )
 from lib.runtime.cost import Trace, count_parameters, forward_flops, step_on_shapes, without_content
 from lib.runtime.memory import is_out_of_memory, memory_in_words
-from lib.runtime.trial import require, try_loss, try_output
+from lib.runtime.trial import require, try_loss, try_network
 from lib.unet import UNet
 from lib.unet_2plus import UNet2Plus
 from lib.unet_3plus import UNet3Plus
@@ -128,7 +128,7 @@ def _require_useful(config: Config, network: nn.Module) -> None:
         try:
             images = torch.randn(2, config.in_channels, config.image_size, config.image_size)
             tried = copy.deepcopy(network)  # its statistics and its mode stay as they are
-            require(config.model, try_output(tried, images))
+            require(config.model, try_network(tried, images, config.precision))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

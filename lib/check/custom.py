@@ -11,7 +11,7 @@ from lib.config import Config
 from lib.loss import build_loss
 from lib.networks import build_model
 from lib.runtime import load_class, seed_everything
-from lib.runtime.trial import SIZE, SLICES, Check, try_gradients, try_loss, try_output
+from lib.runtime.trial import SIZE, SLICES, Check, try_gradients, try_loss, try_network
 
 
 def check(spec: str) -> list[Check]:
@@ -30,9 +30,9 @@ def check(spec: str) -> list[Check]:
         if len(_needed(cls)) > 1:
             return list(try_loss(build_loss(spec)))
         network, images = build_model(Config(model=spec)), torch.randn(SLICES, 3, SIZE, SIZE)
-        found = list(try_output(network, images))
-        if found[0].passed:
-            found += try_gradients(network, images)
+        found = list(try_network(network, images))
+        if all(each.passed for each in found):
+            found += try_gradients(network)
         return found
 
 

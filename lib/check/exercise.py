@@ -6,16 +6,14 @@ answer is a sentence about the mistake, not a number that is wrong.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lib.runtime.trial import Check
+from lib.runtime.trial import Check, raised
 
 TOLERANCE = 1e-5
 
@@ -36,24 +34,11 @@ def attempt(exercise: str, answer: Any, tries: Try) -> Iterator[Check]:
         except StopIteration:
             return
         except Exception as error:  # a student's code can be wrong in every way
-            yield Check(exercise, False, _raised(error))
+            yield Check(exercise, False, raised(error))
             return
         yield Check(f"{exercise} {found.name}", found.passed, found.remedy)
         if not found.passed:
             return
-
-
-def _raised(error: Exception) -> str:
-    """Return what was raised, and at which line of the student's file."""
-    own = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename.endswith(".py")
-        and Path(__file__).parent not in Path(frame.filename).parents
-        and "site-packages" not in frame.filename
-    ]
-    place = f" (line {own[-1].lineno} of {Path(own[-1].filename).name})" if own else ""
-    return f"it raised {type(error).__name__}: {' '.join(str(error).split())[:200]}{place}"
 
 
 def written(value: Any, what: str) -> Check:

@@ -25,7 +25,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Return the enlarged features of a batch."""
-        if output_size is not None or self.padding_mode != "zeros":
+        if output_size is not None or self.padding_mode != "zeros" or x.device.type != "cpu":
             return super().forward(x, output_size)
         bias, padding = self.bias, self.padding
         assert bias is not None and not isinstance(padding, str)
@@ -44,12 +44,19 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 class _BiasGradient(torch.autograd.Function):
-    """Pass on features that contain a bias; its gradient is the sum of theirs over all pixels."""
+    """Pass on features that contain a bias; its gradient is the sum of theirs over all pixels.
+
+    They are passed on as changed in place: autograd forbids to change a view, and whatever comes
+    next may be an activation in place.
+    """
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, bias: Tensor) -> Tensor:
-        return features.view_as(features)
+        ctx.mark_dirty(features)
+        return features
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        return gradient, gradient.sum((0, 2, 3), dtype=torch.float32)
+        channels = gradient.ndim - 3  # of a batch, or of a single slice
+        others = [each for each in range(gradient.ndim) if each != channels]
+        return gradient, gradient.sum(others, dtype=torch.float32)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import traceback
+from collections.abc import Callable, Iterator
+from functools import wraps
+from pathlib import Path
+from typing import NamedTuple, ParamSpec
 
 import torch
 from torch import Tensor, nn
 
 from lib.runtime.cost import tensors_in
-from lib.utils import KitError
+from lib.runtime.device import Machine, memory_format, pick_precision
+from lib.runtime.memory import is_out_of_memory
+from lib.utils import LIB, KitError
 
 SLICES, SIZE = 4, 64  # edge in pixels: a network may halve it six times
+OURS = {LIB / "runtime", LIB / "check"}  # folders of code that only calls that of a user
+P = ParamSpec("P")
 
 
 class Check(NamedTuple):
@@ -32,15 +39,52 @@ def require(spec: str, checks: Iterator[Check]) -> None:
             raise KitError(f"{spec}: {check.remedy}; try it with python -m lib.check {spec}")
 
 
-def try_output(network: nn.Module, images: Tensor) -> Iterator[Check]:
-    """Yield checks of what a network gives; they stop at one that fails.
+def raised(error: Exception) -> str:
+    """Return what code of the user raised, and in which line of it."""
+    own = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename.endswith(".py")
+        and not OURS.intersection(Path(frame.filename).parents)
+        and "site-packages" not in frame.filename
+    ]
+    place = f" (line {own[-1].lineno} of {Path(own[-1].filename).name})" if own else ""
+    return f"it raised {type(error).__name__}: {' '.join(str(error).split())[:200]}{place}"
+
+
+def _ended_by_errors(checks: Callable[P, Iterator[Check]]) -> Callable[P, Iterator[Check]]:
+    """Let checks end with one that fails where what they try raises an error."""
+
+    @wraps(checks)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> Iterator[Check]:
+        try:
+            yield from checks(*args, **kwargs)
+        except Exception as error:  # code of a user can be wrong in every way
+            if isinstance(error, KitError) or is_out_of_memory(error):
+                raise
+            yield Check("runs without an error", False, raised(error))
+
+    return guarded
+
+
+@_ended_by_errors
+def try_network(network: nn.Module, images: Tensor, precision: str = "auto") -> Iterator[Check]:
+    """Yield checks of a network; they stop at one that fails.
+
+    It computes as in training on a CPU, in the same layout and number format, forward and backward.
+    Weights stay; gradients and statistics change.
 
     Args:
         images: ``(N, C, H, W)``.
+        precision: that of the recipe. A CPU has no fast fp16, and takes its own format instead.
     """
+    cpu = torch.device("cpu")
+    machine = Machine(cpu, pick_precision(cpu, "auto" if precision == "fp16" else precision))
+    network.to(memory_format=memory_format(cpu))  # type: ignore[call-overload]
+    images = machine.to_device(images)
     wanted = (len(images), 1, *images.shape[2:])
-    with torch.no_grad():
-        output = network.eval()(images)
+    with torch.no_grad(), machine.precision.autocast(cpu):
+        output, far = network.eval()(images), network(100 * images)
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     yield Check(
         "keeps the shape of the slices",
@@ -52,8 +96,6 @@ def try_output(network: nn.Module, images: Tensor) -> Iterator[Check]:
     yield Check(
         "gives finite numbers", bool(output.isfinite().all()), "a logit is infinite or not a number"
     )
-    with torch.no_grad():
-        far = network(100 * images)
     # a head that starts at 0 is constant
     bounded = bool((output != output.flatten()[0]).any()) and all(
         values.min() >= 0 and values.max() <= 1 for values in (output, far)
@@ -63,12 +105,13 @@ def try_output(network: nn.Module, images: Tensor) -> Iterator[Check]:
         not bounded,
         "all numbers are between 0 and 1: leave out the sigmoid, the losses apply it",
     )
-
-
-def try_gradients(network: nn.Module, images: Tensor) -> Iterator[Check]:
-    """Yield whether every parameter is trained; weights and statistics change."""
-    outputs = tensors_in(network.train()(images))
+    with machine.precision.autocast(cpu):
+        outputs = tensors_in(network.train()(images))
     torch.stack([values.float().square().sum() for values in outputs]).sum().backward()
+
+
+def try_gradients(network: nn.Module) -> Iterator[Check]:
+    """Yield whether every parameter has got a gradient from ``try_network``."""
     idle = [
         name
         for name, weight in network.named_parameters()
@@ -81,6 +124,7 @@ def try_gradients(network: nn.Module, images: Tensor) -> Iterator[Check]:
     )
 
 
+@_ended_by_errors
 def try_loss(loss: nn.Module) -> Iterator[Check]:
     """Yield checks of a loss of logits and masks; they stop at one that fails."""
     learnt = [name for name, weight in loss.named_parameters() if weight.requires_grad]

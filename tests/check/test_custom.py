@@ -48,6 +48,52 @@ class Wanting(nn.Module):
         super().__init__()
 
 
+class View(Plain):
+    """``view`` needs memory in the order of the dimensions, which training does not keep."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(8 * 8, 8 * 8)
+
+    def forward(self, images):
+        features = super().forward(nn.functional.adaptive_avg_pool2d(images, 8))
+        features = images[:, :, :8, :8].view(len(images), -1)[:, :64] + features.flatten(1)
+        wide = self.head(features).view(-1, 1, 8, 8)
+        return nn.functional.interpolate(wide, images.shape[2:])
+
+
+class InPlace(Plain):
+    """Fails in the backward pass only."""
+
+    def forward(self, images):
+        logits = super().forward(images)
+        weights = logits.exp()
+        product = weights * logits
+        weights += 1
+        return product
+
+
+class Decoder(nn.Module):
+    """Works in place behind a transposed convolution, as decoders do."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(inplace=True))
+        self.up = nn.ConvTranspose2d(8, 8, 2, stride=2)
+        self.head = nn.Conv2d(8, 1, 1)
+
+    def forward(self, images):
+        features = self.down(images)
+        up = self.up(nn.functional.max_pool2d(features, 2))
+        up += features
+        return self.head(nn.functional.relu_(up))
+
+
+class Raising(nn.Module):
+    def forward(self, logits, target):
+        return (logits.sigmoid() - target[:, 0]).abs().mean() + target.gone
+
+
 class Mean(nn.Module):
     def forward(self, logits, target):
         return (logits.sigmoid() - target).abs().mean()
@@ -93,6 +139,7 @@ def failed(spec):
     [
         "tests.check.test_custom:Plain",
         "tests.check.test_custom:ZeroHead",
+        "tests.check.test_custom:Decoder",
         "tests.check.test_custom:Mean",
         "lib.unet:UNet",
         "lib.unet_2plus:UNet2Plus",
@@ -111,6 +158,9 @@ def test_what_is_right_passes(spec):
         ("Half", "keeps the shape of the slices"),
         ("Probabilities", "gives logits"),
         ("Idle", "every parameter gets a gradient"),
+        ("View", "runs without an error"),
+        ("InPlace", "runs without an error"),
+        ("Raising", "runs without an error"),
         ("PerSlice", "is a scalar"),
         ("Ratio", "is finite on slices without tumour"),
         ("Thresholded", "has a gradient"),
@@ -129,6 +179,9 @@ def test_each_mistake_is_named(spec, name):
         ("loss", "Ratio", "keep divisors away from 0"),
         ("model", "Half", "expected logits of shape"),
         ("model", "Probabilities", "leave out the sigmoid"),
+        ("model", "View", r"it raised RuntimeError: view size .*\(line \d+ of test_custom\.py\)"),
+        ("model", "InPlace", "it raised RuntimeError: .*modified by an inplace operation"),
+        ("loss", "Raising", r"it raised AttributeError: .*'gone' \(line \d+ of test_custom\.py\)"),
     ],
 )
 def test_a_class_that_cannot_learn_is_refused_before_it_is_trained(field, name, reason):

@@ -230,6 +230,22 @@ def test_other_transposed_convolutions_with_a_fast_bias_gradient():
     assert type(without) is nn.ConvTranspose2d
 
 
+def test_what_follows_a_transposed_convolution_may_work_in_place():
+    """As decoders do: an activation in place, or a skip connection that is added."""
+    plain = nn.ConvTranspose2d(4, 6, 2, stride=2)
+    found = []
+    for module in (plain, fast(copy.deepcopy(plain))):
+        for shape in ((2, 4, 5, 7), (4, 5, 7)):
+            x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+            module.zero_grad()
+            features = module(x)
+            features += 0.1
+            nn.functional.relu_(features).square().sum().backward()
+            found.append((features.detach(), x.grad, module.weight.grad, module.bias.grad))
+    for theirs, ours in zip(found[:2], found[2:], strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("bf16", [False, True])
 def test_transposed_convolution_is_torchs(layout, bf16):
