@@ -133,7 +133,7 @@ class Viewer {
     this.overlay = "contour";
     this.opacity = 0.4;
     this.windows = [];  // [low, high] of each channel
-    this.grey = {};  // channel -> intensities of each slice, as far as they are decoded
+    this.grey = {};  // of this patient, channel -> intensities of each slice, as far as they are decoded
     this.panels = [];
     this.table = null;
     this.timer = null;
@@ -151,6 +151,7 @@ class Viewer {
   close() {
     this.stop();
     this.asked += 1;
+    this.grey = {};
     this.watcher.disconnect();
     this.root.remove();
   }
@@ -222,29 +223,37 @@ class Viewer {
     const ticket = ++this.asked;
     this.stop();
     this.note.textContent = HINT;
+    this.wait(true);  // the picture is still that of the patient before
     try {
       const { channel } = this;
       const { header, first, masks } = await this.source.open(patient, channel);
       if (ticket !== this.asked) return;  // another patient was chosen meanwhile
       this.patients.value = patient;
       this.keep(header, masks);
-      await this.useSlices(channel, [header.largest], [first], ticket);
-      await this.load(this.channel, ticket);
+      this.wait(false);
+      await this.useSlices(header, this.grey, channel, [header.largest], [first]);
     } catch (error) {
-      if (ticket === this.asked) this.complain(error);
+      if (ticket !== this.asked) return;
+      this.complain(error);
+      if (!this.header) return;
+      this.patients.value = this.header.patient;
+      this.wait(false);
     }
+    await this.choose(this.channel);
   }
 
   async choose(channel) {
-    const ticket = this.asked;
+    const { grey } = this;
     this.channel = channel;
-    if (this.grey[channel]?.[this.slice]) this.recolour();
+    if (grey[channel]?.[this.slice]) this.recolour();
     try {
-      await this.load(channel, ticket);
+      await this.load(channel);
     } catch (error) {
-      if (ticket === this.asked) this.complain(error);
+      if (grey === this.grey) this.complain(error);
     }
   }
+
+  wait(isWaiting) { this.root.setAttribute("aria-busy", isWaiting); }
 
   complain(error) { this.note.textContent = `cannot be shown: ${error.message}`; }
 
@@ -272,8 +281,9 @@ class Viewer {
 
   // All slices of a sequence, the nearest to the screen first: a step to one finds its pixels ready. While a block is
   // decoded here, the next is made there.
-  async load(channel, ticket) {
-    const { header: { patient, shape: [count] }, grey } = this;
+  async load(channel) {
+    const { header, grey } = this;  // those of another patient may come meanwhile
+    const { patient, shape: [count] } = header;
     grey[channel] ??= [];
     const missing = [...Array(count).keys()].filter((slice) => !grey[channel][slice]);
     const distance = (slice) => Math.abs(slice - this.slice);
@@ -283,19 +293,17 @@ class Viewer {
     };
     for (let block = ask(), next; block.numbers.length; block = next) {
       const frames = await block.answer;
-      if (ticket !== this.asked || channel !== this.channel) return;
+      if (grey !== this.grey || channel !== this.channel) return;
       next = ask();
-      await this.useSlices(channel, block.numbers, frames, ticket);
+      await this.useSlices(header, grey, channel, block.numbers, frames);
     }
     this.root.dataset.loaded = `${patient}/${channel}`;
   }
 
-  async useSlices(channel, numbers, frames, ticket) {
-    const [, height, columns] = this.header.shape;
+  async useSlices({ shape: [, height, columns] }, grey, channel, numbers, frames) {
     const decoded = await Promise.all(frames.map((frame) => decode(frame, columns, height)));
-    if (ticket !== this.asked) return;
-    numbers.forEach((slice, i) => { (this.grey[channel] ??= [])[slice] = decoded[i]; });
-    if (channel === this.channel && numbers.includes(this.slice)) this.recolour();
+    numbers.forEach((slice, i) => { (grey[channel] ??= [])[slice] = decoded[i]; });
+    if (grey === this.grey && channel === this.channel && numbers.includes(this.slice)) this.recolour();
   }
 
   // --- brightness and contrast

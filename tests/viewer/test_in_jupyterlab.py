@@ -2,6 +2,7 @@
 real Chromium.
 """
 
+import base64
 import io
 import os
 import re
@@ -21,7 +22,7 @@ from PIL import Image
 
 from lib.dataset import load_data
 from lib.notebook.execute import execute
-from lib.phantom import PHANTOM_FOLDER, make_patient
+from lib.phantom import PHANTOM_FOLDER, make_patient, write_phantom
 from lib.plot.pixels import CHANNELS, FLAIR, brightest, colour_table, kinds
 from lib.viewer import browse
 from tests.conftest import NAMES, brain, write_patient
@@ -93,6 +94,29 @@ OPENING = """async (name) => {
     look();
   });
   return [await until(() => root.dataset.shown), await until(() => root.dataset.loaded)];
+}"""
+
+# the browser of a notebook, whose kernel takes a moment for each answer
+SLOW_KERNEL = """async ([program, patients]) => {
+  const { render } = (await import(`data:text/javascript,${encodeURIComponent(program)}`)).default;
+  const bytes = (text) => new DataView(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
+  let receive, queue = Promise.resolve();
+  const answer = async (question) => {
+    await new Promise((done) => setTimeout(done, 100));
+    const [reply, buffers] = await window.answer(question);
+    receive(reply, buffers.map(bytes));
+  };
+  const send = (question) => { queue = queue.then(() => answer(question)); };
+  const model = { get: () => patients, on: (_, found) => { receive = found; }, send };
+  render({ model, el: document.body });
+}"""
+
+# a patient is chosen, and at once a sequence
+CHOOSING = """(name) => {
+  const menu = document.querySelector('.slices select');
+  menu.value = name;
+  menu.dispatchEvent(new Event('change'));
+  document.querySelector('.slices .buttons button').click();
 }"""
 
 # in every frame of the screen: how often the picture changed, and in how many frames there was none
@@ -499,6 +523,47 @@ def test_lab_draws_a_training_in_place(lab, chromium, server, capsys):
             f"without one, heights {seen['heights']}"
         )
     assert seen["changes"] > 2 and len(seen["heights"]) == 1 and not problems
+
+
+# --- a slow kernel --------------------------------------------------------------------------------
+
+
+def test_what_is_clicked_while_the_kernel_computes_mixes_no_patients(tmp_path, offline):
+    page, _ = offline
+    data = load_data(write_phantom(tmp_path / "data", patients=2, size=64), 64)
+    first, second = data.patients
+    browser, sent = browse(prediction(data, 1, [first, second])), []
+    browser.send = lambda content, buffers=(): sent.append((content, buffers))
+
+    def answer(question):
+        browser._answer(None, question, [])
+        content, buffers = sent.pop()
+        return [content, [base64.b64encode(part).decode() for part in buffers]]
+
+    page.expose_function("answer", answer)
+    patients = [[first, first], [second, second], ["nobody", "nobody"]]
+    page.evaluate(SLOW_KERNEL, [(ROOT / "lib/viewer/browser.js").read_text(), patients])
+
+    def wait_for(name, channel):
+        place = f"() => document.querySelector('.slices').dataset.loaded === '{name}/{channel}'"
+        page.wait_for_function(place, timeout=20_000)
+
+    wait_for(first, FLAIR)
+    page.evaluate(CHOOSING, second)
+    assert page.locator(".slices").get_attribute("aria-busy") == "true"
+    wait_for(second, 0)
+    assert page.locator(".slices").get_attribute("aria-busy") == "false"
+    page.locator(".slices").focus()
+    page.keyboard.press("Home")
+    choose(page, OVERLAY_MENU, "off")
+    for number in range(len(data.volume(second))):
+        assert shown(page) == (second, 0, number)
+        assert (picture(page) == expected(data, shown(page), None, "off")).all()
+        page.keyboard.press("ArrowRight")
+    page.evaluate(CHOOSING, "nobody")
+    page.wait_for_function("() => document.querySelector('.note').textContent.includes('nobody')")
+    assert page.locator(".slices select").first.input_value() == second
+    assert page.locator(".slices").get_attribute("aria-busy") == "false"
 
 
 # --- the exported file ----------------------------------------------------------------------------
