@@ -591,7 +591,21 @@ def _scores_of(label: str, runs: list[Scored], reference: Scored, metric: str) -
     missing = scores.index[scores.isna().any(axis=1)]
     if len(missing):
         raise KitError(f"{label}: no {metric} for {', '.join(missing)}; are there masks?")
+    _require_different(label, runs, scores)
     return scores
+
+
+def _require_different(label: str, runs: list[Scored], scores: pd.DataFrame) -> None:
+    """Raise KitError for a training that is there twice: it would say that seeds do not matter."""
+    known = set()
+    for run, (_, column) in zip(runs, scores.items(), strict=True):
+        training = run.config, column.to_numpy().tobytes()
+        if training in known:
+            raise KitError(
+                f"{label}: the run with seed {run.config.seed} is there twice; give each training "
+                f"once; {see('statistics', 'What is compared')}"
+            )
+        known.add(training)
 
 
 def _require_comparable(label: str, run: Scored, reference: Scored, metric: str) -> None:
@@ -607,6 +621,12 @@ def _require_comparable(label: str, run: Scored, reference: Scored, metric: str)
             f"{label}: other patients than the baseline's ({'; '.join(differing)}); use the same "
             f"split; {see('statistics', 'What is compared')}"
         )
+    other = _patients_with_other_masks(run, reference)
+    if other:
+        raise KitError(
+            f"{label}: scored on other data than the baseline ({', '.join(other[:3])} has other "
+            f"masks); compare runs on the same data; {see('statistics', 'What is compared')}"
+        )
     if "seen" in run.cases and run.cases["seen"].any():
         raise KitError(
             f"{label}: its network was trained on {run.cases['seen'].sum()} of the patients; "
@@ -620,6 +640,21 @@ def _require_comparable(label: str, run: Scored, reference: Scored, metric: str)
             f"differ); compare with metric='dsc_native'; "
             f"{see('statistics', 'What is compared')}"
         )
+
+
+def _patients_with_other_masks(run: Scored, reference: Scored) -> list[str]:
+    """Return the patients whose tumours have not as many voxels in both, by name.
+
+    Phantoms of all seeds have the same names, and masks may have been corrected.
+    """
+    if not {"tp", "fn"} <= set(run.cases) & set(reference.cases):
+        return []
+    voxels = [
+        (each.cases["tp"] + each.cases["fn"]).set_axis(each.cases["patient"]).sort_index()
+        for each in (run, reference)
+    ]
+    known = voxels[0].notna() & voxels[1].notna()
+    return list(voxels[0].index[known & (voxels[0] != voxels[1])])
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:

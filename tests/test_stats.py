@@ -850,6 +850,25 @@ def test_the_line_uses_the_model_of_the_test():
     assert f"A true difference of {detectable(one)[0]:.3f} would be found" in resolution(one)
 
 
+def test_other_heads_under_the_same_names_are_not_compared():
+    """Phantoms of all seeds have the same names."""
+    runs = {"baseline": run_of([0.5] * 10), "same": run_of([0.6] * 10), "other": run_of([0.6] * 10)}
+    for label, voxels in (("baseline", 100), ("same", 100), ("other", 101)):
+        cases = runs[label].cases
+        runs[label].__dict__["cases"] = cases.assign(tp=50, fp=0, fn=[voxels - 50, *[50] * 9])
+    others = {label: run for label, run in runs.items() if label != "other"}
+    assert len(compare_to_baseline(others)) == 1
+    with pytest.raises(KitError, match=r"other: scored on other data .*\(P00 has other masks\)"):
+        compare_to_baseline(runs)
+
+
+def test_a_training_counts_once():
+    runs = sweep_of(SDS, (0.0,))
+    runs["a"][2] = runs["a"][0]
+    with pytest.raises(KitError, match="a: the run with seed 42 is there twice"):
+        compare_to_baseline(runs)
+
+
 def test_a_candidate_that_scatters_takes_no_power_from_the_others():
     steady, wild = Spread(0.01, 0.02, 0.05), Spread(0.2, 0.02, 0.05)
     rng = np.random.default_rng(3)

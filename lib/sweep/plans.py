@@ -50,16 +50,25 @@ class Plan:
         """Return label -> config, the reference first.
 
         The reference is the variant that leaves ``base`` as it is, or else the first. Variants with
-        the same config are one, with the label of the first.
+        the same config are one, with the label of the first. A ladder keeps its order.
 
         Raises:
-            KitError: a variant names an unknown field or a value that it cannot have.
+            KitError: a variant names an unknown field or a value that it cannot have; or two steps
+                of a ladder are the same.
         """
         configs: dict[str, Config] = {}
         for label, changes in self.variants.items():
             config = _changed(self.name, label, base, changes)
-            if config not in configs.values():
+            same = next((known for known, other in configs.items() if other == config), None)
+            if same is None:
                 configs[label] = config
+            elif self.ladder:
+                raise KitError(
+                    f"plan {self.name}: step {label!r} is the same recipe as {same!r}; leave it "
+                    f"out, or change another field: the profile may have set this one already"
+                )
+        if self.ladder:
+            return configs
         reference = next(
             (label for label, config in configs.items() if config == base), next(iter(configs))
         )
@@ -72,19 +81,24 @@ class Plan:
             seeds: by default each variant's own.
 
         Raises:
-            KitError: see ``configs``; or seeds are given, and a variant has one of its own.
+            KitError: see ``configs``; seeds that are no whole numbers, or one twice: a training
+                counts once; or seeds are given, and a variant has one of its own.
         """
-        if not isinstance(seeds, Iterable) or not all(isinstance(seed, Integral) for seed in seeds):
-            raise KitError(f"plan {self.name}: seeds {seeds!r}; give whole numbers, e.g. (1, 2, 3)")
+        given = list(seeds) if isinstance(seeds, Iterable) else [seeds]
+        whole = all(isinstance(seed, Integral) for seed in given)
+        if not isinstance(seeds, Iterable) or not whole or len(set(given)) < len(given):
+            raise KitError(
+                f"plan {self.name}: seeds {given}; give different whole numbers, e.g. (1, 2, 3)"
+            )
         configs = self.configs(base)
         own = [label for label, changes in self.variants.items() if "seed" in changes]
-        if seeds and own:
+        if given and own:
             raise KitError(
                 f"plan {self.name}, variant {own[0]}: has a seed of its own; leave out seeds="
             )
         return [
-            Trial(label, dataclasses.replace(config, seed=config.seed if seed is None else seed))
-            for seed in seeds or (None,)
+            Trial(label, config if seed is None else dataclasses.replace(config, seed=int(seed)))
+            for seed in given or (None,)
             for label, config in configs.items()
         ]
 

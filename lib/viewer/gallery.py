@@ -49,11 +49,11 @@ class Gallery:
 
     def _check_same_images(self, label: str, run: Prediction) -> None:
         for name in run.cases["patient"]:
-            theirs = run.data.record(name).geometry.shape
-            if name in self.data.patients and self.data.record(name).geometry.shape != theirs:
+            theirs = run.data.record(name).sha256
+            if name in self.data.patients and self.data.record(name).sha256 != theirs:
                 raise KitError(
-                    f"{label}: its {name} has {theirs} pixels, that of the first prediction "
-                    f"another number; compare predictions of the same data"
+                    f"{label}: its {name} has other images or masks than that of the first "
+                    f"prediction; compare predictions of the same data"
                 )
 
     def _ranked(self) -> list[str]:

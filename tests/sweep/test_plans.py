@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from scipy.stats import loguniform
 
@@ -73,6 +74,30 @@ def test_seeds():
         ("fresh", 2),
     ]
     assert [a.config.seed for a in PLANS["sampling"].trials(replace(REFERENCE, seed=7))] == [7, 7]
+
+
+@pytest.mark.parametrize("seeds", [range(1, 3), np.arange(1, 3), (seed for seed in (1, 2)), {1, 2}])
+def test_whatever_holds_whole_numbers_holds_seeds(seeds):
+    trials = PLANS["sampling"].trials(REFERENCE, seeds)
+    assert [trial.config.seed for trial in trials] == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("seeds", [42, (42, 42), (1.5,), "42", (42, np.int64(42)), None])
+def test_seeds_that_are_none_or_there_twice_are_refused(seeds):
+    with pytest.raises(KitError, match=r"plan sampling: seeds .*give different whole numbers"):
+        PLANS["sampling"].trials(REFERENCE, seeds)
+
+
+def test_a_ladder_keeps_its_order():
+    steps = {"first": {"lr": 1e-5}, "second": {}, "third": {"ema": 0.9}}
+    assert list(Plan("steps", "?", steps, ladder=True).configs(REFERENCE)) == list(steps)
+    assert next(iter(Plan("steps", "?", steps).configs(REFERENCE))) == "second"
+
+
+def test_two_steps_of_a_ladder_that_are_the_same_are_named():
+    plan = Plan("steps", "?", {"before": {}, "rate": {"lr": REFERENCE.lr}}, ladder=True)
+    with pytest.raises(KitError, match="plan steps: step 'rate' is the same recipe as 'before'"):
+        plan.configs(REFERENCE)
 
 
 def test_grid_and_random():

@@ -13,6 +13,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from PIL import Image
 
 from lib.config import REFERENCE
@@ -204,10 +205,19 @@ def test_five_runs_are_too_many_and_none_too_few(data):
             browse(runs)
 
 
-def test_other_images_under_the_same_name_are_refused(data, kaggle_folder):
+def test_other_images_or_masks_under_the_same_name_are_refused(data, kaggle_folder):
     other = load_data(kaggle_folder(slices=8), 32)
     with pytest.raises(KitError, match="same data"):
         browse([prediction(data), prediction(other)])
+    copy = kaggle_folder()
+    same = load_data(copy, 64)
+    browse([prediction(data), prediction(same)])  # another grid shows the same files
+    file = min(copy.rglob("*_mask.tif"))
+    mask = tifffile.imread(file)
+    mask[0, 0] = 255
+    tifffile.imwrite(file, mask)
+    with pytest.raises(KitError, match=r"other images or masks .* compare predictions of the same"):
+        browse([prediction(data), prediction(load_data(copy, 32))])
 
 
 def edge_case(folder, case):
