@@ -32,8 +32,8 @@ from lib.data import cache_folder
 from lib.dataset import BrainData, load_data
 from lib.logger import RunFolder
 from lib.sweep.table import SweepTable
-from lib.sweep.task import RETRIES, Task, note_place, record_failure, train_task
-from lib.utils import LIB, KitError, in_notebook, progress, see, write_atomic
+from lib.sweep.task import RETRIES, Task, note_place, record_failure, require_same_code, train_task
+from lib.utils import LIB, EditedError, KitError, in_notebook, progress, see, write_atomic
 
 _IDENTITY = ".identity"
 
@@ -229,8 +229,11 @@ def _take(ray: Any, reference: Any, task: Task, data: BrainData) -> None:
     try:
         files = ray.get(reference)
     except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None) or error
+        if isinstance(cause, EditedError):  # of no run, but of the whole sweep
+            raise cause from None
         note_place(task, data)
-        record_failure(task, data, getattr(error, "cause", None) or error)
+        record_failure(task, data, cause)
         return
     if files:
         with task.folder.lock():
@@ -260,6 +263,7 @@ def train_remotely(task: Task, root: str, out: Path, home: str) -> dict[str, byt
         torch.set_num_threads(int(threads))
     config = task.trial.config
     data = load_data(root, config.image_size, config.preprocessing)
+    require_same_code(task, data)
     identity = out / _IDENTITY
     if identity.is_file() and identity.read_text(encoding="utf-8") == home:
         train_task(task, data, out)

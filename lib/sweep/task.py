@@ -115,8 +115,8 @@ def require_same_code(task: Task, data: BrainData) -> None:
     """
     if _id(task.trial.config, data) != task.folder.path.name:
         raise EditedError(
-            "code or data were edited after the sweep began; restart the kernel, or run the "
-            "command again"
+            "code or data were edited after the sweep began, or a machine of the cluster has "
+            "others; restart the kernel, or run the command again"
         )
 
 

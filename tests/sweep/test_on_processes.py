@@ -164,7 +164,7 @@ def test_a_worker_ends_with_its_input(monkeypatch):
 def test_what_stops_the_whole_sweep(data, tmp_path, steps, monkeypatch):
     task, *_ = make_tasks(PLAN, BASE, data, tmp_path)
     other = replace(task, folder=RunFolder(tmp_path, f"{task.folder.path.name[:-1]}x"))
-    with pytest.raises(EditedError, match="were edited after the sweep began; restart"):
+    with pytest.raises(EditedError, match=r"were edited after the sweep began, .*; restart"):
         require_same_code(other, data)
     assert "were edited" in worker.train(other.to_json(), data)["edited"]
     task.folder.path.mkdir(parents=True)

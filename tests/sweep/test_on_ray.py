@@ -22,7 +22,7 @@ from lib.logger import Run, all_runs
 from lib.sweep import Plan, sweep
 from lib.sweep.on_ray import _modules, _take, train_remotely
 from lib.sweep.task import make_tasks, note_place
-from lib.utils import PROJECT, KitError
+from lib.utils import PROJECT, EditedError, KitError
 from tests.sweep.test_run import BASE, EPOCHS_LOST, PLAN, Killer, content, count
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")]
@@ -123,6 +123,24 @@ def test_results_are_brought_home_where_nothing_is_shared(data, tmp_path, cluste
     assert run.info["status"] == "finished" and len(run.cases)
     assert run.info["plans"] == ["earlier", "tiny"]  # what was known at home is kept
     assert not list((tmp_path / "another machine").rglob("*.pt"))
+
+
+def test_other_data_on_a_machine_of_the_cluster_end_the_sweep(data, tmp_path, cluster, monkeypatch):
+    """They would be trained for hours under an id that nobody asked for."""
+    [task, *_] = make_tasks(PLAN, BASE, data, tmp_path / "out")
+    other = tmp_path / "other"
+    shutil.copytree(data.root, other)
+    shutil.rmtree(min(path for path in other.iterdir() if path.is_dir()))
+    with pytest.raises(EditedError, match="or a machine of the cluster has others") as raised:
+        train_remotely(task, str(other), tmp_path / "out", home="that of another folder")
+
+    def get(reference):
+        raise cluster.exceptions.RayTaskError("train_remotely", "traceback", raised.value)
+
+    monkeypatch.setattr(cluster, "get", get)
+    with pytest.raises(EditedError):
+        _take(cluster, None, task, data)
+    assert not list(tmp_path.rglob("run.json"))
 
 
 def test_no_cluster_there(data, tmp_path, cluster, monkeypatch):
