@@ -7,8 +7,8 @@ shapes differ: shapes that merely broadcast would give a meaningless number.
 Overlap losses are in [0, 1]. Their sums run over the whole batch, as published: a slice without
 tumour then costs the pixels falsely marked on it, but its own ratio, 0/0, never arises. With
 ``per_image=True`` each image has its own ratio and the loss is their mean. Small tumours then
-count as much as large ones, and on an empty slice a single false pixel costs half as much as
-nothing but false pixels.
+count as much as large ones, and on an empty slice a single false pixel costs much: with Dice and
+IoU half as much as nothing but false pixels.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -371,7 +372,7 @@ def check_patients(
     """Return the names asked for, or all, of data that a network of ``config`` can read.
 
     Raises:
-        KitError: data prepared for another image size, or no such patient.
+        KitError: data prepared for another image size, no such patient, or one twice.
     """
     if (data.image_size, data.preprocessing) != (config.image_size, config.preprocessing):
         raise KitError(
@@ -386,6 +387,9 @@ def check_patients(
             f"{data.root}: no patient {unknown[0]} there; the first of {len(data.patients)} is "
             f"{next(iter(data.patients))}"
         )
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise KitError(f"patient {twice[0]} is asked for twice; name each once: a mean counts each")
     return names
 
 

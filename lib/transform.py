@@ -127,7 +127,8 @@ def preprocess(
     darkest = np.uint8(np.ceil(kept.max() * 0.1))  # bytes compare fastest with a byte
     kept = np.where(kept < darkest, np.uint8(0), kept)
     if not kept.any():
-        raise ValueError("all slices are black")
+        inner = " but the first and the last, which are left out," if volume.any() else ""
+        raise ValueError(f"all slices{inner} are black")
     z0, z1, y0, y1, x0, x1 = 0, len(kept), 0, kept.shape[1], 0, kept.shape[2]
     if mode == "reference":
         z0, z1, y0, y1, x0, x1 = _nonzero_box(kept)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from lib.utils import KitError
+from lib.utils import LIB, KitError
 
 Convolution = nn.Conv2d | nn.ConvTranspose2d
 
@@ -70,7 +70,8 @@ def start_at(network: nn.Module, prior: float) -> None:
     first epochs on leaving that. Source: Lin et al. 2017 (arXiv:1708.02002), section 4.1.
 
     Raises:
-        KitError: no convolution has one output channel and a bias.
+        KitError: no convolution has one output channel and a bias; or several of a network from
+            outside the kit have: which of them give the output is not known.
     """
     biases = [
         conv.bias
@@ -81,6 +82,11 @@ def start_at(network: nn.Module, prior: float) -> None:
         raise KitError(
             f"{type(network).__name__}: prior sets the bias of a convolution with one output "
             f"channel, and it has none; set prior=0"
+        )
+    if len(biases) > 1 and type(network).__module__.partition(".")[0] != LIB.name:
+        raise KitError(
+            f"{type(network).__name__}: prior sets the bias of the output, and {len(biases)} "
+            f"convolutions have one output channel; set prior=0, and the bias in its constructor"
         )
     for bias in biases:
         nn.init.constant_(bias, math.log(prior / (1 - prior)))

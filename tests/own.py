@@ -10,12 +10,15 @@ from torch import Tensor
 from lib.transform import Geometry, preprocess
 from lib.unet import UNet
 
+TRIED = 2  # slices on which a network is tried beforehand: no step of a training
+MISTAKE = "it raised IndexError: a student's mistake"
+
 
 class Counting(UNet):
     """Notes every training step in the file that ``KIT_STEPS`` names."""
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.training:
+        if self.training and len(images) > TRIED:
             with open(os.environ["KIT_STEPS"], "a", encoding="utf-8") as log:
                 log.write("step\n")
         return super().forward(images)
@@ -33,7 +36,8 @@ class Dying(UNet):
 
     def forward(self, images: Tensor) -> Tensor:
         lives = Path(os.environ["KIT_LIVES"])
-        if self.training and (left := lives.read_text(encoding="utf-8").splitlines()):
+        is_step = self.training and len(images) > TRIED
+        if is_step and (left := lives.read_text(encoding="utf-8").splitlines()):
             lives.write_text("\n".join(left[1:]), encoding="utf-8")
             os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(images)

@@ -190,6 +190,22 @@ def test_a_prior_needs_an_output_with_a_bias():
         start_at(nn.Conv2d(3, 1, 1, bias=False), 0.02)
 
 
+class Gated(nn.Module):
+    """Has a gate with one channel, as attention has, beside its output."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.out = nn.Conv2d(3, 1, 1), nn.Conv2d(3, 1, 1)
+
+    def forward(self, images):
+        return self.out(images * self.gate(images).sigmoid())
+
+
+def test_a_prior_closes_no_gates():
+    with pytest.raises(KitError, match="2 convolutions have one output channel; set prior=0"):
+        start_at(Gated(), 0.02)
+
+
 def test_kaiming_keeps_the_size_of_signals_through_both_kinds_of_convolution():
     torch.manual_seed(0)
     x = torch.randn(4, 64, 24, 24)

@@ -271,6 +271,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(data, tmp_path, monkeypatch,
     config = dataclasses.replace(TINY, **OWN)
     whole = fit(config, data, tmp_path / "whole")
     forward, sizes = PerImage.forward, []
+    monkeypatch.setattr("lib.networks._require_useful", lambda *_: None)
 
     def limited(self, x):
         if self.training:
@@ -300,6 +301,7 @@ def test_out_of_memory_takes_the_dataset_off_the_device_first(data, tmp_path, mo
     config = dataclasses.replace(TINY, **OWN)
     whole = fit(config, data, tmp_path / "whole")
     forward, begin, raised = PerImage.forward, DeviceMemory.__init__, []
+    monkeypatch.setattr("lib.networks._require_useful", lambda *_: None)
 
     def on_device(self, *args):
         begin(self, *args)

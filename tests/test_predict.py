@@ -397,6 +397,8 @@ def test_chosen_patients_only(tiny_kaggle, tmp_path):
     assert shown == {NAMES[0], NAMES[3], "cases.csv"}
     with pytest.raises(KitError, match=f"nobody.*{NAMES[0]}"):
         predict.predict(Bright.trained(), tiny_kaggle, patients=["nobody"], device="cpu")
+    with pytest.raises(KitError, match=f"patient {NAMES[0]} is asked for twice"):
+        predict.predict(Bright.trained(), tiny_kaggle, patients=[NAMES[0]] * 2, device="cpu")
 
 
 def test_batch_size_does_not_matter(tiny_kaggle, weights):

@@ -17,7 +17,6 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lib.config import Config
 from lib.evaluate import THRESHOLD
 from lib.logger import Epoch
 from lib.optim import is_done
@@ -28,6 +27,8 @@ from lib.utils import in_notebook
 
 if TYPE_CHECKING:
     from IPython.display import DisplayHandle
+
+    from lib.dataset import SliceDataset
 
 _SHARE = (
     0.03  # of the time between two pictures may go into drawing: short epochs are drawn less often
@@ -42,19 +43,18 @@ class LiveView:
 
     In a notebook the picture is replaced in place, and the last one stays as an output of the cell.
     With ``KIT_PROGRESS=text`` only the last one is shown. There is none outside a notebook, nor
-    with
-    ``split="all"``, which leaves no patient to validate on. One object may watch several runs.
+    with ``split="all"``, which leaves no patient to validate on. One object may watch several runs.
     """
 
     def __init__(self) -> None:
-        self._config: Config | None = None
+        self._slices: SliceDataset | None = None  # those of a run: each training has its own
         self._drawn = self._cost = 0.0
 
     def __call__(self, epoch: Epoch) -> None:
         """Draw, unless drawing would slow the training down; always after the last epoch."""
         if not in_notebook() or not len(epoch.slices):
             return
-        if epoch.config is not self._config:
+        if epoch.slices is not self._slices:
             self._begin(epoch)
         last = is_done(epoch.config, [row["val_dsc"] for row in epoch.history])
         live = os.environ.get("KIT_PROGRESS") != "text"
@@ -66,7 +66,7 @@ class LiveView:
         self._cost = self._drawn - started
 
     def _begin(self, epoch: Epoch) -> None:
-        self._config, self._drawn, self._cost = epoch.config, 0.0, 0.0
+        self._slices, self._drawn, self._cost = epoch.slices, 0.0, 0.0
         self._handle: DisplayHandle | None = None
         self._numbers = _telling_slices(epoch)
         images, truth = (part.cpu() for part in epoch.slices.batch(self._numbers))

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from lib.logger import Run
 from lib.metrics import summarise
 from lib.plot.pixels import BLUE
-from lib.plot.style import dsc_axis, line_styles, styled
+from lib.plot.style import dsc_axis, line_styles, side_by_side, styled
 from lib.utils import as_list
 
 MOST_PAIRED = 4  # rows between which patients are joined: with more, lines hide the dots
@@ -46,7 +46,8 @@ def sweep_scores(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
     """Draw the validation DSC of a sweep's runs by epoch, and by patient at the best epoch.
 
     Args:
-        runs: label -> run, or its runs with several seeds, of which the mean is drawn.
+        runs: label -> run, or its runs with several seeds, of which the mean is drawn, up to the
+            end of the shortest.
     """
     listed = {label: as_list(given) for label, given in runs.items()}
     figure, (left, right) = plt.subplots(
@@ -55,8 +56,7 @@ def sweep_scores(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
     dsc_axis(left, "validation DSC per epoch")
     styles = line_styles(len(listed))
     for several, style in zip(listed.values(), styles, strict=True):
-        histories = [run.history.set_index("epoch")["val_dsc"] for run in several]
-        history = pd.concat(histories, axis=1).mean(axis=1)
+        history = side_by_side([run.history for run in several], "val_dsc").mean(axis=1)
         left.plot(history.index, history, marker=".", markersize=4, **style)
     scores = {label: _by_patient(several) for label, several in listed.items()}
     draw_strips(right, scores, [style["color"] for style in styles])

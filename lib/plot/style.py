@@ -6,7 +6,7 @@ once; ``figure.savefig("name.svg")`` keeps it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
@@ -111,6 +111,15 @@ def nothing_to_score(who: str = "patients with masks") -> Figure:
     figure = plt.figure(figsize=(10, 0.6))
     figure.text(0.5, 0.5, f"no {who}: nothing to show", ha="center", va="center")
     return figure
+
+
+def side_by_side(histories: Iterable[pd.DataFrame], column: str) -> pd.DataFrame:
+    """Return a column of the histories of several runs, (epoch, run), up to the shortest run.
+
+    Where early stopping has ended some of them, a mean over the others would be of other runs.
+    """
+    columns = [history.set_index("epoch")[column] for history in histories]
+    return pd.concat(columns, axis=1).dropna()
 
 
 def dsc_axis(axis: Axes, title: str) -> None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from lib.logger import Run
 from lib.plot.pixels import GREEN, VERMILION
-from lib.plot.style import dsc_axis, line_styles, styled
+from lib.plot.style import dsc_axis, line_styles, side_by_side, styled
 from lib.utils import KitError, as_list
 
 
@@ -99,7 +99,7 @@ def sweep_curves(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
         several = as_list(given)
         losses |= {run.config.loss for run in several}
         for axis, column in ((left, "val loss"), (right, "val_dsc")):
-            table = pd.concat([run.history.set_index("epoch")[column] for run in several], axis=1)
+            table = side_by_side([run.history for run in several], column)
             axis.plot(
                 table.index, table.mean(axis=1), marker=".", markersize=4, label=label, **style
             )

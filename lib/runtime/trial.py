@@ -27,6 +27,7 @@ class Check(NamedTuple):
     name: str
     passed: bool
     remedy: str
+    error: Exception | None = None  # that ended it
 
     def __str__(self) -> str:
         return f"[OK] {self.name}" if self.passed else f"[FAIL] {self.name}: {self.remedy}"
@@ -36,7 +37,8 @@ def require(spec: str, checks: Iterator[Check]) -> None:
     """Raise ``KitError`` with the remedy of the first check that fails."""
     for check in checks:
         if not check.passed:
-            raise KitError(f"{spec}: {check.remedy}; try it with python -m lib.check {spec}")
+            message = f"{spec}: {check.remedy}; try it with python -m lib.check {spec}"
+            raise KitError(message) from check.error
 
 
 def raised(error: Exception) -> str:
@@ -62,7 +64,7 @@ def _ended_by_errors(checks: Callable[P, Iterator[Check]]) -> Callable[P, Iterat
         except Exception as error:  # code of a user can be wrong in every way
             if isinstance(error, KitError) or is_out_of_memory(error):
                 raise
-            yield Check("runs without an error", False, raised(error))
+            yield Check("runs without an error", False, raised(error), error)
 
     return guarded
 

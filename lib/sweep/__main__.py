@@ -118,7 +118,10 @@ def _one_plan(arguments: argparse.Namespace, changes: Overrides) -> dict[str, st
         arguments.only,
         **executor_options(arguments),
     )
-    if len(done.runs) > 1:
+    nobody = [run.id for runs in done.runs.values() for run in runs if run.cases.empty]
+    if nobody:
+        print(f"\n{nobody[0]} scored nobody: there is nothing to compare. Leave out --split all")
+    elif len(done.runs) > 1:
         table = compare_to_baseline(done.runs)
         print(f"\n{plan.question}\n{resolution(table)}\n{readable(table).to_string()}")
         print(f"\nBeside the mean:\n{outcomes(done.runs).round(3).to_string()}")

@@ -503,14 +503,14 @@ def test_remarks_survive_in_the_cache_and_the_report(tiny_kaggle):
         assert "8 patients, 48 slices (6 to 6 each)" in report
 
 
-def test_black_patient_is_named(tiny_kaggle):
-    write_patient(
-        tiny_kaggle,
-        "TCGA_ZZ_1_1",
-        np.zeros((4, 32, 32, 3), np.uint8),
-        np.zeros((4, 32, 32), np.uint8),
-    )
-    with pytest.raises(KitError, match="TCGA_ZZ_1_1: all slices are black") as caught:
+@pytest.mark.parametrize(
+    ("ends", "words"), [(0, ""), (200, " but the first and the last, which are left out,")]
+)
+def test_black_patient_is_named(tiny_kaggle, ends, words):
+    volume = np.zeros((4, 32, 32, 3), np.uint8)
+    volume[[0, -1], 8:24, 8:24] = ends
+    write_patient(tiny_kaggle, "TCGA_ZZ_1_1", volume, np.zeros((4, 32, 32), np.uint8))
+    with pytest.raises(KitError, match=f"TCGA_ZZ_1_1: all slices{words} are black") as caught:
         load_data(tiny_kaggle, SIZE)
     assert "\n" not in str(caught.value)
 

@@ -39,7 +39,9 @@ def run(seed=0, loss="DiceLoss", epochs=5, patients=8, **settings):
             "val_dsc": rng.random(epochs),
         }
     )
-    tp, fp, fn = rng.integers(1, 900, (3, patients))
+    tumours = np.random.default_rng(0).integers(2, 900, patients)  # the same in all runs
+    tp, fp = rng.integers(1, tumours), rng.integers(1, 900, patients)
+    fn = tumours - tp
     cases = pd.DataFrame(
         {
             "patient": [f"PHANTOM_{i:04}" for i in range(patients)],
@@ -123,6 +125,21 @@ def test_one_epoch_and_one_patient_can_be_drawn():
     plot.dsc_strips({"only": run(patients=1).cases["dsc"]})
     plot.sweep_curves({"only": run(epochs=1)})
     plot.size_against_dsc(run(patients=1).cases)
+
+
+def test_a_mean_of_several_runs_ends_with_the_shortest():
+    """Early stopping ends some: a mean of the others would jump."""
+    runs = {"both": [run(0, epochs=8), run(1, epochs=5)]}
+    mean = np.mean([one.history["val_dsc"][:5] for one in runs["both"]], axis=0)
+    for figure in (plot.sweep_curves(runs), plot.sweep_scores(runs)):
+        [line] = [
+            line
+            for axis in figure.axes
+            if axis.get_title().startswith("validation DSC")
+            for line in axis.lines
+        ]
+        assert list(line.get_xdata()) == [1, 2, 3, 4, 5]
+        assert line.get_ydata() == pytest.approx(mean)
 
 
 def test_strips_compare_the_patients_of_both_with_the_first():

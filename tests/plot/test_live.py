@@ -5,6 +5,7 @@ notebooks.
 import io
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -65,6 +66,19 @@ def test_text_mode_shows_the_last_picture_only(tiny_kaggle, tmp_path, screen):
     for seed in (1, 2):  # one view, two runs: a picture each
         fit(Config(**TINY.to_dict() | {"seed": seed, "epochs": 2}), data, tmp_path, watch=view)
     assert len(screen.first) == 2 and not screen.updates
+
+
+def test_one_view_of_the_same_recipe_on_other_data_begins_anew(
+    tiny_kaggle, kaggle_folder, tmp_path, screen, monkeypatch
+):
+    monkeypatch.setenv("KIT_PROGRESS", "auto")
+    view, config = live.LiveView(), replace(TINY, epochs=2)
+    shown = []
+    for folder in (tiny_kaggle, kaggle_folder(slices=8)):
+        fit(config, load_data(folder, 32), tmp_path, watch=view)
+        shown.append(view._grey)
+    assert len(screen.first) == len(screen.updates) == 2
+    assert not np.array_equal(*shown)
 
 
 def test_where_nobody_is_left_to_validate_on_nothing_is_shown(tiny_kaggle, tmp_path, screen):

@@ -26,6 +26,7 @@ from lib.sweep.run import cost_of
 from lib.sweep.table import SweepTable
 from lib.sweep.task import Task, make_tasks, require_same_code
 from lib.utils import PROJECT, EditedError, KitError
+from tests.own import MISTAKE
 from tests.sweep.test_run import BASE, EPOCHS_LOST, PLAN, Killer, content, count, start_driver
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
@@ -100,7 +101,8 @@ def test_the_same_bytes_as_one_after_the_other(data, tmp_path, steps, own_folder
     here = sweep(plan, BASE, data, tmp_path / "here", executor="local")
     there = sweep(plan, BASE, data, tmp_path / "there", executor="processes", workers=2)
     assert list(there.runs) == list(here.runs) == ["Dice", "own loss", "slow"]
-    assert there.failures == here.failures == {"raising": "IndexError: a student's mistake"}
+    assert there.failures == here.failures
+    assert list(here.failures) == ["raising"] and MISTAKE in here.failures["raising"]
     assert content(tmp_path / "there") == content(tmp_path / "here")
     assert [run.info["places"] for [run] in there.runs.values()] == [
         run.info["places"] for [run] in here.runs.values()
@@ -344,7 +346,7 @@ def test_edited_code_stops_the_sweep(data, tmp_path, steps, own_folder):
         "import os\nfrom lib.unet import UNet\n\n"
         "class Edited(UNet):\n"
         "    def forward(self, images):\n"
-        "        if self.training:\n"
+        "        if self.training and len(images) > 2:\n"  # not in the trial before it
         "            os.utime(__file__, ns=(1, 1))\n"
         "        return super().forward(images)\n"
     )

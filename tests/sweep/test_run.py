@@ -25,6 +25,7 @@ from lib.sweep import sweep as sweep_by_any
 from lib.sweep.__main__ import main
 from lib.sweep.task import make_tasks
 from lib.utils import PROJECT, EditedError, KitError
+from tests.own import MISTAKE
 
 BASE = Config(image_size=32, init_features=1, epochs=2, batch_size=8, model="tests.own:Counting")
 PLAN = Plan("tiny", "?", {"Dice": {}, "IoU": {"loss": "IOULoss"}, "slow": {"lr": 1e-5}})
@@ -143,7 +144,7 @@ def test_a_variant_that_fails_is_recorded_and_stops_nothing(data, tmp_path, step
     )
     done = sweep(plan, BASE, data, tmp_path / "out")
     assert list(done.runs) == ["good", "also good"]
-    assert done.failures["raising"] == "IndexError: a student's mistake"
+    assert f"{MISTAKE} (line " in done.failures["raising"]
     assert "cannot be loaded" in done.failures["absent"]
     [failed] = [
         info
@@ -152,7 +153,7 @@ def test_a_variant_that_fails_is_recorded_and_stops_nothing(data, tmp_path, step
             "Raising"
         )
     ]
-    assert (failed["status"], failed["error"]) == ("failed", "IndexError: a student's mistake")
+    assert (failed["status"], failed["error"]) == ("failed", done.failures["raising"])
     assert [(place["label"], place["position"]) for place in failed["places"]] == [("raising", 1)]
     log = next((tmp_path / "out" / "runs").glob("Raising*/log.txt")).read_text()
     assert "Traceback" in log and "forward" in log
@@ -413,3 +414,6 @@ def test_command_line(data, tmp_path, monkeypatch, capsys):
     wet = command("sampling", *options)
     assert wet.returncode == 0, wet.stderr
     assert "cannot tell" in wet.stdout and len(finished_runs(tmp_path / "out")) == 2
+    nobody = command("sampling", *options, "--split", "all")
+    assert nobody.returncode == 0, nobody.stderr
+    assert "scored nobody: there is nothing to compare" in nobody.stdout
