@@ -120,7 +120,7 @@ def write_student_edition(target: str | Path = TARGET, source: Path = PROJECT) -
         chosen = chosen_exercises(
             (source / EXERCISES).read_text(encoding="utf-8"), course.exercises
         )
-        files[EXERCISES] = without_solutions(chosen).encode()
+        files[EXERCISES] = without_solutions(chosen, phrases.in_code).encode()
     if course.rubric:
         load_rubric(source / course.rubric)  # raises KitError if it is none
         files[RUBRIC] = (source / course.rubric).read_bytes()
