@@ -45,7 +45,11 @@ PARTS = (
 )
 """Files that students get: no results, weights or tests, and no solution among the measurements."""
 _BETWEEN = ("", "### END SOLUTION")
-LEFT_OUT = ("docs/instructors.md", "docs/instructors.zh-CN.md", "docs/teach-a-class.md")
+LEFT_OUT = tuple(
+    f"docs/{page}{language}.md"
+    for page in ("instructors", "teach-a-class")
+    for language in ("", ".zh-CN")
+)
 EXERCISES, RUBRIC = "exercises.py", "rubric.toml"
 _PUBLIC = """# What your instructor has chosen; the grader has the same.
 
