@@ -14,6 +14,7 @@ from lib.check import check_exercises
 from lib.check.exercises import EXERCISES as TRIES
 from lib.grade import written
 from lib.grade.released import questions, released
+from lib.grade.rubric import DEFAULT, load_rubric
 from lib.notebook.cells import ASKS, PHRASES, QUESTION, question_hash, read_notebook
 from lib.notebook.course import read_course
 from lib.notebook.solutions import BEGIN, END, without_solutions
@@ -119,6 +120,18 @@ def test_all_emphasis_is_shown(name):
         text = re.sub(r"\$[^$]+\$|\*\{[^}]+\}\*", "", one.text)
         shown = re.sub(r"<code>.*?</code>|<!--.*?-->", "", markdown.render(text))
         assert "*" not in shown, cell
+
+
+def test_the_rubric_has_the_numbers_of_the_english():
+    english, chinese = load_rubric(), load_rubric(DEFAULT.with_name(f"rubric.{CHINESE}.toml"))
+    for name in ("scale", "tolerance", "largest_lift", "total", "is_placeholder"):
+        assert getattr(chinese, name) == getattr(english, name), name
+    assert [*chinese.columns.values()] == [*english.columns.values()]
+    assert [[least for least, _ in levels] for levels in chinese.levels.values()] == [
+        [least for least, _ in levels] for levels in english.levels.values()
+    ]
+    for name, levels in chinese.levels.items():
+        assert all(re.search("[\u4e00-\u9fff]", text) for text in (name, *dict(levels).values()))
 
 
 # --- translating ----------------------------------------------------------------------------------
