@@ -19,6 +19,7 @@ from lib.notebook.cells import ASKS, PHRASES, QUESTION, question_hash, read_note
 from lib.notebook.course import read_course
 from lib.notebook.solutions import BEGIN, END, without_solutions
 from lib.runtime.fingerprints import code_tokens
+from lib.sweep import PLANS
 from lib.utils import PROJECT
 from maintain import language
 from maintain.answers import ModelAnswer, templates, without_answer
@@ -99,6 +100,13 @@ def test_the_code_in_model_answers_is_that_of_the_english():
     english = templates()
     for cell, answer in templates(CHINESE).items():
         assert marks(answer.text)["code"] == marks(english[cell].text)["code"], cell
+
+
+def test_each_question_that_is_printed_in_english_is_explained():
+    listed = re.findall(
+        r"^\* (\w+)：", read_catalog(CHINESE, "train")["train-04"].text, re.MULTILINE
+    )
+    assert listed == [plan.name for plan in PLANS.values()]
 
 
 def test_the_code_in_exercises_is_that_of_the_english():
