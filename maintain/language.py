@@ -1,16 +1,18 @@
-"""Put the notebooks into another language: ``python -m maintain.language zh-CN``.
+"""Put notebooks and exercises into another language: ``python -m maintain.language zh-CN``.
 
-It replaces the text of the Markdown cells, the comments in cells of code and the model answers by
-those of the catalogs in ``maintain/<language>``, and sets ``language`` in ``course.toml``. Code and
-outputs stay, and so does a cell whose English is no longer the kit's. The student edition that is
-made afterwards is in that language.
+It replaces the text of the Markdown cells, the comments in code, the docstrings of the exercises
+and the model answers by those of the catalogs in ``maintain/<language>``, and sets ``language`` in
+``course.toml``. Code and outputs stay, and so does a text whose English is no longer the kit's. The
+student edition that is made afterwards is in that language.
 """
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import re
+import textwrap
 import tokenize
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,13 +34,15 @@ from maintain.answers import (
 from maintain.catalog import Translation, catalog_file, read_catalog, text_hash
 
 COMMENTS = "comments"  # its headings are the English comments
+EXERCISES = "exercises.py"
+MODULE = "module"  # heading of the docstring of the file
 _COMMENT = re.compile(r"(?:### BEGIN SOLUTION: |#+ (?!BEGIN |END ))(.+)")
 _COMMENT_HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
 _NUMBER = re.compile(r"\{[^}]+\}")
 _AFTERWARDS = """\
 Outputs stay as they are; make notebooks runs the notebooks anew.
-Back to English: git checkout -- '*.ipynb' (what is not committed in them is lost), and
-language = "en" in course.toml."""
+Back to English: git checkout -- '*.ipynb' exercises.py (what is not committed in them is lost),
+and language = "en" in course.toml."""
 _LANGUAGE = re.compile(r'^language = ".*"$', re.MULTILINE)
 
 
@@ -110,6 +114,46 @@ def with_comments(code: str, comments: Mapping[str, str]) -> str:
     return "".join(lines)
 
 
+def docstrings_in(code: str) -> dict[str, tuple[ast.Constant, str]]:
+    """Return name -> node and text of each docstring, from the first to the last.
+
+    The name of a method is that of its class, a hyphen, and its own.
+    """
+    parts: list[tuple[str, ast.Module | ast.ClassDef | ast.FunctionDef]] = [
+        (MODULE, ast.parse(code))
+    ]
+    found: dict[str, tuple[ast.Constant, str]] = {}
+    while parts:
+        name, part = parts.pop(0)
+        text = ast.get_docstring(part)
+        first = part.body[0]
+        if text and isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            found[name] = (first.value, text)
+        if not isinstance(part, ast.FunctionDef):
+            prefix = "" if name == MODULE else f"{name}-"
+            parts += [
+                (f"{prefix}{inner.name}", inner)
+                for inner in part.body
+                if isinstance(inner, (ast.ClassDef, ast.FunctionDef))
+            ]
+    return found
+
+
+def with_docstrings(code: str, texts: Mapping[str, Translation]) -> tuple[str, list[str]]:
+    """Return code with its docstrings translated, and the names of those that stay."""
+    lines, kept = code.splitlines(True), []
+    found = docstrings_in(code)
+    for name, (node, text) in sorted(found.items(), key=lambda one: -one[1][0].lineno):
+        if name not in texts or not texts[name].fits(text):
+            kept.append(name)
+            continue
+        end = node.end_lineno or node.lineno
+        closing = "\n" if "\n" in texts[name].text else ""
+        new = f'"""{texts[name].text}{closing}"""\n'
+        lines[node.lineno - 1 : end] = [textwrap.indent(new, " " * node.col_offset)]
+    return "".join(lines), kept[::-1]
+
+
 def read_comments(language: str) -> dict[str, str]:
     """Return English comment -> its translation."""
     _, *parts = _COMMENT_HEADING.split(catalog_file(language, COMMENTS).read_text(encoding="utf-8"))
@@ -125,19 +169,30 @@ def with_language(course: str, language: str) -> str:
 
 
 def translate(language: str, folder: Path = PROJECT) -> Iterator[str]:
-    """Translate the notebooks of a folder in place; yield a line for each."""
+    """Translate notebooks and exercises of a folder in place; yield a line for each."""
     found, comments = answers(language), read_comments(language)
     for file in notebooks(language, folder):
         texts = read_catalog(language, file.stem)
         notebook = json.loads(file.read_text(encoding="utf-8"))
         changed, kept = translated(notebook, texts, comments, found, language)
         write_atomic(file, as_file(changed))
-        stay = f"; as they are, since the catalog has other English: {', '.join(kept)}"
-        yield f"{file.name}: {language}{stay if kept else ''}"
+        yield f"{file.name}: {language}{_staying(kept)}"
+    exercises = folder / EXERCISES
+    if exercises.is_file():
+        texts = read_catalog(language, exercises.stem)
+        code, kept = with_docstrings(exercises.read_text(encoding="utf-8"), texts)
+        write_atomic(exercises, with_comments(code, comments))
+        yield f"{exercises.name}: {language}{_staying(kept)}"
     course = folder / FILE.name
     text = course.read_text(encoding="utf-8") if course.is_file() else ""
     write_atomic(course, with_language(text, language))
     yield f'{course.name}: language = "{language}"'
+
+
+def _staying(kept: list[str]) -> str:
+    """Return what a line says of texts that stay as they are."""
+    names = ", ".join(kept)
+    return f"; as they are, since the catalog has other English: {names}" if kept else ""
 
 
 # --- checking -------------------------------------------------------------------------------------
@@ -158,6 +213,12 @@ def problems(language: str, folder: Path = PROJECT) -> Iterator[str]:
             if cell.kind == "code"
             for token in comments_in(cell.text)
         }
+    exercises = folder / EXERCISES
+    if exercises.is_file():
+        code = exercises.read_text(encoding="utf-8")
+        docstrings = {name: text for name, (_, text) in docstrings_in(code).items()}
+        yield from _differences(language, exercises.stem, docstrings)
+        comments |= {comment_text(token) for token in comments_in(code)}
     known = read_comments(language)
     for one in sorted(comments - {*known, *known.values()}):
         yield f"{language}/{COMMENTS}.md: add ## {one}"
@@ -199,7 +260,8 @@ def main() -> None:
     """Run the command line."""
     languages = [language for language in PHRASES if language != ENGLISH]
     parser = CommandParser(
-        prog="python -m maintain.language", description="Put the notebooks into another language."
+        prog="python -m maintain.language",
+        description="Put notebooks and exercises into another language.",
     )
     parser.add_argument("language", choices=languages)
     parser.add_argument(

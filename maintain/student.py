@@ -45,7 +45,11 @@ PARTS = (
 )
 """Files that students get: no results, weights or tests, and no solution among the measurements."""
 _BETWEEN = ("", "### END SOLUTION")
-LEFT_OUT = ("docs/instructors.md", "docs/instructors.zh-CN.md", "docs/teach-a-class.md")
+LEFT_OUT = tuple(
+    f"docs/{page}{language}.md"
+    for page in ("instructors", "teach-a-class")
+    for language in ("", ".zh-CN")
+)
 EXERCISES, RUBRIC = "exercises.py", "rubric.toml"
 _PUBLIC = """# What your instructor has chosen; the grader has the same.
 
@@ -120,7 +124,7 @@ def write_student_edition(target: str | Path = TARGET, source: Path = PROJECT) -
         chosen = chosen_exercises(
             (source / EXERCISES).read_text(encoding="utf-8"), course.exercises
         )
-        files[EXERCISES] = without_solutions(chosen).encode()
+        files[EXERCISES] = without_solutions(chosen, phrases.in_code).encode()
     if course.rubric:
         load_rubric(source / course.rubric)  # raises KitError if it is none
         files[RUBRIC] = (source / course.rubric).read_bytes()

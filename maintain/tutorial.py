@@ -1,6 +1,7 @@
 """Run the commands of ``docs/teach-a-class.md`` and write what they print below them.
 
 Command line: ``python -m maintain.tutorial``. They run in a copy of the kit, one after the other.
+The page in Chinese gets the same blocks.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from lib.runtime import CommandParser, run_command
 from lib.utils import PROJECT, KitError, write_atomic
 
 PAGE = PROJECT / "docs" / "teach-a-class.md"
+CHINESE = PAGE.with_name("teach-a-class.zh-CN.md")
 _BLOCK = re.compile(r"^```sh\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 
@@ -73,6 +75,21 @@ def filled(text: str, kit: Path) -> str:
     return "".join([*parts, text[position:]])
 
 
+def with_blocks_of(text: str, page: str) -> str:
+    """Return a text with the blocks of another page in place of its own.
+
+    Raises:
+        KitError: they are not as many.
+    """
+    blocks = [block[0] for block in _BLOCK.finditer(page)]
+    if len(blocks) != len(_BLOCK.findall(text)):
+        raise KitError(
+            f"{CHINESE.name}: has not the blocks of {PAGE.name}; write the same commands"
+        )
+    rest = iter(blocks)
+    return _BLOCK.sub(lambda _: next(rest), text)
+
+
 def words(text: str) -> str:
     """Return a text without its numbers, which differ from one kind of computer to the next."""
     return re.sub(r" +", " ", _NUMBER.sub("#", text))
@@ -86,7 +103,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         text = filled(PAGE.read_text(encoding="utf-8"), copied_kit(Path(folder, "kit")))
     write_atomic(PAGE, text)
-    print(PAGE.name)
+    write_atomic(CHINESE, with_blocks_of(CHINESE.read_text(encoding="utf-8"), text))
+    print(PAGE.name, CHINESE.name)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ CHECKS = "is what runs these tests"
 CLUSTER = "needs a cluster: tests/sweep/test_on_ray.py"
 LONG = "takes minutes or a GPU: tests/test_benchmarks.py"
 NOT_RUN = {
+    "python": "names the interpreter of the pages",
     "py install.py": WINDOWS,
     r".venv\Scripts\python -m lib.notebook train_default.ipynb inference.ipynb": WINDOWS,
     r".venv\Scripts\python -m jupyterlab train_default.ipynb": WINDOWS,

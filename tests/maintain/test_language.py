@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
@@ -9,12 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from lib.check import check_exercises
+from lib.check.exercises import EXERCISES as TRIES
 from lib.grade import written
 from lib.grade.released import questions, released
+from lib.grade.rubric import DEFAULT, load_rubric
 from lib.notebook.cells import ASKS, PHRASES, QUESTION, question_hash, read_notebook
 from lib.notebook.course import read_course
 from lib.notebook.solutions import BEGIN, END, without_solutions
 from lib.runtime.fingerprints import code_tokens
+from lib.sweep import PLANS
 from lib.utils import PROJECT
 from maintain import language
 from maintain.answers import ModelAnswer, templates, without_answer
@@ -97,6 +102,24 @@ def test_the_code_in_model_answers_is_that_of_the_english():
         assert marks(answer.text)["code"] == marks(english[cell].text)["code"], cell
 
 
+def test_each_question_that_is_printed_in_english_is_explained():
+    listed = re.findall(
+        r"^\* (\w+)：", read_catalog(CHINESE, "train")["train-04"].text, re.MULTILINE
+    )
+    assert listed == [plan.name for plan in PLANS.values()]
+
+
+def test_the_code_in_exercises_is_that_of_the_english():
+    english = language.docstrings_in((PROJECT / "exercises.py").read_text(encoding="utf-8"))
+    for name, one in read_catalog(CHINESE, "exercises").items():
+        for mark in (r"``([^`]+)``", r"arXiv:[\d.]+", r"X\^\{[^}]+\}|\w+\(p t\)"):
+            here, there = (
+                {" ".join(code.split()) for code in re.findall(mark, text)}
+                for text in (one.text, english[name][1])
+            )
+            assert here == there, name
+
+
 @pytest.mark.parametrize("name", [*NOTEBOOKS, "answers"])
 def test_all_emphasis_is_shown(name):
     """Between punctuation and a letter asterisks mean nothing: a blank must separate them."""
@@ -105,6 +128,18 @@ def test_all_emphasis_is_shown(name):
         text = re.sub(r"\$[^$]+\$|\*\{[^}]+\}\*", "", one.text)
         shown = re.sub(r"<code>.*?</code>|<!--.*?-->", "", markdown.render(text))
         assert "*" not in shown, cell
+
+
+def test_the_rubric_has_the_numbers_of_the_english():
+    english, chinese = load_rubric(), load_rubric(DEFAULT.with_name(f"rubric.{CHINESE}.toml"))
+    for name in ("scale", "tolerance", "largest_lift", "total", "is_placeholder"):
+        assert getattr(chinese, name) == getattr(english, name), name
+    assert [*chinese.columns.values()] == [*english.columns.values()]
+    assert [[least for least, _ in levels] for levels in chinese.levels.values()] == [
+        [least for least, _ in levels] for levels in english.levels.values()
+    ]
+    for name, levels in chinese.levels.items():
+        assert all(re.search("[\u4e00-\u9fff]", text) for text in (name, *dict(levels).values()))
 
 
 # --- translating ----------------------------------------------------------------------------------
@@ -148,6 +183,25 @@ def test_comments_are_replaced_and_code_is_not():
     )
 
 
+def test_docstrings_of_the_kit_are_replaced_and_others_stay():
+    code = (
+        '"""The file."""\n\n\nclass A:\n    """One.\n\n    More.\n    """\n\n'
+        '    def f(self):\n        """Two, changed."""\n        return """Two."""\n'
+    )
+    texts = {
+        "module": Translation(text_hash("The file."), "文件。"),
+        "A": Translation(text_hash("One.\n\nMore."), "一。\n\n更多。"),
+        "A-f": Translation(text_hash("Two."), "二。"),
+    }
+    after, kept = language.with_docstrings(code, texts)
+    assert after == (
+        '"""文件。"""\n\n\nclass A:\n    """一。\n\n    更多。\n    """\n\n'
+        '    def f(self):\n        """Two, changed."""\n        return """Two."""\n'
+    )
+    assert kept == ["A-f"]
+    assert language.with_docstrings(after, texts) == (after, kept)
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -173,7 +227,7 @@ def test_the_notebooks_differ_in_words_alone(chinese):
     assert list(language.problems(CHINESE, chinese)) == []
     files = {file: file.read_bytes() for file in chinese.iterdir() if file.is_file()}
     *lines, last = language.translate(CHINESE, chinese)
-    assert lines == [f"{one}.ipynb: zh-CN" for one in NOTEBOOKS]
+    assert lines == [f"{one}.ipynb: zh-CN" for one in NOTEBOOKS] + ["exercises.py: zh-CN"]
     assert last == 'course.toml: language = "zh-CN"'
     assert all(file.read_bytes() == content for file, content in files.items())
 
@@ -200,6 +254,31 @@ def test_the_student_edition_is_stripped_as_in_english(chinese, edition):
             assert (phrases.in_code, phrases.in_text)[cell["cell_type"] == "markdown"] in (
                 cell["source"]
             )
+
+
+def test_the_exercises_work_as_in_english(chinese):
+    """By what checks them, and by the grader's reader."""
+    spec = importlib.util.spec_from_file_location("exercises", chinese / "exercises.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    checks = list(check_exercises(module))
+    assert len(checks) > len(TRIES) and all(check.passed for check in checks)
+    here, there = (
+        (root / "exercises.py").read_text(encoding="utf-8") for root in (chinese, PROJECT)
+    )
+    assert code_tokens(here) == code_tokens(there)
+    assert all(written.exercises_in(here).values())
+    for name, (_, text) in language.docstrings_in(here).items():
+        assert re.search("[\u4e00-\u9fff]", text), name
+
+
+def test_the_exercises_of_the_edition_are_to_be_written(edition):
+    text = (edition / "exercises.py").read_text(encoding="utf-8")
+    names = read_course(PROJECT / "course.toml").exercises
+    assert written.exercises_in(text) == {name: [] for name in names}
+    assert text.count(PHRASES[CHINESE].in_code) == len(names) and "YOUR TURN" not in text
+    one_line = re.sub(r"( *)# 轮到你了.*", r"\1return 1", text, count=1)
+    assert [name for name, lines in written.exercises_in(one_line).items() if lines] == [names[0]]
 
 
 def test_questions_have_their_parts(chinese):

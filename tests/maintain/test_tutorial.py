@@ -5,7 +5,7 @@ import pytest
 from lib.grade.gradebook import COMMENT
 from lib.grade.rubric import load_rubric
 from lib.utils import KitError
-from maintain.tutorial import PAGE, copied_kit, filled, run_page, words
+from maintain.tutorial import CHINESE, PAGE, copied_kit, filled, run_page, with_blocks_of, words
 from tests.grade.tutorial import ANSWERS, MARKS, STUDENTS, _rubric
 
 
@@ -19,6 +19,16 @@ def test_blocks_run_in_order_and_show_what_they_print(tmp_path):
     text = "a\n```sh\necho 1 > x\n```\nb\n```sh\ncat x\n```\n\n```text\nold\n```\nc\n"
     assert filled(text, tmp_path) == text.replace("old", "1")
     assert words("a  0.123, 45\n") == "a #, #\n"
+
+
+def test_the_chinese_page_has_the_same_blocks():
+    page, chinese = (file.read_text(encoding="utf-8") for file in (PAGE, CHINESE))
+    assert with_blocks_of(chinese, page) == chinese
+    assert "held      9.999" in with_blocks_of(
+        chinese, page.replace("held      0.772", "held      9.999")
+    )
+    with pytest.raises(KitError, match="write the same commands"):
+        with_blocks_of("```sh\nls\n```\n", page)
 
 
 def test_a_command_that_fails_is_named(tmp_path):
