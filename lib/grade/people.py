@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from lib.notebook.course import read_course
 from lib.utils import KitError
 
 _SEPARATORS = "\t,;"  # if several fit, the first: names of columns have commas, but no tabs
@@ -23,9 +24,13 @@ ID_COLUMNS = (
     "user name",
     "login",
     "login id",
+    "学号",
+    "用户名",
 )
 """Headers of the ids in a roster, the likeliest first; spreadsheets of an LMS name them so."""
 _UTF16 = b"\xff\xfe", b"\xfe\xff"
+_WINDOWS = {"zh-CN": "gb18030"}  # language of the course -> what a spreadsheet there writes
+_WESTERN = "cp1252"  # in all other languages
 
 
 class Sheet(NamedTuple):
@@ -33,7 +38,7 @@ class Sheet(NamedTuple):
 
     Attributes:
         rows: of cells, the header first.
-        encoding: utf-8, utf-8-sig, utf-16, or cp1252.
+        encoding: utf-8, utf-8-sig, utf-16, cp1252, or gb18030.
         is_quoted: every cell is in quotation marks.
         line_end: of the first line.
     """
@@ -69,8 +74,9 @@ def read_table(file: Path) -> list[list[str]]:
 def read_sheet(file: Path) -> Sheet:
     """Read a table as a CSV of other programs.
 
-    UTF-8 with a mark at the start or without, UTF-16 with a mark, or the encoding of Windows;
-    separated by commas, semicolons or tabs; with the ends of lines of any system.
+    UTF-8 with a mark at the start or without, UTF-16 with a mark, or the encoding of Windows in the
+    language of the course, as the bytes do not tell which. Separated by commas, semicolons or tabs;
+    with the ends of lines of any system.
 
     Raises:
         KitError: it cannot be read.
@@ -116,4 +122,5 @@ def _decoded(raw: bytes) -> tuple[str, str]:
     except UnicodeDecodeError:
         if has_mark:  # it says that it is UTF-8: it was damaged
             raise
-        return raw.decode("cp1252"), "cp1252"  # a spreadsheet on Windows may write its own encoding
+        own = _WINDOWS.get(read_course().language, _WESTERN)
+        return raw.decode(own), own

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -20,8 +20,9 @@ import tifffile
 from lib.grade import grade, load_rubric
 from lib.grade.archive import write_zip
 from lib.grade.feedback import write_leaderboard, write_page
-from lib.grade.gradebook import GRADEBOOK, Book, flags, write_book
+from lib.grade.gradebook import GRADEBOOK, Book, flags, read_book, write_book
 from lib.grade.one import failed, grade_one
+from lib.grade.people import read_sheet
 from lib.grade.platforms import list_submissions
 from lib.grade.result import Finding, Result
 from lib.grade.run import (
@@ -38,6 +39,7 @@ from lib.grade.standings import assess
 from lib.grade.submission import MANIFEST, as_listed
 from lib.grade.trouble import GraderError, in_one_line
 from lib.grade.worker import Worker, WorkerDied
+from lib.notebook.course import Course
 from lib.runtime.own_files import OwnFiles
 from lib.utils import PROJECT, KitError, fingerprint, remedy, write_json
 from tests.grade.conftest import CPU
@@ -616,10 +618,30 @@ def test_a_roster_that_is_none(tmp_path):
         "First name,ID number,Email address\nA,ada,a@x\nB,bela,b@x\n",
     ],
 )
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252", "gb18030"])
 def test_a_roster_as_other_programs_save_it(tmp_path, text, encoding):
     (tmp_path / "r.csv").write_bytes(text.encode(encoding))
     assert read_roster(tmp_path / "r.csv") == ["ada", "bela"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gb18030"])
+def test_a_chinese_class_as_a_spreadsheet_saves_it(tmp_path, monkeypatch, encoding):
+    """Roster and gradebook: names, columns and comments come back as they were written."""
+    monkeypatch.setattr("lib.grade.people.read_course", lambda: Course(language="zh-CN"))
+    (tmp_path / "r.csv").write_bytes("学号,姓名\r\n张三,张三\r\n李四,李四\r\n".encode(encoding))
+    assert read_roster(tmp_path / "r.csv") == ["张三", "李四"]
+    text = "student,submission,报告,comment\r\n张三,张三.zip,18,做得很好\r\n"
+    (tmp_path / "g.csv").write_bytes(text.encode(encoding))
+    rubric = replace(load_rubric(), columns={"报告": 20})
+    book = read_book(tmp_path / "g.csv", rubric)
+    assert book.entries == {("张三", "张三.zip"): {"报告": "18", "comment": "做得很好"}}
+    sheet = read_sheet(tmp_path / "g.csv")
+    assert sheet.to_bytes().decode(encoding).lstrip("\ufeff") == text
+
+
+def test_in_a_western_class_letters_of_windows_stay_what_they_are(tmp_path):
+    (tmp_path / "r.csv").write_bytes("student\nMüller\n".encode("cp1252"))
+    assert read_roster(tmp_path / "r.csv") == ["Müller"]
 
 
 @pytest.mark.parametrize(
