@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -86,6 +88,8 @@ def tests(device: torch.device, size: Size) -> Row:
         word: int(number)
         for number, word in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout)
     }
+    if done.returncode not in (0, 1) or not counted:  # 1: some have failed
+        raise RuntimeError(f"pytest did not run to its end: status {done.returncode}")
     failed = re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
     return {"passed": 0, "failed": 0, "skipped": 0} | counted | {"which failed": " ".join(failed)}
 
@@ -395,6 +399,23 @@ def tables(out: Path, names: list[str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _failure(command: list[str]) -> str:
+    """Run a piece, and return in a line why it failed; "" if it did not.
+
+    Raises:
+        TimeoutExpired: it took too long; it and what it has started are killed.
+    """
+    with subprocess.Popen(
+        command, cwd=PROJECT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as piece:
+        try:
+            _, said = piece.communicate(timeout=LIMIT)
+        except BaseException:  # an interruption, too
+            os.killpg(piece.pid, signal.SIGKILL)
+            raise
+    return (said.strip().splitlines() or ["no word"])[-1] if piece.returncode else ""
+
+
 def main() -> None:
     """Measure what is missing, each piece in its own process, and put the tables together."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu")
@@ -435,12 +456,7 @@ def main() -> None:
             *["--tiny"] * options.tiny,
         ]
         try:
-            done = subprocess.run(
-                command, cwd=PROJECT, timeout=LIMIT, stderr=subprocess.PIPE, text=True
-            )
-            reason = (
-                (done.stderr.strip().splitlines() or ["no word"])[-1] if done.returncode else ""
-            )
+            reason = _failure(command)
         except subprocess.TimeoutExpired:
             reason = f"took more than {LIMIT} s"
         if reason:

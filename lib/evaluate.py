@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -374,6 +375,33 @@ class Calibration(NamedTuple):
     dsc: np.ndarray
 
 
+def check_patients(
+    data: BrainData, config: Config, patients: Sequence[str] | None
+) -> tuple[str, ...]:
+    """Return the names asked for, or all, of data that a network of ``config`` can read.
+
+    Raises:
+        KitError: data prepared for another image size, no such patient, or one twice.
+    """
+    if (data.image_size, data.preprocessing) != (config.image_size, config.preprocessing):
+        raise KitError(
+            f"the network was trained on {config.preprocessing} at {config.image_size} pixels, "
+            f"the data was loaded as {data.preprocessing} at {data.image_size}; load it with the "
+            f"network's values"
+        )
+    names = tuple(data.patients) if patients is None else tuple(patients)
+    unknown = [name for name in names if name not in data.patients]
+    if unknown:
+        raise KitError(
+            f"{data.root}: no patient {unknown[0]} there; the first of {len(data.patients)} is "
+            f"{next(iter(data.patients))}"
+        )
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise KitError(f"patient {twice[0]} is asked for twice; name each once: a mean counts each")
+    return names
+
+
 def calibrate(trained: TrainedModel, data: BrainData, patients: Sequence[str]) -> Calibration:
     """Compare predicted probabilities with the ground truth of patients new to the network.
 
@@ -383,12 +411,16 @@ def calibrate(trained: TrainedModel, data: BrainData, patients: Sequence[str]) -
 
     Args:
         trained: from ``lib.predict.load_weights``.
+
+    Raises:
+        KitError: see ``check_patients``.
     """
+    names = check_patients(data, trained.config, patients)
     machine = prepare([trained.network], "auto", "auto")
     tune_allocator(machine.device)
     sums, scores = np.zeros((3, BINS)), []
     seen = trained.seen(data)
-    fair = tuple(name for name in patients if data.has_mask(name) and name not in seen)
+    fair = tuple(name for name in names if data.has_mask(name) and name not in seen)
     with deterministic():
         volumes = predict_volumes(trained.network, trained.config, data, fair, machine)
         for name, probabilities in volumes:

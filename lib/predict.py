@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from lib.evaluate import (
     BATCH_SIZE,
     TrainedModel,
     case_row,
+    check_patients,
     lesions,
     predict_volumes,
     predicted_mask,
@@ -364,33 +364,6 @@ def most_different(
     labels = [scores.columns[0], differences.mean().abs().idxmax()]
     patient = differences[labels[1]].abs().idxmax()
     return {label: predict(firsts[label], data, patients=[patient]) for label in labels}
-
-
-def check_patients(
-    data: BrainData, config: Config, patients: tuple[str, ...] | list[str] | None
-) -> tuple[str, ...]:
-    """Return the names asked for, or all, of data that a network of ``config`` can read.
-
-    Raises:
-        KitError: data prepared for another image size, no such patient, or one twice.
-    """
-    if (data.image_size, data.preprocessing) != (config.image_size, config.preprocessing):
-        raise KitError(
-            f"the network was trained on {config.preprocessing} at {config.image_size} pixels, "
-            f"the data was loaded as {data.preprocessing} at {data.image_size}; load it with the "
-            f"network's values"
-        )
-    names = tuple(data.patients) if patients is None else tuple(patients)
-    unknown = [name for name in names if name not in data.patients]
-    if unknown:
-        raise KitError(
-            f"{data.root}: no patient {unknown[0]} there; the first of {len(data.patients)} is "
-            f"{next(iter(data.patients))}"
-        )
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise KitError(f"patient {twice[0]} is asked for twice; name each once: a mean counts each")
-    return names
 
 
 def segment(

@@ -244,9 +244,9 @@ def with_answers(
 ) -> dict[str, Any]:
     """Return a notebook whose questions have their answers, and what tells them in the metadata."""
     cells = [
-        with_answer(cell, found.get(cell["id"], ModelAnswer("", "")), language)
-        if cell["cell_type"] == "markdown" and ASKS.search("".join(cell["source"]))
-        else cell
+        with_answer(cell, found[cell["id"]], language)
+        if cell.get("id") in found and ASKS.search("".join(cell["source"]))
+        else cell  # no question of the kit: what is written there is somebody else's
         for cell in notebook["cells"]
     ]
     return {**notebook, "cells": cells}

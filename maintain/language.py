@@ -14,6 +14,7 @@ import json
 import re
 import textwrap
 import tokenize
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 from lib.notebook.cells import ENGLISH, PHRASES, read_notebook
 from lib.notebook.course import FILE
 from lib.runtime import CommandParser, run_command
-from lib.utils import PROJECT, write_atomic
+from lib.utils import PROJECT, KitError, write_atomic
 from maintain.answers import (
     TEXTS,
     ModelAnswer,
@@ -43,7 +44,7 @@ _AFTERWARDS = """\
 Outputs stay as they are; make notebooks runs the notebooks anew.
 Back to English: git checkout -- '*.ipynb' exercises.py (what is not committed in them is lost),
 and language = "en" in course.toml."""
-_LANGUAGE = re.compile(r'^language = ".*"$', re.MULTILINE)
+_LANGUAGE = re.compile(r"^[ \t]*language[ \t]*=.*$", re.MULTILINE)
 
 
 def notebooks(language: str, folder: Path = PROJECT) -> list[Path]:
@@ -161,11 +162,20 @@ def read_comments(language: str) -> dict[str, str]:
 
 
 def with_language(course: str, language: str) -> str:
-    """Return the text of ``course.toml`` with a language."""
+    """Return the text of ``course.toml`` with a language.
+
+    Raises:
+        KitError: it would be no TOML then.
+    """
     line = f'language = "{language}"'
-    if _LANGUAGE.search(course):
-        return _LANGUAGE.sub(line, course)
-    return f"{course.rstrip()}\n\n{line}\n"
+    new = _LANGUAGE.sub(line, course)
+    if not _LANGUAGE.search(course):
+        new = f"{course.rstrip()}\n\n{line}\n"
+    try:
+        tomllib.loads(new)
+    except tomllib.TOMLDecodeError as error:
+        raise KitError(f"{FILE.name}: {error}; correct it") from None
+    return new
 
 
 def translate(language: str, folder: Path = PROJECT) -> Iterator[str]:
@@ -184,7 +194,7 @@ def translate(language: str, folder: Path = PROJECT) -> Iterator[str]:
         write_atomic(exercises, with_comments(code, comments))
         yield f"{exercises.name}: {language}{_staying(kept)}"
     course = folder / FILE.name
-    text = course.read_text(encoding="utf-8") if course.is_file() else ""
+    text = course.read_text(encoding="utf-8-sig") if course.is_file() else ""
     write_atomic(course, with_language(text, language))
     yield f'{course.name}: language = "{language}"'
 

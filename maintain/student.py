@@ -7,20 +7,22 @@ zip, made anew each time; ``course.toml`` chooses the exercises.
 from __future__ import annotations
 
 import ast
-import shutil
+import zipfile
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 
 import nbformat
 
+from lib.data.kaggle import DAMAGED_ZIP
 from lib.grade.archive import write_zip
 from lib.grade.rubric import load_rubric
 from lib.notebook.cells import ASKS, PHRASES, QUESTION, Phrases, question_hash
 from lib.notebook.course import FILE, read_course
 from lib.notebook.solutions import without_solutions
 from lib.runtime import CommandParser, run_command
-from lib.utils import PROJECT, KitError, build_folder, short_path
+from lib.runtime.own_files import OwnFiles, require_replaceable
+from lib.utils import PROJECT, KitError, short_path
 
 PARTS = (
     "*.ipynb",
@@ -61,7 +63,9 @@ phantom_seed = {phantom_seed}
 language = "{language}"
 """
 TARGET = PROJECT / "result" / "student"
-_TEXT = (".md", ".toml", ".txt", ".css", ".js", ".jinja", "")
+_TEXT = (".md", ".toml", ".txt", ".css", ".js", ".jinja", ".json", ".yml", "")
+_OTHERS = (".png", ".csv")  # without solutions
+_IN_ZIP = "kit"  # folder that all is in
 
 
 def chosen_exercises(source: str, names: Collection[str]) -> str:
@@ -90,34 +94,40 @@ def chosen_exercises(source: str, names: Collection[str]) -> str:
 def write_student_edition(target: str | Path = TARGET, source: Path = PROJECT) -> tuple[Path, Path]:
     """Write the folder, and a zip of it beside it; return both.
 
-    An older edition in that folder is replaced. Notebooks have no outputs. The same source gives
-    the same bytes.
+    Files of an older edition in that folder are replaced, or removed; all others stay. Notebooks
+    have no outputs. The same source gives the same bytes.
 
     Raises:
-        KitError: a delimiter without its partner, a folder with something else in it, or a
-            ``course.toml`` that is none.
+        KitError: a delimiter without its partner, a file that may have solutions in it unseen, a
+            folder or zip of something else, or a ``course.toml`` that is none.
     """
     target = Path(target).resolve()
     if source.resolve().is_relative_to(target):
         raise KitError(f"{target}: contains the kit itself; name another folder")
-    if (target / ".git").exists():
-        raise KitError(
-            f"{target}: is a git repository, whose history would be lost; write the edition "
-            f"elsewhere, and copy it there"
-        )
-    course = read_course(source / FILE.name)
-    if (
-        target.exists()
-        and not (target / "lib" / "notebook" / "solutions.py").is_file()
-        and any(target.iterdir())
-    ):
+    files = _edition(source)
+    archive = target.with_name(f"{target.name}.zip")
+    if archive.exists() and not _is_edition(archive):
+        raise KitError(f"{archive}: is no zip of a student edition; move it away")
+    own = OwnFiles(target)
+    if not own.list.is_file() and target.exists() and any(target.iterdir()):
         raise KitError(f"{target}: is no student edition; name another folder")
+    contents = {target / name: content for name, content in files.items()}
+    require_replaceable(own, contents, "name another folder, or move it away")
+    own.write(contents)
+    own.remove_others(contents)
+    write_zip(archive, {f"{_IN_ZIP}/{name}": content for name, content in files.items()})
+    return target, archive
+
+
+def _edition(source: Path) -> dict[str, bytes]:
+    """Return name -> content of the files of the edition."""
+    course = read_course(source / FILE.name)
     phrases = PHRASES[course.language]
     files = {
         file.relative_to(source).as_posix(): _stripped(file, phrases)
         for pattern in PARTS
         for file in sorted(source.glob(pattern))
-        if file.is_file() and "__pycache__" not in file.parts
+        if file.is_file() and not _is_litter(file.relative_to(source), pattern)
     }
     files = {name: content for name, content in files.items() if name not in LEFT_OUT}
     if (source / EXERCISES).is_file():
@@ -129,17 +139,22 @@ def write_student_edition(target: str | Path = TARGET, source: Path = PROJECT) -
         load_rubric(source / course.rubric)  # raises KitError if it is none
         files[RUBRIC] = (source / course.rubric).read_bytes()
     files[FILE.name] = _PUBLIC.format_map(asdict(course)).encode()
+    return files
 
-    def build(partial: Path) -> None:
-        for name, content in files.items():
-            (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            (partial / name).write_bytes(content)
 
-    shutil.rmtree(target, ignore_errors=True)
-    build_folder(target, target.is_dir, build)
-    archive = target.with_suffix(".zip")
-    write_zip(archive, {f"kit/{name}": content for name, content in files.items()})
-    return target, archive
+def _is_litter(file: Path, pattern: str) -> bool:
+    """Return whether a file is one of those that Python and file managers leave."""
+    hidden = file.name.startswith(".") and not pattern.startswith(".")
+    return hidden or "__pycache__" in file.parts
+
+
+def _is_edition(archive: Path) -> bool:
+    """Return whether a zip is one that ``write_student_edition`` wrote."""
+    try:
+        with zipfile.ZipFile(archive) as bundle:
+            return all(name.startswith(f"{_IN_ZIP}/") for name in bundle.namelist())
+    except (OSError, *DAMAGED_ZIP):
+        return False
 
 
 def _stripped(file: Path, phrases: Phrases) -> bytes:
@@ -150,8 +165,10 @@ def _stripped(file: Path, phrases: Phrases) -> bytes:
         if file.suffix in (".py", *_TEXT):
             text = file.read_text(encoding="utf-8")
             return without_solutions(text, "# YOUR TURN" if file.suffix == ".py" else "").encode()
+        if file.suffix not in _OTHERS:
+            raise KitError("may have solutions in it that cannot be told; move it away")
         return file.read_bytes()
-    except KitError as error:
+    except (KitError, UnicodeDecodeError) as error:
         raise KitError(f"{file.name}: {error}") from None
 
 

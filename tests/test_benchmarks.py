@@ -2,11 +2,13 @@
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -116,6 +118,25 @@ def test_every_piece_of_the_gpu_benchmark_runs():
     found = {name: piece(device, gpu.TINY) for name, piece in pieces.items()}
     assert all(row.get("fits", True) for row in found.values())
     assert found["baseline-epochs"]["epochs"] == 2
+
+
+def test_tests_that_did_not_run_are_no_measurement(monkeypatch):
+    """With a Python without pytest, or after a crash: else nobody would measure it again."""
+    monkeypatch.setattr(gpu.sys, "executable", "false")
+    with pytest.raises(RuntimeError, match="pytest did not run to its end: status 1"):
+        gpu.tests(torch.device("cpu"), gpu.TINY)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a group of processes ends together")
+def test_a_piece_that_takes_too_long_ends_with_what_it_started(monkeypatch):
+    monkeypatch.setattr(gpu, "LIMIT", 2)
+    sleeping = [sys.executable, "-c", "import time; time.sleep(61)"]
+    with pytest.raises(subprocess.TimeoutExpired):
+        gpu._failure([sys.executable, "-c", f"import subprocess; subprocess.run({sleeping})"])
+    running = [one for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"] == sleeping]
+    assert not psutil.wait_procs(running, timeout=5)[1]
+    assert gpu._failure([sys.executable, "-c", "raise SystemExit('why')"]) == "why"
+    assert gpu._failure([sys.executable, "-c", ""]) == ""
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ from lib.loss import DiceLoss
 from lib.metrics import dsc
 from lib.predict import predict
 from lib.runtime.device import prepare
+from lib.utils import KitError
 from tests.conftest import NAMES
 from tests.test_predict import TINY, Bright
 
@@ -133,6 +134,15 @@ def test_calibration_is_of_patients_that_are_new(tiny_kaggle):
     half = list(THRESHOLDS).index(0.5)
     rows = predict(network, data, patients=NAMES[4:], device="cpu").cases
     assert result.dsc[:, half] == pytest.approx(rows["dsc"].to_numpy(), abs=1e-12)
+
+
+def test_calibration_refuses_data_that_do_not_fit(tiny_kaggle):
+    network, data = Bright.trained(NAMES[:4]), load_data(tiny_kaggle, 32)
+    with pytest.raises(KitError, match=r"the network was trained on .* at 32 pixels"):
+        calibrate(network, load_data(tiny_kaggle, 64), NAMES)
+    for patients, problem in ((["nobody"], "no patient nobody"), ([NAMES[5]] * 2, "twice")):
+        with pytest.raises(KitError, match=problem):
+            calibrate(network, data, patients)
 
 
 def test_calibration_keeps_the_component_of_the_config(tiny_kaggle):

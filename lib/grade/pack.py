@@ -18,16 +18,7 @@ from lib.grade.platforms import is_packed
 from lib.grade.rubric import load_rubric
 from lib.grade.submission import MANIFEST, READ, TEAM, members, read_others, read_submission
 from lib.grade.written import EXERCISES, exercises_in
-from lib.logger import (
-    BEST_CSV,
-    TRAIN_CSV,
-    Run,
-    all_runs,
-    find_run,
-    finished_runs,
-    outside_folds,
-    write_result_csvs,
-)
+from lib.logger import Run, all_runs, find_run, finished_runs, outside_folds, write_result_csvs
 from lib.notebook.cells import Cell, read_notebook
 from lib.notebook.course import FILE, read_course
 from lib.predict import load_weights, predict
@@ -119,7 +110,7 @@ def pack(
         raise KitError(f"{out}: no such folder; name the folder of results")
     runs = all_runs(out)
     finished = finished_runs(out, runs)
-    write_result_csvs(out, finished)
+    tables = write_result_csvs(out, finished)
     asked = load_data(data, SMALL) if isinstance(data, (str, Path)) else data
     run = _choose(out, finished, run_id, asked)
     quick = quick or read_course().data == "phantom"  # whose profile is quick
@@ -128,7 +119,8 @@ def pack(
             f"{run.id}: {reason}; submit a run of the profile full, or allow this one with "
             f"quick=True (--quick)"
         )
-    files: dict[str, Path | bytes] = {**dict(_files(out, finished, run)), **_report(out, runs)}
+    files: dict[str, Path | bytes] = {f"result/{name}": file for name, file in tables.items()}
+    files |= {**dict(_files(out, finished, run)), **_report(out, runs)}
     files[MANIFEST] = json.dumps(
         {"schema": 1, "student": student or "", "run": run.id}, indent=1
     ).encode()
@@ -261,10 +253,10 @@ def _too_small(run: Run) -> str | None:
 
 
 def _files(out: Path, finished: list[Run], chosen: Run) -> Iterator[tuple[str, Path]]:
-    """Yield (name in the zip, file)."""
-    for name in (BEST_CSV, TRAIN_CSV):
-        if (out / name).is_file():
-            yield f"result/{name}", out / name
+    """Yield (name in the zip, file) of all but the result CSVs.
+
+    One of these may be left from runs that are gone.
+    """
     for run in finished:
         for name in _TABLES:
             yield f"result/runs/{run.id}/{name}", run.folder / name

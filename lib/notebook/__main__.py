@@ -20,6 +20,10 @@ def main() -> None:
         "--in-place", action="store_true", help="write the outputs into the notebooks themselves"
     )
     arguments = parser.parse_args()
+    for name in ("KIT_OUT", "KIT_DATA", "KIT_CACHE"):  # the kernel works in another folder
+        path = Path(os.environ.get(name, "")).expanduser()
+        if os.environ.get(name) and (name != "KIT_DATA" or path.exists()):  # else it is a word
+            os.environ[name] = str(path.absolute())
     out = Path(os.environ.get("KIT_OUT") or PROJECT / "result")
     os.environ.setdefault(
         "KIT_PROGRESS", "text"

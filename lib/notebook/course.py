@@ -60,7 +60,7 @@ def read_course(file: Path | None = None) -> Course:
     if not file.is_file():
         return Course()
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
+        values = tomllib.loads(file.read_text(encoding="utf-8-sig"))  # as Notepad may save it
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise KitError(f"{file}: cannot be read ({error}); restore it") from None
     if problem := _problem(values):
@@ -80,7 +80,7 @@ def _problem(values: dict[str, Any]) -> str | None:
         return "rubric must be the name of a file"
     if values.get("data", "") not in DATA:
         return f"data must be one of {', '.join(map(repr, DATA))}"
-    if values.get("language", ENGLISH) not in PHRASES:
+    if values.get("language", ENGLISH) not in list(PHRASES):  # whatever kind of value it is
         return f"language must be one of {', '.join(map(repr, PHRASES))}"
     seed = values.get("phantom_seed", 0)
     if type(seed) is not int or not 0 <= seed <= MAX_SEED:

@@ -11,6 +11,7 @@ import base64
 import json
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,10 @@ def execute(notebook: Path, target: Path) -> None:
     Raises:
         KitError: a cell failed; what was executed until then is written too.
     """
-    content = nbformat.read(notebook, as_version=4)
+    try:
+        content = nbformat.reads(notebook.read_text(encoding="utf-8"), as_version=4)
+    except (OSError, ValueError, AttributeError, TypeError, nbformat.ValidationError) as error:
+        raise KitError(f"{notebook}: is no notebook ({type(error).__name__}); restore it") from None
     cells = sum(cell.cell_type == "code" for cell in content.cells)
     started = iter(range(1, cells + 1))
 
@@ -125,8 +129,10 @@ def save_figures(notebook: Path, folder: Path) -> None:
 
 def note_time(file: Path, notebook: Path, seconds: float) -> None:
     """Write down how long each notebook took."""
-    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    write_json(file, before | {notebook.stem: round(seconds)})
+    before = None
+    with suppress(OSError, ValueError):  # nothing but times is lost
+        before = json.loads(file.read_text(encoding="utf-8"))
+    write_json(file, (before if isinstance(before, dict) else {}) | {notebook.stem: round(seconds)})
 
 
 def tell_results(out: Path, copies: list[Path]) -> None:

@@ -209,7 +209,8 @@ def write_phantom(
 
 def is_phantom(root: Path) -> bool:
     """Return whether all patients of a folder are phantoms, by their names."""
-    names = [path.name for path in root.iterdir() if path.is_dir()]
+    folders = (path for path in root.iterdir() if path.is_dir())
+    names = [path.name for path in folders if any(path.glob("*.tif"))]  # others hold no patient
     return bool(names) and all(name.startswith("PHANTOM_") for name in names)
 
 

@@ -50,13 +50,19 @@ class OwnFiles:
         ]
 
     def write(self, contents: dict[Path, bytes]) -> None:
-        """Write files, each as a whole; the list first knows both what is there and what comes."""
-        for path, content in contents.items():
-            before = self._hashes.get(self._place(path), [])
-            self._hashes[self._place(path)] = [*before[-1:], sha256(content)]
-        write_atomic(self.list, json.dumps(self._hashes, indent=1).encode(), durable=False)
+        """Write files, each as a whole.
+
+        Until all are written the list knows what comes and all that may be there: after several
+        interruptions that is not what was to be written last.
+        """
+        hashes = {self._place(path): sha256(content) for path, content in contents.items()}
+        for place, digest in hashes.items():
+            self._hashes[place] = [*self._hashes.get(place, []), digest]
+        self._write_list()
         for path, content in contents.items():
             write_atomic(path, content, durable=False)
+        self._hashes |= {place: [digest] for place, digest in hashes.items()}
+        self._write_list()
 
     def remove_others(self, kept: Iterable[Path]) -> tuple[int, list[Path]]:
         """Remove the kit's own files that are not among ``kept``.
@@ -78,6 +84,9 @@ class OwnFiles:
             del self._hashes[place]
         write_json(self.list, self._hashes)
         return removed, edited
+
+    def _write_list(self) -> None:
+        write_atomic(self.list, json.dumps(self._hashes, indent=1).encode(), durable=False)
 
     def _place(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()

@@ -12,10 +12,10 @@ import pandas as pd
 
 from lib.config import Config, require_config
 from lib.dataset import BrainData, folds, require_loaded
-from lib.evaluate import BATCH_SIZE, TrainedModel, predict_volumes
+from lib.evaluate import BATCH_SIZE, TrainedModel, check_patients, predict_volumes
 from lib.logger import Run
 from lib.metrics import Summary, summarise
-from lib.predict import Prediction, check_patients, segment, trained_model
+from lib.predict import Prediction, segment, trained_model
 from lib.runtime import Machine, tune_allocator
 from lib.runtime.device import prepare
 from lib.sweep.plans import Plan, find_plan

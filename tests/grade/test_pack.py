@@ -40,6 +40,16 @@ def out(hand_ins, tmp_path):
     return tmp_path / "result"
 
 
+def test_a_result_csv_of_runs_that_are_gone_is_not_submitted(out):
+    """Students are told to move a run away: its rows would hold the submission."""
+    (out / "uexec_result_train.csv").write_text("run_id,val_dsc\ngone,0.9\n")
+    receipt = pack("ada", out, quick=True)
+    with zipfile.ZipFile(receipt.file) as bundle:
+        names = {name for name in bundle.namelist() if name.endswith(".csv") and "runs" not in name}
+    assert names == {"result/uexec_result_best.csv"}
+    assert not any("a grader would hold this" in remark for remark in receipt.remarks)
+
+
 def test_what_is_in_it(out, tmp_path):
     receipt = pack("ada", out, quick=True)
     with zipfile.ZipFile(receipt.file) as bundle:

@@ -55,8 +55,14 @@ def test_an_answer_is_a_solution_and_writing_it_twice_changes_nothing():
     assert answered["metadata"][PLAN] == "loss"
     assert answered["metadata"][QUESTION] == question_hash(asks)
     assert answered["metadata"]["nbgrader"]["grade_id"] == "a"
-    without = with_answers(first, {})["cells"][0]
+    without = with_answers(first, {"a": ModelAnswer("loss", "")})["cells"][0]
     assert "".join(without["source"]) == asks
+
+
+def test_a_question_that_is_not_the_kits_keeps_what_was_written():
+    asks = "**Q.** *(Double-click and write.)* Why?\n\n<!-- ### BEGIN SOLUTION -->\nMine.\n"
+    own = {"cells": [cell(asks), {key: value for key, value in cell(asks).items() if key != "id"}]}
+    assert with_answers(own, {"b": ModelAnswer("loss", "Because.")}) == own
 
 
 def test_what_is_not_measured_is_left_out_and_what_is_unknown_named(tmp_path):

@@ -20,7 +20,7 @@ from lib.notebook.course import read_course
 from lib.notebook.solutions import BEGIN, END, without_solutions
 from lib.runtime.fingerprints import code_tokens
 from lib.sweep import PLANS
-from lib.utils import PROJECT
+from lib.utils import PROJECT, KitError
 from maintain import language
 from maintain.answers import ModelAnswer, templates, without_answer
 from maintain.catalog import Translation, read_catalog, text_hash
@@ -207,10 +207,17 @@ def test_docstrings_of_the_kit_are_replaced_and_others_stay():
     [
         ('data = ""\n# Of it.\nlanguage = "en"\n', 'data = ""\n# Of it.\nlanguage = "zh-CN"\n'),
         ("data = 1\n", 'data = 1\n\nlanguage = "zh-CN"\n'),
+        ("language='en'\n", 'language = "zh-CN"\n'),
+        ('  language = "en"  # remark\n', 'language = "zh-CN"\n'),
     ],
 )
 def test_the_course_has_the_language(before, after):
     assert language.with_language(before, CHINESE) == after
+
+
+def test_a_course_that_is_no_toml_stays_as_it_is():
+    with pytest.raises(KitError, match=r"course\.toml: .*; correct it"):
+        language.with_language('language = "en"\nlanguage = "en"\n', CHINESE)
 
 
 def test_the_notebooks_differ_in_words_alone(chinese):

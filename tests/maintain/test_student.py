@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -83,6 +84,7 @@ def test_nothing_of_the_solution_is_in_it(source, tmp_path):
     assert sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     ) == [
+        ".written.json",
         "README.md",
         "course.toml",
         "exercises.py",
@@ -186,17 +188,51 @@ def test_a_folder_that_holds_something_else_stays(source, tmp_path):
         write_student_edition(tmp_path / "mine", source)
 
 
-def test_neither_the_kit_nor_a_repository_is_replaced(source, tmp_path):
-    before = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
+def test_neither_the_kit_nor_a_copy_of_it_is_replaced(source, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(source, copy)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for folder in (source, source.parent):
         with pytest.raises(KitError, match="contains the kit itself"):
             write_student_edition(folder, source)
-    edition, _ = write_student_edition(tmp_path / "student", source)
-    (edition / ".git").mkdir()
-    with pytest.raises(KitError, match="is a git repository, whose history would be lost"):
+    with pytest.raises(KitError, match="is no student edition"):
+        write_student_edition(copy, source)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_what_others_put_into_an_edition_stays(source, tmp_path):
+    """Such as a repository of it, runs and data; what the kit has not any more goes."""
+    edition, archive = write_student_edition(tmp_path / "course-2026.1", source)
+    assert archive.name == "course-2026.1.zip"
+    for name in (".git/HEAD", "result/runs/x/best.pt", "data/kaggle_3m/P/P_1.tif"):
+        (edition / name).parent.mkdir(parents=True, exist_ok=True)
+        (edition / name).write_text("theirs")
+    (source / "lib" / "old.py").write_text("")
+    write_student_edition(edition, source)
+    assert (edition / "lib" / "old.py").is_file()
+    (source / "lib" / "old.py").unlink()
+    write_student_edition(edition, source)
+    assert not (edition / "lib" / "old.py").exists()
+    assert sum(file.read_bytes() == b"theirs" for file in edition.rglob("*") if file.is_file()) == 3
+    (edition / "exercises.py").write_text("answer = 42")
+    with pytest.raises(KitError, match=r"exercises\.py: is there and .* was edited since"):
         write_student_edition(edition, source)
-    assert (edition / ".git").is_dir()
-    assert {path: path.read_bytes() for path in source.rglob("*") if path.is_file()} == before
+    assert (edition / "exercises.py").read_text() == "answer = 42"
+
+
+def test_a_zip_of_somebody_else_stays(source, tmp_path):
+    with zipfile.ZipFile(tmp_path / "student.zip", "w") as bundle:
+        bundle.writestr("thesis.txt", "years of work")
+    with pytest.raises(KitError, match=r"student\.zip: is no zip of a student edition"):
+        write_student_edition(tmp_path / "student", source)
+    assert not (tmp_path / "student").exists()
+
+
+@pytest.mark.parametrize("name", ["config.py.orig", "exercises.py.bak", "train.py~"])
+def test_a_file_that_may_hold_a_solution_is_named(source, tmp_path, name):
+    (source / "lib" / name).write_text("### BEGIN SOLUTION\n42\n### END SOLUTION\n")
+    with pytest.raises(KitError, match=f"{re.escape(name)}: may have solutions in it"):
+        write_student_edition(tmp_path / "student", source)
 
 
 def source_texts() -> list[str]:

@@ -14,7 +14,7 @@ import torch
 from lib.config import REFERENCE, choose_profile, seed_of
 from lib.data import kaggle
 from lib.notebook import Session, course, start
-from lib.phantom import PHANTOM_FOLDER, write, write_phantom
+from lib.phantom import PHANTOM_FOLDER, is_phantom, write, write_phantom
 from lib.utils import KitError
 from tests.conftest import NAMES
 
@@ -87,6 +87,34 @@ def test_only_the_phantom_has_a_test_set(tiny_kaggle, tmp_path, monkeypatch):
     few = Session(PHANTOM_FOLDER, tmp_path, choose_profile(False, "cpu", "smoke")).test_set(config)
     assert len(few.patients) == 4 and few.image_size == 32
     assert min(few.patients) == "PHANTOM_1001"
+
+
+def test_the_phantom_has_its_test_set_however_its_path_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "TEST_FOLDER", tmp_path / "test")
+    monkeypatch.setattr(course, "PHANTOM_FOLDER", tmp_path / "phantom")
+    write_phantom(tmp_path / "phantom", patients=2, size=32)
+    (tmp_path / "phantom" / ".ipynb_checkpoints").mkdir()  # Jupyter's, of no patient
+    monkeypatch.chdir(tmp_path)
+    session = start(data="phantom/../phantom", profile="smoke", out=tmp_path / "out")
+    assert session.test_set(replace(REFERENCE, image_size=32)) is not None
+    assert is_phantom(tmp_path / "phantom") and not is_phantom(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b'\xef\xbb\xbflanguage = "zh-CN"\n', None),
+        (b'language = ["en"]\n', "language must be one of"),
+        (b"language = {}\n", "language must be one of"),
+    ],
+)
+def test_a_course_as_an_editor_saves_it(tmp_path, content, problem):
+    (tmp_path / "course.toml").write_bytes(content)
+    if problem:
+        with pytest.raises(KitError, match=rf"course\.toml: {problem}"):
+            course.read_course(tmp_path / "course.toml")
+    else:
+        assert course.read_course(tmp_path / "course.toml").language == "zh-CN"
 
 
 def test_a_student_has_a_seed_of_their_own(tiny_kaggle, monkeypatch, capsys):

@@ -79,6 +79,33 @@ def test_a_write_that_was_cut_short_leaves_everything_ours(folder, monkeypatch):
         assert OwnFiles(folder).foreign([ours, second]) == []
 
 
+def test_writes_that_were_cut_short_again_and_again_leave_everything_ours(folder, monkeypatch):
+    """What is there then is not what was planned last."""
+    files = [folder / "a" / f"{number}.tif" for number in range(4)]
+    written = []
+
+    def killed(path, content, durable):
+        if path in files:
+            if len(written) == end:
+                raise KeyboardInterrupt
+            written.append(path)
+        path.write_bytes(content)
+
+    monkeypatch.setattr("lib.runtime.own_files.write_atomic", killed)
+    for content, end in ((b"A", 4), (b"B", 2), (b"C", 1)):
+        written.clear()
+        try:
+            OwnFiles(folder).write(dict.fromkeys(files, content))
+        except KeyboardInterrupt:
+            assert end < 4
+        assert OwnFiles(folder).foreign(files) == []
+    end = 4
+    written.clear()
+    OwnFiles(folder).write(dict.fromkeys(files, b"D"))
+    files[0].write_bytes(b"A")  # put back by hand: not as it was written last
+    assert OwnFiles(folder).foreign(files) == files[:1]
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', "{", '{"a/ours.tif": [null]}'])
 def test_without_a_list_nothing_is_ours(folder, content):
     OwnFiles(folder).list.write_text(content)
