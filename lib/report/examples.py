@@ -16,6 +16,7 @@ from lib.logger import Run
 from lib.notebook.course import read_course
 from lib.predict import Prediction, predict
 from lib.report.experiments import Recipe
+from lib.report.format import without_folders
 from lib.utils import KitError
 
 
@@ -44,8 +45,7 @@ class Examples:
         try:
             figure = plot.overlays(self._predict(run))
         except (KitError, OSError) as error:
-            # the report must not show whose home folder this is
-            return f"No examples of segmentations: {str(error).replace(str(run.folder), run.id)}."
+            return f"No examples of segmentations: {without_folders(str(error))}."
         self._shown.add(run.id)
         self.real = self.real or not run.info["data"].get("phantom")
         return figure

@@ -16,6 +16,7 @@ import pandas as pd
 from lib.config import REFERENCE
 from lib.logger import TABLES, Place, Run, require_sound
 from lib.metrics import Summary, summarise
+from lib.report.format import without_folders
 from lib.stats import Scored, compare_to_baseline, corrected
 from lib.sweep import CrossValidation
 from lib.utils import KitError, fingerprint
@@ -165,7 +166,7 @@ def _reason(error: Exception) -> str:
     """Return an error in one line."""
     if isinstance(error, FileNotFoundError):
         return f"{Path(error.filename).name} is missing"
-    text = " ".join(str(error).split())[:160]
+    text = " ".join(without_folders(str(error)).split())[:160]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -8,6 +8,15 @@ from typing import Any
 
 import pandas as pd
 
+_FOLDERS = re.compile(
+    r"""(?<![\w./:\\])(?:[A-Za-z]:)?[\\/](?:[^\s\\/:*?"<>|][^\\/:*?"<>|\n]*[\\/])+"""
+)
+
+
+def without_folders(text: str) -> str:
+    """Return a text whose absolute paths are names of files: folders tell whose they are."""
+    return _FOLDERS.sub("", text)
+
 
 def number(value: float | None) -> str:
     """Return a number with three decimals; empty for None or NaN."""
