@@ -110,7 +110,10 @@ def write_student_edition(target: str | Path = TARGET, source: Path = PROJECT) -
         raise KitError(f"{archive}: is no zip of a student edition; move it away")
     own = OwnFiles(target)
     if not own.list.is_file() and target.exists() and any(target.iterdir()):
-        raise KitError(f"{target}: is no student edition; name another folder")
+        raise KitError(
+            f"{target}: is no student edition, or that of an older kit; move it away, or name "
+            f"another folder"
+        )
     contents = {target / name: content for name, content in files.items()}
     require_replaceable(own, contents, "name another folder, or move it away")
     own.write(contents)
