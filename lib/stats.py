@@ -851,11 +851,16 @@ def detectable(table: pd.DataFrame) -> pd.Series:
     )
 
 
+def _spread_of(row: Mapping[str, Any]) -> Spread:
+    """Return the spread that a row of a comparison has measured."""
+    return Spread(row["seed SD"], row["patient SD"], row["residual SD"])
+
+
 def _detectable(row: Mapping[str, Any], candidates: int) -> float:
     """Return the smallest true difference that a row finds with 80 % power."""
     if math.isnan(row["seed SD"]):
         return math.nan
-    spread = Spread(row["seed SD"], row["patient SD"], row["residual SD"])
+    spread = _spread_of(row)
     runs = row["baseline seeds"], row["seeds"]
     return _Design(spread, runs, row["patients"], candidates, row["shared"]).smallest()
 
@@ -883,7 +888,7 @@ def _more(row: Mapping[str, Any], candidates: int) -> float:
         return 0.0
     if math.isnan(row["seed SD"]):
         return math.nan
-    spread = Spread(row["seed SD"], row["patient SD"], row["residual SD"])
+    spread = _spread_of(row)
     have = row["baseline seeds"], row["seeds"]
     more = range(max(min(have) + 1, 2), MOST_RUNS + 1)
     patients, difference, shared = row["patients"], row["difference"], row["shared"]
@@ -1039,10 +1044,7 @@ def resolution(table: pd.DataFrame) -> str:
     if known.empty:
         return _resolution_of_weights(table)
     patients = int(table["patients"].iloc[0])
-    moves = [
-        Spread(*sds).of_run(patients)
-        for sds in known[["seed SD", "patient SD", "residual SD"]].itertuples(index=False)
-    ]
+    moves = [_spread_of(row).of_run(patients) for row in known.to_dict("records")]
     sentences = [
         f"{patients} patients, {runs_in_words(known)}, {candidates_in_words(len(table))}.",
         f"The mean of a run moves from seed to seed by an SD of {span(moves)}.",

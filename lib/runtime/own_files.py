@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from lib.utils import KitError, changing, sha256, write_atomic, write_json
+from lib.utils import KitError, changing, sha256, write_atomic
 
 LIST = ".written.json"
 
@@ -82,7 +82,7 @@ class OwnFiles:
             elif path.exists():
                 edited.append(path)
             del self._hashes[place]
-        write_json(self.list, self._hashes)
+        self._write_list()
         return removed, edited
 
     def _write_list(self) -> None:
