@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -128,6 +129,11 @@ class Run:
     def info(self) -> dict[str, Any]:
         """Return the content of run.json."""
         return updated(json.loads((self.folder / "run.json").read_text(encoding="utf-8-sig")))
+
+    @property
+    def asked(self) -> str:
+        """Return when the run was asked for last, UTC in ISO 8601; older versions left it empty."""
+        return str(self.info.get("asked", ""))
 
     @property
     def tables(self) -> set[Table]:
@@ -361,10 +367,11 @@ class RunFolder:
     def add_plan(self, plan: str, table: Table = "train") -> None:
         """Note that the run belongs to ``plan`` too, whose runs go to ``table``.
 
-        The date of run.json says when the run was asked for last.
+        run.json says when the run was asked for last.
         """
         info = self.read()
         self.update(
+            asked=datetime.now(UTC).isoformat(),
             plans=sorted({*info.get("plans", []), plan}),
             tables=info.get("tables", {}) | {plan: table},
         )

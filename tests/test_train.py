@@ -59,10 +59,12 @@ def test_same_run_twice_gives_the_same_bytes(data, tmp_path):
 
 def test_finished_run_is_loaded_and_joins_the_plan(data, tmp_path, monkeypatch):
     run = fit(TINY, data, tmp_path, plan="first")
+    asked = run.asked
     monkeypatch.setattr(train, "Training", None)  # training again would fail
     again = fit(TINY, data, tmp_path, plan="second")
     assert again.id == run.id
     assert again.info["plans"] == ["first", "second"]
+    assert asked < again.asked
 
 
 def test_flair_stands_in_for_other_sequences_in_training(data, tmp_path, monkeypatch):

@@ -137,9 +137,7 @@ def note_time(file: Path, notebook: Path, seconds: float) -> None:
 
 def tell_results(out: Path, copies: list[Path]) -> None:
     """Say how good the last run is and where everything is."""
-    runs = sorted(
-        outside_folds(finished_runs(out)), key=lambda run: (run.folder / "run.json").stat().st_mtime
-    )
+    runs = sorted(outside_folds(finished_runs(out)), key=lambda run: run.asked)
     if runs:
         print(f"\nvalidation DSC  {runs[-1].dsc}")
         print(f"run             {short_path(runs[-1].folder)}")

@@ -200,9 +200,7 @@ class Recipe:
         finished = [attempt for attempt in self.attempts if attempt.status == "finished"]
         latest = {
             (attempt.run.config.seed, *attempt.validation): attempt.run
-            for attempt in sorted(
-                finished, key=lambda one: (one.run.folder / "run.json").stat().st_mtime_ns
-            )
+            for attempt in sorted(finished, key=lambda one: one.run.asked)
         }
         return [attempt.run for attempt in finished if attempt.run in latest.values()]
 
@@ -321,11 +319,15 @@ def experiments(attempts: Iterable[Attempt]) -> dict[str, list[Experiment]]:
 
 
 def _experiment(plan: str, rows: dict[Place, list[Attempt]]) -> Experiment:
-    # where a plan was changed, two variants may claim a position: the one asked for last goes first
-    """Return the experiment of the runs at each place of a plan."""
-    ordered = sorted(
-        rows.items(), key=lambda row: (row[0].position, -_asked_last(row[1]), row[0].label)
+    """Return the experiment of the runs at each place of a plan.
+
+    Where the plan was changed, two variants may claim a position: the one asked for last goes
+    first.
+    """
+    last_first = sorted(
+        rows.items(), key=lambda row: max(one.run.asked for one in row[1]), reverse=True
     )
+    ordered = sorted(last_first, key=lambda row: row[0].position)
     settings = [_settings(attempts[0].run) for _, attempts in ordered]
     ladder = ordered[0][0].ladder
     varied = [
@@ -345,11 +347,6 @@ def _experiment(plan: str, rows: dict[Place, list[Attempt]]) -> Experiment:
         recipes[label] = Recipe(label, tuple(attempts), changed)
     in_order = tuple(recipes.values())
     return Experiment(plan, in_order, in_order[0] if ordered[0][0].position == 0 else None, ladder)
-
-
-def _asked_last(attempts: list[Attempt]) -> int:
-    """Return when one of these runs was last asked for: the date of run.json."""
-    return max((attempt.run.folder / "run.json").stat().st_mtime_ns for attempt in attempts)
 
 
 def _changed_fields(run: Run) -> list[str]:

@@ -241,7 +241,11 @@ def _take(ray: Any, reference: Any, task: Task, data: BrainData) -> None:
             for name, content in files.items():
                 write_atomic(task.folder.path / name, content)
             task.folder.update(
-                **{name: before[name] for name in ("plans", "places", "tables") if name in before}
+                **{
+                    name: before[name]
+                    for name in ("plans", "places", "tables", "asked")
+                    if name in before
+                }
             )
         note_place(task, data)
 

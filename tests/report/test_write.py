@@ -1,7 +1,6 @@
 """The report: every attempt is in it, the student's words stay whole, and nothing in it runs."""
 
 import json
-import os
 import re
 import shutil
 import sys
@@ -41,6 +40,7 @@ def write_run(
     status="finished",
     dsc=0.7,
     error=None,
+    asked="2026-01-01T00:00:00+00:00",
     epochs_done=3,
     patients=PATIENTS,
     spread=0.05,
@@ -65,6 +65,7 @@ def write_run(
         "accumulate": 1,
         "seconds": 75.0,
         "places": [place._asdict() for place in places],
+        "asked": asked,
     }
     if error:
         info["error"] = error
@@ -223,11 +224,10 @@ def test_a_step_is_compared_with_the_one_before(out):
 
 def test_of_a_run_whose_code_was_changed_the_latest_counts(tmp_path):
     write_run(tmp_path, "reference", places=place(0, "a"))
-    fixed = write_run(tmp_path, "b-fixed", places=place(1, "b"), lr=3e-3, dsc=0.9)
-    os.utime(
-        write_run(tmp_path, "b-with-a-bug", places=place(1, "b"), lr=3e-3, dsc=0.2) / "run.json",
-        (1, 1),
-    )
+    of_b = {"places": place(1, "b"), "lr": 3e-3}
+    fixed = write_run(tmp_path, "b-fixed", **of_b, dsc=0.9, asked="2026-01-02T00:00:00+00:00")
+    # files that were copied have other dates than when they were written
+    write_run(tmp_path, "b-with-a-bug", **of_b, dsc=0.2)
     [found] = experiments(read_attempts(tmp_path)[0])["loss"]
     assert [run.folder for run in found.recipes[1].runs] == [fixed]
     assert "not counted: 1 earlier run" in " ".join(pages(tmp_path)[1].split())
