@@ -358,8 +358,8 @@ class DeepSupervisionLoss(nn.Module):
     """Apply any loss of a mask to whatever a network returns: ``(output, target)`` -> scalar.
 
     - A Tensor, as in eval mode: the loss itself.
-    - A list of logits, finest first: the mean of their losses. U-Net++ (Zhou et al. 2018,
-      arXiv:1807.10165, equation 3) adds them with equal weights; their mean has the same minimum,
+    - A list of logits, finest first: the mean of their losses. U-Net++ (Zhou et al. 2020,
+      arXiv:1912.05074, equation 3) adds them with equal weights; their mean has the same minimum,
       keeps the scale of a single loss and with it the meaning of a learning rate.
     - ``Guided``: the same, where slices whose mask is empty are set to "no tumour" first, as the
       true label would have gated them; plus the binary cross-entropy of ``presence`` against "this
