@@ -17,7 +17,7 @@ from lib.dataset import BrainData, load_data
 from lib.phantom import PHANTOM_FOLDER, write_phantom
 from lib.plot.pixels import FLAIR
 from lib.runtime import run_command
-from lib.stats import MISSED
+from lib.stats.outcome import MISSED
 from lib.utils import progress
 
 SIZE = 128

@@ -38,7 +38,7 @@ from lib.phantom import PHANTOM_FOLDER
 from lib.predict import load_weights
 from lib.runtime import CommandParser, deterministic, run_command
 from lib.runtime.device import prepare
-from lib.stats import AFTER_TRAINING
+from lib.stats.scored import AFTER_TRAINING
 from lib.sweep.measured import BASE, FOLDER
 from lib.utils import PROJECT, progress, write_atomic
 from maintain.evidence import read_tables

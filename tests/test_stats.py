@@ -21,18 +21,12 @@ from lib.config import Config
 from lib.logger import Run, RunFolder
 from lib.plot import forest
 from lib.stats import (
-    CANNOT_TELL,
-    MOST_RUNS,
-    NEGLIGIBLE,
-    NO_DIFFERENCE,
     VERDICTS,
     Spread,
-    _Design,
     best_of_k,
     carried_by,
     compare_ladder,
     compare_to_baseline,
-    corrected,
     crossed_test,
     detectable,
     false_findings,
@@ -44,12 +38,13 @@ from lib.stats import (
     readable,
     resolution,
     seeds_needed,
-    sign_flip_p,
-    smallest_detectable,
     smallest_difference,
     spread,
     verdict,
 )
+from lib.stats.paired import sign_flip_p, smallest_detectable
+from lib.stats.planning import MOST_RUNS, Design
+from lib.stats.verdicts import CANNOT_TELL, NEGLIGIBLE, NO_DIFFERENCE, corrected
 from lib.utils import KitError
 
 PATIENTS = [f"P{i:02}" for i in range(10)]
@@ -355,7 +350,7 @@ def test_recipes_that_differ_after_training_share_their_trainings(before, after,
 @pytest.mark.parametrize("runs", [2, 3, 5])
 def test_power_agrees_with_simulation_where_trainings_are_shared(runs):
     known, rng = Spread(seeds=0.02, patients=0.02, residual=0.03), np.random.default_rng(runs)
-    size = _Design(known, (runs, runs), 50, 1, shared=True).smallest()
+    size = Design(known, (runs, runs), 50, 1, shared=True).smallest()
     found = 0
     for _ in range(400):
         before, after = drawn(rng, runs, 50, known, (0, size))
@@ -366,7 +361,7 @@ def test_power_agrees_with_simulation_where_trainings_are_shared(runs):
     with_flips = [run_of(one, names, seed=i, tta=True) for i, one in enumerate(after)]
     table = compare_to_baseline({"a": recipe, "b": with_flips})
     own = Spread(*table[["seed SD", "patient SD", "residual SD"]].iloc[0])
-    smallest = _Design(own, (runs, runs), 50, 1, shared=True).smallest()
+    smallest = Design(own, (runs, runs), 50, 1, shared=True).smallest()
     assert f"A true difference of {smallest:.3f} would be found" in resolution(table)
 
 

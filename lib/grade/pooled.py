@@ -13,7 +13,8 @@ from scipy import stats
 
 from lib.grade.standings import Standing
 from lib.grade.student_work import Verdict
-from lib.stats import ALPHA, NEGLIGIBLE, VERDICTS
+from lib.stats import ALPHA, VERDICTS
+from lib.stats.verdicts import NEGLIGIBLE
 
 FEWEST = 3  # students of whom an interval is computed
 COUNTED = ("verified", "review")  # statuses of submissions whose tables are believed

@@ -19,7 +19,8 @@ from lib.grade.rubric import Rubric
 from lib.grade.submission import as_listed, members
 from lib.predict import PRETRAINED
 from lib.runtime.checkpoint import read_checkpoint
-from lib.stats import ALPHA, DIGITS
+from lib.stats import ALPHA
+from lib.stats.verdicts import DIGITS
 from lib.utils import fingerprint
 
 _SHARED = {

@@ -28,7 +28,8 @@ from lib.grade.student_work import (
 )
 from lib.grade.submission import Submission, read_run, read_tables
 from lib.logger import FOLD, Place
-from lib.stats import compare_to_baseline, corrected
+from lib.stats import compare_to_baseline
+from lib.stats.verdicts import corrected
 from lib.utils import KitError, fingerprint
 
 AS_PUBLISHED = "as published"

@@ -16,7 +16,9 @@ from matplotlib.ticker import PercentFormatter
 
 from lib.plot.pixels import SKY
 from lib.plot.style import VERDICT_COLOURS, line_styles, styled
-from lib.stats import POWER, Spread, candidates_in_words, power, smallest_difference
+from lib.stats import Spread, power, smallest_difference
+from lib.stats.paired import POWER
+from lib.stats.words import candidates_in_words
 from lib.utils import KitError
 
 BESIDE = 1.02  # right of the axis, where words begin

@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 
 from lib.plot.pixels import ORANGE
 from lib.plot.style import VERDICT_COLOURS, styled, were_trained_on
-from lib.stats import Runs, Scored, compare_to_baseline, detectable, runs_in_words, span
+from lib.stats import Runs, Scored, compare_to_baseline, detectable
+from lib.stats.words import runs_in_words, span
 from lib.utils import KitError, as_list
 
 REFERENCE_RUN = "darkgrey"

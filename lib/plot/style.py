@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lib.plot import labels
 from lib.plot.pixels import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
-from lib.stats import CANNOT_TELL, NO_DIFFERENCE
+from lib.stats.verdicts import CANNOT_TELL, NO_DIFFERENCE
 
 CYCLE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
 VERDICT_COLOURS = {

@@ -17,7 +17,8 @@ from lib.config import REFERENCE
 from lib.logger import TABLES, Place, Run, require_sound
 from lib.metrics import Summary, summarise
 from lib.report.format import without_folders
-from lib.stats import Scored, compare_to_baseline, corrected
+from lib.stats import Scored, compare_to_baseline
+from lib.stats.verdicts import corrected
 from lib.sweep import CrossValidation
 from lib.utils import KitError, fingerprint
 

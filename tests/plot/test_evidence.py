@@ -13,7 +13,9 @@ from lib.config import Config
 from lib.plot.evidence import LANES, REFERENCE_RUN, YOUR_STYLE
 from lib.plot.pixels import BLUE, VERMILION
 from lib.plot.style import VERDICT_COLOURS
-from lib.stats import CANNOT_TELL, NO_DIFFERENCE
+from lib.stats.crossed import UNKNOWN
+from lib.stats.verdicts import CANNOT_TELL, NO_DIFFERENCE
+from lib.stats.words import span
 from lib.utils import KitError
 from tests.plot.test_figures import legend_of, run
 
@@ -110,7 +112,7 @@ def test_the_title_tells_the_power(reference):
     sizes = stats.detectable(table)
     assert title == [
         "reference runs, 40 patients",
-        f"3 runs of each recipe find a true difference of {stats.span(sizes)} with 80 % power",
+        f"3 runs of each recipe find a true difference of {span(sizes)} with 80 % power",
     ]
 
 
@@ -305,7 +307,7 @@ def test_power_of_no_plan_is_refused():
     with pytest.raises(KitError, match="1 seeds, 200 patients"):
         plot.power_curve(KNOWN, (5, 1), 200)
     with pytest.raises(KitError, match="SD that is no number"):
-        plot.power_curve(stats.UNKNOWN, 5, 200)
+        plot.power_curve(UNKNOWN, 5, 200)
 
 
 # --- seeds ----------------------------------------------------------------------------------------

@@ -16,7 +16,9 @@ from matplotlib.text import Text
 from lib import plot
 from lib.plot import labels
 from lib.plot.labels import label
-from lib.stats import CANNOT_TELL, NO_DIFFERENCE, candidates_in_words, compare_ladder
+from lib.stats import compare_ladder
+from lib.stats.verdicts import CANNOT_TELL, NO_DIFFERENCE
+from lib.stats.words import candidates_in_words
 from tests.plot.test_figures import drawings, run
 
 LANGUAGES = [file.name.split(".")[1] for file in Path(labels.__file__).parent.glob("labels.*.toml")]

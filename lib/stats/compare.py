@@ -1,0 +1,122 @@
+"""Compare recipes with a baseline, or the steps of a ladder with one another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from lib.stats.crossed import UNKNOWN, Crossed, crossed_test
+from lib.stats.outcome import carried_by
+from lib.stats.paired import Paired, paired_test
+from lib.stats.scored import METRICS, Runs, same_trainings, scores_of
+from lib.stats.verdicts import corrected
+from lib.utils import KitError
+
+
+def compare_to_baseline(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.DataFrame:
+    """Compare every recipe with the first one.
+
+    With two runs or more of one of them it is ``crossed_test``, with one run each ``paired_test``.
+    Recipes that differ in ``AFTER_TRAINING`` only share their trainings, seed by seed; then the
+    seeds that both have are compared.
+
+    Args:
+        runs: label -> run, or runs with several seeds, e.g. ``sweep(...).runs``. The first is the
+            baseline; to be fair, it has as many seeds as the others. Each further recipe makes
+            Holm's correction harsher.
+        metric: a column of cases.csv, see ``METRICS``.
+
+    Returns:
+        A row per recipe but the first, with the columns ``label``, mean, ``difference`` to the
+        baseline and its ``SD`` over patients. ``CI low`` and ``CI high`` are the 95 % interval of
+        this comparison alone. ``p`` is of a difference of 0, ``p (equivalence)`` of one of 0.02 or
+        more; see ``corrected`` for ``p (Holm)`` and ``verdict``. ``improved`` is a share of
+        patients; ``half of it from`` is ``carried_by``. ``patients``, ``seeds`` and ``baseline
+        seeds`` are numbers; ``shared`` says whether their runs are the same trainings. ``seed SD``,
+        ``patient SD`` and ``residual SD`` are a ``Spread``.
+        ``p (Wilcoxon)`` is a second opinion. With one run each, that is all that is known of
+        seeds: the spread and ``p (equivalence)`` are NaN, as is ``p (Wilcoxon)`` with several.
+
+    Raises:
+        KitError: nothing to compare, or an unknown metric; runs that scored other patients than the
+            baseline, or on another grid; a patient without a score, or one that a network was
+            trained on.
+    """
+    if len(runs) < 2:
+        raise KitError(
+            "compare: one run has nothing to be compared with; give two or more, the baseline "
+            'first (in a Plan it is a variant without changes: {"baseline": {}, ...})'
+        )
+    scores = {label: table.to_numpy().T for label, table in scores_of(runs, metric).items()}
+    (reference, before), *candidates = scores.items()
+    rows = []
+    for label, after in candidates:
+        pairs = same_trainings(runs[reference], runs[label])
+        these = [before[[i for i, _ in pairs]], after[[j for _, j in pairs]]]
+        compared = these if pairs else [before, after]
+        row = {"label": label, f"mean {METRICS[metric]}": compared[1].mean()}
+        rows.append(row | _comparison(compared[0], compared[1], bool(pairs)))
+    return corrected(pd.DataFrame(rows))
+
+
+def _comparison(before: np.ndarray, after: np.ndarray, shared: bool) -> dict[str, float]:
+    """Return the cells of a comparison of scores ``(runs, patients)``, before any correction."""
+    differences = after.mean(axis=0) - before.mean(axis=0)
+    if max(len(before), len(after)) > 1:
+        crossed = crossed_test(before, after, shared)
+        result: Paired | Crossed = crossed
+        equivalence, wilcoxon, spread = crossed.p_equivalence, math.nan, crossed.spread
+    else:
+        alone = paired_test(differences)
+        result, equivalence, wilcoxon = alone, math.nan, alone.p_wilcoxon
+        spread = UNKNOWN
+    return {
+        "difference": result.mean,
+        "SD": result.sd,
+        "CI low": result.low,
+        "CI high": result.high,
+        "p": result.p,
+        "p (Holm)": result.p,  # ``corrected`` replaces it
+        "p (equivalence)": equivalence,
+        "p (Wilcoxon)": wilcoxon,
+        "improved": result.improved,
+        "half of it from": carried_by(differences),
+        "patients": result.n,
+        "seeds": len(after),
+        "baseline seeds": len(before),
+        "shared": shared,
+        "seed SD": spread.seeds,
+        "patient SD": spread.patients,
+        "residual SD": spread.residual,
+    }
+
+
+def compare_ladder(steps: Mapping[str, Runs], metric: str = "dsc") -> pd.DataFrame:
+    """Compare every step of a ladder with the one below it.
+
+    Args:
+        steps: label -> run, or runs with several seeds, from the lowest step to the highest.
+        metric: a column of cases.csv, see ``METRICS``.
+
+    Returns:
+        A row per step but the lowest, with the columns of ``compare_to_baseline``; p is corrected
+        over the steps. Further columns say what it is ``compared with``, and its difference ``to
+        the first`` step.
+
+    Raises:
+        KitError: fewer than two steps; or see ``compare_to_baseline``.
+    """
+    if len(steps) < 2:
+        raise KitError("ladder: two steps at least are needed to compare; train some more first")
+    tables = [
+        compare_to_baseline({below: steps[below], label: steps[label]}, metric)
+        for below, label in pairwise(steps)
+    ]
+    table = pd.concat(tables, ignore_index=True).assign(**{"compared with": list(steps)[:-1]})
+    means = table[f"mean {METRICS[metric]}"]
+    table["to the first"] = means - (means - table["difference"]).iloc[0]
+    return corrected(table)

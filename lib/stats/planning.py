@@ -1,0 +1,240 @@
+"""Say what a sweep can find before it runs, and what would settle it afterwards."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lib.stats.crossed import SMALLEST_VARIANCE, MeanSquares, Spread, error_of_mean, weights_of
+from lib.stats.paired import POWER
+from lib.stats.verdicts import ALPHA, CANNOT_TELL, NEGLIGIBLE
+from lib.utils import KitError, see
+
+MOST_RUNS = 200  # of a recipe; where so many do not settle a question, patients are the limit
+DRAWS = 4000  # sets of variances that stand for all, where power is computed
+
+
+def power(
+    spread: Spread, seeds: int, patients: int, difference: float, candidates: int = 1
+) -> float:
+    """Return the chance that a comparison says ``helps`` or ``hurts``.
+
+    It is that of ``crossed_test`` at the strictest step of Holm's correction, for scores of normal
+    distribution. The wrong one of the two words is next to impossible for differences that matter.
+
+    Args:
+        spread: from ``spread``.
+        seeds: runs of each of the two recipes, 2 or more.
+        patients: 2 or more.
+        difference: the true mean difference; 0 gives the chance of a false finding.
+        candidates: how many recipes are compared with the baseline.
+
+    Raises:
+        KitError: a number out of range.
+    """
+    _require_plan(spread, seeds, patients, candidates)
+    return Design(spread, (seeds, seeds), patients, candidates).finds(difference)
+
+
+def smallest_difference(spread: Spread, seeds: int, patients: int, candidates: int = 1) -> float:
+    """Return the smallest true difference that ``power`` finds with a chance of 80 %.
+
+    Args:
+        spread, seeds, patients, candidates: see ``power``.
+
+    Raises:
+        KitError: a number out of range.
+    """
+    _require_plan(spread, seeds, patients, candidates)
+    return Design(spread, (seeds, seeds), patients, candidates).smallest()
+
+
+def seeds_needed(
+    spread: Spread, patients: int, difference: float, candidates: int = 1
+) -> int | None:
+    """Return the smallest number of runs of each recipe that settles a question.
+
+    Settled means a chance of 80 % of a right verdict: ``helps`` or ``hurts``, or for a true
+    difference below 0.02 also ``no difference larger than 0.02``.
+
+    Args:
+        spread, patients, difference, candidates: see ``power``.
+
+    Returns:
+        A number from 2 to 200. None if 200 runs are not enough; then patients are the limit.
+
+    Raises:
+        KitError: a number out of range.
+    """
+    _require_plan(spread, 2, patients, candidates)
+    return _runs_needed(spread, patients, difference, candidates, range(2, MOST_RUNS + 1))
+
+
+def detectable(table: pd.DataFrame) -> pd.Series:
+    """Return the smallest true difference that each row of a comparison finds with 80 % power.
+
+    It comes from the row's own spread and numbers of runs, at the strictest step of Holm's
+    correction.
+
+    Args:
+        table: from ``compare_to_baseline`` or ``compare_ladder``.
+
+    Returns:
+        A mean difference a row. NaN for one run each, as their spread is not known.
+    """
+    return pd.Series(
+        [_detectable(row, len(table)) for row in table.to_dict("records")], table.index, float
+    )
+
+
+def _detectable(row: Mapping[str, Any], candidates: int) -> float:
+    """Return the smallest true difference that a row finds with 80 % power."""
+    if math.isnan(row["seed SD"]):
+        return math.nan
+    spread = spread_of(row)
+    runs = row["baseline seeds"], row["seeds"]
+    return Design(spread, runs, row["patients"], candidates, row["shared"]).smallest()
+
+
+def spread_of(row: Mapping[str, Any]) -> Spread:
+    """Return the spread that a row of a comparison has measured."""
+    return Spread(row["seed SD"], row["patient SD"], row["residual SD"])
+
+
+def more_runs(table: pd.DataFrame) -> pd.Series:
+    """Return how many more runs of both recipes would settle each row of a comparison.
+
+    Settled as in ``seeds_needed``, if the true difference is the one in the table. Of two recipes
+    with different numbers of runs these are of the one with fewer; the other needs some once it is
+    behind.
+
+    Args:
+        table: from ``compare_to_baseline`` or ``compare_ladder``.
+
+    Returns:
+        0 for a row with a verdict, and infinity if 200 runs of each are not enough. It is NaN for
+        one run each, as their spread is not known.
+    """
+    return pd.Series([_more(row, len(table)) for row in table.to_dict("records")], table.index)
+
+
+def _more(row: Mapping[str, Any], candidates: int) -> float:
+    """Return how many more runs a row needs."""
+    if row["verdict"] != CANNOT_TELL:
+        return 0.0
+    if math.isnan(row["seed SD"]):
+        return math.nan
+    spread = spread_of(row)
+    have = row["baseline seeds"], row["seeds"]
+    more = range(max(min(have) + 1, 2), MOST_RUNS + 1)
+    patients, difference, shared = row["patients"], row["difference"], row["shared"]
+    needed = _runs_needed(spread, patients, difference, candidates, more, have, shared)
+    return math.inf if needed is None else float(needed - min(have))
+
+
+def _runs_needed(
+    spread: Spread,
+    patients: int,
+    difference: float,
+    candidates: int,
+    numbers: range,
+    have: tuple[int, int] = (0, 0),
+    shared: bool = False,
+) -> int | None:
+    """Return the first number of runs that settles a question, or None.
+
+    Args:
+        have: runs of each recipe that are there already.
+    """
+
+    def settles(number: int) -> float:
+        runs = max(have[0], number), max(have[1], number)
+        return Design(spread, runs, patients, candidates, shared).settles(difference)
+
+    place = bisect_left(numbers, POWER, key=settles)
+    return numbers[place] if place < len(numbers) else None
+
+
+def _require_plan(spread: Spread, seeds: int, patients: int, candidates: int) -> None:
+    """Raise KitError unless these numbers describe a sweep."""
+    if not all(math.isfinite(sd) and sd >= 0 for sd in spread):
+        raise KitError(f"power: {spread} has an SD that is no number from 0; see lib.stats.spread")
+    if seeds < 2 or patients < 2 or candidates < 1:
+        raise KitError(
+            f"power: {seeds} seeds, {patients} patients, {candidates} candidates; at least 2, 2 "
+            f"and 1 are needed, as one run each says nothing of other seeds; "
+            f"{see('statistics', 'Before a sweep: what can it find?')}"
+        )
+
+
+class Design:
+    """Know the verdicts of a planned comparison, over 4,000 draws of its variances.
+
+    A draw scales the true variances by chi-squared variables. ``error_of_mean`` turns it into a
+    standard error, as in ``crossed_test``. Given that, the mean difference is normal.
+
+    Args:
+        runs: of each recipe.
+        shared: their runs are the same trainings. Only the differences of these vary then, by
+            twice the variance of a run.
+    """
+
+    def __init__(
+        self,
+        spread: Spread,
+        runs: tuple[int, int],
+        patients: int,
+        candidates: int,
+        shared: bool = False,
+    ) -> None:
+        from scipy.stats import t
+
+        rng = np.random.default_rng(0)
+
+        def drawn(variance: float, df: int) -> np.ndarray:
+            return variance * rng.chisquare(df, DRAWS) / df
+
+        weights, times = weights_of(runs[:1] if shared else runs), 2 if shared else 1
+        share = times * sum(weight for weight, _ in weights)
+        by_patient = spread.patients**2 + share * spread.residual**2
+        by_run, residual = times * spread.of_run(patients) ** 2, times * spread.residual**2
+        squares = [
+            MeanSquares(drawn(by_run, df), drawn(residual, df * (patients - 1)))
+            for _, df in weights
+        ]
+        variance, df = error_of_mean(drawn(by_patient, patients - 1), squares, patients, weights)
+        error = np.sqrt(variance)
+        self.found_from = t.isf(ALPHA / candidates / 2, df) * error  # a mean difference
+        self.equal_up_to = NEGLIGIBLE - t.isf(ALPHA / candidates, df) * error
+        truth = by_patient / patients + share * spread.seeds**2
+        self.sd = math.sqrt(max(truth, SMALLEST_VARIANCE))  # of the mean difference
+
+    def finds(self, difference: float) -> float:
+        """Return the chance of ``helps`` or ``hurts``."""
+        return 1 - self._within(self.found_from, difference)
+
+    def settles(self, difference: float) -> float:
+        """Return the chance of a right verdict, see ``seeds_needed``."""
+        if abs(difference) >= NEGLIGIBLE:
+            return self.finds(difference)
+        limit = np.minimum(self.found_from, self.equal_up_to).clip(0)
+        return self.finds(difference) + self._within(limit, difference)
+
+    def smallest(self) -> float:
+        """Return the smallest difference that is found with 80 % power."""
+        from scipy.optimize import brentq
+
+        enough = float(np.quantile(self.found_from, 0.95)) + 3 * self.sd
+        return float(brentq(lambda size: self.finds(size) - POWER, 0, enough))
+
+    def _within(self, limit: np.ndarray, difference: float) -> float:
+        """Return the chance of a mean difference between -limit and limit."""
+        from scipy.special import ndtr
+
+        upper, lower = (ndtr((end - difference) / self.sd) for end in (limit, -limit))
+        return float(np.mean(upper - lower))

@@ -1,0 +1,127 @@
+"""Show a comparison to a reader: its columns, and the line under it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from lib.stats.paired import smallest_detectable
+from lib.stats.planning import detectable, more_runs, spread_of
+from lib.stats.verdicts import ALPHA, p_in_cell
+
+ONE_RUN = "one run each, so p is about these weights, not about the recipe."
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns of a comparison that a reader needs, rounded, with labels as index.
+
+    With several runs, ``80 % power from`` is ``detectable``, and ``more runs`` says what would
+    settle a ``cannot tell``, see ``more_runs``.
+
+    Args:
+        table: from ``compare_to_baseline`` or ``compare_ladder``.
+    """
+    mean = next(name for name in table if name.startswith("mean "))
+    shown = ["label", "compared with", mean, "difference", "CI low", "CI high", "to the first"]
+    shown += ["p (Holm)", "improved", "half of it from", "seeds", "verdict"]
+    if (table["seeds"] == 1).all():
+        shown.remove("seeds")
+    p = table["p (Holm)"].map(p_in_cell)
+    rounded = table[[name for name in shown if name in table]].round(3).assign(**{"p (Holm)": p})
+    if table["seed SD"].notna().any():
+        rounded["80 % power from"] = detectable(table).round(3)
+        rounded["more runs"] = more_runs(table).map(_more_in_cell)
+    return rounded.set_index("label")
+
+
+def _more_in_cell(count: float) -> str:
+    """Return a number of further runs for a column of that name."""
+    if math.isnan(count) or not count:
+        return ""
+    return "more patients" if math.isinf(count) else f"{count:.0f} each"
+
+
+def resolution(table: pd.DataFrame) -> str:
+    """Return a line for under a comparison: the true difference found with 80 % power.
+
+    It is that of each row, see ``detectable``, and so at the strictest step of Holm's correction.
+    It also says how many more runs would settle each ``cannot tell``.
+
+    Args:
+        table: from ``compare_to_baseline`` or ``compare_ladder``.
+    """
+    known = table[table["seed SD"].notna()]
+    if known.empty:
+        return _resolution_of_weights(table)
+    patients = int(table["patients"].iloc[0])
+    moves = [spread_of(row).of_run(patients) for row in known.to_dict("records")]
+    sentences = [
+        f"{patients} patients, {runs_in_words(known)}, {candidates_in_words(len(table))}.",
+        f"The mean of a run moves from seed to seed by an SD of {span(moves)}.",
+        f"A true difference of {_detectable_in_words(table)} would be found with 80 % power; "
+        f"smaller ones are usually missed.",
+        *_what_would_settle(table),
+    ]
+    if table["seed SD"].isna().any():
+        labels = ", ".join(table["label"][table["seed SD"].isna()])
+        sentences.append(f"{labels}: {ONE_RUN}")
+    return " ".join(sentences)
+
+
+def runs_in_words(table: pd.DataFrame) -> str:
+    """Return how many runs the baseline and the candidates of a comparison have."""
+    before, after = (span(table[name], "d") for name in ("baseline seeds", "seeds"))
+    return f"{before} runs of each recipe" if before == after else f"{before} against {after} runs"
+
+
+def _detectable_in_words(table: pd.DataFrame) -> str:
+    """Return the range of ``detectable``: of several candidates each may have its own."""
+    sizes = span(detectable(table).dropna())
+    return f"{sizes}, by candidate," if " to " in sizes else sizes
+
+
+def span(values: Iterable[float], form: str = ".3f") -> str:
+    """Return the range of numbers in words: ``5``, or ``5 to 20``."""
+    return " to ".join(dict.fromkeys(format(end(values), form) for end in (min, max)))
+
+
+def _what_would_settle(table: pd.DataFrame) -> list[str]:
+    """Return sentences on the rows that cannot be told: how many more runs they need."""
+    needed = dict(zip(table["label"], more_runs(table), strict=True))
+    finite = [f"{label} {count:.0f}" for label, count in needed.items() if 0 < count < math.inf]
+    beyond = [label for label, count in needed.items() if count == math.inf]
+    sentences = []
+    if finite:
+        sentences.append(
+            f"If the differences stay as they are, these would be settled by so many more runs of "
+            f"each recipe: {', '.join(finite)}."
+        )
+    if beyond:
+        sentences.append(
+            f"More runs alone would not settle {', '.join(beyond)}: more patients are needed."
+        )
+    return sentences
+
+
+def _resolution_of_weights(table: pd.DataFrame) -> str:
+    """Return the line under a comparison of one run each."""
+    n, sd, count = int(table["patients"].iloc[0]), float(table["SD"].median()), len(table)
+    smallest = smallest_detectable(sd, n, alpha=ALPHA / count)
+    if np.isinf(smallest):
+        return (
+            f"{n} patients cannot show any difference, however large: the smallest p there is, "
+            f"{2.0 ** (1 - n):.3g}, is not enough for {candidates_in_words(count)}."
+        )
+    return (
+        f"{n} patients whose differences have an SD of {sd:.3f}, {candidates_in_words(count)}. A "
+        f"true difference of {smallest:.3f} would be found with 80 % power; smaller ones are "
+        f"usually missed. {ONE_RUN.capitalize()}"
+    )
+
+
+def candidates_in_words(count: int) -> str:
+    """Return a number of candidates in words."""
+    return "1 candidate" if count == 1 else f"{count} candidates"
