@@ -821,6 +821,16 @@ def test_a_table_says_how_many_more_runs_would_settle_it():
     assert f"settled by so many more runs of each recipe: a {more[0]:.0f}." in line
 
 
+def test_further_runs_are_those_of_the_recipe_with_fewer():
+    both = sweep_of(Spread(0.02, 0.01, 0.03), (0.02,), seeds=20)
+    table = compare_to_baseline({"baseline": both["baseline"], "a": both["a"][:4]})
+    [more] = more_runs(table)
+    assert 0 < more < MOST_RUNS
+    assert readable(table)["more runs"].tolist() == [f"{more:.0f}"]
+    told = f"more runs of the recipe with fewer, while the other keeps up: a {more:.0f}."
+    assert told in resolution(table)
+
+
 def test_more_seeds_do_not_help_where_patients_are_the_limit():
     table = compare_to_baseline(sweep_of(Spread(0.001, 0.2, 0.01), (0.02,), patients=8))
     assert more_runs(table).tolist() == [math.inf]

@@ -33,15 +33,23 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     rounded = table[[name for name in shown if name in table]].round(3).assign(**{"p (Holm)": p})
     if table["seed SD"].notna().any():
         rounded["80 % power from"] = detectable(table).round(3)
-        rounded["more runs"] = more_runs(table).map(_more_in_cell)
+        alike = table["seeds"] == table["baseline seeds"]
+        counts = zip(more_runs(table), alike, strict=True)
+        rounded["more runs"] = [_more_in_cell(*each) for each in counts]
     return rounded.set_index("label")
 
 
-def _more_in_cell(count: float) -> str:
-    """Return a number of further runs for a column of that name."""
+def _more_in_cell(count: float, alike: bool) -> str:
+    """Return a number of further runs for a column of that name.
+
+    Args:
+        alike: whether both recipes have as many runs, so that each needs so many more.
+    """
     if math.isnan(count) or not count:
         return ""
-    return "more patients" if math.isinf(count) else f"{count:.0f} each"
+    if math.isinf(count):
+        return "more patients"
+    return f"{count:.0f} each" if alike else f"{count:.0f}"
 
 
 def resolution(table: pd.DataFrame) -> str:
@@ -95,9 +103,11 @@ def _what_would_settle(table: pd.DataFrame) -> list[str]:
     beyond = [label for label, count in needed.items() if count == math.inf]
     sentences = []
     if finite:
+        alike = (table["seeds"] == table["baseline seeds"]).all()
+        whose = "each recipe" if alike else "the recipe with fewer, while the other keeps up"
         sentences.append(
             f"If the differences stay as they are, these would be settled by so many more runs of "
-            f"each recipe: {', '.join(finite)}."
+            f"{whose}: {', '.join(finite)}."
         )
     if beyond:
         sentences.append(
