@@ -108,7 +108,7 @@ def load_weights(file: str | Path, trust: str | Sequence[str] = ()) -> TrainedMo
             raise KitError(
                 f"{file}: needs code outside the kit, {named}; if you trust it, pass "
                 f"trust={sorted(unknown)} (--trust {named}); "
-                f"{see('extending', 'From another folder')}"
+                f"{see('extending', 'A network')}"
             )
         if config.custom.get("metric", "") not in trusted:
             config = replace(config, metric="none")

@@ -42,7 +42,7 @@ def memory_in_words() -> Iterator[None]:
         raise KitError(
             f"out of memory ({reason}); close other programs, or use smaller images, networks or "
             f"batches; "
-            f"{see('researchers', 'Speed and memory')}"
+            f"{see('students', 'When something goes wrong')}"
         ) from None
 
 
@@ -128,7 +128,7 @@ class DeviceMemory:
             raise KitError(
                 "out of memory with a single slice; use a smaller image_size or init_features, or "
                 "checkpointing=True; "
-                f"{see('researchers', 'Speed and memory')}"
+                f"{see('students', 'When something goes wrong')}"
             )
         say(f"out of memory: from now on {change}")
         if self.device.type == "cuda":
