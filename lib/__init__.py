@@ -1,10 +1,11 @@
-"""Brain MRI tumour segmentation: 17 modules to read and change, and packages behind them.
+"""Brain MRI tumour segmentation: 16 modules to read and change, and packages behind them.
 
 Change them, in this order: ``unet_layers``, ``unet_init_weights``, ``unet``, ``unet_2plus``,
 ``unet_3plus``, ``networks``; ``loss``; ``transform``, ``dataset``; ``metrics``; ``optim``.
-Understand them: ``config``, ``train``, ``evaluate``, ``predict``, ``logger``, ``utils``.
-Each package says in its ``__init__.py`` what it does: ``runtime``, ``data``, ``stats``,
-``phantom``, ``sweep``, ``plot``, ``viewer``, ``report``, ``notebook``, ``check``, ``grade``.
+Understand them: ``config``, ``train``, ``evaluate``, ``predict``, ``utils``.
+Each package says in its ``__init__.py`` what it does: ``runtime``, ``data``, ``logger``,
+``stats``, ``phantom``, ``sweep``, ``plot``, ``viewer``, ``report``, ``notebook``, ``check``,
+``grade``.
 """
 
 __version__ = "1.0.0"
