@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import logger, train
+from lib import train
 from lib.config import Config
 from lib.dataset import load_data
-from lib.logger import Record, Run, RunFolder, find_run, finished_runs
+from lib.logger import Record, Run, RunFolder, find_run, finished_runs, folder
 from lib.optim import MovingAverage
 from lib.predict import load_weights, predict
 from lib.report.experiments import read_attempts
@@ -173,7 +173,7 @@ def test_a_full_disk_is_reported_and_what_was_done_is_not_lost(
         write_atomic(path, content)
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
-        patch.setattr(logger, "write_atomic", write)
+        patch.setattr(folder, "write_atomic", write)
         fit(TINY, data, tmp_path / "cut")
     assert outcome(fit(TINY, data, tmp_path / "cut")) == whole
 
