@@ -108,7 +108,7 @@ def person_of(name: str) -> str:
 def cache_folder() -> Path:
     """Return the folder of caches: ``KIT_CACHE``, else ``data/cache``, else a temporary folder."""
     if os.environ.get("KIT_CACHE"):
-        return Path(os.environ["KIT_CACHE"])
+        return Path(os.environ["KIT_CACHE"]).expanduser()
     return _own_cache()
 
 
@@ -510,9 +510,16 @@ def _slice_entries(
     return content, entries
 
 
+_UNSAFE = re.compile(
+    r'^\.|[<>:"|?*\x00-\x1f]|[. ]$'
+    r"|^(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)",  # devices of Windows, with any ending
+    re.IGNORECASE,
+)
+
+
 def _is_safe(folder: str) -> bool:
     """Return whether a folder of this name can be made, and inside of another, on any system."""
-    return not re.search(r'^\.|[<>:"|?*\x00-\x1f]|[. ]$', folder) and folder == folder.strip()
+    return not _UNSAFE.search(folder) and folder == folder.strip()
 
 
 # --- listing --------------------------------------------------------------------------------------

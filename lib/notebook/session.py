@@ -100,7 +100,7 @@ def start(
     Raises:
         KitError: a line said ``[FAIL]``.
     """
-    out = Path(out or os.environ.get("KIT_OUT") or PROJECT / "result")
+    out = Path(out or os.environ.get("KIT_OUT") or PROJECT / "result").expanduser()
     device = pick_device()
     precision = pick_precision(device)
     _say(

@@ -51,5 +51,7 @@ def listed(values: Iterable[Any]) -> str:
 
 def cell(text: object) -> str:
     """Return text of a run folder for Markdown, a table's cell included, without markup."""
-    escaped = re.sub(r"([\\`*\[\]|#~])", r"\\\1", " ".join(str(text).split()))
+    words = " ".join(str(text).split())
+    # an underscore inside a word is no markup, and names are easier to read without the sign
+    escaped = re.sub(r"([\\`*\[\]|#~]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", words)
     return escaped.replace("&", "&amp;").replace("<", "&lt;")

@@ -181,6 +181,13 @@ def test_disk_that_is_full(tiny_kaggle, monkeypatch):
     assert built() == []
 
 
+def test_a_cache_may_be_named_from_the_home_folder(tmp_path, monkeypatch):
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("KIT_CACHE", "~/cache")
+    assert cache_folder() == tmp_path / "cache"
+
+
 def test_two_users_of_a_kit_that_is_read_only_do_not_meet(tmp_path, monkeypatch):
     monkeypatch.delenv("KIT_CACHE", raising=False)
     (tmp_path / "data").write_text("no folder")

@@ -371,6 +371,16 @@ def test_entries_cannot_lead_outside(tiny_kaggle, tmp_path, place):
     assert not Path("/tmp/evil/evil_2.tif").exists()
 
 
+@pytest.mark.parametrize("name", ["NUL", "con", "Aux.1", "com1", "LPT9.x", "a:b", "a ", "a.", ".a"])
+def test_a_name_that_some_system_cannot_make_is_left_out(tiny_kaggle, tmp_path, name):
+    archive = tmp_path / "archive.zip"
+    content = (tiny_kaggle / NAME / f"{NAME}_1.tif").read_bytes()
+    with zipfile.ZipFile(archive, "w") as bundle:
+        for folder in (name, "console"):
+            bundle.writestr(f"kaggle_3m/{folder}/{folder}_1.tif", content)
+    assert [path.name for path in unpack(archive).iterdir() if path.is_dir()] == ["console"]
+
+
 @pytest.mark.parametrize(("limit", "value"), [("_MAX_FILES", 10), ("_MAX_BYTES", 10_000)])
 def test_zip_bomb(tiny_kaggle, tmp_path, monkeypatch, limit, value):
     archive = write_zip(tmp_path / "archive.zip", tiny_kaggle)

@@ -95,7 +95,10 @@ def test_the_phantom_has_its_test_set_however_its_path_is_written(tmp_path, monk
     write_phantom(tmp_path / "phantom", patients=2, size=32)
     (tmp_path / "phantom" / ".ipynb_checkpoints").mkdir()  # Jupyter's, of no patient
     monkeypatch.chdir(tmp_path)
-    session = start(data="phantom/../phantom", profile="smoke", out=tmp_path / "out")
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    session = start(data="phantom/../phantom", profile="smoke", out="~/out")
+    assert session.out == tmp_path / "out"
     assert session.test_set(replace(REFERENCE, image_size=32)) is not None
     assert is_phantom(tmp_path / "phantom") and not is_phantom(tmp_path)
 

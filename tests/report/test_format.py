@@ -2,7 +2,7 @@
 
 import pytest
 
-from lib.report.format import without_folders
+from lib.report.format import cell, without_folders
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,16 @@ from lib.report.format import without_folders
 def test_paths_become_names(text, expected):
     """A report is handed out: folders tell whose home it was."""
     assert without_folders(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("TCGA_DU_6405", "TCGA_DU_6405"),
+        ("_P01_", r"\_P01\_"),
+        ("__init__ and _", r"\_\_init\_\_ and \_"),
+        ("a*b | <i>", r"a\*b \| &lt;i>"),
+    ],
+)
+def test_what_a_run_is_called_is_no_markup(text, expected):
+    assert cell(text) == expected
