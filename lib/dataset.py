@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lib.config import Config, require_config, require_fields
-from lib.data import Cache, Patient, kaggle, open_cache
+from lib.data import Cache, Patient, find_root, list_patients, open_cache, read_patient
 from lib.data.cache import CachedPatient
+from lib.data.patients import passed_over
 from lib.data.people import are_copies, known, people, scans
 from lib.runtime import load_class
 from lib.runtime.device import to_device
@@ -81,7 +82,7 @@ class BrainData:
 
     def volume(self, patient: str) -> np.ndarray:
         """Return the images, ``(S, H, W, 3)`` uint8: pre-contrast, FLAIR, post-contrast."""
-        return kaggle.read_patient(self.patients[patient])[0]
+        return read_patient(self.patients[patient])[0]
 
     def slices(self, patients: tuple[str, ...], neighbours: int = 0) -> SliceDataset:
         """Return the slices of some patients as a dataset, neighbours in further channels."""
@@ -155,11 +156,11 @@ def load_data(
         KitError: nothing usable there, or damaged files.
     """
     require_fields(image_size=image_size, preprocessing=preprocessing)
-    folder = kaggle.find_root(root)
-    patients = kaggle.list_patients(folder)
+    folder = find_root(root)
+    patients = list_patients(folder)
     cache = open_cache(folder, patients, image_size, preprocessing)
     by_name = {patient.name: patient for patient in patients}
-    remarks = (*_same_people(by_name, cache), *cache.remarks, *kaggle.passed_over(folder, patients))
+    remarks = (*_same_people(by_name, cache), *cache.remarks, *passed_over(folder, patients))
     return BrainData(folder.name, folder, image_size, preprocessing, by_name, cache, remarks)
 
 

@@ -317,6 +317,33 @@ def score_cases(
     ]
 
 
+def check_patients(
+    data: BrainData, config: Config, patients: Sequence[str] | None
+) -> tuple[str, ...]:
+    """Return the names asked for, or all, of data that a network of ``config`` can read.
+
+    Raises:
+        KitError: data prepared for another image size, no such patient, or one twice.
+    """
+    if (data.image_size, data.preprocessing) != (config.image_size, config.preprocessing):
+        raise KitError(
+            f"the network was trained on {config.preprocessing} at {config.image_size} pixels, "
+            f"the data was loaded as {data.preprocessing} at {data.image_size}; load it with the "
+            f"network's values"
+        )
+    names = tuple(data.patients) if patients is None else tuple(patients)
+    unknown = [name for name in names if name not in data.patients]
+    if unknown:
+        raise KitError(
+            f"{data.root}: no patient {unknown[0]} there; the first of {len(data.patients)} is "
+            f"{next(iter(data.patients))}"
+        )
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise KitError(f"patient {twice[0]} is asked for twice; name each once: a mean counts each")
+    return names
+
+
 # --- lesions --------------------------------------------------------------------------------------
 
 
@@ -373,33 +400,6 @@ class Calibration(NamedTuple):
     observed: np.ndarray
     thresholds: np.ndarray
     dsc: np.ndarray
-
-
-def check_patients(
-    data: BrainData, config: Config, patients: Sequence[str] | None
-) -> tuple[str, ...]:
-    """Return the names asked for, or all, of data that a network of ``config`` can read.
-
-    Raises:
-        KitError: data prepared for another image size, no such patient, or one twice.
-    """
-    if (data.image_size, data.preprocessing) != (config.image_size, config.preprocessing):
-        raise KitError(
-            f"the network was trained on {config.preprocessing} at {config.image_size} pixels, "
-            f"the data was loaded as {data.preprocessing} at {data.image_size}; load it with the "
-            f"network's values"
-        )
-    names = tuple(data.patients) if patients is None else tuple(patients)
-    unknown = [name for name in names if name not in data.patients]
-    if unknown:
-        raise KitError(
-            f"{data.root}: no patient {unknown[0]} there; the first of {len(data.patients)} is "
-            f"{next(iter(data.patients))}"
-        )
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise KitError(f"patient {twice[0]} is asked for twice; name each once: a mean counts each")
-    return names
 
 
 def calibrate(trained: TrainedModel, data: BrainData, patients: Sequence[str]) -> Calibration:

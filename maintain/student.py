@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nbformat
 
-from lib.data.kaggle import DAMAGED_ZIP
+from lib.data.archive import DAMAGED_ZIP
 from lib.grade.archive import write_zip
 from lib.grade.rubric import load_rubric
 from lib.notebook.cells import ASKS, PHRASES, QUESTION, Phrases, question_hash

@@ -20,7 +20,7 @@ from torch import nn
 
 from lib import predict
 from lib.config import Config
-from lib.data import kaggle
+from lib.data import read_patient
 from lib.dataset import load_data
 from lib.evaluate import TrainedModel, predict_volumes
 from lib.metrics import counts, dsc, hd95, largest_component
@@ -265,7 +265,7 @@ def test_masks_are_written_in_the_kaggle_layout(tiny_kaggle, tmp_path):
         Bright.trained(), tiny_kaggle, tmp_path / "out", device="cpu", precision="fp32"
     )
     for name in NAMES:
-        volume, truth, _ = kaggle.read_patient(prediction.data.patients[name])
+        volume, truth, _ = read_patient(prediction.data.patients[name])
         files = sorted(
             (tmp_path / "out" / name).iterdir(), key=lambda file: int(file.name.split("_")[-2])
         )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from skimage.exposure import rescale_intensity
 from skimage.transform import resize
 
-from lib.data import kaggle
+from lib.data import list_patients, read_patient
 from lib.transform import Geometry, preprocess, preprocess_mask
 from tests.conftest import REAL_DATA, brain
 
@@ -146,8 +146,8 @@ def test_input_is_left_alone():
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="needs the Kaggle data")
 @pytest.mark.parametrize("index", [0, 71])
 def test_real_patients_are_preprocessed_as_published(index):
-    patients = sorted(kaggle.list_patients(REAL_DATA), key=lambda patient: len(patient.numbers))
-    volume, mask, _ = kaggle.read_patient(patients[index])
+    patients = sorted(list_patients(REAL_DATA), key=lambda patient: len(patient.numbers))
+    volume, mask, _ = read_patient(patients[index])
     assert_as_published(volume[8:16], mask[8:16], 128)
 
 

@@ -22,8 +22,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from lib.data import kaggle, pictures
-from lib.data.kaggle import Patient, place_in_cache
+from lib.data import files, pictures
+from lib.data.cache_place import place_in_cache
+from lib.data.patients import Patient, stat_key
 from lib.runtime.fingerprints import source_fingerprint
 from lib.runtime.limits import cores
 from lib.transform import Geometry, preprocess, preprocess_mask, preprocessing_code
@@ -181,7 +182,7 @@ def open_cache(root: Path, patients: list[Patient], size: int, preprocessing: st
     no incomplete cache.
 
     Raises:
-        KitError: a file that cannot be used; see ``kaggle.read_patient``.
+        KitError: a file that cannot be used; see ``lib.data.read_patient``.
     """
     place, series, key, folder = _place_of(root, patients, size, preprocessing)
 
@@ -217,7 +218,7 @@ def _place_of(
     """Return where the files are, how their caches are called, the key of this one, its folder."""
     place = str(root.resolve())  # equal names, sizes and dates elsewhere may be other pixels
     code = source_fingerprint(*preprocessing_code(preprocessing), pictures)
-    key = fingerprint([_VERSION, code, place, kaggle.stat_key(patients), size, preprocessing])
+    key = fingerprint([_VERSION, code, place, stat_key(patients), size, preprocessing])
     series = f"{root.name[:40]}-{preprocessing.replace(':', '-')}-{size}"
     folder = place_in_cache(f"{series}-{key[:16]}", lambda place: _is_whole(place, key))
     return place, series, key, folder
@@ -374,7 +375,7 @@ def _prepare_all(
 
 
 def _prepare(patient: Patient, size: int, preprocessing: str) -> dict[str, Any]:
-    volume, mask, remarks = kaggle.read_patient(patient)
+    volume, mask, remarks = files.read_patient(patient)
     try:
         images, geometry = preprocess(volume, size, preprocessing)
     except KitError:  # of a custom preprocessing

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lib.data.archive import slices_in_archive
 from lib.data.cache import is_in_cache
-from lib.data.kaggle import find_root, list_patients, slices_in_archive
+from lib.data.patients import list_patients
+from lib.data.places import find_root
 
 KAGGLE_SLICES = 3929  # of the LGG dataset
 

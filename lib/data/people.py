@@ -11,7 +11,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from lib.data.cache import CachedPatient
-from lib.data.kaggle import Patient, person_of
+from lib.data.layout import person_of
+from lib.data.patients import Patient
 
 SCANS = 8  # slices of a patient that a file of weights remembers
 

@@ -16,7 +16,7 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple, NoReturn
 
-from lib.data.kaggle import DAMAGED_ZIP
+from lib.data.archive import DAMAGED_ZIP
 from lib.grade.trouble import GraderError, in_one_line, of_the_computer
 from lib.logger import BEST_CSV, TRAIN_CSV
 from lib.utils import KitError, fingerprint, sha256, write_atomic

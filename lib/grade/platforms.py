@@ -21,7 +21,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from lib.data.kaggle import DAMAGED_ZIP
+from lib.data.archive import DAMAGED_ZIP
 from lib.grade.archive import MAX_ZIP, is_litter
 from lib.grade.result import printable
 from lib.grade.submission import MANIFEST

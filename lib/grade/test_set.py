@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.data import Patient, kaggle, place_in_cache
+from lib.data import Patient, place_in_cache, read_patient, write_images, write_masks
 from lib.dataset import BrainData, Split, load_data, make_split
 from lib.grade.trouble import GraderError, without_submission
 from lib.utils import KitError, build_folder, fingerprint, sha256, write_json
@@ -121,13 +121,13 @@ def _copy(folder: Path, patient: Patient) -> None:
     clean.mkdir(parents=True)
     for file in (*patient.images, *patient.masks):
         shutil.copyfile(file, clean / file.name)
-    volume, mask, _ = kaggle.read_patient(patient)
+    volume, mask, _ = read_patient(patient)
     if mask is None:
         raise KitError(f"{patient.images[0].parent}: has no masks; scoring needs them")
     rng = np.random.default_rng(int(sha256(patient.name.encode())[:16], 16))
     volume, mask = perturb(volume, mask, rng)
-    kaggle.write_images(folder / "perturbed", patient, volume)
-    kaggle.write_masks(folder / "perturbed", patient, mask)
+    write_images(folder / "perturbed", patient, volume)
+    write_masks(folder / "perturbed", patient, mask)
 
 
 def perturb(

@@ -20,7 +20,7 @@ with said_if_slow("loading PyTorch; the first time this takes up to a minute"):
 
 from lib.config import Config, Profile, choose_profile, seed_of
 from lib.data import find_root
-from lib.data.kaggle import usual_places
+from lib.data.places import usual_places
 from lib.dataset import BrainData, load_data
 from lib.notebook.course import Course, read_course
 from lib.phantom import is_phantom, write_test_set

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from lib import plot
 from lib.data import find_root
-from lib.data.kaggle import usual_places
+from lib.data.places import usual_places
 from lib.dataset import BrainData, load_data
 from lib.logger import Run
 from lib.notebook.course import read_course

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from lib import transform
-from lib.data import cache, cache_folder, kaggle
+from lib.data import cache, cache_folder, cache_place, list_patients, read_patient
 from lib.data.cache import SliceFile
 from lib.dataset import load_data, make_split
 from lib.transform import preprocess, preprocess_mask
@@ -114,7 +114,7 @@ def test_equal_names_sizes_and_times_are_not_equal_pixels(tmp_path):
 def test_values_are_those_of_preprocess(tiny_kaggle, mode):
     data = load_data(tiny_kaggle, 48, mode)
     for name, patient in data.patients.items():
-        volume, mask, _ = kaggle.read_patient(patient)
+        volume, mask, _ = read_patient(patient)
         images, geometry = preprocess(volume, 48, mode)
         rows = np.arange(*data.record(name).rows)
         np.testing.assert_allclose(
@@ -191,8 +191,8 @@ def test_a_cache_may_be_named_from_the_home_folder(tmp_path, monkeypatch):
 def test_two_users_of_a_kit_that_is_read_only_do_not_meet(tmp_path, monkeypatch):
     monkeypatch.delenv("KIT_CACHE", raising=False)
     (tmp_path / "data").write_text("no folder")
-    monkeypatch.setattr(kaggle, "PROJECT", tmp_path)
-    monkeypatch.setattr(kaggle, "this_user", lambda: "ada")
+    monkeypatch.setattr(cache_place, "PROJECT", tmp_path)
+    monkeypatch.setattr(cache_place, "this_user", lambda: "ada")
     assert cache_folder().name == "brain-segmentation-cache-ada"
 
 
@@ -200,7 +200,7 @@ def test_a_class_shares_a_cache_that_it_cannot_write(tiny_kaggle, tmp_path, monk
     shared, own = tmp_path / "shared", tmp_path / "data" / "cache"
     monkeypatch.setenv("KIT_CACHE", str(shared))
     load_data(tiny_kaggle, SIZE)
-    monkeypatch.setattr(kaggle, "PROJECT", tmp_path)
+    monkeypatch.setattr(cache_place, "PROJECT", tmp_path)
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != shared)
     load_data(tiny_kaggle, SIZE)
     assert len(builds) == 1 and not own.exists()
@@ -491,7 +491,7 @@ def test_fingerprint_is_that_of_the_pixels(tiny_kaggle, tmp_path):
         os.utime(file, (1_000_000, 1_000_000))
     assert load_data(elsewhere, SIZE).fingerprint == before.fingerprint
     assert load_data(elsewhere, 48).fingerprint == before.fingerprint
-    volume, mask, _ = kaggle.read_patient(before.patients[NAMES[0]])
+    volume, mask, _ = read_patient(before.patients[NAMES[0]])
     shutil.rmtree(elsewhere / NAMES[0])
     mask[2, 16, 16] ^= 1
     write_patient(elsewhere, NAMES[0], volume, mask)
@@ -524,7 +524,7 @@ def test_black_patient_is_named(tiny_kaggle, ends, words):
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="needs the Kaggle data")
 def test_facts_of_the_real_dataset():
-    patients = kaggle.list_patients(REAL_DATA)
+    patients = list_patients(REAL_DATA)
     lengths = [len(patient.numbers) for patient in patients]
     assert min(lengths) >= 20 and max(lengths) <= 88
     assert {patient.institution for patient in patients} <= {"DU", "HT", "CS", "FG", "EZ"}

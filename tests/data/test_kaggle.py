@@ -7,6 +7,7 @@ import shutil
 import stat
 import sys
 import zipfile
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,8 +16,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from lib.data import encode_masks, find_root, kaggle, list_patients, read_patient, write_masks
-from lib.data.kaggle import passed_over, slices_in_archive, unpack
+from lib.data import encode_masks, find_root, list_patients, read_patient, write_masks
+from lib.data.archive import _is_slice_entry, slices_in_archive, unpack
+from lib.data.patients import passed_over, stat_key
+from lib.data.places import KIT_PLACES, usual_places
 from lib.dataset import load_data
 from lib.phantom import PHANTOM_FOLDER, write_phantom
 from lib.runtime.own_files import OwnFiles
@@ -141,8 +144,10 @@ def test_the_copy_of_a_folder_is_compared_once(tiny_kaggle, tmp_path, monkeypatc
     """All its files are younger than the note of what was unpacked."""
     archive = write_zip(tmp_path / "archive.zip", tiny_kaggle)
     root, compared = find_root(archive), []
-    crc32 = kaggle.zlib.crc32
-    monkeypatch.setattr(kaggle.zlib, "crc32", lambda data: compared.append(1) or crc32(data))
+    crc32 = zlib.crc32
+    monkeypatch.setattr(
+        "lib.data.archive.zlib.crc32", lambda data: compared.append(1) or crc32(data)
+    )
     for _ in range(2):
         assert find_root(archive) == root
     assert len(compared) in (0, 72)  # the clock of some disks is slow
@@ -213,32 +218,32 @@ def test_a_folder_beside_an_archive_is_not_taken_for_it(kaggle_folder, tmp_path)
 
 
 def test_the_archive_decides_what_the_kits_own_folder_holds(kaggle_folder, tmp_path, monkeypatch):
-    places = [tmp_path / place.name for place in kaggle.KIT_PLACES]
-    monkeypatch.setattr(kaggle, "KIT_PLACES", places)
+    places = [tmp_path / place.name for place in KIT_PLACES]
+    monkeypatch.setattr("lib.data.places.KIT_PLACES", places)
     source = kaggle_folder(NAMES[:2])
     write_zip(tmp_path / "archive.zip", source)
     shutil.copytree(source / NAMES[0], tmp_path / "kaggle_3m" / NAMES[0])
-    assert kaggle.usual_places() == [tmp_path / "archive.zip", tmp_path / "kaggle_3m"]
-    refused(tmp_path / "kaggle_3m", find_root, kaggle.usual_places()[0])
+    assert usual_places() == [tmp_path / "archive.zip", tmp_path / "kaggle_3m"]
+    refused(tmp_path / "kaggle_3m", find_root, usual_places()[0])
 
 
 @pytest.mark.parametrize("attached", ["no folder", "nothing", "something else"])
 def test_on_kaggle_without_patients_the_phantom_is_not_taken_in_silence(
     attached, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(kaggle, "KIT_PLACES", ())
-    monkeypatch.setattr(kaggle, "KAGGLE_INPUT", tmp_path / "input")
+    monkeypatch.setattr("lib.data.places.KIT_PLACES", ())
+    monkeypatch.setattr("lib.data.places.KAGGLE_INPUT", tmp_path / "input")
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
     if attached != "no folder":
         (tmp_path / "input").mkdir()
     if attached == "something else":
         (tmp_path / "input" / "titanic").mkdir()
-    message = refused(tmp_path / "input", kaggle.usual_places)
+    message = refused(tmp_path / "input", usual_places)
     assert "Add Input" in message and "KIT_DATA=phantom" in message
     assert ("no data set is attached" in message) == (attached != "something else")
     monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE")
     if attached == "no folder":
-        assert kaggle.usual_places() == []
+        assert usual_places() == []
 
 
 @pytest.mark.parametrize("name", ["P 1", "P(1)", "P+1", "O'Neil", "-P", "P.1", "患者"])
@@ -384,7 +389,7 @@ def test_a_name_that_some_system_cannot_make_is_left_out(tiny_kaggle, tmp_path, 
 @pytest.mark.parametrize(("limit", "value"), [("_MAX_FILES", 10), ("_MAX_BYTES", 10_000)])
 def test_zip_bomb(tiny_kaggle, tmp_path, monkeypatch, limit, value):
     archive = write_zip(tmp_path / "archive.zip", tiny_kaggle)
-    monkeypatch.setattr(kaggle, limit, value)
+    monkeypatch.setattr(f"lib.data.archive.{limit}", value)
     assert "far more" in refused(archive, unpack, archive)
     assert [path.name for path in tmp_path.iterdir()] == ["archive.zip"]
 
@@ -470,7 +475,7 @@ def test_encrypted_zip(tiny_kaggle, tmp_path):
 
 def test_interrupted_unpacking_leaves_nothing(tiny_kaggle, tmp_path, monkeypatch):
     archive = write_zip(tmp_path / "archive.zip", tiny_kaggle)
-    copy, calls = kaggle.shutil.copyfileobj, []
+    copy, calls = shutil.copyfileobj, []
 
     def interrupted(source, sink):
         calls.append(1)
@@ -478,7 +483,7 @@ def test_interrupted_unpacking_leaves_nothing(tiny_kaggle, tmp_path, monkeypatch
             raise KeyboardInterrupt
         copy(source, sink)
 
-    monkeypatch.setattr(kaggle.shutil, "copyfileobj", interrupted)
+    monkeypatch.setattr("lib.data.archive.shutil.copyfileobj", interrupted)
     with pytest.raises(KeyboardInterrupt):
         unpack(archive)
     assert [path.name for path in tmp_path.iterdir()] == ["archive.zip"]
@@ -554,7 +559,7 @@ def test_an_archive_that_cannot_be_read(tiny_kaggle, tmp_path, monkeypatch, numb
     def closed(path, *_):
         raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr(kaggle.zipfile, "ZipFile", closed)
+    monkeypatch.setattr("lib.data.archive.zipfile.ZipFile", closed)
     text = refused(archive, find_root, archive)
     assert "cannot be read" in text and "free some space" not in text
 
@@ -562,8 +567,10 @@ def test_an_archive_that_cannot_be_read(tiny_kaggle, tmp_path, monkeypatch, numb
 def test_an_archive_is_parsed_once(tiny_kaggle, tmp_path, monkeypatch):
     archive = write_zip(tmp_path / "archive.zip", tiny_kaggle)
     find_root(archive)
-    calls, is_slice = [], kaggle._is_slice_entry
-    monkeypatch.setattr(kaggle, "_is_slice_entry", lambda entry: calls.append(1) or is_slice(entry))
+    calls, is_slice = [], _is_slice_entry
+    monkeypatch.setattr(
+        "lib.data.archive._is_slice_entry", lambda entry: calls.append(1) or is_slice(entry)
+    )
     find_root(archive)
     with zipfile.ZipFile(archive) as bundle:
         assert len(calls) == len(bundle.infolist())
@@ -577,8 +584,10 @@ def test_nothing_is_written_into_the_users_folder(tiny_kaggle, tmp_path, monkeyp
     if not writable:
         (tmp_path / "file").touch()
         monkeypatch.setenv("KIT_CACHE", str(tmp_path / "file" / "cache"))
-    compared, crc32 = [], kaggle.zlib.crc32
-    monkeypatch.setattr(kaggle.zlib, "crc32", lambda data: compared.append(1) or crc32(data))
+    compared, crc32 = [], zlib.crc32
+    monkeypatch.setattr(
+        "lib.data.archive.zlib.crc32", lambda data: compared.append(1) or crc32(data)
+    )
     for _ in range(2):
         assert find_root(archive) == root
     assert len(compared) == (72 if writable else 144)
@@ -832,10 +841,10 @@ def test_masks_are_read_back_as_written(tmp_path):
 
 
 def test_stat_key_changes_with_any_file(patient_folder):
-    before = kaggle.stat_key([only(patient_folder)])
-    assert before == kaggle.stat_key([only(patient_folder)])
+    before = stat_key([only(patient_folder)])
+    assert before == stat_key([only(patient_folder)])
     os.utime(mask_path(patient_folder), (1, 1))
-    assert kaggle.stat_key([only(patient_folder)]) != before
+    assert stat_key([only(patient_folder)]) != before
 
 
 def test_masks_are_named_after_their_images(tmp_path):
@@ -851,7 +860,7 @@ def test_masks_are_named_after_their_images(tmp_path):
 
 @pytest.mark.parametrize(("word", "seed"), [("phantom", ""), ("phantom-77", " --seed 77")])
 def test_the_word_for_a_phantom_of_the_kit(tmp_path, monkeypatch, word, seed):
-    monkeypatch.setattr(kaggle, "PROJECT", tmp_path / "kit")
+    monkeypatch.setattr("lib.data.places.PROJECT", tmp_path / "kit")
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "kit" / "data" / word
     with pytest.raises(KitError, match=f"is not made yet; .*{re.escape(str(folder))}{seed}$"):

@@ -17,8 +17,9 @@ import numpy as np
 import tifffile
 
 from lib.data import cache as caches
-from lib.data import encode_masks, find_root, kaggle, list_patients, read_patient, write_masks
-from lib.data.kaggle import passed_over, usual_places
+from lib.data import encode_masks, find_root, list_patients, places, read_patient, write_masks
+from lib.data.patients import passed_over
+from lib.data.places import usual_places
 from lib.dataset import BrainData, load_data
 from lib.runtime.own_files import OwnFiles
 from lib.train import fit
@@ -775,15 +776,15 @@ def sources_that_change(t: Try) -> None:
 @contextmanager
 def _places(t: Try) -> Iterator[tuple[Path, Path]]:
     """Give a folder for Kaggle's mounts and one for the kit's data."""
-    before = kaggle.KAGGLE_INPUT, kaggle.KIT_PLACES
+    before = places.KAGGLE_INPUT, places.KIT_PLACES
     mounts, own = t.folder / "input", t.folder / "own"
     own.mkdir()
-    kaggle.KAGGLE_INPUT = mounts
-    kaggle.KIT_PLACES = tuple(own / place.name for place in before[1])
+    places.KAGGLE_INPUT = mounts
+    places.KIT_PLACES = tuple(own / place.name for place in before[1])
     try:
         yield mounts, own
     finally:
-        kaggle.KAGGLE_INPUT, kaggle.KIT_PLACES = before
+        places.KAGGLE_INPUT, places.KIT_PLACES = before
 
 
 @kind("C", 30)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lib.data.kaggle import list_patients, read_patient
+from lib.data import list_patients, read_patient
 from lib.grade.run import read_roster
 from tests.conftest import NAMES, brain, write_patient
 from tests.faults.tries import Try, kind

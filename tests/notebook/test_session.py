@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lib.config import REFERENCE, choose_profile, seed_of
-from lib.data import kaggle
+from lib.data import places
 from lib.notebook import Session, course, start
 from lib.phantom import PHANTOM_FOLDER, is_phantom, write, write_phantom
 from lib.utils import KitError
@@ -22,8 +22,8 @@ from tests.conftest import NAMES
 @pytest.fixture
 def kaggle_input(tmp_path, monkeypatch):
     """Kaggle's place of data sets, and nothing where the kit has its own."""
-    monkeypatch.setattr(kaggle, "KIT_PLACES", (tmp_path / "data" / "kaggle_3m",))
-    monkeypatch.setattr(kaggle, "KAGGLE_INPUT", tmp_path / "kaggle" / "input")
+    monkeypatch.setattr(places, "KIT_PLACES", (tmp_path / "data" / "kaggle_3m",))
+    monkeypatch.setattr(places, "KAGGLE_INPUT", tmp_path / "kaggle" / "input")
     return tmp_path / "kaggle" / "input"
 
 
