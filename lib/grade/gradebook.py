@@ -18,7 +18,7 @@ from lib.grade.rubric import Rubric
 from lib.grade.standings import OFF_ROSTER, Standing, status
 from lib.utils import KitError, fingerprint, write_atomic
 
-GRADEBOOK = "gradebook.csv"
+GRADEBOOK, BEFORE = "gradebook.csv", "gradebook.before.csv"
 BY_HAND, COMMENT = "DSC points by hand", "comment"
 COMPUTED = (
     "student",
@@ -213,8 +213,8 @@ def read_book(file: Path, rubric: Rubric) -> Book:
     Encodings and separators are those of ``read_table``.
 
     Raises:
-        KitError: it is not readable; a cell is no number, or more points than are possible; or a
-            column of the rubric has the name of a computed one.
+        KitError: it is not readable; a line has too few cells; a cell is no number, or more points
+            than are possible; or a column of the rubric has the name of a computed one.
     """
     taken = [name for name in rubric.columns if name in (*COMPUTED, BY_HAND, COMMENT)]
     if taken:
@@ -238,6 +238,11 @@ def read_book(file: Path, rubric: Rubric) -> Book:
     possible: Cells = {}
     for number, cells in enumerate(rows[1:], 2):
         place = f"{file}, line {number}"
+        if len(cells) <= max(map(names.index, ("student", "submission"))):
+            raise KitError(
+                f"{place}: has {len(cells)} of {len(names)} cells; separate them as line 1 does, "
+                f"or take the line from {BEFORE}"
+            )
         _require_named(place, names, cells)
         row = dict(zip(names, cells, strict=False))
         filled = {name: as_typed(row[name]) for name in columns if row.get(name, "").strip()}
@@ -340,7 +345,7 @@ def write_book(
     """Write the gradebook: points possible first, then a row for each submission, by student.
 
     Cells that a spreadsheet would compute are made text. Rows of submissions that are gone stay if
-    the instructor wrote into them.
+    the instructor wrote into them. A gradebook with other content is kept as ``BEFORE``.
 
     Args:
         pages: position in ``standings`` -> its feedback file.
@@ -389,7 +394,10 @@ def write_book(
     writer.writerow([_as_text(name) for name in header])
     writer.writerows([[_as_text(row.get(name, "")) for name in header] for row in rows])
     # the mark at the start makes Excel read the file as UTF-8
-    write_atomic(file, "\ufeff" + buffer.getvalue())
+    content = f"\ufeff{buffer.getvalue()}".encode()
+    if file.is_file() and (before := file.read_bytes()) != content:
+        write_atomic(file.with_name(BEFORE), before)
+    write_atomic(file, content)
 
 
 def _computed(standing: Standing, rubric: Rubric) -> dict[str, str]:

@@ -98,7 +98,23 @@ def read_sheet(file: Path) -> Sheet:
 
 
 def _rows(text: str, separator: str) -> list[list[str]]:
+    rows = _cells(text, separator)
+    return [_unfolded(row, len(rows[0]), separator) for row in rows]
+
+
+def _cells(text: str, separator: str) -> list[list[str]]:
     return list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
+
+
+def _unfolded(row: list[str], width: int, separator: str) -> list[str]:
+    """Return a row of which a spreadsheet that expects another separator has made one cell."""
+    if len(row) != 1:
+        return row
+    try:
+        rows = _cells(row[0], separator)
+    except csv.Error:
+        return row
+    return rows[0] if [len(inside) for inside in rows] == [width] else row
 
 
 def _separator(text: str) -> str:

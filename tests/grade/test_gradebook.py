@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lib.grade import load_rubric
 from lib.grade.feedback import page_name, pseudonym, write_leaderboard, write_page
 from lib.grade.gradebook import (
+    BEFORE,
     BY_HAND,
     GRADEBOOK,
     Book,
@@ -353,6 +354,7 @@ def test_rows_are_found_by_number_if_no_name_fits(tmp_path):
         ("student,submission,comment\n,,mean 3\n", "line 2: has 'mean 3' and no student"),
         ("student,submission,comment\na,a.zip,x\na,a.zip,y\n", "line 3: is the second of a"),
         ("student,submission,comment,comment\na,a.zip,x,y\n", "two columns 'comment'"),
+        ('student,submission,comment\n"a,a.zip,""x"\n', f"line 2: has 1 of 3 .*{BEFORE}"),
     ],
 )
 def test_nothing_is_overwritten_if_a_cell_would_be_lost(tmp_path, text, reason):
@@ -360,6 +362,27 @@ def test_nothing_is_overwritten_if_a_cell_would_be_lost(tmp_path, text, reason):
     with pytest.raises(KitError, match=reason):
         write(tmp_path, [result("a")])
     assert (tmp_path / GRADEBOOK).read_text() == text
+
+
+def test_lines_of_which_a_spreadsheet_made_one_cell_lose_no_marks(tmp_path):
+    """Where a semicolon separates, Excel opens each line in one cell, and saves it in quotes."""
+    write(tmp_path, [result("a"), result("b")])
+    edit(tmp_path, report="31,5", comment='clear, "short"')
+    lines = (tmp_path / GRADEBOOK).read_text(encoding="utf-8").splitlines()
+    with open(tmp_path / GRADEBOOK, "w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream, delimiter=";").writerows([line] for line in lines)
+    [_, row, _] = write(tmp_path, [result("a"), result("b")])
+    assert (row["report"], row["comment"]) == ("31,5", 'clear, "short"')
+
+
+def test_a_gradebook_is_kept_before_it_is_written_anew(tmp_path):
+    write(tmp_path, [result("a")])
+    assert not (tmp_path / BEFORE).exists()
+    edit(tmp_path, comment="hers")
+    typed = (tmp_path / GRADEBOOK).read_bytes()
+    for _ in range(2):  # the second has nothing new to write
+        write(tmp_path, [result("a"), result("b")])
+        assert (tmp_path / BEFORE).read_bytes() == typed
 
 
 def test_cells_of_the_first_row_and_without_an_id_stay(tmp_path):
