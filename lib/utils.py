@@ -234,6 +234,24 @@ def as_path(value: object, what: str) -> Path:
     return Path(value)
 
 
+def visible_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a folder that match, sorted; what programs hide there is left out.
+
+    Such are locks and backups of editors and what Python compiled. What the pattern names, as in
+    ``.devcontainer/*``, is not hidden.
+    """
+    named = Path(pattern).parts
+
+    def is_hidden(part: str) -> bool:
+        return part not in named and (part.startswith(".") or part == "__pycache__")
+
+    return sorted(
+        file
+        for file in folder.glob(pattern)
+        if file.is_file() and not any(map(is_hidden, file.relative_to(folder).parts))
+    )
+
+
 def short_path(path: Path) -> str:
     """Return a path relative to the current folder or the project.
 

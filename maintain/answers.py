@@ -27,7 +27,7 @@ from lib.notebook.cells import ASKS, ENGLISH, PHRASES, PLAN, QUESTION, question_
 from lib.notebook.course import read_course
 from lib.runtime import CommandParser, run_command
 from lib.sweep.measured import FOLDER, evidence
-from lib.utils import PROJECT, KitError, write_atomic
+from lib.utils import PROJECT, KitError, visible_files, write_atomic
 from maintain.catalog import read_catalog
 from maintain.evidence import PARTS
 from maintain.findings import runs_of_recipes, seeds_of
@@ -290,7 +290,7 @@ def main() -> None:
     ).parse_args()
     language = read_course().language
     found = answers(language)
-    for file in sorted(PROJECT.glob("*.ipynb")):
+    for file in visible_files(PROJECT, "*.ipynb"):
         write_atomic(file, written(file, found, language))
         print(file.name)
 

@@ -16,7 +16,7 @@ from lib.grade.gradescope import ASSIGNMENT, SETTINGS
 from lib.grade.rubric import DEFAULT, load_rubric
 from lib.grade.test_set import prepare_exam
 from lib.runtime import CommandParser, run_command
-from lib.utils import PROJECT, KitError
+from lib.utils import PROJECT, KitError, visible_files
 
 KIT = ("lib/**/*", "*.ipynb", "exercises.py", "result/pretrained/**/*.pt", "requirements.txt")
 SETUP = """#!/usr/bin/env bash
@@ -54,8 +54,7 @@ def write_autograder(
     files: dict[str, Path | bytes] = {
         file.relative_to(PROJECT).as_posix(): file
         for pattern in KIT
-        for file in sorted(PROJECT.glob(pattern))
-        if file.is_file() and "__pycache__" not in file.parts
+        for file in visible_files(PROJECT, pattern)
     }
     files |= {
         f"{ASSIGNMENT}/data/{file.relative_to(root).as_posix()}": file

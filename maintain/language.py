@@ -22,7 +22,7 @@ from typing import Any
 from lib.notebook.cells import ENGLISH, PHRASES, read_notebook
 from lib.notebook.course import FILE
 from lib.runtime import CommandParser, run_command
-from lib.utils import PROJECT, KitError, write_atomic
+from lib.utils import PROJECT, KitError, visible_files, write_atomic
 from maintain.answers import (
     TEXTS,
     ModelAnswer,
@@ -49,7 +49,7 @@ _LANGUAGE = re.compile(r"^[ \t]*language[ \t]*=.*$", re.MULTILINE)
 
 def notebooks(language: str, folder: Path = PROJECT) -> list[Path]:
     """Return the notebooks that a language has a catalog for."""
-    files = sorted(folder.glob("*.ipynb"))
+    files = visible_files(folder, "*.ipynb")
     return [file for file in files if catalog_file(language, file.stem).is_file()]
 
 

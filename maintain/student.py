@@ -22,7 +22,7 @@ from lib.notebook.course import FILE, read_course
 from lib.notebook.solutions import without_solutions
 from lib.runtime import CommandParser, run_command
 from lib.runtime.own_files import OwnFiles, require_replaceable
-from lib.utils import PROJECT, KitError, short_path
+from lib.utils import PROJECT, KitError, short_path, visible_files
 
 PARTS = (
     "*.ipynb",
@@ -129,8 +129,7 @@ def _edition(source: Path) -> dict[str, bytes]:
     files = {
         file.relative_to(source).as_posix(): _stripped(file, phrases)
         for pattern in PARTS
-        for file in sorted(source.glob(pattern))
-        if file.is_file() and not _is_litter(file.relative_to(source), pattern)
+        for file in visible_files(source, pattern)
     }
     files = {name: content for name, content in files.items() if name not in LEFT_OUT}
     if (source / EXERCISES).is_file():
@@ -143,12 +142,6 @@ def _edition(source: Path) -> dict[str, bytes]:
         files[RUBRIC] = (source / course.rubric).read_bytes()
     files[FILE.name] = _PUBLIC.format_map(asdict(course)).encode()
     return files
-
-
-def _is_litter(file: Path, pattern: str) -> bool:
-    """Return whether a file is one of those that Python and file managers leave."""
-    hidden = file.name.startswith(".") and not pattern.startswith(".")
-    return hidden or "__pycache__" in file.parts
 
 
 def _is_edition(archive: Path) -> bool:

@@ -21,6 +21,7 @@ from lib.utils import (
     progress_mode,
     sha256,
     this_user,
+    visible_files,
     write_atomic,
     write_json,
 )
@@ -162,3 +163,15 @@ def test_bars_where_somebody_looks_and_lines_in_a_file(monkeypatch, wanted, term
     bar = progress(range(3), desc="x")
     assert list(bar) == [0, 1, 2]
     assert ("x:" in sys.stderr.getvalue()) == (mode == "text")
+
+
+def test_what_programs_hide_in_a_folder_is_no_file_of_it(tmp_path):
+    for name in ("b.py", "sub/a.py", "._b.py", ".ipynb_checkpoints/b.py", "__pycache__/b.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.py").mkdir()
+    (tmp_path / ".#b.py").symlink_to("ada@laptop.4711")  # a lock of Emacs leads nowhere
+    found = [tmp_path / "b.py", tmp_path / "sub" / "a.py"]
+    assert visible_files(tmp_path, "**/*.py") == found
+    assert visible_files(tmp_path, "*.py") == found[:1]
+    assert visible_files(tmp_path, "._b.py") == [tmp_path / "._b.py"]

@@ -29,7 +29,7 @@ from lib.networks import build
 from lib.notebook.solutions import without_solutions
 from lib.optim import is_done, learning_rate
 from lib.runtime import code_fingerprint
-from lib.utils import LIB, KitError, sha256
+from lib.utils import LIB, KitError, sha256, visible_files
 
 OTHER_DATA, WRONG_SPLIT, METRIC_EDITED = "other data", "wrong split", "metric edited"
 EXACT = 1e-6
@@ -253,7 +253,7 @@ def lib_diff(folder: Path) -> dict[str, list[str]]:
     if not folder.is_dir():
         return {}
     ours, theirs = (
-        {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*.py"))}
+        {path.relative_to(root).as_posix(): path for path in visible_files(root, "**/*.py")}
         for root in (LIB, folder)
     )
     found = {}

@@ -22,7 +22,7 @@ from lib.logger import Run, all_runs, find_run, finished_runs, outside_folds, wr
 from lib.notebook.cells import Cell, read_notebook
 from lib.notebook.course import FILE, read_course
 from lib.predict import load_weights, predict
-from lib.utils import LIB, PROJECT, KitError, sha256, write_atomic
+from lib.utils import LIB, PROJECT, KitError, sha256, visible_files, write_atomic
 
 MAX_ZIP = 200 * 2**20
 PLACEHOLDER = "your-id"
@@ -262,14 +262,14 @@ def _files(out: Path, finished: list[Run], chosen: Run) -> Iterator[tuple[str, P
             yield f"result/runs/{run.id}/{name}", run.folder / name
     yield f"result/runs/{chosen.id}/best.pt", chosen.weights
     packages = {name.partition(".")[0] for run in finished for name in _own_modules(run)}
-    sources = [*PROJECT.glob("*.ipynb"), *PROJECT.glob("*.py")]
+    sources = [*visible_files(PROJECT, "*.ipynb"), *visible_files(PROJECT, "*.py")]
     for package in sorted(packages):
-        sources += sorted((PROJECT / package).rglob("*.py"))
+        sources += visible_files(PROJECT / package, "**/*.py")
     for file in sources:
         yield file.relative_to(PROJECT).as_posix(), file
-    for file in sorted(LIB.rglob("*.py")):  # elsewhere, where the kit was installed by pip
+    for file in visible_files(LIB, "**/*.py"):  # elsewhere, where the kit was installed by pip
         yield file.relative_to(LIB.parent).as_posix(), file
-    for file in (out / "notebooks").glob("*.ipynb"):
+    for file in visible_files(out / "notebooks", "*.ipynb"):
         yield f"result/notebooks/{file.name}", file
 
 

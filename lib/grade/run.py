@@ -39,7 +39,7 @@ from lib.grade.worker import Worker, WorkerDied
 from lib.logger import Run, require_sound
 from lib.runtime import pick_device
 from lib.runtime.own_files import OwnFiles
-from lib.utils import LIB, KitError, fingerprint, progress, say, sha256, write_json
+from lib.utils import LIB, KitError, fingerprint, progress, say, sha256, visible_files, write_json
 
 RESULTS = "results"  # folder of what was computed, below that of the gradebook
 SECONDS = 600
@@ -161,7 +161,7 @@ def _dsc_of(folder: Path, exam: Exam) -> float:
 
 def _code_hash() -> str:
     """Return a hash of everything that computes a result."""
-    return fingerprint([sha256(file) for file in sorted(LIB.rglob("*.py"))])
+    return fingerprint([sha256(file) for file in visible_files(LIB, "**/*.py")])
 
 
 # --- one submission -------------------------------------------------------------------------------

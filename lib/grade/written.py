@@ -26,7 +26,7 @@ from lib.grade.student_work import (
 from lib.grade.submission import root_of
 from lib.grade.tried import read_tried
 from lib.notebook.cells import PLACEHOLDERS, Cell, question_hash, read_notebook
-from lib.utils import KitError
+from lib.utils import KitError, visible_files
 
 EXERCISES = "exercises.py"
 _MAX_TITLE, _MAX_OWN_NOTEBOOKS = 120, 10
@@ -139,7 +139,7 @@ def _is_open(node: ast.AST) -> bool:
 def _read_notebooks(root: Path, written: Written) -> None:
     """Add the answers of the released notebooks, and cells of the student's own."""
     given_out = released()
-    others = [file for file in sorted(root.glob("*.ipynb")) if file.name not in given_out]
+    others = [file for file in visible_files(root, "*.ipynb") if file.name not in given_out]
     others = others[:_MAX_OWN_NOTEBOOKS]
     for name, notebook in given_out.items():
         copies = (root / name, root / "result" / "notebooks" / name)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from lib.notebook.cells import as_given_out, read_notebook
-from lib.utils import KitError, say
+from lib.utils import KitError, say, visible_files
 
 GENERAL = "General"
 _TAG = re.compile(r"<(?!https?://)(?=[A-Za-z/!?])")  # an address in angle brackets is Markdown
@@ -26,7 +26,7 @@ def read_analysis(notebooks: Path, plans: Collection[str]) -> dict[str, str]:
         plans: those that were tried.
     """
     parts: dict[str, list[str]] = defaultdict(list)
-    for file in sorted(notebooks.glob("*.ipynb")):
+    for file in visible_files(notebooks, "*.ipynb"):
         try:
             cells = read_notebook(file)
         except KitError as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import sys
 import time
 from types import SimpleNamespace
 
@@ -330,6 +332,16 @@ def test_a_lib_that_is_not_there_or_takes_the_place_of_a_module(examine, ada):
     first, second = result["findings"]
     assert (first.name, second.name) == ("metric edited", "lib changed")
     assert "lib/metrics/__init__.py:" in first.text and "lib/metrics_of_mine.py:" in second.text
+
+
+def test_what_editors_hide_in_the_kits_lib_is_no_change(ada, tmp_path, monkeypatch):
+    theirs = lib_of(ada, tmp_path)
+    kit = shutil.copytree(theirs, tmp_path / "kit")
+    (kit / ".ipynb_checkpoints").mkdir()
+    (kit / ".ipynb_checkpoints" / "loss-checkpoint.py").write_text("")
+    (kit / ".#loss.py").symlink_to("ada@laptop.4711")
+    monkeypatch.setattr(sys.modules["lib.grade.checks"], "LIB", kit)
+    assert lib_diff(theirs) == {}
 
 
 def test_sixty_thousand_epochs_of_plateau_take_seconds():

@@ -220,6 +220,24 @@ def test_the_folder_of_an_own_network_goes_along(out, tmp_path, monkeypatch):
     assert "lib/x.py" not in of_lib and {"lib/loss.py", "lib/plot/style.py"} <= of_lib
 
 
+def test_what_editors_hide_and_folders_named_as_files_stop_nothing(out, tmp_path, monkeypatch):
+    kit = tmp_path / "kit"
+    for name in ("scratch.py", "old.ipynb", "lib", ".ipynb_checkpoints"):
+        (kit / name).mkdir(parents=True)
+    for name in ("alone.py", "._alone.py", ".ipynb_checkpoints/alone-checkpoint.py"):
+        (kit / name).write_text("")
+    (out / "notebooks" / "old.ipynb").mkdir(parents=True)
+    for folder in (kit, kit / "lib"):
+        (folder / ".#loss.py").symlink_to("ada@laptop.4711")
+    module = sys.modules["lib.grade.pack"]
+    monkeypatch.setattr(module, "PROJECT", kit)
+    monkeypatch.setattr(module, "LIB", kit / "lib")
+    with zipfile.ZipFile(pack("ada", out, quick=True).file) as bundle:
+        assert [name for name in bundle.namelist() if name.endswith((".py", ".ipynb"))] == [
+            "alone.py"
+        ]
+
+
 def test_the_report_is_made_anew_without_images(out, tmp_path):
     (out / "report.html").write_text("old, with images of patients")
     (out / "report").mkdir(exist_ok=True)

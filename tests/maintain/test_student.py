@@ -228,6 +228,16 @@ def test_a_zip_of_somebody_else_stays(source, tmp_path):
     assert not (tmp_path / "student").exists()
 
 
+def test_what_editors_hide_among_the_sources_is_no_part_of_it(source, tmp_path):
+    (source / "lib" / ".ipynb_checkpoints").mkdir()
+    (source / "lib" / ".ipynb_checkpoints" / "config-checkpoint.py").write_text(SAMPLE)
+    (source / "lib" / ".#config.py").symlink_to("ada@laptop.4711")
+    folder, archive = write_student_edition(tmp_path / "student", source)
+    with zipfile.ZipFile(archive) as bundle:
+        names = [*bundle.namelist(), *map(str, folder.rglob("*"))]
+    assert not any("checkpoint" in name or "#" in name for name in names)
+
+
 @pytest.mark.parametrize("name", ["config.py.orig", "exercises.py.bak", "train.py~"])
 def test_a_file_that_may_hold_a_solution_is_named(source, tmp_path, name):
     (source / "lib" / name).write_text("### BEGIN SOLUTION\n42\n### END SOLUTION\n")
