@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lib.notebook.cells import ASKS, PHRASES, PLACEHOLDERS, question_hash, read_notebook
 from lib.notebook.solutions import CONTENT, REGION, without_solutions
-from lib.utils import PROJECT
+from lib.utils import PROJECT, fingerprint, sha256
 
 _COURSE = ("train_default", "train", "train_best", "inference")
 _TELLING = 25  # letters of a line that no two cells share by chance
@@ -75,16 +75,20 @@ def tidy(text: str) -> str:
 # --- released notebooks ---------------------------------------------------------------------------
 
 
-@cache
 def released(folder: Path = PROJECT) -> dict[str, Released]:
-    """Return the released notebooks of a folder, by name, in the order of the course."""
-    files = sorted(folder.glob("*.ipynb"), key=lambda file: (_place(file.stem), file.stem))
-    return {file.name: _released(file) for file in files}
+    """Return the course's notebooks in a folder, by name, in their order; others do not count.
+
+    Raises:
+        KitError: one of them cannot be read.
+    """
+    files = [folder / f"{name}.ipynb" for name in _COURSE]
+    return {file.name: _released(file, sha256(file)) for file in files if file.is_file()}
 
 
-def _place(name: str) -> int:
-    """Return the place of a notebook in the course; others come last."""
-    return _COURSE.index(name) if name in _COURSE else len(_COURSE)
+def released_hash(folder: Path = PROJECT) -> str:
+    """Return a hash of what is read of the released notebooks; outputs change nothing."""
+    found = released(folder).values()
+    return fingerprint([[one.name, [*one.texts.items()], one.kinds] for one in found])
 
 
 def questions(folder: Path = PROJECT) -> dict[str, Question]:
@@ -96,8 +100,13 @@ def questions(folder: Path = PROJECT) -> dict[str, Question]:
     }
 
 
-def _released(file: Path) -> Released:
-    """Return a released notebook."""
+@cache
+def _released(file: Path, digest: str) -> Released:
+    """Return a released notebook.
+
+    Args:
+        digest: of the file: one that was edited is read anew.
+    """
     texts, kinds, asked, hashes = {}, {}, {}, {}
     lines: dict[str, set[str]] = {}
     section = ""

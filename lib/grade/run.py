@@ -29,6 +29,7 @@ from lib.grade.one import failed, prepare
 from lib.grade.people import ID_COLUMNS, read_table
 from lib.grade.platforms import list_submissions, texts_with_ids
 from lib.grade.reading import reading_name, write_reading
+from lib.grade.released import released_hash
 from lib.grade.result import Result
 from lib.grade.rubric import Rubric, load_rubric, with_baseline
 from lib.grade.standings import Standing, assess, of_members
@@ -100,6 +101,7 @@ def grade(
             )
         key = [
             _code_hash(),
+            released_hash(),
             exam.data.fingerprint,  # of the pixels: dates and rights of the files change nothing
             split,
             str(pick_device(device)),

@@ -25,6 +25,7 @@ from lib.grade.student_work import (
 )
 from lib.grade.submission import root_of
 from lib.grade.tried import read_tried
+from lib.grade.trouble import GraderError, in_one_line, of_the_computer, without_submission
 from lib.notebook.cells import PLACEHOLDERS, Cell, question_hash, read_notebook
 from lib.utils import KitError, visible_files
 
@@ -36,7 +37,10 @@ _SHORTEST_START = min(map(len, PLACEHOLDERS))  # letters of a released line that
 def read_written(folder: Path) -> Written:
     """Return what is to be read of an unpacked submission, whatever it contains.
 
-    Anything that cannot be used is a remark, and never an error.
+    Anything in it that cannot be used is a remark, and never an error.
+
+    Raises:
+        GraderError: the computer or the instructor's notebooks cannot be used.
     """
     written = nothing_written()
     try:
@@ -53,6 +57,8 @@ def read_written(folder: Path) -> Written:
         try:
             read(root, written)
         except Exception as error:  # untrusted files can be wrong in every way
+            if trouble := of_the_computer(error):
+                raise GraderError(in_one_line(trouble)) from error
             reason = str(error) if isinstance(error, KitError) else type(error).__name__
             written.remarks.append(f"{name} cannot be read: {reason}.")
     return written._replace(
@@ -138,7 +144,8 @@ def _is_open(node: ast.AST) -> bool:
 
 def _read_notebooks(root: Path, written: Written) -> None:
     """Add the answers of the released notebooks, and cells of the student's own."""
-    given_out = released()
+    with without_submission():
+        given_out = released()
     others = [file for file in visible_files(root, "*.ipynb") if file.name not in given_out]
     others = others[:_MAX_OWN_NOTEBOOKS]
     for name, notebook in given_out.items():

@@ -231,6 +231,14 @@ def test_a_changed_pixel_grades_the_class_anew(hand_ins, graded, tmp_path, monke
         grade(hand_ins / "submissions", data, out, rubric, roster)
 
 
+def test_a_question_in_other_words_grades_the_class_anew(hand_ins, graded, tmp_path, monkeypatch):
+    shutil.copytree(graded[0] / "results", tmp_path / "results")
+    monkeypatch.setattr(Worker, "call", forbidden)
+    monkeypatch.setattr(sys.modules["lib.grade.run"], "released_hash", lambda: "other")
+    with pytest.raises(AssertionError, match="computed again"):
+        grade(hand_ins / "submissions", hand_ins / "data", tmp_path, load_rubric())
+
+
 def test_killed_in_the_middle_it_goes_on(hand_ins, graded, tmp_path, monkeypatch):
     whole = {path.name: path.read_bytes() for path in (graded[0] / "results").iterdir()}
     roster, rubric = read_roster(hand_ins / "roster.csv"), load_rubric(hand_ins / "rubric.toml")

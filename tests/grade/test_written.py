@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lib.grade.archive import content_hash, unpack, write_zip
-from lib.grade.released import heading, questions, released
+from lib.grade.released import heading, questions, released, released_hash
 from lib.grade.result import Result
 from lib.grade.student_work import (
     MAX_ANSWERS,
@@ -25,6 +25,7 @@ from lib.grade.student_work import (
 )
 from lib.grade.submission import READ
 from lib.grade.tried import POINTS
+from lib.grade.trouble import GraderError
 from lib.grade.written import read_written
 from lib.notebook.cells import ENGLISH, PHRASES, read_notebook
 from lib.utils import PROJECT, KitError
@@ -94,6 +95,39 @@ def test_the_questions_of_the_kit():
     assert first.name == "train · Fresh samples · Your prediction"
     assert first.text.startswith("Does `fresh` help") and "Double-click" not in first.text
     assert not any("\n##" in one.text or "SOLUTION" in one.text for one in found.values())
+
+
+def test_only_the_notebooks_of_the_course_are_released(tmp_path):
+    for name in ("train.ipynb", "inference.ipynb", "train-Copy1.ipynb"):
+        shutil.copy(PROJECT / "train.ipynb", tmp_path / name)
+    for name in ("Untitled.ipynb", "._train.ipynb"):
+        (tmp_path / name).touch()
+    assert list(released(tmp_path)) == ["train.ipynb", "inference.ipynb"]
+
+
+def test_what_is_read_of_the_released_notebooks_has_a_hash(tmp_path):
+    file = tmp_path / "train.ipynb"
+    hashes = []
+    for edit in (
+        lambda cells: None,
+        lambda cells: [cell.pop("outputs", None) for cell in cells],
+        lambda cells: cells[0]["source"].append(" More."),
+        lambda cells: cells.reverse(),
+    ):
+        content = json.loads((PROJECT / "train.ipynb").read_text(encoding="utf-8"))
+        edit(content["cells"])
+        file.write_text(json.dumps(content), encoding="utf-8")
+        hashes.append(released_hash(tmp_path))
+    assert hashes[0] == hashes[1] and len(set(hashes)) == 3
+
+
+def test_a_broken_notebook_of_the_instructor_is_no_remark_on_a_student(ada, read, monkeypatch):
+    def broken():
+        raise KitError("train.ipynb: is no notebook; save it in Jupyter again")
+
+    monkeypatch.setattr("lib.grade.written.released", broken)
+    with pytest.raises(GraderError, match="is no notebook"):
+        read(ada)
 
 
 @pytest.mark.parametrize("name", ["train.ipynb", "train_best.ipynb"])
