@@ -7,6 +7,7 @@ zip, made anew each time; ``course.toml`` chooses the exercises.
 from __future__ import annotations
 
 import ast
+import io
 import zipfile
 from collections.abc import Collection
 from dataclasses import asdict
@@ -81,7 +82,7 @@ def chosen_exercises(source: str, names: Collection[str]) -> str:
     }
     if unknown := sorted(set(names) - set(found)):
         raise KitError(f"{FILE.name}: {unknown[0]!r} is no exercise; there are {', '.join(found)}")
-    lines: list[str | None] = list(source.splitlines(keepends=True))
+    lines: list[str | None] = list(io.StringIO(source))  # as Python ends them
     for name, (first, last) in found.items():
         if name not in names:
             after = last  # the delimiter of a solution, and the blank lines

@@ -378,7 +378,7 @@ def _unfinished(files: dict[str, Path | bytes]) -> Iterator[str]:
     source = files.get(EXERCISES)
     if isinstance(source, Path):
         try:
-            exercises = exercises_in(source.read_text(encoding="utf-8"))
+            exercises = exercises_in(source)
         except (OSError, ValueError, SyntaxError) as error:
             yield f"{EXERCISES}: cannot be read ({type(error).__name__})"
         else:

@@ -6,6 +6,7 @@ It runs in the process that grades. Texts stay texts: nothing is rendered, impor
 from __future__ import annotations
 
 import ast
+import tokenize
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -108,34 +109,53 @@ def _trimmed(lines: list[str]) -> list[str]:
 def _read_exercises(root: Path, written: Written) -> None:
     """Add the code of the exercises."""
     if (root / EXERCISES).is_file():
-        for name, lines in exercises_in((root / EXERCISES).read_text(encoding="utf-8")).items():
+        for name, lines in exercises_in(root / EXERCISES).items():
             written.exercises.append(Answer(EXERCISES, name, name, lines))
 
 
-def exercises_in(source: str) -> dict[str, list[str]]:
+def exercises_in(file: Path) -> dict[str, list[str]]:
     """Return name -> lines of each class and function of ``exercises.py``; none if not written.
+
+    Its encoding and the ends of its lines are those that Python sees.
 
     Raises:
         SyntaxError: it is no Python.
     """
-    lines = source.splitlines()
+    tree = ast.parse(file.read_bytes())
+    with tokenize.open(file) as stream:
+        lines = stream.read().split("\n")
     return {
-        node.name: [] if _is_open(node) else lines[node.lineno - 1 : node.end_lineno]
-        for node in ast.parse(source).body
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and not node.name.startswith("_")
+        name: [] if _is_open(node) else lines[node.lineno - 1 : node.end_lineno]
+        for node in tree.body
+        if (name := _defined(node)) and not name.startswith("_")
     }
 
 
-def _is_open(node: ast.AST) -> bool:
-    """Return whether a function in it does nothing, as it was handed out."""
+def _defined(node: ast.stmt) -> str:
+    """Return the name of the class or function that a statement defines; "" for any other."""
+    if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+        return node.name
+    if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Lambda):
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        return target.id if isinstance(target, ast.Name) else ""
+    return ""
+
+
+def _is_open(node: ast.stmt) -> bool:
+    """Return whether an exercise does nothing, as it was handed out.
+
+    Of a class that is its ``forward``, if it has one: other methods may be the student's own.
+    """
+    body = node.body if isinstance(node, ast.ClassDef) else []
+    methods: list[ast.stmt] = [part for part in body if isinstance(part, ast.FunctionDef)]
+    asked = [one for one in methods if _defined(one) == "forward"] or methods or [node]
     return any(
         all(
             isinstance(line, ast.Pass)
             or (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
-            for line in part.body
+            for line in getattr(part, "body", [part])
         )
-        for part in ast.walk(node)
-        if isinstance(part, ast.FunctionDef)
+        for part in asked
     )
 
 

@@ -169,7 +169,7 @@ def test_the_receipt_tells_what_is_unwritten_and_was_not_run(out, tmp_path, monk
     monkeypatch.setattr(module, "PROJECT", kit)
     source = without_solutions((PROJECT / "exercises.py").read_text(encoding="utf-8"))
     (kit / "exercises.py").write_text(source.replace("# YOUR TURN", "return 1  #", 1))
-    count = len(exercises_in(source))
+    count = len(exercises_in(kit / "exercises.py"))
     [of_seed, *remarks] = pack("ada", out, quick=True).remarks
     assert of_seed.startswith("the run has seed 0, not that of ada")
     assert remarks == [

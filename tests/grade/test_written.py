@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import random
 import shutil
@@ -26,7 +27,7 @@ from lib.grade.student_work import (
 from lib.grade.submission import READ
 from lib.grade.tried import POINTS
 from lib.grade.trouble import GraderError
-from lib.grade.written import read_written
+from lib.grade.written import exercises_in, read_written
 from lib.notebook.cells import ENGLISH, PHRASES, read_notebook
 from lib.utils import PROJECT, KitError
 from maintain.student import write_student_edition
@@ -320,6 +321,70 @@ def test_other_words_are_another_submission(ada, tmp_path):
         (tmp_path / name).write_text(text)
         hashes.add(content_hash(tmp_path, READ))
     assert len(hashes) == 3  # by it a grader sees that something changed since it was marked
+
+
+# --- exercises ------------------------------------------------------------------------------------
+
+LOSS = '''class DiceLoss(nn.Module):
+    """A loss."""
+
+    def forward(self, logits, target):
+        """Return the loss."""
+'''
+
+
+@pytest.mark.parametrize(
+    ("source", "written"),
+    [
+        (LOSS, False),
+        (f"{LOSS}        pass\n", False),
+        (f"{LOSS}        return 1\n", True),
+        (f"{LOSS}        return 1\n\n    def reset(self):\n        pass\n", True),
+        (f"{LOSS}\n    def reset(self):\n        self.sum = 0\n", False),
+        ("class DiceLoss(nn.Module):\n    pass\n", False),
+        ("def DiceLoss(p, t):\n    def on(epoch): ...\n    return Loss(p, t, on)\n", True),
+        ("def DiceLoss(p, t):\n    ...\n", False),
+        ("DiceLoss = lambda p, t: 1 - p * t\n", True),
+        ("DiceLoss: Loss = lambda p, t: 1 - p * t\n", True),
+    ],
+)
+def test_an_exercise_is_written_if_what_was_handed_out_does_something(tmp_path, source, written):
+    (tmp_path / "exercises.py").write_text(f"SMOOTH = 1\n{source}_own = lambda: 0\n")
+    found = exercises_in(tmp_path / "exercises.py")
+    assert list(found) == ["DiceLoss"] and bool(found["DiceLoss"]) is written
+
+
+def test_the_solution_of_every_class_is_in_its_forward():
+    """By it the class is known as written."""
+    tree = ast.parse((PROJECT / "exercises.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            assert "forward" in [part.name for part in node.body if hasattr(part, "name")]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "def dsc():\n    return '\u5206'\n".encode("utf-8-sig"),
+        "# coding: gbk\n\ndef dsc():\n    return '\u5206'\n".encode("gbk"),
+        "# \x0c \x1c \x85 \u2028 end no line\ndef dsc():\n    return '\u5206'\n".encode(),
+        "# a\r\n\r\ndef dsc():\r\n    return '\u5206'\r\n".encode(),
+        "# a\r\rdef dsc():\r    return '\u5206'\r".encode(),
+    ],
+    ids=["mark", "gbk", "other ends", "windows", "mac"],
+)
+def test_exercises_are_read_as_python_reads_them(ada, read, content):
+    [exercise] = read({**ada, "exercises.py": content}).exercises
+    assert exercise.lines == ["def dsc():", "    return '\u5206'"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"# coding: rot13\n", b"# coding: no\n", b"\xff", b"def (", b"\0"]
+)
+def test_exercises_that_are_no_python_are_a_remark(ada, read, content):
+    written = read({**ada, "exercises.py": content})
+    assert not written.exercises
+    assert any(one.startswith("exercises.py cannot be read: ") for one in written.remarks)
 
 
 # --- runs -----------------------------------------------------------------------------------------
