@@ -57,45 +57,57 @@ def list_submissions(folder: Path, out: Path | None = None) -> dict[str, Path]:
         raise KitError(f"{folder}: no such folder; name the one with the submissions")
     if out and out.resolve() == folder.resolve():
         raise KitError(f"{out}: has the submissions; name another folder for what is written")
-    found = [
+    entries = [
         path
         for path in sorted(folder.iterdir())
+        if path.is_symlink() or not (out and out.resolve().is_relative_to(path.resolve()))
+    ]
+    found = [
+        path
+        for path in entries
         if not is_litter(path.name)
         and not path.is_symlink()
         and (path.is_dir() or (path.is_file() and _is_archive(path)))
-        and not (out and out.resolve().is_relative_to(path.resolve()))
     ]
+    _say_what_is_left_out(folder, [path.name for path in entries if path not in found], found)
     if not found:
         raise KitError(f"{folder}: has no zip and no folder; put the submissions there")
-    _say_what_is_left_out(folder, found)
     sources = [_archive_in(path) or path for path in _that_count(found)]
     return {_readable(path.relative_to(folder).as_posix()): path for path in sources}
 
 
-def _say_what_is_left_out(folder: Path, found: Iterable[Path]) -> None:
-    """Name files that are neither an archive nor beside one of the same student, such as a CSV."""
-    names = [path.name for path in folder.iterdir() if path.is_file() and not path.is_symlink()]
-    begin = tuple(_sender(path.name) for path in found)
-    loose = sorted(
+def _say_what_is_left_out(folder: Path, names: Iterable[str], found: Iterable[Path]) -> None:
+    """Name what is no submission and not beside one of the same student, such as a CSV or a link.
+
+    Nor is what programs hide named. An archive always is.
+    """
+    begin = tuple(start for path in found for start in _beginnings(path.name))
+    loose = [
         name
         for name in names
-        if not is_litter(name) and not _is_archive(Path(name)) and not name.startswith(begin)
-    )
+        if _may_be_archive(name) or not (is_litter(name) or name.startswith(begin))
+    ]
     if loose:
-        shown = ", ".join(map(_readable, loose[:3]))
         say(
-            f"{folder}: {len(loose)} files are neither a zip nor a folder, and were not graded, "
-            f"e.g. {shown}; ask for the zip that pack makes"
+            f"{folder}: {len(loose)} entries are no submission, and were not graded: "
+            f"{', '.join(map(_readable, loose))}; ask for the zip that pack makes, and put "
+            f"files in place of links"
         )
 
 
-def _sender(name: str) -> str:
-    """Return how the names of a submission's files begin, as platforms make them."""
+def _may_be_archive(name: str) -> bool:
+    """Return whether something is called as an archive, hidden or not, but by macOS."""
+    return name.lower().endswith(ARCHIVES) and not name.startswith("._")
+
+
+def _beginnings(name: str) -> tuple[str, ...]:
+    """Return how the names of all files of a submission begin, as platforms make them."""
     attempt, canvas = _ATTEMPT.fullmatch(name), _CANVAS.match(name)
     if attempt:
-        return attempt[1] + attempt[2]
-    # without the number of the file, which is another for each
-    return re.sub(r"\d+_$", "", canvas[0]) if canvas else name
+        return f"{attempt[1]}{attempt[2]}.", f"{attempt[1]}{attempt[2]}_"
+    if canvas:  # without the number of the file, which is another for each
+        return (re.sub(r"\d+_$", "", canvas[0]),)
+    return (f"{name}.",)
 
 
 def texts_with_ids(name: str) -> tuple[str, str]:

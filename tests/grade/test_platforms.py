@@ -64,9 +64,22 @@ def test_files_that_are_no_submission_are_named(tmp_path, capsys):
     put(tmp_path, "carl_LATE_13_347_notes.txt", "result.csv")
     assert set(list_submissions(tmp_path)) == {"ada.zip", "carl_LATE_13_346_carl.zip"}
     said = capsys.readouterr().out
-    assert "2 files are neither a zip nor a folder" in said and "byronada_12_345_best" in said
+    assert ": 2 entries are no submission" in said and "byronada_12_345_best" in said
     with pytest.raises(KitError, match="has the submissions; name another folder"):
         list_submissions(tmp_path, tmp_path)
+
+
+def test_nobody_is_left_out_without_a_word(tmp_path, capsys):
+    """Links, archives that are hidden, and files of one whose name begins as another's."""
+    put(tmp_path, "ada/lib/x.py", "ada.txt", "adam.docx", "ada-b.docx", ".zip", "grades/x.csv")
+    put(tmp_path, "._ada.zip", ".DS_Store", "bo_1_2_bo.zip", "bo_1_3_x.txt", "bo_11_3_x.txt")
+    put(tmp_path, "g_T_cy_attempt_2026-11-27-09-00-00_a.zip")
+    put(tmp_path, "g_T_cy_attempt_2026-11-27-09-00-00.txt")
+    for name, target in (("carl.zip", "bo_1_2_bo.zip"), ("dora", "ada"), ("bo_1_4_x.zip", "no")):
+        (tmp_path / name).symlink_to(tmp_path / target)
+    assert len(list_submissions(tmp_path, tmp_path / "grades")) == 3
+    names = ".zip, ada-b.docx, adam.docx, bo_11_3_x.txt, bo_1_4_x.zip, carl.zip, dora;"
+    assert f": 7 entries are no submission, and were not graded: {names}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
