@@ -51,7 +51,7 @@ class Released:
         kinds: id of each cell -> its kind.
         questions: id of a cell that asks -> question.
         hashes: of a question as it was given out -> id of its cell.
-        telling: line that only one Markdown cell has -> id of the cell.
+        telling: line that only one cell has -> id of the cell.
     """
 
     name: str
@@ -118,10 +118,10 @@ def _released(file: Path, digest: str) -> Released:
         ]
         texts[name] = tuple(dict.fromkeys(map(tidy, (cell.text, *editions))))
         kinds[name] = cell.kind
-        if cell.kind != "markdown":
-            continue
         for line in {line.strip() for text in texts[name] for line in text.splitlines()}:
             lines.setdefault(line, set()).add(name)
+        if cell.kind != "markdown":
+            continue
         stripped = editions[0]
         if ASKS.search(stripped):
             above = (headings(ASKS.split(stripped)[0]) or [section])[-1]

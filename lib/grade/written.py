@@ -250,7 +250,8 @@ class _Walk:
     def visit(self, cell: Cell) -> None:
         """Find which released cell this was, and keep what is new in it.
 
-        Cells of the student's own right below a question belong to its answer.
+        Cells of the student's own right below a question belong to its answer, also code: words
+        may be its comments. Code elsewhere is left out.
         """
         # a key pressed by chance makes raw text or code of a cell
         if cell.kind == "raw" or self.notebook.kinds.get(cell.id) == "markdown":
@@ -259,16 +260,17 @@ class _Walk:
         if place:
             self.found.add(place)
             self.last = place
-        if cell.kind != "markdown":
-            return
         is_answer = (place or self.last) in self.notebook.questions
+        if cell.kind != "markdown" and (place or not is_answer):
+            return
         lines = [] if self._is_as_given_out(cell) else self._new_lines(cell, place)
         if is_answer:
             answer = self.answers[place or self.last]
             answer.extend(["", *lines] if answer and lines else lines)
         elif any(line.strip() for line in lines):
             self.own.append(Answer(self.notebook.name, "", self.section, lines))
-        self.section = (headings(cell.text) or [self.section])[-1]
+        if cell.kind == "markdown":
+            self.section = (headings(cell.text) or [self.section])[-1]
 
     def _released_as(self, cell: Cell) -> str:
         """Return the id of the released cell that a cell was, each once; "" for a new cell."""
@@ -276,9 +278,11 @@ class _Walk:
         candidates = [cell.id if known.kinds.get(cell.id) == cell.kind else ""]
         if cell.kind == "markdown":
             candidates.append(known.hashes.get(cell.asked, ""))
+        if cell.kind == "markdown" or not cell.id:  # code of one's own may begin as a copy
             lines = (line.strip() for line in cell.text.splitlines())
+            telling = (known.telling.get(line, "") for line in lines)
             candidates.append(
-                next((known.telling[line] for line in lines if line in known.telling), "")
+                next((name for name in telling if known.kinds.get(name) == cell.kind), "")
             )
         return next((name for name in candidates if name and name not in self.found), "")
 

@@ -176,6 +176,26 @@ def test_an_answer_in_a_cell_of_its_own_below_the_question(ada, read, edition):
     assert answers(written)[f"train-{second}"] == [] and not own(written)
 
 
+@pytest.mark.parametrize("has_ids", [True, False])
+def test_an_answer_in_a_cell_of_code_below_the_question(ada, read, edition, has_ids):
+    """New cells are code; of old formats no cell has an id."""
+    place = ids_that_ask(edition)[0]
+    below = next(i for i, cell in enumerate(edition["cells"]) if cell["id"] == place) + 1
+    assert edition["cells"][below]["cell_type"] == "code"  # a released one
+    edition["cells"][below]["source"] += "\n# seeds = 3"
+    first = edition["cells"][below]["source"].splitlines()[0] if has_ids else "print(0.05)"
+    content = with_cells(edition, place, f"# By 0.05.\n{first}", kind="code")
+    content = with_cells(content, edition["cells"][below]["id"], "# a trial", kind="code")
+    if not has_ids:
+        content["cells"] = [
+            {name: value for name, value in cell.items() if name != "id"}
+            for cell in content["cells"]
+        ]
+    written = read({**ada, "train.ipynb": as_bytes(content)})
+    found = {key: lines for key, lines in answers(written).items() if lines}
+    assert found == {f"train-{place}": ["# By 0.05.", first]} and not own(written)
+
+
 @pytest.mark.parametrize("kind", ["raw", "code"])
 def test_a_key_that_makes_another_kind_of_a_cell_loses_no_answer(ada, read, edition, kind):
     """In Jupyter r makes raw text of the cell, and y code."""

@@ -44,14 +44,14 @@ def answered(notebook: dict, answers: dict[str, str]) -> dict:
     return {**notebook, "cells": cells}
 
 
-def with_cells(notebook: dict, after: str, *texts: str) -> dict:
-    """A notebook with Markdown cells of one's own below the cell of that id."""
+def with_cells(notebook: dict, after: str, *texts: str, kind: str = "markdown") -> dict:
+    """A notebook with cells of one's own below the cell of that id."""
     cells = []
     for cell in notebook["cells"]:
         cells.append(cell)
         if cell.get("id") == after:
             cells += [
-                {"cell_type": "markdown", "id": f"own-{i}", "metadata": {}, "source": text}
+                {"cell_type": kind, "id": f"own-{i}", "metadata": {}, "source": text}
                 for i, text in enumerate(texts)
             ]
     return {**notebook, "cells": cells}
