@@ -76,7 +76,7 @@ def read_sheet(file: Path) -> Sheet:
 
     UTF-8 with a mark at the start or without, UTF-16 with a mark, or the encoding of Windows in the
     language of the course, as the bytes do not tell which. Separated by commas, semicolons or tabs;
-    with the ends of lines of any system.
+    with the ends of lines of any system. A line that was saved as one cell is taken apart.
 
     Raises:
         KitError: it cannot be read.
