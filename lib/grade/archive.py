@@ -83,15 +83,15 @@ def unpack(source: Path, folder: Path, suffixes: tuple[str, ...]) -> list[str]:
 
     Only files that end in one of ``suffixes`` are written, without the folders that contain all of
     them. If one name leads elsewhere, nothing is. If there are no results but one zip, that zip is
-    unpacked.
+    unpacked; one level is enough.
 
     Returns:
         The names of files that were left out, because no file can have them on every system; and
         of notebooks and texts that occur twice or unpack to far more than they take.
 
     Raises:
-        KitError: no zip, or a damaged one; a name that leads out of the folder, a link, the same
-            name twice; or too large.
+        KitError: no zip, or a damaged one; a zip in a zip in a zip; a name that leads out of the
+            folder, a link, the same name twice; or too large.
         GraderError: the computer cannot write it.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,12 @@ def _extract(
 ) -> list[str]:
     """Copy the wanted files below ``folder``, once all are checked; return the odd names."""
     members = list(members)
-    inner = None if is_inner else _inner_zip(origin, members, suffixes)
+    inner = _inner_zip(origin, members, suffixes)
+    if inner is not None and is_inner:
+        raise KitError(
+            f"{origin}: is in a zip, and has no results but a zip again, {inner.parts[-1][:60]!a}; "
+            f"submit that one alone, as pack made it"
+        )
     if inner is not None:
         _require_fair(origin, {PurePosixPath(*inner.parts): inner})
         with inner.open() as packed, tempfile.TemporaryFile(dir=folder) as stream:
