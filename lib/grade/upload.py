@@ -21,6 +21,7 @@ from lib.grade.gradebook import (
     GRADEBOOK,
     POSSIBLE,
     amount,
+    as_typed,
     marks_of,
     written_by_hand,
 )
@@ -225,5 +226,5 @@ def _filled(row: Sequence[str], target: Target, cells: Cells) -> list[str]:
     new = [*row, *[""] * (width - len(row))]
     new[target.points] = cells["score"]
     if target.comment is not None:
-        new[target.comment] = cells.get(COMMENT, "").lstrip("'")
+        new[target.comment] = as_typed(cells.get(COMMENT, ""))
     return new
