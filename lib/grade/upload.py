@@ -26,6 +26,7 @@ from lib.grade.gradebook import (
     written_by_hand,
 )
 from lib.grade.people import ID_COLUMNS, read_sheet, read_table
+from lib.grade.submission import folded
 from lib.utils import KitError, say, write_atomic
 
 FOLDER = "upload"
@@ -183,9 +184,9 @@ def _student(
     header: Sequence[str], row: Sequence[str], ids: Sequence[int], book: Mapping[str, Cells]
 ) -> str | None:
     """Return whose row it is, if they submitted something: by id, else by Moodle's folder."""
-    names = {student.casefold(): student for student in book if student != POSSIBLE}
+    students = [student for student in book if student != POSSIBLE]
     cells = [_cell(row, place) for place in ids]
-    found = [names[cell.casefold()] for cell in cells if cell.casefold() in names]
+    found = [student for cell in cells if (student := _spelt(cell, students))]
     if len(set(found)) > 1:
         raise KitError(
             f"the row of {' / '.join(filter(None, cells))} has the ids of {' and '.join(found)}; "
@@ -195,9 +196,26 @@ def _student(
         return found[0]
     person = dict(zip(header, row, strict=False))
     of_folder = [
-        student for student in names.values() if _is_folder_of(person, book[student]["submission"])
+        student for student in students if _is_folder_of(person, book[student]["submission"])
     ]
     return of_folder[0] if len(of_folder) == 1 else None
+
+
+def _spelt(cell: str, students: Sequence[str]) -> str | None:
+    """Return the student of an id, as it is, else in another spelling, see ``folded``.
+
+    Raises:
+        KitError: it is another spelling of several ids.
+    """
+    if cell in students:
+        return cell
+    found = [student for student in students if folded(student) == folded(cell)]
+    if len(found) > 1:
+        raise KitError(
+            f"the id {cell} of the export may be {' or '.join(found)}; write it there as the "
+            f"gradebook does"
+        )
+    return found[0] if found else None
 
 
 def _is_folder_of(person: Cells, submission: str) -> bool:

@@ -224,6 +224,32 @@ def test_marks_of_who_submitted_nothing_go_back_too(grades, capsys):
     assert "what carl has marks for is not among the submissions" in capsys.readouterr().out
 
 
+def test_ids_that_differ_in_capitals_only_are_two_students(tmp_path):
+    """Neither gets the other's points; a spelling that may be either's is refused."""
+    points = {"Twin": 38.2, "twin": 29.4}
+    twins = [
+        Standing(replace(result(name), submission=f"{name}.zip"), "verified", points[name], 1)
+        for name in points
+    ]
+    write(tmp_path, twins)
+    table = "Identifier,ID number,Grade\nParticipant 1,twin,\nParticipant 2,Twin,\n"
+    export(tmp_path / "x", table)
+    filled = read_sheet(fill_table(tmp_path / "export.csv", tmp_path)).rows
+    assert [row[2] for row in filled[1:]] == ["29.4", "38.2"]
+    export(tmp_path / "x", table.replace(",Twin,", ",TWIN,"))
+    with pytest.raises(KitError, match="TWIN of the export may be Twin or twin; write it there"):
+        fill_table(tmp_path / "export.csv", tmp_path)
+
+
+@pytest.mark.parametrize("comment", ["'quoted' word", "- good", "=SUM", "'tis", "''"])
+def test_a_comment_goes_back_as_it_was_typed(grades, comment):
+    book = grades / GRADEBOOK
+    typed = {"report": "50", "comment": comment}
+    decide(book, "ada", **typed, marked=f"sha-1/{marks_of(typed)}")
+    filled = fill_table(export(grades, MOODLE), grades)
+    assert read_sheet(filled).rows[1][9] == comment
+
+
 def test_a_row_with_the_ids_of_two_is_refused(grades):
     """Canvas has a number of its own for each, which may be another's id."""
     both = CANVAS.replace(",1001,", ",bela,")
