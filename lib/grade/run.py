@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from threading import TIMEOUT_MAX
 from typing import Any
 
 from lib.grade.archive import composed, content_hash
@@ -81,11 +82,13 @@ def grade(
         baseline: folder of a run of yours, on the assignment's patients; its DSC earns nothing.
 
     Raises:
-        KitError: nothing to grade, a baseline of other patients, or a gradebook in which a cell for
-            points is no number.
+        KitError: nothing to grade, a baseline of other patients, seconds that are no time, or a
+            gradebook in which a cell for points is no number.
         GraderError: unusable data, or trouble of this computer; results so far are kept.
     """
     submissions, out, rubric = Path(submissions), Path(out), rubric or load_rubric()
+    if not 0 < seconds <= TIMEOUT_MAX:  # nor NaN
+        raise KitError(f"seconds {seconds:g}: is no time to grade in; give a number above 0")
     read_book(out / GRADEBOOK, rubric)  # what is wrong in it is said before hours of computing
     found = list_submissions(submissions, out)
     with Worker(prepare, str(data), split, device, rubric.tolerance) as worker:

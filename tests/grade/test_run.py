@@ -4,6 +4,7 @@ import csv
 import errno
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -589,6 +590,13 @@ def test_the_placeholder_of_the_scale_is_named_and_a_baseline_replaces_it(
     finn = next((hand_ins / "results" / "finn").glob("runs/*"))
     with pytest.raises(KitError, match="other patients"):
         grade(*arguments, baseline=finn)
+
+
+@pytest.mark.parametrize("seconds", [0, -5, math.nan, math.inf])
+def test_seconds_that_are_no_time_are_refused_before_anything_else(tmp_path, seconds):
+    with pytest.raises(KitError, match=r"seconds .*: is no time to grade in; give a number above"):
+        grade(tmp_path / "nothing", tmp_path / "nowhere", tmp_path / "out", seconds=seconds)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_roster_that_is_none(tmp_path):
