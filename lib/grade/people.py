@@ -15,19 +15,21 @@ from lib.utils import KitError
 _SEPARATORS = "\t,;"  # if several fit, the first: names of columns have commas, but no tabs
 ID_COLUMNS = (
     "student",
-    "student id",
-    "sis login id",
-    "sis user id",
-    "id number",
+    "studentid",
+    "sisloginid",
+    "sisuserid",
+    "idnumber",
     "id",
     "username",
-    "user name",
     "login",
-    "login id",
+    "loginid",
+    "studentnumber",
+    "matriculationnumber",
+    "matrikelnummer",
     "学号",
     "用户名",
 )
-"""Headers of the ids in a roster, the likeliest first; spreadsheets of an LMS name them so."""
+"""Headers of the ids in a roster as ``plain``, the likeliest first; an LMS names them so."""
 _UTF16 = b"\xff\xfe", b"\xfe\xff"
 _WINDOWS = {"zh-CN": "gb18030"}  # language of the course -> what a spreadsheet there writes
 _WESTERN = "cp1252"  # in all other languages
@@ -60,6 +62,11 @@ class Sheet(NamedTuple):
         )
         writer.writerows(self.rows)
         return buffer.getvalue().encode(self.encoding)
+
+
+def plain(header: str) -> str:
+    """Return what spellings of a header share: ``Student_ID`` is ``studentid``."""
+    return "".join(filter(str.isalnum, header.casefold()))
 
 
 def read_table(file: Path) -> list[list[str]]:

@@ -27,7 +27,7 @@ from lib.grade.gradebook import (
     write_book,
 )
 from lib.grade.one import failed, prepare
-from lib.grade.people import ID_COLUMNS, read_table
+from lib.grade.people import ID_COLUMNS, plain, read_table
 from lib.grade.platforms import list_submissions, texts_with_ids
 from lib.grade.reading import reading_name, write_reading
 from lib.grade.released import released_hash
@@ -339,7 +339,7 @@ def read_roster(file: Path) -> list[str]:
         KitError: it cannot be read, or has no ids.
     """
     rows = read_table(file)
-    header = [name.strip().lower().replace("_", " ") for name in rows[0]] if rows else []
+    header = [plain(name) for name in rows[0]] if rows else []
     width = max((place for place, name in enumerate(header, 1) if name), default=1)
     named = [header.index(name) for name in ID_COLUMNS if name in header]
     if width > 1 and not named:
@@ -347,12 +347,19 @@ def read_roster(file: Path) -> list[str]:
             f"{file}: which of {width} columns has the ids is not clear; name it student in line 1"
         )
     found = [_cells(rows[bool(named) :], column) for column in named or [0]]
+    if not named and _begins_with_a_header(found[0]):
+        del found[0][0]
     for ids in found:
         if ids and all(map(STUDENT.fullmatch, ids)):
             return list(dict.fromkeys(ids))
     wrong = [student for student in found[0] if not STUDENT.fullmatch(student)]
     problem = f"{wrong[0]!r} is no id" if wrong else "has no ids"
     raise KitError(f"{file}: {problem}; expected a column student")
+
+
+def _begins_with_a_header(ids: Sequence[str]) -> bool:
+    """Return whether a column of numbers begins with a word, whatever the language."""
+    return len(ids) > 1 and ids[0].isalpha() and all(map(str.isdecimal, ids[1:]))
 
 
 def _cells(rows: Sequence[Sequence[str]], column: int) -> list[str]:

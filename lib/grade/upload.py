@@ -25,7 +25,7 @@ from lib.grade.gradebook import (
     marks_of,
     written_by_hand,
 )
-from lib.grade.people import ID_COLUMNS, read_sheet, read_table
+from lib.grade.people import ID_COLUMNS, plain, read_sheet, read_table
 from lib.grade.submission import folded
 from lib.utils import KitError, say, write_atomic
 
@@ -143,7 +143,7 @@ def _read_gradebook(file: Path) -> dict[str, dict[str, str]]:
 
 def _is_id(name: str) -> bool:
     """Return whether a column of the export tells who somebody is."""
-    return name.lower().replace("_", " ") in (*ID_COLUMNS, "identifier", "email address")
+    return plain(name) in (*ID_COLUMNS, "identifier", "emailaddress")
 
 
 def _target(

@@ -619,6 +619,9 @@ def test_a_roster_that_is_none(tmp_path):
     [
         "id\nada\nbela\n",
         "Username\nada\nbela\n",
+        "StudentID\nada\nbela\n",
+        "\nMatrikelnummer \nada\nbela\n",
+        "name,STUDENT-ID\nA,ada\nB,bela\n",
         "student\r\nada\r\nbela\r\n",
         "name;student id\nA;ada\nB;bela\n",
         "Name\tUser_Name\nA\tada\nB\tbela",
@@ -638,6 +641,13 @@ def test_a_roster_that_is_none(tmp_path):
 def test_a_roster_as_other_programs_save_it(tmp_path, text, encoding):
     (tmp_path / "r.csv").write_bytes(text.encode(encoding))
     assert read_roster(tmp_path / "r.csv") == ["ada", "bela"]
+
+
+def test_a_word_above_numbers_is_a_header_in_any_language(tmp_path):
+    (tmp_path / "r.csv").write_text("Opiskelijanumero\n0012\n0013\n")
+    assert read_roster(tmp_path / "r.csv") == ["0012", "0013"]
+    (tmp_path / "r.csv").write_text("ada\n0012\nbela\n")
+    assert read_roster(tmp_path / "r.csv") == ["ada", "0012", "bela"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gb18030"])
