@@ -15,7 +15,7 @@ from lib.dataset import BrainData, load_data
 from lib.grade.archive import composed, unpack, write_zip
 from lib.grade.checks import check_history, check_id, check_other_run, check_tables
 from lib.grade.platforms import is_packed
-from lib.grade.rubric import load_rubric
+from lib.grade.rubric import Rubric, load_rubric
 from lib.grade.submission import MANIFEST, READ, TEAM, members, read_others, read_submission
 from lib.grade.written import EXERCISES, exercises_in
 from lib.logger import Run, all_runs, find_run, finished_runs, outside_folds, write_result_csvs
@@ -133,7 +133,7 @@ def pack(
         raise KitError(f"{target}: was not written by pack; move it away")
     digest, held = _write_checked(target, files)
     remarks = [] if student else ["nothing was written: say who you are, and pack again"]
-    remarks += [*held, *_seed_of_nobody(run, student), *_unfinished(files)]
+    remarks += [*held, *_large_team(student), *_seed_of_nobody(run, student), *_unfinished(files)]
     recipe = changes(run.config) or "as published"
     claimed = float(run.history["val_dsc"].max())
     about = _about(run, outside_folds(finished))
@@ -226,13 +226,27 @@ def _about(run: Run, others: list[Run]) -> dict[str, str]:
     better = max(rivals, key=lambda other: other.dsc.mean, default=run)
     if better.dsc.mean > run.dsc.mean:
         about["a better run"] = f"{better.id}: {better.dsc.mean:.4f}; name it to submit it"
-    if RUBRIC.is_file():
-        rubric = load_rubric(RUBRIC)
+    if rubric := _public_rubric():
         about["points"] = (
             f"{rubric.points(run.dsc.mean):g} of {rubric.dsc_points:g} for this DSC, by "
             f"{RUBRIC.name}"
         )
     return about
+
+
+def _public_rubric() -> Rubric | None:
+    """Return the rubric of the course, where it is public."""
+    return load_rubric(RUBRIC) if RUBRIC.is_file() else None
+
+
+def _large_team(student: str | None) -> Iterator[str]:
+    """Yield a remark if more students submit together than a public rubric allows."""
+    number, rubric = len(members(student or "")), _public_rubric()
+    if rubric and number > rubric.team:
+        yield (
+            f"you are a team of {number}, but at most {rubric.team} may submit together, by "
+            f"{RUBRIC.name}: a grader would look at it"
+        )
 
 
 def _seed_of_nobody(run: Run, student: str | None) -> Iterator[str]:

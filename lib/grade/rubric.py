@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lib.grade.student_work import is_finite
+from lib.grade.submission import MAX_TEAM
 from lib.utils import KitError
 
 Levels = dict[str, tuple[tuple[float, str], ...]]  # name of a column -> (points, what earns them)
@@ -29,6 +30,7 @@ class Rubric:
         columns: name of a column that the instructor fills -> points possible.
         levels: name of such a column -> its (points, what earns them), rising; none if it has none.
         largest_lift: DSC that a tie may be worth.
+        team: the most students that may submit together.
         is_placeholder: the scale is the kit's, not the instructor's.
     """
 
@@ -36,6 +38,7 @@ class Rubric:
     tolerance: float
     columns: dict[str, float]
     largest_lift: float = 0.02
+    team: int = 1
     is_placeholder: bool = False
     levels: Levels = field(default_factory=dict)
 
@@ -116,6 +119,7 @@ def load_rubric(file: str | Path = DEFAULT) -> Rubric:
         float(dsc["tolerance"]),
         columns,
         float(dsc["largest_lift"]),
+        values.get("team", 1),
         is_placeholder=file.resolve() == DEFAULT.resolve() or scale == _default_scale(),
         levels=levels,
     )
@@ -133,10 +137,13 @@ def _default_scale() -> Any:
 
 
 def _problem(values: dict[str, Any], dsc: dict[str, Any], scale: Any) -> str | None:
-    """Return what is wrong with the numbers for the DSC, in words, or None."""
-    unknown = [*(values.keys() - {"dsc", "columns"}), *(dsc.keys() - {"scale", *_DEFAULTS})]
+    """Return what is wrong with the team or the numbers for the DSC, in words, or None."""
+    unknown = [*(values.keys() - {"team", "dsc", "columns"}), *(dsc.keys() - {"scale", *_DEFAULTS})]
     if unknown:
         return f"{unknown[0]} is unknown"
+    team = values.get("team", 1)
+    if type(team) is not int or not 1 <= team <= MAX_TEAM:
+        return f"team must be a whole number of students from 1 to {MAX_TEAM}"
     if not (
         isinstance(scale, list)
         and len(scale) > 1

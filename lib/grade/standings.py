@@ -85,6 +85,7 @@ def assess(
         shipped(results),
         other_seeds(results),
         unexpected(results, roster),
+        large_teams(results, rubric.team),
     )
     for found in checks:
         for index, finding in found:
@@ -366,6 +367,16 @@ def unexpected(
             if roster is not None and member not in roster:
                 text = f"The id {member} is not on the roster."
                 yield index, Finding("review", OFF_ROSTER, text)
+
+
+def large_teams(results: Sequence[Result], most: int) -> Iterator[tuple[int, Finding]]:
+    """Yield submissions of more students than may submit together."""
+    for index, result in enumerate(results):
+        number = len(members(result.student))
+        if number > most:
+            text = f"{number} students submitted this together, but at most {most} may."
+            private = f"a team of {number}, at most {most} by the rubric"
+            yield index, Finding("review", "team too large", text, private)
 
 
 def other_seeds(results: Sequence[Result]) -> Iterator[tuple[int, Finding]]:

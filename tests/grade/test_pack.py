@@ -141,6 +141,21 @@ def test_the_receipt_tells_the_points_where_the_scale_is_public(out, tmp_path, m
     assert about["points"] == "40 of 40 for this DSC, by rubric.toml"
 
 
+def test_the_receipt_tells_of_a_team_that_is_too_large_where_the_rubric_is_public(
+    out, tmp_path, monkeypatch
+):
+    assert not any("team" in remark for remark in pack("ada+bela", out, quick=True).remarks)
+    scale = "[dsc]\nscale = [[0.1, 0], [0.2, 40]]\n[columns]\nreport = 60\n"
+    monkeypatch.setattr(sys.modules["lib.grade.pack"], "RUBRIC", tmp_path / "rubric.toml")
+    for most, said in ((1, True), (2, False)):
+        (tmp_path / "rubric.toml").write_text(f"team = {most}\n{scale}")
+        remarks = pack("ada+bela", out, quick=True).remarks
+        assert (
+            any(remark.startswith("you are a team of 2, but at most 1") for remark in remarks)
+            == said
+        )
+
+
 def test_the_receipt_tells_what_a_grader_would_hold_in_other_runs(out):
     folder = copy_run(out, "forged", 0.2, plans=["loss"], tables={"loss": "train"})
     table = pd.read_csv(folder / "history.csv")

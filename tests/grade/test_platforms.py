@@ -19,11 +19,11 @@ from lib.grade.gradebook import GRADEBOOK
 from lib.grade.pack import commit
 from lib.grade.platforms import is_late, is_packed, list_submissions
 from lib.grade.run import student_of
-from lib.grade.standings import alike, other_seeds, unexpected
+from lib.grade.standings import alike, assess, large_teams, other_seeds, unexpected
 from lib.grade.submission import MANIFEST, members
 from lib.utils import KitError
 from tests.grade.demo import rename
-from tests.grade.test_gradebook import result
+from tests.grade.test_gradebook import RUBRIC, result
 
 TEXT = "<p>I hand in a zip.</p>"
 
@@ -218,6 +218,7 @@ def test_a_team_submits_once_and_each_member_has_a_row(hand_ins, ada, tmp_path):
     write_zip(tmp_path / "in" / "team.zip", team)
     arguments = tmp_path / "in", hand_ins / "data", tmp_path / "out"
     rubric, roster = load_rubric(hand_ins / "rubric.toml"), ["ada", "bela", "carl"]
+    rubric = replace(rubric, team=2)
     standings = grade(*arguments, rubric, roster)
     assert [(one.result.student, one.status) for one in standings] == [
         ("ada", "verified"),
@@ -269,6 +270,15 @@ def test_a_team_shares_what_it_has_and_others_do_not():
     found = {index: finding.private for index, finding in alike(three)}
     assert found[0] == "the same weights as carl" == found[1]
     assert found[2] == "the same weights as ada+bela, bela"
+
+
+def test_a_team_larger_than_the_rubric_allows_is_looked_at():
+    """Whoever adds ids to a submission would give points away."""
+    results = [result(name) for name in ("ada+bela", "chen+zoe+max", "dora", "finn+finn")]
+    found = [(index, finding.level, finding.private) for index, finding in large_teams(results, 2)]
+    assert found == [(1, "review", "a team of 3, at most 2 by the rubric")]
+    standings = assess(results, RUBRIC)
+    assert [one.status for one in standings] == ["review", "review", "verified", "verified"]
 
 
 def test_the_seed_of_somebody_else_is_found():

@@ -132,7 +132,7 @@ def test_all_emphasis_is_shown(name):
 
 def test_the_rubric_has_the_numbers_of_the_english():
     english, chinese = load_rubric(), load_rubric(DEFAULT.with_name(f"rubric.{CHINESE}.toml"))
-    for name in ("scale", "tolerance", "largest_lift", "total", "is_placeholder"):
+    for name in ("scale", "tolerance", "largest_lift", "total", "team", "is_placeholder"):
         assert getattr(chinese, name) == getattr(english, name), name
     assert [*chinese.columns.values()] == [*english.columns.values()]
     assert [[least for least, _ in levels] for levels in chinese.levels.values()] == [
