@@ -85,8 +85,8 @@ def pack(
             nothing is written: the receipt tells what would be submitted.
         out: folder of results.
         run_id: the run to be graded. By default it is the run with the best DSC in the best CSV,
-            else in the other; runs on patients come before those on phantoms, and folds of a
-            cross-validation are left out.
+            else in the other; runs on patients come before those on phantoms, then those of the
+            split ``auto``, and folds of a cross-validation are left out.
         quick: also accept a run of the profile ``quick`` or ``smoke``, or on phantoms, as a course
             on phantoms does.
         data: of the assignment, from ``load_data`` or a folder for it; then only runs on these data
@@ -133,7 +133,9 @@ def pack(
         raise KitError(f"{target}: was not written by pack; move it away")
     digest, held = _write_checked(target, files)
     remarks = [] if student else ["nothing was written: say who you are, and pack again"]
-    remarks += [*held, *_large_team(student), *_seed_of_nobody(run, student), *_unfinished(files)]
+    held += [*_held(run, finished)]
+    remarks += [f"a grader would hold this: {reason}" for reason in held]
+    remarks += [*_large_team(student), *_seed_of_nobody(run, student), *_unfinished(files)]
     recipe = changes(run.config) or "as published"
     claimed = float(run.history["val_dsc"].max())
     about = _about(run, outside_folds(finished))
@@ -189,10 +191,24 @@ def _choose(out: Path, finished: list[Run], run_id: str | None, data: BrainData 
         accepted = [run for run in candidates if _is_accepted(run)]
         candidates = accepted or [_require_accepted(candidates[0])]
     candidates = [run for run in candidates if not run.info["data"].get("phantom")] or candidates
+    candidates = _of_auto(candidates, finished) or candidates
     candidates = [run for run in candidates if "best" in run.tables] or candidates
     if not candidates:
         return find_run(out, data, runs=finished)  # says what is missing
     return max(candidates, key=lambda run: run.dsc.mean)
+
+
+def _of_auto(runs: list[Run], finished: list[Run]) -> list[Run]:
+    """Return the runs that are scored on the patients of ``auto``, as an assignment is by default.
+
+    A run keeps the split that it was first trained for: which patients these are, any run tells.
+    """
+    scored = [_scored_on(run) for run in finished if run.config.split == "auto"]
+    return [run for run in runs if _scored_on(run) in scored]
+
+
+def _scored_on(run: Run) -> tuple[str, list[str]]:
+    return run.info["data"]["sha256"], run.info["split"]["validation"]
 
 
 def _is_accepted(run: Run) -> bool:
@@ -217,12 +233,7 @@ def _about(run: Run, others: list[Run]) -> dict[str, str]:
         "data": f"{info['data']['name']}, {len(info['split']['train'])} patients to learn from, "
         f"{len(info['split']['validation'])} scored (split {info['split']['name']})"
     }
-    rivals = [
-        other
-        for other in others
-        if other.info["split"]["validation"] == info["split"]["validation"]
-        and other.info["data"]["sha256"] == info["data"]["sha256"]
-    ]
+    rivals = [other for other in others if _scored_on(other) == _scored_on(run)]
     better = max(rivals, key=lambda other: other.dsc.mean, default=run)
     if better.dsc.mean > run.dsc.mean:
         about["a better run"] = f"{better.id}: {better.dsc.mean:.4f}; name it to submit it"
@@ -232,6 +243,20 @@ def _about(run: Run, others: list[Run]) -> dict[str, str]:
             f"{RUBRIC.name}"
         )
     return about
+
+
+def _held(run: Run, finished: list[Run]) -> Iterator[str]:
+    """Yield why a grader would hold a run that is as it was trained."""
+    if not _of_auto([run], finished):
+        yield (
+            f"it is scored on the split {run.info['split']['name']}, not on that of auto; submit a "
+            f"run of split=auto, unless your assignment names another split"
+        )
+    if run.config.needed_to_predict:
+        yield (
+            f"{', '.join(run.config.needed_to_predict)} is not run, its masks are scored instead; "
+            f"the instructor has to look before they earn points"
+        )
 
 
 def _public_rubric() -> Rubric | None:
@@ -355,7 +380,7 @@ def _write_checked(target: Path | None, files: dict[str, Path | bytes]) -> tuple
                     f"{submission.run_id}: {finding.text} A grader would hold it; train it anew"
                 )
         held = [
-            f"a grader would hold this: {finding.text}"
+            finding.text
             for name, run in read_others(submission)
             for finding in check_other_run(name, run)
         ]

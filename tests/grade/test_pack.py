@@ -321,6 +321,28 @@ def test_a_fold_of_the_very_patients_of_the_split_counts(out):
     assert default_weights(out, data) == out / "runs" / "better" / "best.pt"
 
 
+def test_a_run_of_the_assignments_split_comes_first(out):
+    """Fewer and easier patients give a higher DSC, which a grader holds."""
+    ada = next(run for run in out.glob("runs/*"))
+    info = json.loads((ada / "run.json").read_text())
+    for table in ("best", "train"):  # in either table
+        copy_run(
+            out,
+            f"easier-{table}",
+            0.99,
+            config={"split": "holdout:3"},
+            split={"name": "holdout:3", "validation": info["split"]["validation"][:3]},
+            tables={"x": table},
+        )
+    receipt = pack("ada", out, quick=True)
+    assert receipt.run_id == ada.name and "would hold" not in str(receipt)
+    chosen = pack("ada", out, "easier-best", quick=True)
+    said = "- a grader would hold this: it is scored on the split holdout:3, not on that of auto; "
+    assert said in str(chosen)
+    same = copy_run(out, "same-patients", 0.99, config={"split": "holdout:4"})
+    assert pack("ada", out, quick=True).run_id == same.name  # are those of auto
+
+
 def test_a_run_folder_is_read_once(out, monkeypatch):
     folder = next(out.glob("runs/*"))
     unfinished = out / "runs" / "unfinished"
@@ -438,3 +460,5 @@ def test_the_masks_of_a_custom_network_at_any_size(hand_ins, tmp_path, monkeypat
     with zipfile.ZipFile(receipt.file) as bundle:
         masks = {name.split("/")[1] for name in bundle.namelist() if name.startswith("masks/")}
     assert masks == set(run.info["split"]["validation"])
+    said = "- a grader would hold this: tests.own:Counting is not run, its masks are scored instead"
+    assert said in str(receipt)
