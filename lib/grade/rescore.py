@@ -56,9 +56,9 @@ def verify(
     result.recipe = submission.config.to_dict()
     result.prints |= _prints(submission)
     others = list(read_others(submission))
-    result.times = [
-        time for _, run in others if isinstance(run, Submission) and (time := _time_print(run))
-    ]
+    compared = [run for _, run in others if isinstance(run, Submission)]
+    result.compared = [_prints(run) for run in compared]
+    result.seeds = [run.config.seed for run in compared]
     result.diff = lib_diff(submission.root / "lib")
     result.findings += [
         *check_tables(submission, tolerance),
@@ -85,18 +85,13 @@ def verify(
 
 def _prints(submission: Submission) -> dict[str, str]:
     """Return hashes of what no two trainings share."""
-    prints = {}
+    prints = {"history": sha256(submission.history.to_csv(index=False).encode())}
     if _tells(submission.cases):
         prints["cases"] = sha256(submission.cases.to_csv(index=False).encode())
-    if time := _time_print(submission):
-        prints["time"] = time
+    seconds = submission.info.get("seconds")
+    if _is_fine(seconds):
+        prints["time"] = sha256(repr(seconds).encode())
     return prints
-
-
-def _time_print(run: Submission) -> str:
-    """Return a hash of the measured time of a run; "" if it is none, or too coarse."""
-    seconds = run.info.get("seconds")
-    return sha256(repr(seconds).encode()) if _is_fine(seconds) else ""
 
 
 def _is_fine(seconds: object) -> bool:

@@ -46,7 +46,7 @@ class Result:
         grid: ``network``, or ``file`` for masks that were submitted.
         cases: patient -> [claimed, computed, perturbed] DSC.
         prints: name -> hash of what no two students should share.
-        times: hashes of the measured times of the runs that are not graded.
+        compared, seeds: such hashes, and the seed, of each run that is not graded.
         sketch, shapes: of the weights, see ``lib.grade.nearness``; empty without weights.
         content: the first digits of a hash of what was submitted.
         recipe: fields of the config, for the student's page.
@@ -66,7 +66,8 @@ class Result:
     grid: str = ""
     cases: dict[str, list[float | None]] = field(default_factory=dict)
     prints: dict[str, str] = field(default_factory=dict)
-    times: list[str] = field(default_factory=list)
+    compared: list[dict[str, str]] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
     sketch: list[float] = field(default_factory=list)
     shapes: list[float] = field(default_factory=list)
     content: str = ""
@@ -107,9 +108,12 @@ class Result:
         """Return whether all values are of their kinds, as those from another process may not."""
         texts = [self.submission, self.student, self.status, self.run, self.grid, self.content]
         texts += [
-            *self.times,
-            *self.prints,
-            *self.prints.values(),
+            *(
+                text
+                for run in (self.prints, *self.compared)
+                for pair in run.items()
+                for text in pair
+            ),
             *self.cases,
             *self.recipe,
             *self.diff,
@@ -118,7 +122,7 @@ class Result:
         texts += [text for finding in self.findings for text in finding]
         numbers = [self.claimed, self.verified, self.low, self.high, self.probe]
         numbers += [number for scores in self.cases.values() for number in scores]
-        numbers += [*self.sketch, *self.shapes]
+        numbers += [*self.sketch, *self.shapes, *self.seeds]
         return (
             all(isinstance(text, str) for text in texts)
             and all(number is None or is_finite(number) for number in numbers)

@@ -30,6 +30,14 @@ _SHARED = {
     "masks": "the same errors, voxel for voxel",
 }
 """Name in ``Result.prints`` -> what is shared, the most telling first."""
+_SAME_TIME = (
+    "Another student submitted a run with the same measured time, to the microsecond: it is the "
+    "same training."
+)
+_SAME_TABLES = (
+    "Another student submitted a run with the same tables. The same recipe and seed give them on "
+    "the same kind of device; an id of one's own gives another seed."
+)
 _NEAR = {
     "weights": "nearly the same weights",
     "shapes": "nearly the same kernels, in another order, size or direction",
@@ -220,29 +228,28 @@ def alike(results: Sequence[Result]) -> Iterator[tuple[int, Finding]]:
 def same_runs(results: Sequence[Result]) -> Iterator[tuple[int, Finding]]:
     """Yield what students share of the runs that they compare: one trained for another.
 
-    Two graded runs with the same time are the matter of ``alike``. A run that most of the class
-    have was given out.
+    What two graded runs share is the matter of ``alike``. A run that most of the class have was
+    given out.
     """
-    graded = [result.prints.get("time", "") for result in results]
-    have: dict[str, list[int]] = defaultdict(list)
+    graded = [set(result.prints.items()) for result in results]
+    have: dict[tuple[str, str], list[int]] = defaultdict(list)
     for index, result in enumerate(results):
-        for time in {*result.times, graded[index]} - {""}:
-            have[time].append(index)
+        for shared in graded[index].union(*(run.items() for run in result.compared)):
+            have[shared].append(index)
     number, share = GIVEN_OUT
     others: dict[int, set[int]] = defaultdict(set)
-    for time, group in have.items():
+    names: dict[int, set[str]] = defaultdict(set)
+    for shared, group in have.items():
         if len(group) >= number and len(group) > share * len(results):
             continue
         for index, other in permutations(group, 2):
-            is_compared = graded[index] != time or graded[other] != time
+            is_compared = shared not in graded[index] or shared not in graded[other]
             if is_compared and apart(results[index], results[other]):
                 others[index].add(other)
-    text = (
-        "Another student submitted a run with the same measured time, to the microsecond: it is "
-        "the same training."
-    )
+                names[index].add(shared[0])
     for index, found in others.items():
         private = f"the same run as {_names(_of(results, sorted(found)))}"
+        text = _SAME_TIME if "time" in names[index] else _SAME_TABLES
         yield index, Finding("review", "the same run", text, private)
 
 
@@ -380,13 +387,17 @@ def large_teams(results: Sequence[Result], most: int) -> Iterator[tuple[int, Fin
 
 
 def other_seeds(results: Sequence[Result]) -> Iterator[tuple[int, Finding]]:
-    """Yield submissions whose run has the seed that the id of somebody else gives."""
+    """Yield submissions of which a run has the seed that the id of somebody else gives."""
     owners = {seed_of(result.student): result for result in results}
     for index, result in enumerate(results):
-        owner = owners.get(result.recipe.get("seed", -1), result)
-        if apart(owner, result):
-            text = "The run has the seed that another student's id gives."
-            yield (index, Finding("review", "another's seed", text, f"the seed of {owner.student}"))
+        runs = dict.fromkeys(result.seeds, "A run of the comparison")
+        runs[result.recipe.get("seed", -1)] = "The run"
+        for seed, run in runs.items():
+            owner = owners.get(seed, result)
+            if apart(owner, result):
+                text = f"{run} has the seed that another student's id gives."
+                private = f"the seed of {owner.student}"
+                yield index, Finding("review", "another's seed", text, private)
 
 
 def _missing(results: Sequence[Result], roster: Sequence[str]) -> list[Result]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib.config import Config
+from lib.config import Config, seed_of
 from lib.grade.nearness import (
     NEAR_SHAPES,
     NEAR_WEIGHTS,
@@ -21,7 +21,7 @@ from lib.grade.nearness import (
     weights_distance,
 )
 from lib.grade.result import Finding, Result
-from lib.grade.standings import alike, assess, same_runs, shipped, status
+from lib.grade.standings import _SAME_TABLES, alike, assess, other_seeds, same_runs, shipped, status
 from lib.networks import build_model
 from tests.grade.demo import checkpoint, edit_json, rename, run_of, sign
 from tests.grade.test_checks import with_second_run
@@ -290,11 +290,12 @@ def test_equal_measured_times_are_a_print(examine, ada):
 def test_a_run_of_a_comparison_is_somebody_elses(examine, ada):
     """Its tables, or all of it: a friend's second best run, under another id."""
     files, _ = with_second_run(ada)
-    assert Result.from_dict(_listed(examine(files))).times
-    own, shared = {"time": "1"}, ["2", "3"]
-    hana, gus = result("hana", prints=own, times=shared), result("gus", times=shared[:1])
+    (prints,) = Result.from_dict(_listed(examine(files))).compared
+    assert set(prints) == {"time", "cases", "history"}
+    own, shared = {"time": "1"}, [{"time": "2"}, {"time": "3"}]
+    hana, gus = result("hana", prints=own, compared=shared), result("gus", compared=shared[:1])
     mal = result("mal", prints={"time": "3"})
-    team = result("hana+zoe", prints=own, times=shared)
+    team = result("hana+zoe", prints=own, compared=shared)
     found = dict(same_runs([hana, gus, mal, team]))
     assert {index: finding.private for index, finding in found.items()} == {
         0: "the same run as gus, mal",
@@ -305,7 +306,42 @@ def test_a_run_of_a_comparison_is_somebody_elses(examine, ada):
     assert {finding.level for finding in found.values()} == {"review"}
     assert not any(name in finding.text for finding in found.values() for name in ("hana", "gus"))
     assert not list(same_runs([hana, replace(mal, prints={"time": "1"})]))  # a matter of ``alike``
-    assert not list(same_runs([result(name, times=["2"]) for name in "abcd"]))  # given out
+    given_out = [result(name, compared=shared[:1]) for name in "abcd"]
+    assert not list(same_runs(given_out))
+
+
+def test_a_comparison_with_other_times_is_somebody_elses_all_the_same(examine, ada):
+    """Run folders and result CSV of ada, with each measured time changed by a percent."""
+    files, name = with_second_run(ada)
+    owner = Result.from_dict(_listed(examine(files)))
+    info = json.loads(files[f"result/runs/{name}/run.json"])
+    info["seconds"] *= 1.01
+    copied = {**files, f"result/runs/{name}/run.json": json.dumps(info).encode()}
+    copier = Result.from_dict(_listed(examine(copied)))
+    copier = replace(copier, student="finn", prints={"history": "1", "cases": "2", "time": "3"})
+    assert copier.compared[0]["time"] != owner.compared[0]["time"]
+    found = dict(same_runs([owner, copier]))
+    assert [one.private for one in found.values()] == [
+        "the same run as finn",
+        "the same run as ada",
+    ]
+    assert {(one.level, one.text) for one in found.values()} == {("review", _SAME_TABLES)}
+    whole_class = [replace(copier, student=student) for student in "abcd"]
+    assert not list(same_runs([owner, *whole_class]))  # given out
+
+
+def test_the_seeds_of_compared_runs_may_be_somebody_elses():
+    ada = result("ada", recipe={"seed": seed_of("ada")}, seeds=[seed_of("ada") + 1, 42])
+    finn = result("finn", recipe={"seed": seed_of("finn")}, seeds=[seed_of("ada"), 42])
+    both = result("gus", recipe={"seed": seed_of("ada")}, seeds=[seed_of("ada")])
+    found = [
+        (index, one.private, one.text.split(" has")[0])
+        for index, one in other_seeds([ada, finn, both])
+    ]
+    assert found == [
+        (1, "the seed of ada", "A run of the comparison"),
+        (2, "the seed of ada", "The run"),
+    ]
 
 
 def test_only_what_proves_foreign_weights_tells_who_copied():
