@@ -8,9 +8,11 @@ folder, its ``setup.sh`` was not run there.
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 from lib.data import find_root
+from lib.data.kaggle import DAMAGED_ZIP
 from lib.grade.archive import write_zip
 from lib.grade.gradescope import ASSIGNMENT, SETTINGS
 from lib.grade.rubric import DEFAULT, load_rubric
@@ -44,10 +46,12 @@ def write_autograder(
     """Write the zip, and return it.
 
     Raises:
-        KitError: unusable data or rubric, or a file that is no zip is there.
+        KitError: unusable data or rubric, or a file that is no autograder is there.
     """
-    if target.suffix != ".zip" or (target.exists() and not target.is_file()):
+    if target.suffix != ".zip":
         raise KitError(f"{target}: name a zip")
+    if target.exists() and not _is_autograder(target):
+        raise KitError(f"{target}: was not written by maintain.gradescope; move it away")
     load_rubric(rubric)  # raises KitError if it is none
     prepare_exam(data, split)  # the same for data and split
     root = find_root(data)
@@ -69,6 +73,15 @@ def write_autograder(
     }
     write_zip(target, files)
     return target
+
+
+def _is_autograder(file: Path) -> bool:
+    """Return whether a file is a zip that this module wrote."""
+    try:
+        with zipfile.ZipFile(file) as bundle:
+            return {"run_autograder", f"{ASSIGNMENT}/{SETTINGS}"} <= set(bundle.namelist())
+    except (*DAMAGED_ZIP, OSError, ValueError):
+        return False
 
 
 def main() -> None:

@@ -160,19 +160,18 @@ def write_leaderboard(
         }
         for standing in ranked
     ]
-    write_atomic(
-        folder / LEADERBOARD,
-        TEMPLATES.get_template("leaderboard.html.jinja").render(
-            rows=rows,
-            rubric=rubric,
-            marks=_marks({"baseline": rubric.baseline, "target": rubric.scale[-1][0]}),
-        ),
+    page = TEMPLATES.get_template("leaderboard.html.jinja").render(
+        rows=rows,
+        rubric=rubric,
+        marks=_marks({"baseline": rubric.baseline, "target": rubric.scale[-1][0]}),
     )
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(
         [("student", "pseudonym"), *sorted(names.items())]
     )
-    write_atomic(folder / NAMES, buffer.getvalue())
+    OwnFiles(folder).write(
+        {folder / LEADERBOARD: page.encode(), folder / NAMES: buffer.getvalue().encode()}
+    )
 
 
 def pseudonym(key: str, student: str) -> str:

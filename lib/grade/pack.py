@@ -326,7 +326,7 @@ def _report(out: Path, runs: list[Run]) -> dict[str, bytes]:
         write_report(out, images=False, target=folder, runs=runs)
         return {
             f"result/{file.relative_to(folder).as_posix()}": file.read_bytes()
-            for file in sorted(Path(folder).rglob("*"))
+            for file in sorted(Path(folder).rglob("[!.]*"))
             if file.is_file()
         }
 

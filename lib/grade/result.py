@@ -107,17 +107,9 @@ class Result:
     def _is_sound(self) -> bool:
         """Return whether all values are of their kinds, as those from another process may not."""
         texts = [self.submission, self.student, self.status, self.run, self.grid, self.content]
-        texts += [
-            *(
-                text
-                for run in (self.prints, *self.compared)
-                for pair in run.items()
-                for text in pair
-            ),
-            *self.cases,
-            *self.recipe,
-            *self.diff,
-        ]
+        texts += [*self.cases, *self.recipe, *self.diff]
+        prints = [pair for run in (self.prints, *self.compared) for pair in run.items()]
+        texts += [text for pair in prints for text in pair]
         texts += [line for lines in self.diff.values() for line in lines]
         texts += [text for finding in self.findings for text in finding]
         numbers = [self.claimed, self.verified, self.low, self.high, self.probe]

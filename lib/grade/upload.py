@@ -27,7 +27,8 @@ from lib.grade.gradebook import (
 )
 from lib.grade.people import ID_COLUMNS, plain, read_sheet, read_table
 from lib.grade.submission import folded
-from lib.utils import KitError, say, write_atomic
+from lib.runtime.own_files import OwnFiles
+from lib.utils import KitError, say
 
 FOLDER = "upload"
 _CANVAS = re.compile(r".+ \(\d+\)")
@@ -89,7 +90,7 @@ def fill_table(exported: Path, grades: Path, column: str | None = None) -> Path:
         rows.append(row)
     _say_what_to_look_at(exported.name, book, filled)
     written = grades / FOLDER / exported.name
-    write_atomic(written, sheet._replace(rows=rows).to_bytes())
+    OwnFiles(written.parent).write({written: sheet._replace(rows=rows).to_bytes()})
     return written
 
 

@@ -20,6 +20,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from lib.logger import TRAIN_CSV, finished_runs, outside_folds
+from lib.runtime.own_files import OwnFiles
 from lib.utils import PROJECT, KitError, short_path, write_atomic, write_json
 
 TIMES = "notebooks.json"
@@ -45,6 +46,8 @@ class _Client(NotebookClient):
 
 def execute(notebook: Path, target: Path) -> None:
     """Run ``notebook`` and write the executed copy to ``target``.
+
+    An earlier copy that was edited since is put aside, unless ``target`` is the notebook itself.
 
     Raises:
         KitError: a cell failed; what was executed until then is written too.
@@ -86,7 +89,11 @@ def execute(notebook: Path, target: Path) -> None:
         ) from None
     finally:
         _tidy(content)
-        write_atomic(target, nbformat.writes(content) + "\n")
+        executed = (nbformat.writes(content) + "\n").encode()
+        if target == notebook:
+            write_atomic(target, executed)
+        else:  # somebody may have written into an earlier copy
+            OwnFiles(target.parent).write({target: executed})
 
 
 def _tidy(content: nbformat.NotebookNode) -> None:
@@ -123,8 +130,12 @@ def save_figures(notebook: Path, folder: Path) -> None:
         for output in cell.outputs
         if "image/png" in output.get("data", {})
     ]
-    for number, picture in enumerate(pictures, 1):
-        write_atomic(folder / f"{notebook.stem}_{number}.png", base64.b64decode(picture))
+    OwnFiles(folder).write(
+        {
+            folder / f"{notebook.stem}_{number}.png": base64.b64decode(picture)
+            for number, picture in enumerate(pictures, 1)
+        }
+    )
 
 
 def note_time(file: Path, notebook: Path, seconds: float) -> None:

@@ -19,9 +19,10 @@ from lib.report.format import cell, duration, number, settings, signed
 from lib.report.page import Page, make_page
 from lib.runtime.own_files import OwnFiles, require_replaceable
 from lib.stats import p_in_cell
-from lib.utils import PROJECT, put_aside, say, write_atomic
+from lib.utils import PROJECT, put_aside, say
 
 HTML, MARKDOWN, FIGURES = "report.html", "report.md", "report"
+LIST = ".report.json"  # of both: predictions may keep a list of their own in the same folder
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -91,8 +92,10 @@ def _write(out: Path, page: Page) -> dict[str, Path]:
     require_replaceable(own, figures, "move your pictures to another folder")
     own.write(figures)
     own.remove_others(figures)
-    paths = {name: out / name for name in (HTML, MARKDOWN)}
-    for name, path in paths.items():
-        text = _TEMPLATES.get_template(f"{name}.jinja").render(vars(page))
-        write_atomic(path, text if name == HTML else re.sub(r"\n{3,}", "\n\n", text))
-    return paths
+    texts = {
+        out / name: _TEMPLATES.get_template(f"{name}.jinja").render(vars(page))
+        for name in (HTML, MARKDOWN)
+    }
+    texts[out / MARKDOWN] = re.sub(r"\n{3,}", "\n\n", texts[out / MARKDOWN])
+    OwnFiles(out, LIST).write({path: text.encode() for path, text in texts.items()})
+    return {path.name: path for path in texts}

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from lib.utils import KitError, changing, sha256, write_atomic
+from lib.utils import KitError, changing, put_aside, say, sha256, write_atomic
 
 LIST = ".written.json"
 
@@ -50,14 +50,19 @@ class OwnFiles:
         ]
 
     def write(self, contents: dict[Path, bytes]) -> None:
-        """Write files, each as a whole.
+        """Write files, each as a whole; somebody else's that is in the place is put aside.
 
         Until all are written the list knows what comes and all that may be there: after several
         interruptions that is not what was to be written last.
+
+        Raises:
+            KitError: a folder on the way is a link, or something cannot be written.
         """
         hashes = {self._place(path): sha256(content) for path, content in contents.items()}
         for place, digest in hashes.items():
             self._hashes[place] = [*self._hashes.get(place, []), digest]
+        for path in self.foreign(contents):
+            self._put_aside(path)
         self._write_list()
         for path, content in contents.items():
             write_atomic(path, content, durable=False)
@@ -84,6 +89,13 @@ class OwnFiles:
             del self._hashes[place]
         self._write_list()
         return removed, edited
+
+    def _put_aside(self, path: Path) -> None:
+        """Rename what is not the kit's, unless it is in the folder of another place."""
+        _, *above = self._steps(path)
+        if links := [step for step in above if step.is_symlink()]:
+            raise KitError(f"{links[0]}: is a link; name another folder, or remove it")
+        say(f"{path}: is not as the kit wrote it; it is {put_aside(path).name} now")
 
     def _write_list(self) -> None:
         write_atomic(self.list, json.dumps(self._hashes, indent=1).encode(), durable=False)

@@ -662,6 +662,21 @@ def test_the_leaderboard_has_the_points_that_count(tmp_path, findings, filled, p
     assert ("on the leaderboard" in page) == bool(points)
 
 
+def test_a_leaderboard_and_a_page_that_were_edited_are_put_aside(tmp_path):
+    """A file of that name that was there before, and a page with the instructor's own words."""
+    standing = Standing(result("ada"), "verified", 10.0, 1)
+    board, page = tmp_path / "leaderboard.html", tmp_path / page_name(standing)
+    board.write_text("of another course")
+    write_page(tmp_path, standing, {}, 10.0, RUBRIC, OwnFiles(page.parent))
+    page.write_text("well done")
+    for _ in range(2):
+        write_leaderboard(tmp_path, [standing], Book(), RUBRIC)
+        write_page(tmp_path, standing, {}, 10.0, RUBRIC, OwnFiles(page.parent))
+    aside = {file.read_text() for file in tmp_path.rglob("*.aside*")}
+    assert aside == {"of another course", "well done"}
+    assert "ada" in page.read_text(encoding="utf-8") and "<html" in board.read_text()
+
+
 def test_pseudonyms_are_stable_and_need_the_key():
     assert pseudonym("key", "ada") == pseudonym("key", "ada")
     assert pseudonym("key", "ada") != pseudonym("other", "ada")

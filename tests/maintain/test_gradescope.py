@@ -50,6 +50,15 @@ def run(root: Path, submission: Path) -> dict:
     return json.loads((root / "results" / "results.json").read_text())
 
 
+def test_a_zip_of_something_else_stays(hand_ins, tmp_path):
+    file = tmp_path / "important.zip"
+    write_zip(file, {"thesis.docx": b"years of work"})
+    before = file.read_bytes()
+    with pytest.raises(KitError, match=r"important\.zip: was not written by maintain\.gradescope"):
+        write_autograder(file, hand_ins / "data")
+    assert file.read_bytes() == before
+
+
 @pytest.mark.slow
 def test_an_honest_submission_and_one_that_lacks_files(autograder, hand_ins, tmp_path):
     found = run(autograder, hand_ins / "submissions" / "ada.zip")

@@ -9,7 +9,7 @@ import sys
 import nbformat
 import pytest
 
-from lib.notebook.execute import execute, note_time
+from lib.notebook.execute import execute, note_time, save_figures
 from lib.utils import PROJECT, KitError
 
 
@@ -19,6 +19,33 @@ def test_a_notebook_that_is_none_is_a_line(tmp_path, content):
     with pytest.raises(KitError, match=r"x\.ipynb: is no notebook .*; restore it"):
         execute(tmp_path / "x.ipynb", tmp_path / "y.ipynb")
     assert not (tmp_path / "y.ipynb").exists()
+
+
+def test_an_answer_in_an_executed_copy_is_kept(tmp_path):
+    """Students type into the copy with the outputs, and run the command again."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
+    nbformat.write(notebook, tmp_path / "x.ipynb")
+    copy = tmp_path / "notebooks" / "x.ipynb"
+    execute(tmp_path / "x.ipynb", copy)
+    edited = copy.read_text() + "my answer"
+    copy.write_text(edited)
+    execute(tmp_path / "x.ipynb", copy)
+    assert (copy.parent / "x.ipynb.aside").read_text() == edited
+    assert "my answer" not in copy.read_text()
+    execute(copy, copy)  # in place
+    assert len(list(copy.parent.glob("*.aside*"))) == 1
+
+
+def test_a_picture_of_somebody_elses_is_kept(tmp_path):
+    output = nbformat.v4.new_output("display_data", {"image/png": "AAAA"})
+    cell = nbformat.v4.new_code_cell("1", outputs=[output])
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "x.ipynb")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "x_1.png").write_bytes(b"mine")
+    for _ in range(2):
+        save_figures(tmp_path / "x.ipynb", tmp_path / "figures")
+    assert (tmp_path / "figures" / "x_1.png").read_bytes() == bytes(3)
+    assert [file.read_bytes() for file in tmp_path.glob("figures/*.aside*")] == [b"mine"]
 
 
 @pytest.mark.parametrize("content", [None, "", "<<<<<<< HEAD", "[1]", '{"a": 1}'])

@@ -267,6 +267,16 @@ def test_pictures_of_others_stay(out):
         write_report(out)
 
 
+def test_a_report_that_was_edited_is_put_aside(out):
+    write_report(out)
+    (out / "report.html").write_text("with remarks")
+    (out / "report.md").unlink()
+    write_report(out)
+    assert (out / "report.html.aside").read_text() == "with remarks"
+    write_report(out)
+    assert [file.name for file in out.glob("*.aside*")] == ["report.html.aside"]
+
+
 def test_a_folder_that_was_never_begun_is_no_attempt(out):
     before = len(read_attempts(out)[0])
     (out / "runs" / "planned").mkdir()

@@ -36,6 +36,28 @@ def test_what_was_edited_or_was_there_before_may_not(folder):
         require_replaceable(OwnFiles(folder), [ours, theirs], "move them")
 
 
+def test_what_is_not_ours_is_put_aside_and_said(folder, capsys):
+    """Whoever edited a page, or had a file of that name, finds it beside the new one."""
+    ours, theirs = folder / "a" / "ours.tif", folder / "theirs.tif"
+    ours.write_bytes(b"edited")
+    OwnFiles(folder).write({ours: b"3", theirs: b"4"})
+    assert (ours.read_bytes(), theirs.read_bytes()) == (b"3", b"4")
+    assert (folder / "a" / "ours.tif.aside").read_bytes() == b"edited"
+    assert (folder / "theirs.tif.aside").read_bytes() == b"2"
+    assert (
+        "theirs.tif: is not as the kit wrote it; it is theirs.tif.aside now"
+        in capsys.readouterr().out
+    )
+    OwnFiles(folder).write({ours: b"5", theirs: b"4"})
+    assert len(list(folder.rglob("*.aside*"))) == 2  # both are ours now
+    assert not capsys.readouterr().out
+
+
+def test_what_is_to_be_written_already_is_not_put_aside(folder):
+    OwnFiles(folder).write({folder / "theirs.tif": b"2"})
+    assert not list(folder.glob("*.aside"))
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
 def test_never_through_a_link(tmp_path, folder):
     elsewhere = tmp_path / "elsewhere"
@@ -49,7 +71,10 @@ def test_never_through_a_link(tmp_path, folder):
     (folder / "a").symlink_to(elsewhere)
     assert OwnFiles(folder).foreign([folder / "a" / "new.tif"]) == [folder / "a" / "new.tif"]
     OwnFiles(folder).remove_others([])
-    assert (elsewhere / "ours.tif").is_file()
+    with pytest.raises(KitError, match="a: is a link; name another folder, or remove it"):
+        OwnFiles(folder).write({folder / "a" / "ours.tif": b"new"})
+    assert (elsewhere / "ours.tif").read_bytes() == b"1"
+    assert [file.name for file in elsewhere.iterdir()] == ["ours.tif"]
 
 
 def test_only_ours_are_removed(folder):
