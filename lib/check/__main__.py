@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from lib.check.custom import check
+from lib.check.custom import checks_of
 from lib.check.exercises import EXERCISES, MODULE, check_exercises, load_exercises
 from lib.runtime import CommandParser, run_command
 from lib.runtime.trial import Check
@@ -23,18 +24,20 @@ def main() -> None:
         help=f"{MODULE}: all of them; {MODULE}:NAME: one of them ({', '.join(EXERCISES)}); "
         f"module:Class: a network or loss, as in Config.model or Config.loss",
     )
-    results = _results(parser.parse_args().spec)
-    print("\n".join(map(str, results)))
-    sys.exit(0 if all(result.passed for result in results) else 1)
+    passed = True
+    for result in _results(parser.parse_args().spec):
+        print(result, flush=True)  # at once: the code that is tried next may never end
+        passed &= result.passed
+    sys.exit(0 if passed else 1)
 
 
-def _results(spec: str) -> list[Check]:
-    """Return the checks of exercises or of a class."""
+def _results(spec: str) -> Iterator[Check]:
+    """Return the checks of exercises or of a class, each as it is done."""
     module, _, name = spec.partition(":")
     if module == MODULE and name in ("", *EXERCISES):
         sys.path.insert(0, str(Path.cwd()))  # -P and an installed command leave it out
-        return list(check_exercises(load_exercises(), name))
-    return check(spec)
+        return check_exercises(load_exercises(), name)
+    return checks_of(spec)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -24,16 +25,24 @@ def check(spec: str) -> list[Check]:
     Raises:
         KitError: no such class, or its constructor needs an argument that the kit does not pass.
     """
+    return list(checks_of(spec))
+
+
+def checks_of(spec: str) -> Iterator[Check]:
+    """Yield the checks of ``check``, each as it is done."""
     cls = load_class(spec, nn.Module)
     with torch.random.fork_rng(devices=[]):
         seed_everything(0)
         if len(_needed(cls)) > 1:
-            return list(try_loss(build_loss(spec)))
+            yield from try_loss(build_loss(spec))
+            return
         network, images = build_model(Config(model=spec)), torch.randn(SLICES, 3, SIZE, SIZE)
-        found = list(try_network(network, images))
-        if all(each.passed for each in found):
-            found += try_gradients(network)
-        return found
+        passed = True
+        for found in try_network(network, images):
+            yield found
+            passed &= found.passed
+        if passed:
+            yield from try_gradients(network)
 
 
 def _needed(cls: type[nn.Module]) -> list[str]:

@@ -33,7 +33,7 @@ def attempt(exercise: str, answer: Any, tries: Try) -> Iterator[Check]:
             found = next(checks)
         except StopIteration:
             return
-        except Exception as error:  # a student's code can be wrong in every way
+        except (Exception, SystemExit) as error:  # a student's code can be wrong in every way
             yield Check(exercise, False, raised(error))
             return
         yield Check(f"{exercise} {found.name}", found.passed, found.remedy)

@@ -8,6 +8,7 @@ from types import ModuleType
 
 from lib.check import on_losses, on_networks, on_volumes
 from lib.check.exercise import Try, attempt
+from lib.notebook.course import read_course
 from lib.runtime.trial import Check
 from lib.utils import KitError
 
@@ -30,6 +31,8 @@ EXERCISES: dict[str, Try] = {
 def check_exercises(module: ModuleType, only: str = "") -> Iterator[Check]:
     """Yield the checks of each exercise that a module has, each up to the first that fails.
 
+    One that the course hands out and that the module lacks fails, too.
+
     Args:
         only: name of one exercise.
 
@@ -41,15 +44,20 @@ def check_exercises(module: ModuleType, only: str = "") -> Iterator[Check]:
         raise KitError(
             f"{module.__name__}: has no {only or 'exercise'}; there are {', '.join(EXERCISES)}"
         )
-    for name in names:
-        yield from attempt(name, getattr(module, name), EXERCISES[name])
+    handed_out = () if only else read_course().exercises
+    for name, tries in EXERCISES.items():
+        if name in names:
+            yield from attempt(name, getattr(module, name), tries)
+        elif name in handed_out:
+            remedy = f"put it back into {module.__name__}.py, as it was handed out"
+            yield Check(f"{name} is there", False, remedy)
 
 
 def load_exercises() -> ModuleType:
     """Import ``exercises.py`` of the current folder. Raises KitError if it cannot be."""
     try:
         return importlib.import_module(MODULE)
-    except Exception as error:  # a student's file can be wrong in every way
+    except (Exception, SystemExit) as error:  # a student's file can be wrong in every way
         text = " ".join(str(error).split())[:200]
         raise KitError(
             f"{MODULE}.py: cannot be imported ({type(error).__name__}: {text}); correct that first"

@@ -7,12 +7,15 @@ import dataclasses
 import io
 import os
 import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from lib.config import REFERENCE, Config
 from lib.runtime.memory import memory_in_words
-from lib.utils import KitError, remedy
+from lib.runtime.trial import raised
+from lib.utils import LIB, KitError, remedy
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -33,8 +36,8 @@ def run_command(
 ) -> None:
     """Run the ``main`` of a command line, and turn errors into one line and an exit code.
 
-    2: bad input, or a file that cannot be read or written. 130: the user has interrupted. 141: the
-    reader of the output has enough.
+    2: bad input, code of a user that ends Python, or a file that cannot be read or written. 130:
+    the user has interrupted. 141: the reader of the output has enough.
 
     Args:
         interrupted: message for an interruption.
@@ -50,6 +53,10 @@ def run_command(
         _end(128 + 13)  # as if SIGPIPE had ended it
     except KitError as error:
         _end(2, f"error: {error}")
+    except SystemExit as error:
+        if _ended_itself(error, main):
+            raise
+        _end(2, f"error: code of yours ended Python: {raised(error)}; leave that out")
     except OSError as error:
         if error.errno is None:  # no trouble with a file
             raise
@@ -57,6 +64,13 @@ def run_command(
         _end(2, f"error: {place}: {error.strerror}; {remedy(error)}")
     except KeyboardInterrupt:
         _end(130, f"\ninterrupted: {interrupted}")
+
+
+def _ended_itself(stop: SystemExit, main: Callable[[], None]) -> bool:
+    """Return whether the kit has ended a command, rather than code that it ran for a user."""
+    place = traceback.extract_tb(stop.__traceback__)[-1].filename
+    ours = (main.__code__, argparse.ArgumentParser.exit.__code__)
+    return LIB in Path(place).parents or place in {code.co_filename for code in ours}
 
 
 def _end(code: int, line: str = "") -> NoReturn:

@@ -27,7 +27,7 @@ class Check(NamedTuple):
     name: str
     passed: bool
     remedy: str
-    error: Exception | None = None  # that ended it
+    error: BaseException | None = None  # that ended it
 
     def __str__(self) -> str:
         return f"[OK] {self.name}" if self.passed else f"[FAIL] {self.name}: {self.remedy}"
@@ -41,7 +41,7 @@ def require(spec: str, checks: Iterator[Check]) -> None:
             raise KitError(message) from check.error
 
 
-def raised(error: Exception) -> str:
+def raised(error: BaseException) -> str:
     """Return what code of the user raised, and in which line of it."""
     own = [
         frame
@@ -61,7 +61,7 @@ def _ended_by_errors(checks: Callable[P, Iterator[Check]]) -> Callable[P, Iterat
     def guarded(*args: P.args, **kwargs: P.kwargs) -> Iterator[Check]:
         try:
             yield from checks(*args, **kwargs)
-        except Exception as error:  # code of a user can be wrong in every way
+        except (Exception, SystemExit) as error:  # code of a user can be wrong in every way
             if isinstance(error, KitError) or is_out_of_memory(error):
                 raise
             yield Check("runs without an error", False, raised(error), error)

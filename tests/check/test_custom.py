@@ -94,6 +94,17 @@ class Raising(nn.Module):
         return (logits.sigmoid() - target[:, 0]).abs().mean() + target.gone
 
 
+class Exits(nn.Module):
+    def forward(self, logits, target):
+        sys.exit(0)
+
+
+class ExitsAtOnce(Plain):
+    def __init__(self):
+        super().__init__()
+        sys.exit(0)
+
+
 class Mean(nn.Module):
     def forward(self, logits, target):
         return (logits.sigmoid() - target).abs().mean()
@@ -181,6 +192,7 @@ def test_each_mistake_is_named(spec, name):
         ("model", "Probabilities", "leave out the sigmoid"),
         ("model", "View", r"it raised RuntimeError: view size .*\(line \d+ of test_custom\.py\)"),
         ("model", "InPlace", "it raised RuntimeError: .*modified by an inplace operation"),
+        ("loss", "Exits", r"it raised SystemExit: 0 \(line \d+ of test_custom\.py\)"),
         ("loss", "Raising", r"it raised AttributeError: .*'gone' \(line \d+ of test_custom\.py\)"),
     ],
 )
@@ -229,6 +241,8 @@ def test_a_class_of_a_notebook_is_sent_into_a_file():
     [
         ("Plain", 0, "[OK] gives logits"),
         ("Half", 1, "[FAIL] keeps the shape of the slices: expected logits of shape"),
+        ("Exits", 1, "[FAIL] runs without an error: it raised SystemExit: 0 (line"),
+        ("ExitsAtOnce", 2, "error: code of yours ended Python: it raised SystemExit: 0 (line"),
         ("Nothing", 2, "error: tests.check.test_custom:Nothing: cannot be loaded"),
     ],
 )

@@ -18,6 +18,7 @@ from lib.check import check_exercises
 from lib.check.exercises import EXERCISES
 from lib.loss import DiceLoss, FocalTverskyLoss
 from lib.metrics import dsc, largest_component
+from lib.notebook.course import Course
 from lib.notebook.solutions import without_solutions
 from lib.utils import PROJECT, KitError
 
@@ -25,7 +26,7 @@ from lib.utils import PROJECT, KitError
 def remedies(name: str, answer: object) -> list[str]:
     """What fails of an answer to one exercise."""
     module = types.SimpleNamespace(**{name: answer, "__name__": "exercises"})
-    return [str(check) for check in check_exercises(module) if not check.passed]
+    return [str(check) for check in check_exercises(module, name) if not check.passed]
 
 
 def test_the_model_solutions_pass():
@@ -437,6 +438,43 @@ def test_an_error_is_named_with_its_line():
     assert "it raised AttributeError" in line and f"line {number} of test_exercises.py" in line
 
 
+@pytest.mark.parametrize("end", [sys.exit, lambda: sys.exit(0), quit])
+def test_code_that_ends_python_is_an_error(end):
+    """Else the command ended with 0, and without a word."""
+    (line,) = remedies("dsc", lambda predicted, truth: end())
+    assert line.startswith("[FAIL] dsc: it raised SystemExit: ")
+
+
+def test_an_exercise_that_the_course_hands_out_must_be_there(monkeypatch):
+    course = Course(exercises=("cosine", "dsc"))
+    monkeypatch.setattr("lib.check.exercises.read_course", lambda: course)
+    module = types.SimpleNamespace(cosine=exercises.cosine, __name__="exercises")
+    failed = [str(check) for check in check_exercises(module) if not check.passed]
+    said = "[FAIL] dsc is there: put it back into exercises.py, as it was handed out"
+    assert failed == [said]
+    assert all(check.passed for check in check_exercises(module, "cosine"))
+
+
+def test_what_was_checked_is_told_before_code_that_never_ends(tmp_path):
+    source = (PROJECT / "exercises.py").read_text(encoding="utf-8")
+    head, _ = source.split("def split_by_patient", 1)
+    body = "def split_by_patient(*_):\n    import os\n    os._exit(7)  # for an endless loop\n"
+    (tmp_path / "exercises.py").write_text(f"{head}{body}", encoding="utf-8")
+    done = checked(tmp_path)
+    assert done.returncode == 7 and "[OK] mirror draws from rng alone" in done.stdout
+
+
+def checked(folder):
+    """What the command says of the exercises of a folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "lib.check", "exercises"],
+        cwd=folder,
+        env={"PYTHONPATH": str(PROJECT), "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+
+
 @pytest.mark.parametrize(
     ("what", "status", "line"),
     [
@@ -453,17 +491,15 @@ def test_command_line(what, status, line):
     assert line in done.stdout + done.stderr
 
 
-def test_a_file_that_cannot_be_imported_is_one_line(tmp_path):
-    (tmp_path / "exercises.py").write_text("def dsc(:\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "lib.check", "exercises"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(PROJECT), "PATH": ""},
-        capture_output=True,
-        text=True,
-    )
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [("def dsc(:\n", "SyntaxError: "), ("raise SystemExit(0)\n", "SystemExit: 0")],
+)
+def test_a_file_that_cannot_be_imported_is_one_line(tmp_path, source, reason):
+    (tmp_path / "exercises.py").write_text(source)
+    done = checked(tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "exercises.py: cannot be imported (SyntaxError" in done.stderr
+    assert f"exercises.py: cannot be imported ({reason}" in done.stderr
 
 
 def test_an_exercise_that_is_not_there_is_named():

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import importlib
 import os
 import subprocess
 import sys
@@ -112,6 +113,21 @@ def command(main, monkeypatch, capfd, *arguments: str) -> tuple[int, str, str]:
         streams.out,
         "\n".join(line.rpartition("\r")[2] for line in streams.err.split("\n")),
     )
+
+
+def test_code_of_a_user_must_not_end_a_command(monkeypatch, capfd, tmp_path):
+    """Whenever it runs: the exit code would be 0, with nothing done. The kit's own ends stay."""
+    (tmp_path / "ends.py").write_text("import sys\n\ndef now():\n    sys.exit(0)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = importlib.import_module("ends").now
+    status, _, err = command(lambda: own(), monkeypatch, capfd)
+    assert (status, err) == (
+        2,
+        "error: code of yours ended Python: it raised SystemExit: 0 (line 4 of ends.py); leave "
+        "that out\n",
+    )
+    assert command(lambda: sys.exit(1), monkeypatch, capfd)[0] == 1
+    assert command(lambda: CommandParser().exit(), monkeypatch, capfd)[0] == 0
 
 
 @pytest.mark.parametrize(
