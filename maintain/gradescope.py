@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 from lib.data import find_root
-from lib.data.kaggle import DAMAGED_ZIP
+from lib.data.archive import DAMAGED_ZIP
 from lib.grade.archive import write_zip
 from lib.grade.gradescope import ASSIGNMENT, SETTINGS
 from lib.grade.rubric import DEFAULT, load_rubric
