@@ -17,7 +17,7 @@ from matplotlib.ticker import PercentFormatter
 from lib.plot.pixels import SKY
 from lib.plot.style import VERDICT_COLOURS, line_styles, styled
 from lib.stats import Spread, power, smallest_difference
-from lib.stats.paired import POWER
+from lib.stats.verdicts import POWER
 from lib.stats.words import candidates_in_words
 from lib.utils import KitError
 

@@ -8,10 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from lib.metrics import summarise
-from lib.stats.verdicts import ALPHA, DIGITS, p_in_words, verdict
+from lib.stats.verdicts import ALPHA, DIGITS, POWER, p_in_words, verdict
 from lib.utils import KitError
 
-POWER = 0.8
 RESAMPLES = 2**14  # sign patterns of 14 patients: up to there the permutation test is exact
 
 

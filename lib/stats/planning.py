@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lib.stats.crossed import SMALLEST_VARIANCE, MeanSquares, Spread, error_of_mean, weights_of
-from lib.stats.paired import POWER
-from lib.stats.verdicts import ALPHA, CANNOT_TELL, NEGLIGIBLE
+from lib.stats.verdicts import ALPHA, CANNOT_TELL, NEGLIGIBLE, POWER
 from lib.utils import KitError, see
 
 MOST_RUNS = 200  # of a recipe; where so many do not settle a question, patients are the limit

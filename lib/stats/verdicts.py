@@ -10,7 +10,7 @@ import pandas as pd
 
 from lib.utils import KitError
 
-ALPHA = 0.05
+ALPHA, POWER = 0.05, 0.8
 NEGLIGIBLE = 0.02  # differences in DSC below it change nobody's choice of a recipe
 DIGITS = 10  # decimals kept of a difference: equal ones, and sums that cancel, are then exactly so
 CANNOT_TELL, NO_DIFFERENCE = "cannot tell", f"no difference larger than {NEGLIGIBLE}"
