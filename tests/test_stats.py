@@ -44,6 +44,7 @@ from lib.stats import (
 )
 from lib.stats.paired import sign_flip_p, smallest_detectable
 from lib.stats.planning import MOST_RUNS, Design
+from lib.stats.scored import PAIRS
 from lib.stats.verdicts import CANNOT_TELL, NEGLIGIBLE, NO_DIFFERENCE, corrected
 from lib.utils import KitError
 
@@ -80,14 +81,25 @@ def run_of(scores, patients=PATIENTS, **config):
 
 
 def runs_of(scores):
-    """Runs of scores (runs, patients)."""
+    """Runs of scores (runs, patients), the seeds counted from 0."""
+    return seeded(scores, range(len(scores)))
+
+
+def seeded(scores, seeds, **config):
+    """Runs of scores (runs, patients) with these seeds."""
     patients = [f"P{i:03}" for i in range(len(scores[0]))]
-    return [run_of(list(row), patients) for row in scores]
+    return [
+        run_of(list(row), patients, seed=seed, **config)
+        for row, seed in zip(scores, seeds, strict=True)
+    ]
 
 
-def drawn(rng, seeds, patients, sds, shifts=(0.0, 0.0)):
-    """Scores (runs, patients) of recipes whose variances are known, normal."""
-    difficulty = rng.normal(0.7, 0.1, patients)
+def drawn(rng, seeds, patients, sds, shifts=(0.0, 0.0), common=0.0):
+    """Scores (runs, patients) of recipes whose variances are known, normal.
+
+    ``common`` is the SD of what equal seeds do to all recipes alike.
+    """
+    difficulty = rng.normal(0.7, 0.1, patients) + rng.normal(0, common, (seeds, 1))
     return [
         difficulty
         + shift
@@ -300,10 +312,10 @@ def test_without_scatter_between_patients_it_is_welchs_t_test_of_the_runs():
     assert (result.p, result.df) == pytest.approx((theirs.pvalue, theirs.df))
 
 
-def test_without_scatter_between_patients_shared_trainings_are_the_t_test_of_runs():
+def test_without_scatter_between_patients_pairs_of_runs_are_the_t_test_of_runs():
     before, gains, shape = np.array([0.8, 0.7, 0.75]), np.array([0.01, 0.02, 0.012]), normal(20, 0)
     scores = np.add.outer(before, shape), np.add.outer(before + gains, shape)
-    result = crossed_test(*scores, shared=True)
+    result = crossed_test(*scores, paired=True)
     theirs = stats.ttest_1samp(gains, 0)
     assert (result.p, result.df) == pytest.approx((theirs.pvalue, theirs.df))
     assert (result.low, result.high) == pytest.approx(tuple(theirs.confidence_interval()))
@@ -311,16 +323,16 @@ def test_without_scatter_between_patients_shared_trainings_are_the_t_test_of_run
     assert result.se < crossed_test(*scores).se / 5  # what the seed does to both cancels
 
 
-def test_without_scatter_between_runs_shared_trainings_are_the_paired_t_test():
+def test_without_scatter_between_runs_pairs_of_runs_are_the_paired_t_test():
     before, after = normal(12, 0.8), normal(12, 0.82, seed=1)
-    result = crossed_test(np.array([before] * 3), np.array([after] * 3), shared=True)
+    result = crossed_test(np.array([before] * 3), np.array([after] * 3), paired=True)
     theirs = stats.ttest_rel(after, before)
     assert (result.p, result.df) == pytest.approx((theirs.pvalue, theirs.df))
     assert result.spread.patients == pytest.approx((after - before).std(ddof=1))
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "shared"),
+    ("before", "after", "paired"),
     [
         ({}, {"tta": True}, True),
         ({"ema": 0.99}, {"tta": True, "component": "all"}, True),
@@ -328,40 +340,76 @@ def test_without_scatter_between_runs_shared_trainings_are_the_paired_t_test():
         ({"lr_scheduler": "plateau"}, {"lr_scheduler": "plateau", "ema": 0.99}, False),
     ],
 )
-def test_recipes_that_differ_after_training_share_their_trainings(before, after, shared):
+def test_recipes_that_differ_after_training_share_their_trainings(before, after, paired):
     scores = drawn(np.random.default_rng(3), 3, 10, Spread(0.02, 0.02, 0.02), (0, 0.03))
     runs = [
         [run_of(one, seed=seed, **changes) for seed, one in enumerate(each)]
         for each, changes in zip(scores, (before, after), strict=True)
     ]
     row = compare_to_baseline({"before": runs[0], "after": runs[1]}).iloc[0]
-    assert row["CI low"] == pytest.approx(crossed_test(*scores, shared=shared).low)
+    assert row["CI low"] == pytest.approx(crossed_test(*scores, paired=paired).low)
     others = [run_of(one, seed=seed + 1, **after) for seed, one in enumerate(scores[1])]
     row = compare_to_baseline({"before": runs[0], "after": others}).iloc[0]
     assert row["CI low"] == pytest.approx(crossed_test(*scores).low)  # other seeds
     fewer = compare_to_baseline({"before": runs[0], "after": runs[1][1:]}).iloc[0]
-    common = (scores[0][1:], scores[1][1:]) if shared else (scores[0], scores[1][1:])
-    assert fewer["CI low"] == pytest.approx(crossed_test(*common, shared=shared).low)
-    assert fewer["shared"] == shared and fewer["baseline seeds"] == len(common[0])
+    common = (scores[0][1:], scores[1][1:]) if paired else (scores[0], scores[1][1:])
+    assert fewer["CI low"] == pytest.approx(crossed_test(*common, paired=paired).low)
+    assert fewer["paired"] == paired and fewer["baseline seeds"] == len(common[0])
     one = compare_to_baseline({"before": runs[0], "after": runs[1][:1]}).iloc[0]
-    assert one["baseline seeds"] == 3 and not one["shared"]
+    assert one["baseline seeds"] == 3 and not one["paired"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "compared"),
+    [
+        (range(5), range(5), range(5)),
+        (range(8), (6, 2, 3, 4, 5), (6, 2, 3, 4, 5)),  # those that both have
+        (range(4), range(4), None),  # few pairs find less than runs apart
+        (range(8), (7, 8, 9, 10, 11), None),
+        (range(8), (3, 4, 5, 6, 8), None),  # one without a partner
+        ((0, 1, 2, 3, 4, 4), range(5), None),  # which one is the partner of 4?
+        (range(6), (3,), None),
+    ],
+)
+def test_runs_are_compared_seed_by_seed(before, after, compared):
+    scores = [normal(10, 0.7, seed=i) for i in range(20)]
+    first = seeded(scores[: len(before)], before)
+    row = compare(first, {"other": seeded(scores[-len(after) :], after, lr=0.002)}).iloc[0]
+    whole = np.array(scores[: len(before)]), np.array(scores[-len(after) :])
+    assert row["paired"] == (compared is not None)
+    if compared is not None:
+        whole = whole[0][list(compared)], whole[1]  # ``before`` counts from 0
+    expected = crossed_test(*whole, paired=compared is not None)
+    assert (row["CI low"], row["p"]) == pytest.approx((expected.low, expected.p))
+    assert (row["baseline seeds"], row["seeds"]) == (len(whole[0]), len(whole[1]))
+
+
+def test_what_equal_seeds_have_in_common_is_no_error():
+    rng, found = np.random.default_rng(3), []
+    for _ in range(300):
+        scores = drawn(rng, 8, 40, Spread(0.01, 0.02, 0.03), (0, 0.02), common=0.05)
+        found.append([crossed_test(*scores, paired=paired).p <= 0.05 for paired in (True, False)])
+    paired, apart = np.mean(found, axis=0)
+    known = Spread(0.01, 0.02, 0.03)
+    assert paired == pytest.approx(power(known, 8, 40, 0.02), abs=0.06)
+    assert apart < paired / 3
 
 
 @pytest.mark.parametrize("runs", [2, 3, 5])
-def test_power_agrees_with_simulation_where_trainings_are_shared(runs):
+def test_power_agrees_with_simulation_where_runs_are_paired(runs):
     known, rng = Spread(seeds=0.02, patients=0.02, residual=0.03), np.random.default_rng(runs)
-    size = Design(known, (runs, runs), 50, 1, shared=True).smallest()
+    size = Design(known, (runs, runs), 50, 1, paired=True).smallest()
     found = 0
     for _ in range(400):
         before, after = drawn(rng, runs, 50, known, (0, size))
-        found += crossed_test(before, after, shared=True).p <= 0.05
+        found += crossed_test(before, after, paired=True).p <= 0.05
     assert found / 400 == pytest.approx(0.8, abs=0.06)
     names = [f"P{i:02}" for i in range(50)]
     recipe = [run_of(one, names, seed=i) for i, one in enumerate(before)]
     with_flips = [run_of(one, names, seed=i, tta=True) for i, one in enumerate(after)]
     table = compare_to_baseline({"a": recipe, "b": with_flips})
     own = Spread(*table[["seed SD", "patient SD", "residual SD"]].iloc[0])
-    smallest = Design(own, (runs, runs), 50, 1, shared=True).smallest()
+    smallest = Design(own, (runs, runs), 50, 1, paired=True).smallest()
     assert f"A true difference of {smallest:.3f} would be found" in resolution(table)
 
 
@@ -722,6 +770,15 @@ def test_spread_finds_known_variances():
     assert alone.of_run(400) == pytest.approx(scores[0].mean(axis=1).std(ddof=1), rel=0.02)
 
 
+def test_spread_leaves_out_what_equal_seeds_have_in_common():
+    rng = np.random.default_rng(1)
+    scores = drawn(rng, 60, 400, SDS, (0, 0.1, 0.05), common=0.1)
+    paired = {str(i): runs_of(each) for i, each in enumerate(scores)}
+    assert spread(paired) == pytest.approx(SDS, rel=0.15)
+    apart = {str(i): seeded(each, range(i, i + 60)) for i, each in enumerate(scores)}
+    assert spread(apart).seeds == pytest.approx(math.hypot(0.1, SDS.seeds), rel=0.15)
+
+
 def test_spread_is_never_negative():
     rng = np.random.default_rng(0)
     for _ in range(20):
@@ -750,7 +807,10 @@ def test_power_agrees_with_simulation(seeds, patients, sds, candidates):
     rng = np.random.default_rng(1)
     size = smallest_difference(sds, seeds, patients, candidates)
     assert power(sds, seeds, patients, size, candidates) == pytest.approx(0.8, abs=1e-6)
-    p = [crossed_test(*drawn(rng, seeds, patients, sds, (0, size))).p for _ in range(600)]
+    p = [
+        crossed_test(*drawn(rng, seeds, patients, sds, (0, size)), paired=seeds >= PAIRS).p
+        for _ in range(600)
+    ]
     assert np.mean(np.array(p) <= 0.05 / candidates) == pytest.approx(0.8, abs=0.05)
 
 
@@ -763,7 +823,7 @@ def test_power_on_skewed_scores():
     found = []
     for _ in range(600):
         runs = pool[rng.permutation(len(pool))[:10]]
-        found.append(crossed_test(runs[:5], runs[5:] + size).p <= 0.05)
+        found.append(crossed_test(runs[:5], runs[5:] + size, paired=True).p <= 0.05)
     assert np.mean(found) == pytest.approx(0.8, abs=0.05)
 
 
@@ -870,7 +930,7 @@ def test_other_heads_under_the_same_names_are_not_compared():
 def test_a_training_counts_once():
     runs = sweep_of(SDS, (0.0,))
     runs["a"][2] = runs["a"][0]
-    with pytest.raises(KitError, match="a: the run with seed 42 is there twice"):
+    with pytest.raises(KitError, match="a: the run with seed 0 is there twice"):
         compare_to_baseline(runs)
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from lib.stats.crossed import UNKNOWN, Crossed, crossed_test
 from lib.stats.outcome import carried_by
 from lib.stats.paired import Paired, paired_test
-from lib.stats.scored import METRICS, Runs, same_trainings, scores_of
+from lib.stats.scored import METRICS, Runs, scores_of, seed_pairs
 from lib.stats.verdicts import corrected
 from lib.utils import KitError
 
@@ -21,8 +21,8 @@ def compare_to_baseline(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.Dat
     """Compare every recipe with the first one.
 
     With two runs or more of one of them it is ``crossed_test``, with one run each ``paired_test``.
-    Recipes that differ in ``AFTER_TRAINING`` only share their trainings, seed by seed; then the
-    seeds that both have are compared.
+    Runs with the same seed are compared with one another, see ``seed_pairs``; then the seeds that
+    both recipes have count, and no others.
 
     Args:
         runs: label -> run, or runs with several seeds, e.g. ``sweep(...).runs``. The first is the
@@ -36,7 +36,7 @@ def compare_to_baseline(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.Dat
         this comparison alone. ``p`` is of a difference of 0, ``p (equivalence)`` of one of 0.02 or
         more; see ``corrected`` for ``p (Holm)`` and ``verdict``. ``improved`` is a share of
         patients; ``half of it from`` is ``carried_by``. ``patients``, ``seeds`` and ``baseline
-        seeds`` are numbers; ``shared`` says whether their runs are the same trainings. ``seed SD``,
+        seeds`` are numbers; ``paired`` says whether runs are compared seed by seed. ``seed SD``,
         ``patient SD`` and ``residual SD`` are a ``Spread``.
         ``p (Wilcoxon)`` is a second opinion. With one run each, that is all that is known of
         seeds: the spread and ``p (equivalence)`` are NaN, as is ``p (Wilcoxon)`` with several.
@@ -55,7 +55,7 @@ def compare_to_baseline(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.Dat
     (reference, before), *candidates = scores.items()
     rows = []
     for label, after in candidates:
-        pairs = same_trainings(runs[reference], runs[label])
+        pairs = seed_pairs(runs[reference], runs[label])
         these = [before[[i for i, _ in pairs]], after[[j for _, j in pairs]]]
         compared = these if pairs else [before, after]
         row = {"label": label, f"mean {METRICS[metric]}": compared[1].mean()}
@@ -63,11 +63,11 @@ def compare_to_baseline(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.Dat
     return corrected(pd.DataFrame(rows))
 
 
-def _comparison(before: np.ndarray, after: np.ndarray, shared: bool) -> dict[str, float]:
+def _comparison(before: np.ndarray, after: np.ndarray, paired: bool) -> dict[str, float]:
     """Return the cells of a comparison of scores ``(runs, patients)``, before any correction."""
     differences = after.mean(axis=0) - before.mean(axis=0)
     if max(len(before), len(after)) > 1:
-        crossed = crossed_test(before, after, shared)
+        crossed = crossed_test(before, after, paired)
         result: Paired | Crossed = crossed
         equivalence, wilcoxon, spread = crossed.p_equivalence, math.nan, crossed.spread
     else:
@@ -88,7 +88,7 @@ def _comparison(before: np.ndarray, after: np.ndarray, shared: bool) -> dict[str
         "patients": result.n,
         "seeds": len(after),
         "baseline seeds": len(before),
-        "shared": shared,
+        "paired": paired,
         "seed SD": spread.seeds,
         "patient SD": spread.patients,
         "residual SD": spread.residual,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lib.stats.scored import Runs, scores_of
+from lib.stats.scored import Runs, scores_of, seed_pairs
 from lib.stats.verdicts import ALPHA, DIGITS, NEGLIGIBLE
 from lib.utils import KitError, see
 
@@ -64,7 +64,7 @@ class Crossed(NamedTuple):
     spread: Spread
 
 
-def crossed_test(before: np.ndarray, after: np.ndarray, shared: bool = False) -> Crossed:
+def crossed_test(before: np.ndarray, after: np.ndarray, paired: bool = False) -> Crossed:
     """Test whether two recipes differ, over patients and over seeds.
 
     Patients are crossed with recipes, runs are nested in them. The variance of the mean difference
@@ -74,8 +74,8 @@ def crossed_test(before: np.ndarray, after: np.ndarray, shared: bool = False) ->
     tests (TOST) against ``NEGLIGIBLE``.
 
     A recipe with one run has no variance between seeds: it is taken to be that of the other
-    recipe. If both score the same trainings, e.g. with and without flips, the variance between runs
-    is that of their differences. A single patient has no SD and no interval (NaN), and a p of 1.
+    recipe. If runs are compared seed by seed, the variance between runs is that of their
+    differences. A single patient has no SD and no interval (NaN), and a p of 1.
 
     Sources: Clark 1973, Journal of Verbal Learning and Verbal Behavior 12, 335-359 (quasi-F);
     Satterthwaite 1946, Biometrics Bulletin 2, 110-114; Schuirmann 1987, Journal of Pharmacokinetics
@@ -84,7 +84,8 @@ def crossed_test(before: np.ndarray, after: np.ndarray, shared: bool = False) ->
     Args:
         before, after: scores ``(runs, patients)``, the patients in the same order. One of them has
             two runs or more.
-        shared: whether run i of both is one training, scored in two ways.
+        paired: whether run i of both has the same seed, or is even one training; see ``seed_pairs``
+            in ``scored.py``.
 
     Raises:
         KitError: another shape, one run each, or a score that is not a finite number.
@@ -98,7 +99,7 @@ def crossed_test(before: np.ndarray, after: np.ndarray, shared: bool = False) ->
         return Crossed(1, mean, nan, nan, nan, 1.0, 1.0, improved, nan, nan, UNKNOWN)
     from scipy.stats import t
 
-    varying = [after - before] if shared else [before, after]
+    varying = [after - before] if paired else [before, after]
     squares = [_mean_squares(scores) for scores in varying if len(scores) > 1]
     weights = weights_of([len(scores) for scores in varying])
     variance, df = error_of_mean(float(differences.var(ddof=1)), squares, n, weights)
@@ -116,7 +117,7 @@ def crossed_test(before: np.ndarray, after: np.ndarray, shared: bool = False) ->
         se=se,
         df=float(df),
         # independent runs with half of the differences' variance would differ as much
-        spread=_spread([before, after], [each.half() for each in squares] if shared else squares),
+        spread=_spread([before, after], [each.half() for each in squares] if paired else squares),
     )
 
 
@@ -210,7 +211,9 @@ def spread(runs: Mapping[str, Runs], metric: str = "dsc") -> Spread:
 
     Variances are averaged over the recipes; one that comes out below 0 is 0. ``patients`` is that
     of all pairs of recipes. A single recipe does not tell how patients differ in what a change does
-    to them: it is 0 then, and a power computed with it is an upper limit.
+    to them: it is 0 then, and a power computed with it is an upper limit. Where each recipe is
+    compared with the first seed by seed, ``seeds`` and ``residual`` leave out what equal seeds have
+    in common.
 
     Args:
         runs: label -> runs; one recipe at least has two or more, better five.
@@ -225,4 +228,13 @@ def spread(runs: Mapping[str, Runs], metric: str = "dsc") -> Spread:
             "spread: two patients and two runs of a recipe are needed; train one with two seeds or "
             "more"
         )
-    return _spread(recipes, [_mean_squares(scores) for scores in recipes if len(scores) > 1])
+    (reference, before), *others = zip(runs.values(), recipes, strict=True)
+    pairs = [seed_pairs(reference, each) for each, _ in others]
+    if others and all(len(each) > 1 for each in pairs):
+        squares = [
+            _mean_squares(after[[j for _, j in each]] - before[[i for i, _ in each]]).half()
+            for each, (_, after) in zip(pairs, others, strict=True)
+        ]
+    else:
+        squares = [_mean_squares(scores) for scores in recipes if len(scores) > 1]
+    return _spread(recipes, squares)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from lib.config import Config
 from lib.stats.compare import compare_to_baseline
 from lib.stats.scored import Scored
 from lib.utils import KitError
@@ -48,6 +50,17 @@ def best_of_k(
     )
 
 
+class _Dealt(NamedTuple):
+    """Hold the scores of a run under another seed."""
+
+    cases: pd.DataFrame
+    config: Config
+
+    @classmethod
+    def of(cls, run: Scored, seed: int) -> _Dealt:
+        return cls(run.cases, replace(run.config, seed=seed))
+
+
 class FalseFindings(NamedTuple):
     """Hold the share of null sweeps with a false verdict.
 
@@ -70,7 +83,8 @@ def false_findings(
     """Return how often sweeps of equal recipes find something, by ``compare_to_baseline``.
 
     Runs of one recipe are dealt out among a baseline and candidates, no run twice, again and again
-    (fixed seed). No candidate is better, so every ``helps`` and ``hurts`` is false.
+    (fixed seed). Each hand has the same seeds, as a sweep's recipes have. No candidate is better,
+    so every ``helps`` and ``hurts`` is false.
 
     Args:
         runs: of one recipe, with different seeds; 40 or more, as the share is about these runs.
@@ -93,7 +107,10 @@ def false_findings(
     verdicts = []
     for _ in range(sweeps):
         dealt = rng.permutation(len(runs))[:needed].reshape(candidates + 1, seeds)
-        recipes = {f"recipe {i}": [runs[run] for run in hand] for i, hand in enumerate(dealt)}
+        recipes = {
+            f"recipe {i}": [_Dealt.of(runs[run], seed) for seed, run in enumerate(hand)]
+            for i, hand in enumerate(dealt)
+        }
         verdicts.append(set(compare_to_baseline(recipes, metric)["verdict"]))
     return FalseFindings(
         helps=float(np.mean(["helps" in found for found in verdicts])),

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lib.stats.crossed import SMALLEST_VARIANCE, MeanSquares, Spread, error_of_mean, weights_of
+from lib.stats.scored import PAIRS
 from lib.stats.verdicts import ALPHA, CANNOT_TELL, NEGLIGIBLE, POWER
 from lib.utils import KitError, see
 
@@ -24,7 +25,8 @@ def power(
     """Return the chance that a comparison says ``helps`` or ``hurts``.
 
     It is that of ``crossed_test`` at the strictest step of Holm's correction, for scores of normal
-    distribution. The wrong one of the two words is next to impossible for differences that matter.
+    distribution. From ``PAIRS`` seeds on, both recipes have the same ones and are compared seed by
+    seed. The wrong one of the two words is next to impossible for differences that matter.
 
     Args:
         spread: from ``spread``.
@@ -37,7 +39,7 @@ def power(
         KitError: a number out of range.
     """
     _require_plan(spread, seeds, patients, candidates)
-    return Design(spread, (seeds, seeds), patients, candidates).finds(difference)
+    return _planned(spread, seeds, patients, candidates).finds(difference)
 
 
 def smallest_difference(spread: Spread, seeds: int, patients: int, candidates: int = 1) -> float:
@@ -50,7 +52,12 @@ def smallest_difference(spread: Spread, seeds: int, patients: int, candidates: i
         KitError: a number out of range.
     """
     _require_plan(spread, seeds, patients, candidates)
-    return Design(spread, (seeds, seeds), patients, candidates).smallest()
+    return _planned(spread, seeds, patients, candidates).smallest()
+
+
+def _planned(spread: Spread, seeds: int, patients: int, candidates: int) -> Design:
+    """Return the comparison of two recipes with the same seeds."""
+    return Design(spread, (seeds, seeds), patients, candidates, paired=seeds >= PAIRS)
 
 
 def seeds_needed(
@@ -71,7 +78,7 @@ def seeds_needed(
         KitError: a number out of range.
     """
     _require_plan(spread, 2, patients, candidates)
-    return _runs_needed(spread, patients, difference, candidates, range(2, MOST_RUNS + 1))
+    return _runs_needed(spread, patients, difference, candidates, 2)
 
 
 def detectable(table: pd.DataFrame) -> pd.Series:
@@ -97,7 +104,7 @@ def _detectable(row: Mapping[str, Any], candidates: int) -> float:
         return math.nan
     spread = spread_of(row)
     runs = row["baseline seeds"], row["seeds"]
-    return Design(spread, runs, row["patients"], candidates, row["shared"]).smallest()
+    return Design(spread, runs, row["patients"], candidates, row["paired"]).smallest()
 
 
 def spread_of(row: Mapping[str, Any]) -> Spread:
@@ -130,9 +137,10 @@ def _more(row: Mapping[str, Any], candidates: int) -> float:
         return math.nan
     spread = spread_of(row)
     have = row["baseline seeds"], row["seeds"]
-    more = range(max(min(have) + 1, 2), MOST_RUNS + 1)
-    patients, difference, shared = row["patients"], row["difference"], row["shared"]
-    needed = _runs_needed(spread, patients, difference, candidates, more, have, shared)
+    first = max(min(have) + 1, 2)
+    patients, difference = row["patients"], row["difference"]
+    apart = min(have) >= PAIRS and not row["paired"]  # they have other seeds
+    needed = _runs_needed(spread, patients, difference, candidates, first, have, apart)
     return math.inf if needed is None else float(needed - min(have))
 
 
@@ -141,22 +149,29 @@ def _runs_needed(
     patients: int,
     difference: float,
     candidates: int,
-    numbers: range,
+    first: int,
     have: tuple[int, int] = (0, 0),
-    shared: bool = False,
+    apart: bool = False,
 ) -> int | None:
     """Return the first number of runs that settles a question, or None.
 
     Args:
+        first: the smallest number.
         have: runs of each recipe that are there already.
+        apart: they are never compared seed by seed; else they are from ``PAIRS`` on.
     """
 
     def settles(number: int) -> float:
-        runs = max(have[0], number), max(have[1], number)
-        return Design(spread, runs, patients, candidates, shared).settles(difference)
+        paired = number >= PAIRS and not apart
+        runs = (number, number) if paired else (max(have[0], number), max(have[1], number))
+        return Design(spread, runs, patients, candidates, paired).settles(difference)
 
-    place = bisect_left(numbers, POWER, key=settles)
-    return numbers[place] if place < len(numbers) else None
+    # pairs cost degrees of freedom: more runs find more on either side of ``PAIRS``, not across it
+    for numbers in (range(first, PAIRS), range(max(first, PAIRS), MOST_RUNS + 1)):
+        place = bisect_left(numbers, POWER, key=settles)
+        if place < len(numbers):
+            return numbers[place]
+    return None
 
 
 def _require_plan(spread: Spread, seeds: int, patients: int, candidates: int) -> None:
@@ -179,8 +194,8 @@ class Design:
 
     Args:
         runs: of each recipe.
-        shared: their runs are the same trainings. Only the differences of these vary then, by
-            twice the variance of a run.
+        paired: runs are compared seed by seed. Only their differences vary then, by twice the
+            variance of a run.
     """
 
     def __init__(
@@ -189,7 +204,7 @@ class Design:
         runs: tuple[int, int],
         patients: int,
         candidates: int,
-        shared: bool = False,
+        paired: bool = False,
     ) -> None:
         from scipy.stats import t
 
@@ -198,7 +213,7 @@ class Design:
         def drawn(variance: float, df: int) -> np.ndarray:
             return variance * rng.chisquare(df, DRAWS) / df
 
-        weights, times = weights_of(runs[:1] if shared else runs), 2 if shared else 1
+        weights, times = weights_of(runs[:1] if paired else runs), 2 if paired else 1
         share = times * sum(weight for weight, _ in weights)
         by_patient = spread.patients**2 + share * spread.residual**2
         by_run, residual = times * spread.of_run(patients) ** 2, times * spread.residual**2

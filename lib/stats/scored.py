@@ -21,6 +21,7 @@ AFTER_TRAINING: dict[str, Any] = {
     "metric": "none",
 }
 """Fields of a recipe that change what is scored, not what is trained: field -> a common value."""
+PAIRS = 5  # of runs with the same seed, from which on they are compared with one another
 
 
 class Scored(Protocol):
@@ -133,21 +134,28 @@ def _patients_with_other_masks(run: Scored, reference: Scored) -> list[str]:
     return list(voxels[0].index[known & (voxels[0] != voxels[1])])
 
 
-def same_trainings(before: Runs, after: Runs) -> list[tuple[int, int]]:
-    """Return the places of runs that are one training, scored in two ways.
+def seed_pairs(before: Runs, after: Runs) -> list[tuple[int, int]]:
+    """Return the places of runs that are compared with one another, seed by seed.
 
-    There are none unless each run of the recipe with fewer runs is one of them. A single one of
+    Runs with the same seed learn from the same slices, if these are drawn once, and begin with the
+    same weights, if the networks are alike. What that does to the scores is in both and cancels.
+    But n pairs leave n - 1 degrees of freedom, where n runs of each leave up to twice as many. So
+    fewer than ``PAIRS`` pairs are not made, unless each is one training that is scored in two ways.
+
+    There are none unless each run of the recipe with fewer runs is in one of them. A single one of
     several does not count either: it would say nothing of other seeds.
     """
     runs, others = as_list(before), as_list(after)
-    pairs = [
-        (i, j)
-        for i, run in enumerate(runs)
-        for j, other in enumerate(others)
-        if _same_training(run.config, other.config)
-    ]
+    places, theirs = (
+        {run.config.seed: place for place, run in enumerate(each)} for each in (runs, others)
+    )
+    pairs = [(place, theirs[seed]) for seed, place in places.items() if seed in theirs]
     fewer, more = sorted((len(runs), len(others)))
-    return pairs if len(pairs) == fewer and (fewer > 1 or more == 1) else []
+    twice = len(places) < len(runs) or len(theirs) < len(others)
+    if twice or len(pairs) < fewer or (fewer == 1 and more > 1):
+        return []
+    same = all(_same_training(runs[i].config, others[j].config) for i, j in pairs)
+    return pairs if same or len(pairs) >= PAIRS else []
 
 
 def _same_training(config: Config, other: Config) -> bool:

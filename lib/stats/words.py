@@ -68,7 +68,7 @@ def resolution(table: pd.DataFrame) -> str:
     moves = [spread_of(row).of_run(patients) for row in known.to_dict("records")]
     sentences = [
         f"{patients} patients, {runs_in_words(known)}, {candidates_in_words(len(table))}.",
-        f"The mean of a run moves from seed to seed by an SD of {span(moves)}.",
+        f"{_moves_in_words(known)} by an SD of {span(moves)}.",
         f"A true difference of {_detectable_in_words(table)} would be found with 80 % power; "
         f"smaller ones are usually missed.",
         *_what_would_settle(table),
@@ -77,6 +77,13 @@ def resolution(table: pd.DataFrame) -> str:
         labels = ", ".join(table["label"][table["seed SD"].isna()])
         sentences.append(f"{labels}: {ONE_RUN}")
     return " ".join(sentences)
+
+
+def _moves_in_words(table: pd.DataFrame) -> str:
+    """Return what the SD of a run's mean is about: all that a seed does, or what pairs leave."""
+    if table["paired"].any():
+        return "Beside what compared seeds have in common, the mean of a run moves"
+    return "The mean of a run moves from seed to seed"
 
 
 def runs_in_words(table: pd.DataFrame) -> str:
