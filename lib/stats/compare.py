@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -52,14 +52,28 @@ def compare_to_baseline(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.Dat
             'first (in a Plan it is a variant without changes: {"baseline": {}, ...})'
         )
     scores = {label: table.to_numpy().T for label, table in scores_of(runs, metric).items()}
-    (reference, before), *candidates = scores.items()
+    reference, *_ = runs.values()
+    pairs = {label: seed_pairs(reference, each) for label, each in runs.items()}
+    return compare_scores(scores, pairs, METRICS[metric])
+
+
+def compare_scores(
+    scores: Mapping[str, np.ndarray], pairs: Mapping[str, Sequence[tuple[int, int]]], metric: str
+) -> pd.DataFrame:
+    """Return the table of ``compare_to_baseline`` for scores.
+
+    Args:
+        scores: label -> scores ``(runs, patients)``, the baseline first.
+        pairs: label -> places of the runs that are compared with one another; () for all with all.
+        metric: what the scores are called.
+    """
+    (_, before), *candidates = scores.items()
     rows = []
     for label, after in candidates:
-        pairs = seed_pairs(runs[reference], runs[label])
-        these = [before[[i for i, _ in pairs]], after[[j for _, j in pairs]]]
-        compared = these if pairs else [before, after]
-        row = {"label": label, f"mean {METRICS[metric]}": compared[1].mean()}
-        rows.append(row | _comparison(compared[0], compared[1], bool(pairs)))
+        these = [before[[i for i, _ in pairs[label]]], after[[j for _, j in pairs[label]]]]
+        compared = these if pairs[label] else [before, after]
+        row = {"label": label, f"mean {metric}": compared[1].mean()}
+        rows.append(row | _comparison(compared[0], compared[1], bool(pairs[label])))
     return corrected(pd.DataFrame(rows))
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from lib.config import Config
-from lib.stats.compare import compare_to_baseline
-from lib.stats.scored import Scored
+from lib.stats.compare import compare_scores
+from lib.stats.scored import METRICS, PAIRS, Scored, scores_of
 from lib.utils import KitError
 
 
@@ -50,17 +48,6 @@ def best_of_k(
     )
 
 
-class _Dealt(NamedTuple):
-    """Hold the scores of a run under another seed."""
-
-    cases: pd.DataFrame
-    config: Config
-
-    @classmethod
-    def of(cls, run: Scored, seed: int) -> _Dealt:
-        return cls(run.cases, replace(run.config, seed=seed))
-
-
 class FalseFindings(NamedTuple):
     """Hold the share of null sweeps with a false verdict.
 
@@ -80,7 +67,7 @@ def false_findings(
     sweeps: int = 1000,
     metric: str = "dsc",
 ) -> FalseFindings:
-    """Return how often sweeps of equal recipes find something, by ``compare_to_baseline``.
+    """Return how often sweeps of equal recipes find something, as ``compare_to_baseline`` would.
 
     Runs of one recipe are dealt out among a baseline and candidates, no run twice, again and again
     (fixed seed). Each hand has the same seeds, as a sweep's recipes have. No candidate is better,
@@ -103,15 +90,15 @@ def false_findings(
             f"false_findings: {len(runs)} runs, {candidates} candidates, {seeds} seeds, {sweeps} "
             f"sweeps; give numbers from 1, and {needed} runs or more of one recipe"
         )
-    rng = np.random.default_rng(0)
-    verdicts = []
+    [table] = scores_of({"all": runs}, metric).values()
+    scores, rng, verdicts = table.to_numpy().T, np.random.default_rng(0), []
+    labels = ["baseline", *(f"candidate {i + 1}" for i in range(candidates))]
+    same = [(seed, seed) for seed in range(seeds)] if seeds >= PAIRS else []
     for _ in range(sweeps):
         dealt = rng.permutation(len(runs))[:needed].reshape(candidates + 1, seeds)
-        recipes = {
-            f"recipe {i}": [_Dealt.of(runs[run], seed) for seed, run in enumerate(hand)]
-            for i, hand in enumerate(dealt)
-        }
-        verdicts.append(set(compare_to_baseline(recipes, metric)["verdict"]))
+        hands = dict(zip(labels, scores[dealt], strict=True))
+        found = compare_scores(hands, dict.fromkeys(labels, same), METRICS[metric])
+        verdicts.append(set(found["verdict"]))
     return FalseFindings(
         helps=float(np.mean(["helps" in found for found in verdicts])),
         any=float(np.mean([bool(found & {"helps", "hurts"}) for found in verdicts])),
