@@ -97,17 +97,17 @@ def numbers(folder: Path = FOLDER) -> dict[str, Any]:
 def _of_plan(name: str, folder: Path) -> ByLabel:
     """Return label -> a variant's numbers, as they are written in a sentence."""
     plan = PARTS[name].plan
-    last, best = evidence(plan, "last", folder), evidence(plan, "best", folder)
-    by_best = stats.outcomes(best)["mean DSC"]
+    best, last = evidence(plan, "best", folder), evidence(plan, "last", folder)
+    by_last = stats.outcomes(last)["mean DSC"]
     rows = {
-        label: {**_alone(row), "best_mean": f"{by_best[label]:.3f}"}
-        for label, row in stats.outcomes(last).iterrows()
+        label: {**_alone(row), "last_mean": f"{by_last[label]:.3f}"}
+        for label, row in stats.outcomes(best).iterrows()
     }
-    if len(last) > 1:
-        differences = compared(plan, best).set_index("label")["difference"]
-        for row in compared(plan, last).to_dict("records"):
+    if len(best) > 1:
+        differences = compared(plan, last).set_index("label")["difference"]
+        for row in compared(plan, best).to_dict("records"):
             rows[row["label"]] |= _against(row) | {
-                "best_epoch": f"{differences[row['label']]:+.3f}"
+                "last_epoch": f"{differences[row['label']]:+.3f}"
             }
     return ByLabel({label: SimpleNamespace(**values) for label, values in rows.items()})
 
@@ -168,7 +168,7 @@ def _gflops() -> ByLabel:
 
 def _by_size(folder: Path) -> SimpleNamespace:
     """Return the mean DSC of the best recipe in the quarters of small and of large tumours."""
-    runs = evidence(PARTS["best recipe"].plan, "last", folder)["best"]
+    runs = evidence(PARTS["best recipe"].plan, "best", folder)["best"]
     cases = pd.concat([run.cases for run in runs])
     cases = cases.assign(voxels=cases["tp"] + cases["fn"])
     quarter = pd.qcut(cases["voxels"], 4, labels=False)

@@ -15,6 +15,7 @@ import pandas as pd
 from lib import stats
 from lib.plot import seeds_curves, waterfall
 from lib.runtime import CommandParser, run_command
+from lib.stats.scored import PAIRS
 from lib.sweep import Plan
 from lib.sweep.measured import BASE, FOLDER, ScoredEpoch, TestScores, evidence, recipe_of
 from lib.utils import write_atomic
@@ -46,8 +47,8 @@ def page(folder: Path = FOLDER) -> str:
     parts = [
         "# Results on the phantom",
         "Made from the tables in `phantom/` by `make reference-figures`. Do not edit. Each run was "
-        "trained on thirty phantoms at the profile `quick` and scored on 200 others by its last "
-        "epoch; *best epoch* is the difference by the epoch that is best in validation.",
+        "trained on thirty phantoms at the profile `quick` and scored on 200 others, by the epoch "
+        "that is best in validation; *last epoch* is the difference by the last one.",
     ]
     if missing:
         parts.append(f"Not measured yet: {', '.join(missing)}.")
@@ -59,10 +60,10 @@ def page(folder: Path = FOLDER) -> str:
 
 def _section(plan: Plan, folder: Path) -> Iterator[str]:
     """Yield the paragraphs of a question."""
-    runs = evidence(plan, "last", folder)
-    table, best = compared(plan, runs), compared(plan, evidence(plan, "best", folder))
+    runs = evidence(plan, "best", folder)
+    table, last = compared(plan, runs), compared(plan, evidence(plan, "last", folder))
     yield f"## {plan.name}\n\n{plan.question}"
-    yield markdown(_shown(table, best))
+    yield markdown(_shown(table, last))
     yield stats.resolution(table)
     yield "Beside the mean:"
     yield _outcomes(runs)
@@ -89,16 +90,16 @@ def _lowest(runs: Measured) -> Iterator[str]:
         yield f"{label}: {failed} of {len(best)} runs below {FAILED}, the lowest {min(best):.3f}"
 
 
-def _shown(last: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
-    """Return a comparison by the last epoch for reading, with the difference by the best one."""
-    table = stats.readable(last).drop(columns="improved")
-    table.insert(table.columns.get_loc("CI high") + 1, "best epoch", list(best["difference"]))
+def _shown(best: pd.DataFrame, last: pd.DataFrame) -> pd.DataFrame:
+    """Return a comparison by the best epoch for reading, with the difference by the last one."""
+    table = stats.readable(best).drop(columns="improved")
+    table.insert(table.columns.get_loc("CI high") + 1, "last epoch", list(last["difference"]))
     return table
 
 
 def _null(folder: Path) -> Iterator[str]:
     """Yield the paragraphs about the runs of the baseline alone."""
-    measured = evidence(NULL, "last", folder)
+    measured = evidence(NULL, "best", folder)
     yield f"## {NULL.name}\n\n{NULL.question}"
     yield _outcomes(measured)
     [runs] = measured.values()
@@ -127,7 +128,8 @@ def _power_reached(runs: list[TestScores]) -> pd.DataFrame:
             drawn = rng.permutation(len(scores))[: 2 * seeds]
             before, after = scores[drawn[:seeds]], scores[drawn[seeds:]]
             for added in found:
-                found[added] += stats.crossed_test(before, after + added).p <= stats.ALPHA
+                p = stats.crossed_test(before, after + added, paired=seeds >= PAIRS).p
+                found[added] += p <= stats.ALPHA
         rows[f"{seeds} runs of each"] = {
             "difference": f"{size:.3f}",
             "found": f"{found[size] / TIMES:.1%}",
@@ -145,7 +147,7 @@ def _outcomes(runs: Measured) -> str:
 def in_words(folder: Path = FOLDER) -> str:
     """Return how the best recipe does against the baseline, in a sentence."""
     sentences, seeds = [], ""
-    epochs: dict[ScoredEpoch, str] = {"last": "last epoch", "best": "best epoch in validation"}
+    epochs: dict[ScoredEpoch, str] = {"best": "best epoch in validation", "last": "last epoch"}
     for epoch, name in epochs.items():
         row = compared(BEST, evidence(BEST, epoch, folder)).iloc[0]
         theirs = row["baseline seeds"]

@@ -82,7 +82,9 @@ def resolution(table: pd.DataFrame) -> str:
 def _moves_in_words(table: pd.DataFrame) -> str:
     """Return what the SD of a run's mean is about: all that a seed does, or what pairs leave."""
     if table["paired"].any():
-        return "Beside what compared seeds have in common, the mean of a run moves"
+        return (
+            "Runs with the same seed are compared; beside what they share, the mean of a run moves"
+        )
     return "The mean of a run moves from seed to seed"
 
 

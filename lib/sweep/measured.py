@@ -68,24 +68,30 @@ def recipe_of(config: Config) -> str:
 
 
 def evidence(
-    plan: Plan | str, epoch: ScoredEpoch = "last", folder: Path = FOLDER
+    plan: Plan | str, epoch: ScoredEpoch = "best", folder: Path = FOLDER
 ) -> dict[str, list[TestScores]]:
     """Return the measured runs of a plan: label -> one a seed, the reference first.
 
+    These are the seeds that all variants were measured with.
+
     Args:
-        epoch: whose weights were scored; ``last`` was not chosen by any score.
+        epoch: whose weights were scored: of the ``best`` in validation, or of the ``last``.
 
     Raises:
         KitError: no such epoch, or a variant that was not measured.
     """
     plan = find_plan(plan)
-    return {
+    found = {
         label: _runs_of(config, _checked(epoch), folder, f"plan {plan.name}, {label}")
         for label, config in plan.configs(BASE).items()
     }
+    seeds = set.intersection(*({run.config.seed for run in runs} for runs in found.values()))
+    return {
+        label: [run for run in runs if run.config.seed in seeds] for label, runs in found.items()
+    }
 
 
-def score(run: Run, data: BrainData, epoch: ScoredEpoch = "last") -> TestScores:
+def score(run: Run, data: BrainData, epoch: ScoredEpoch = "best") -> TestScores:
     """Score a run of one's own on further patients, as those of the tables were.
 
     Args:
@@ -113,7 +119,7 @@ def score(run: Run, data: BrainData, epoch: ScoredEpoch = "last") -> TestScores:
 
 
 def on_test_set(
-    runs: Mapping[str, Run | Sequence[Run]], data: BrainData | None, epoch: ScoredEpoch = "last"
+    runs: Mapping[str, Run | Sequence[Run]], data: BrainData | None, epoch: ScoredEpoch = "best"
 ) -> dict[str, list[Scored]]:
     """Score the runs of a sweep on further patients, for ``lib.plot.among`` and ``lib.stats``.
 

@@ -58,14 +58,23 @@ def test_runs_of_a_plan_come_back_with_their_counts(folder):
     assert set(cases["fp"]) == {50}
     expected = 2 * cases["tp"] / (2 * cases["tp"] + cases["fp"] + cases["fn"])
     np.testing.assert_allclose(cases["dsc"], expected)
-    best = evidence(PLAN, "best", folder)["Dice"][0].cases
-    assert (best["tp"] != cases["tp"]).any()
+    last = evidence(PLAN, "last", folder)["Dice"][0].cases
+    assert (last["tp"] != cases["tp"]).any()
 
 
 def test_they_are_compared_like_runs(folder):
     table = stats.compare_to_baseline(evidence(PLAN, folder=folder)).set_index("label")
     assert table.loc["IoU", "verdict"] == "helps"
     assert table.loc["IoU", "seeds"] == 3
+
+
+def test_seeds_that_a_variant_lacks_are_left_out(folder):
+    hits, predicted = (pd.read_csv(folder / name, index_col=KEY) for name in (HITS, PREDICTED))
+    lost = recipe_of(PLAN.configs(BASE)["IoU"]), 43, "best"
+    for name, table in ((HITS, hits), (PREDICTED, predicted)):
+        table.drop(index=[lost]).to_csv(folder / name)
+    found = evidence(PLAN, folder=folder)
+    assert [[run.config.seed for run in runs] for runs in found.values()] == [[42, 44]] * 2
 
 
 def test_validation_curves_come_along_where_they_were_kept(folder):
@@ -115,7 +124,7 @@ def trained(tmp_path_factory):
 def test_a_run_of_ones_own_is_scored_by_its_best_and_by_its_last_epoch(trained):
     run, test_set, _ = trained
     data = load_data(test_set, 32)
-    best, last = score(run, data, "best"), score(run, data)
+    best, last = score(run, data), score(run, data, "last")
     theirs = predict(run.weights, data).cases.sort_values("patient", ignore_index=True)
     assert best.cases["patient"].tolist() == theirs["patient"].tolist() == sorted(data.patients)
     np.testing.assert_allclose(best.cases["dsc"], theirs["dsc"])
