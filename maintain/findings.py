@@ -112,6 +112,26 @@ def _null(folder: Path) -> Iterator[str]:
         )
         yield "Of a difference that is added to the DSC of every patient:"
         yield markdown(_power_reached(runs))
+    yield _alike(folder)
+
+
+def _alike(folder: Path) -> str:
+    """Return how far the runs of a variant and of its reference with the same seed are alike."""
+    found = []
+    for plan in (part.plan for part in PARTS.values()):
+        if plan.table == "train" and plan is not NULL and not plan.ladder:
+            first, *others = map(_run_means, evidence(plan, "best", folder).values())
+            found += [np.corrcoef(first, other)[0, 1] for other in others]
+    low, middle, high = np.quantile(found, (0.25, 0.5, 0.75))
+    return (
+        f"The means of a variant's runs and of the reference's with the same seeds correlate by "
+        f"{middle:.2f} (median of {len(found)} variants; the middle half {low:.2f} to {high:.2f})."
+    )
+
+
+def _run_means(runs: list[TestScores]) -> list[float]:
+    """Return the mean DSC of each run, by seed."""
+    return [run.cases["dsc"].mean() for run in runs]
 
 
 def _power_reached(runs: list[TestScores]) -> pd.DataFrame:

@@ -210,10 +210,9 @@ def spread(runs: Mapping[str, Runs], metric: str = "dsc") -> Spread:
     """Estimate how far scores scatter between seeds and between patients.
 
     Variances are averaged over the recipes; one that comes out below 0 is 0. ``patients`` is that
-    of all pairs of recipes. A single recipe does not tell how patients differ in what a change does
-    to them: it is 0 then, and a power computed with it is an upper limit. Where each recipe is
-    compared with the first seed by seed, ``seeds`` and ``residual`` leave out what equal seeds have
-    in common.
+    of all pairs of recipes. Where each recipe is compared with the first seed by seed, ``seeds``
+    and ``residual`` leave out what equal seeds share. A single recipe tells neither: ``patients``
+    is 0 then, which makes a power too high, and what equal seeds share makes it too low.
 
     Args:
         runs: label -> runs; one recipe at least has two or more, better five.
