@@ -14,6 +14,7 @@ import textwrap
 from collections import UserDict
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -80,6 +81,7 @@ class ByLabel(UserDict[str, Any]):
 # --- numbers --------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=1)
 def numbers(folder: Path = FOLDER) -> dict[str, Any]:
     """Return plan -> label -> what was measured, in words; on patients, and by size, too."""
     counts = runs_of_recipes(folder)

@@ -176,7 +176,8 @@ def _scored(trained: TrainedModel, data: BrainData) -> pd.DataFrame:
 def _runs_of(config: Config, epoch: ScoredEpoch, folder: Path, what: str) -> list[TestScores]:
     """Return the measured runs of a recipe, one a seed. Raises KitError if there are none."""
     truth, hits, predicted = _tables(folder)
-    chosen = [key for key in hits.index if (key[0], key[2]) == (recipe_of(config), epoch)]
+    recipe = recipe_of(config)
+    chosen = [key for key in hits.index if (key[0], key[2]) == (recipe, epoch)]
     if not chosen:
         raise KitError(
             f"{folder}: has no runs of {what}; only the plans of train.ipynb and train_best.ipynb "
