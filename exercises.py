@@ -163,7 +163,7 @@ def flip_average(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 def cosine(epoch: int, epochs: int, lr: float) -> float:
     """Return the learning rate of an epoch: half a cosine, from ``lr`` towards 0 (10 minutes).
 
-    It is lr (1 + cos(pi epoch / epochs)) / 2, Loshchilov and Hutter 2017 (arXiv:1608.03983), with
+    It is lr (1 + cos(pi epoch / epochs)) / 2, Loshchilov and Hutter 2016 (arXiv:1608.03983), with
     epochs counted from 0.
     """
     ### BEGIN SOLUTION: return the learning rate, a float
