@@ -38,6 +38,7 @@ def dsc_bars(cases: pd.DataFrame, column: str = "dsc") -> Figure:
     seen = were_trained_on(scored)
     counted, who = who_counts(seen)
     summary = summarise(scored.loc[counted, column])
+    what = "DSC" if column == "dsc" else "DSC on the file's grid"
     figure, axis = plt.subplots(figsize=(10, max(2.2, 0.24 * len(scored) + 0.9)))
     axis.barh(
         scored["patient"] + np.where(seen, " (trained on)", ""),
@@ -49,11 +50,7 @@ def dsc_bars(cases: pd.DataFrame, column: str = "dsc") -> Figure:
     axis.axvline(
         summary.median, color=VERMILION, linestyle="--", label=f"median {summary.median:.3f}"
     )
-    axis.set(
-        title=f"{'DSC' if column == 'dsc' else 'DSC on the file grid'}, {who}, worst first",
-        xlabel="DSC",
-        xlim=(0, 1),
-    )
+    axis.set(title=f"{what}, {who}, worst first", xlabel="DSC", xlim=(0, 1))
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1))

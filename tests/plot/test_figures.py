@@ -249,6 +249,13 @@ def legend_of(axis):
     return [text.get_text() for text in axis.get_legend().get_texts()]
 
 
+def test_bars_name_the_grid():
+    cases = ALL.assign(dsc_native=ALL["dsc"])
+    titles = [plot.dsc_bars(cases, column).axes[0].get_title() for column in ("dsc", "dsc_native")]
+    assert titles[0].startswith("DSC, ")
+    assert titles[1].startswith("DSC on the file's grid, ")
+
+
 def test_bars_count_the_patients_not_trained_on():
     [axis] = plot.dsc_bars(HALF).axes
     names = [label.get_text() for label in axis.get_yticklabels()]
