@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from lib.config import Config
 from lib.dataset import load_data
@@ -47,18 +48,13 @@ def dice_coefficient() -> Figure:
         axis.imshow(_errors(pred, truth))
         axis.axis("off")
         axis.set_title(_formula(counts(pred[None], truth[None])))
-    for axis, (text, colour) in zip(
-        axes,
-        (
-            ("true positive (TP)", GREEN),
-            ("false negative (FN): missed", BLUE),
-            ("false positive (FP): false alarm", VERMILION),
-        ),
-        strict=True,
-    ):
-        axis.text(
-            0.5, -0.06, f"■ {text}", color=colour, ha="center", va="top", transform=axis.transAxes
-        )
+    legend = (
+        ("true positive (TP)", GREEN),
+        ("false negative (FN): missed", BLUE),
+        ("false positive (FP): false alarm", VERMILION),
+    )
+    handles = [Patch(color=colour, label=text) for text, colour in legend]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 
 
