@@ -164,7 +164,7 @@ class Config:
         limits=(0.001, MANY),
     )
     lr_factor: float = _option(
-        0.1, "what a cut multiplies the learning rate by; step and plateau only", limits=(0, LARGE)
+        0.1, "what a cut multiplies the learning rate by; step and plateau only", limits=(0, 1)
     )
     ema: float = _option(
         0.0,

@@ -96,6 +96,7 @@ def test_whole_numbers_are_welcome_where_a_fraction_is_expected():
         ("lr", float("nan")),
         ("lr", float("inf")),
         ("lr", "fast"),
+        ("lr_factor", 1.1),
         ("momentum", -0.1),
         ("weight_decay", -1),
         ("seed", -1),
