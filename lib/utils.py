@@ -234,6 +234,20 @@ def as_path(value: object, what: str) -> Path:
     return Path(value)
 
 
+def at_home(path: str | Path, what: str) -> Path:
+    """Return a path with the home folder in the place of ``~``, what it is for in the message.
+
+    Raises:
+        KitError: ``~name`` of a user whom this computer does not know.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise KitError(
+            f"{what}: {path}: there is no home folder of that name; give the whole path"
+        ) from None
+
+
 def visible_files(folder: Path, pattern: str) -> list[Path]:
     """Return the files of a folder that match, sorted; what programs hide there is left out.
 

@@ -7,13 +7,13 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from lib.utils import PROJECT, this_user
+from lib.utils import PROJECT, at_home, this_user
 
 
 def cache_folder() -> Path:
     """Return the folder of caches: ``KIT_CACHE``, else ``data/cache``, else a temporary folder."""
     if os.environ.get("KIT_CACHE"):
-        return Path(os.environ["KIT_CACHE"]).expanduser()
+        return at_home(os.environ["KIT_CACHE"], "KIT_CACHE")
     return _own_cache()
 
 

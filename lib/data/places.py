@@ -20,7 +20,7 @@ from lib.data.layout import (
     names_in,
 )
 from lib.runtime.own_files import LIST
-from lib.utils import PROJECT, KitError, as_path, see
+from lib.utils import PROJECT, KitError, as_path, at_home, see
 
 KAGGLE_DATASET = "mateuszbuda/lgg-mri-segmentation"
 _PHANTOM = re.compile(r"phantom(?:-(\d+))?")  # folders of lib.phantom, below data
@@ -64,7 +64,7 @@ def find_root(source: str | Path) -> Path:
     """
     if str(source) == "kaggle":
         source = _download()
-    source = as_path(source, "data").expanduser()
+    source = at_home(as_path(source, "data"), "data")
     if not source.exists() and (match := _PHANTOM.fullmatch(str(source))):
         source = PROJECT / "data" / source
         if not source.is_dir():

@@ -9,7 +9,7 @@ from pathlib import Path
 from lib.notebook.execute import TIMES, execute, note_time, save_figures, tell_results
 from lib.runtime import CommandParser, run_command
 from lib.runtime.cli import RESUMES
-from lib.utils import PROJECT, KitError
+from lib.utils import PROJECT, KitError, at_home
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     for name in ("KIT_OUT", "KIT_DATA", "KIT_CACHE"):  # the kernel works in another folder
-        path = Path(os.environ.get(name, "")).expanduser()
+        path = at_home(os.environ.get(name, ""), name)
         if os.environ.get(name) and (name != "KIT_DATA" or path.exists()):  # else it is a word
             os.environ[name] = str(path.absolute())
     out = Path(os.environ.get("KIT_OUT") or PROJECT / "result")

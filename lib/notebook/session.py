@@ -26,7 +26,7 @@ from lib.notebook.course import Course, read_course
 from lib.phantom import is_phantom, write_test_set
 from lib.runtime import pick_device, pick_precision
 from lib.runtime.device import device_name
-from lib.utils import PROJECT, KitError, short_path
+from lib.utils import PROJECT, KitError, at_home, short_path
 
 PACKAGES = (
     "scipy",
@@ -100,7 +100,7 @@ def start(
     Raises:
         KitError: a line said ``[FAIL]``.
     """
-    out = Path(out or os.environ.get("KIT_OUT") or PROJECT / "result").expanduser()
+    out = at_home(out or os.environ.get("KIT_OUT") or PROJECT / "result", "out")
     device = pick_device()
     precision = pick_precision(device)
     _say(

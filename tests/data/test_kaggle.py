@@ -88,6 +88,11 @@ def test_home_folder_is_expanded(tiny_kaggle, monkeypatch):
     assert find_root("~/kaggle_3m") == tiny_kaggle
 
 
+def test_the_home_folder_of_nobody():
+    with pytest.raises(KitError, match=r"^data: ~nobody-here/heads: there is no home folder"):
+        find_root("~nobody-here/heads")
+
+
 # --- archives -------------------------------------------------------------------------------------
 
 
