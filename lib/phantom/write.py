@@ -114,19 +114,21 @@ def _save(picture: np.ndarray, path: Path) -> None:
     path.write_bytes(buffer.getvalue())
 
 
-def _check_request(patients: int, seed: int, size: int, first: int) -> None:
-    """Raise KitError for numbers that make no phantom."""
-    numbers = {"patients": patients, "seed": seed, "size": size, "first": first}
+def _checked_request(**numbers: int) -> dict[str, int]:
+    """Return the numbers of a phantom as Python's own; raise KitError if they make none."""
     for name, value in numbers.items():
-        if not isinstance(value, Integral):
+        if not isinstance(value, Integral) or isinstance(value, bool):
             raise KitError(f"{name} is {value!r}; give a whole number")
+    numbers = {name: int(value) for name, value in numbers.items()}  # of NumPy
+    patients, size = numbers["patients"], numbers["size"]
     if not 1 <= patients <= 9999:
         raise KitError(f"patients is {patients}; ask for 1 to 9999")
-    for name, value in (("seed", seed), ("first", first)):
-        if value < 0:
-            raise KitError(f"{name} is {value}; use 0 or a positive whole number")
+    for name in ("seed", "first"):
+        if numbers[name] < 0:
+            raise KitError(f"{name} is {numbers[name]}; use 0 or a positive whole number")
     if not MIN_SIZE <= size <= MAX_SIZE:
         raise KitError(f"size is {size}; use {MIN_SIZE} to {MAX_SIZE} pixels")
+    return numbers
 
 
 def _already_there(root: Path, record: dict[str, int]) -> bool:
@@ -191,11 +193,12 @@ def write_phantom(
         KitError: numbers out of range, or a folder that holds something else.
     """
     root = Path(root)
-    _check_request(patients, seed, size, first)
-    record = {"version": VERSION, "seed": seed, "patients": patients, "size": size, "first": first}
+    numbers = _checked_request(seed=seed, patients=patients, size=size, first=first)
+    record = {"version": VERSION, **numbers}
+    indices = range(numbers["first"], numbers["first"] + numbers["patients"])
 
     def build(folder: Path) -> None:
-        _write_all(folder, range(first, first + patients), seed, size)
+        _write_all(folder, indices, numbers["seed"], numbers["size"])
         write_json(folder / RECORD, record)
 
     try:

@@ -175,6 +175,21 @@ def test_bad_numbers_are_refused(arguments, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_numbers_of_numpy_are_welcome(written, tmp_path):
+    numbers = {"patients": 2, "seed": 5, "size": SMALL}
+    root = write_phantom(tmp_path / "phantom", **{k: np.int64(v) for k, v in numbers.items()})
+    files = sorted(path.relative_to(root) for path in root.rglob("*.tif"))
+    assert files and all((root / f).read_bytes() == (written / f).read_bytes() for f in files)
+    assert write_phantom(root, **numbers) == root  # known again
+
+
+@pytest.mark.parametrize("number", [True, 2.0, "2"])
+def test_what_is_no_whole_number_is_refused(tmp_path, number):
+    with pytest.raises(KitError, match=r"patients is .*; give a whole number"):
+        write_phantom(tmp_path / "phantom", patients=number)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_in_the_way_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("x", encoding="utf-8")
     refused([str(tmp_path / "file"), "--patients", "1"], capsys)
