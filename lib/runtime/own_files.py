@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,7 +16,8 @@ class OwnFiles:
     """Know which files of a folder the kit has written, by a list of their hashes in the folder.
 
     A file is the kit's as long as its content is what was written. One that was edited since, or
-    that was there before, is somebody else's.
+    that was there before, is somebody else's. What lies elsewhere is, too,
+    whatever the list says.
 
     Args:
         folder: may be missing.
@@ -27,7 +29,9 @@ class OwnFiles:
         self._hashes: dict[str, list[str]] = {}
         try:
             listed = json.loads(self.list.read_text(encoding="utf-8"))
-            self._hashes = {str(file): [str(h) for h in hashes] for file, hashes in listed.items()}
+            self._hashes = {
+                file: [str(h) for h in hashes] for file, hashes in listed.items() if _is_below(file)
+            }
         except (OSError, ValueError, AttributeError, TypeError):
             pass  # no list: nothing there is ours
 
@@ -107,6 +111,13 @@ class OwnFiles:
         """Return the path and the folders above it, inside of the folder."""
         above = path.relative_to(self.folder).parents
         return [path, *(self.folder / up for up in above if up != Path())]
+
+
+def _is_below(place: str) -> bool:
+    """Return whether a place in a list is inside of the folder, and no name in it is too long."""
+    path = Path(place)
+    inside = bool(path.parts) and not path.anchor and ".." not in path.parts
+    return inside and all(len(os.fsencode(step)) < 256 for step in path.parts)
 
 
 def require_replaceable(own: OwnFiles, paths: Iterable[Path], remedy: str) -> None:

@@ -131,6 +131,19 @@ def test_writes_that_were_cut_short_again_and_again_leave_everything_ours(folder
     assert OwnFiles(folder).foreign(files) == files[:1]
 
 
+@pytest.mark.parametrize("place", ["../elsewhere.tif", "{}/elsewhere.tif", "", ".", "a" * 300])
+def test_a_list_that_leads_elsewhere_is_not_followed(tmp_path, folder, place):
+    """Nothing outside of the folder is removed, even if its content is that of the list."""
+    elsewhere = tmp_path / "elsewhere.tif"
+    elsewhere.write_bytes(b"1")
+    own = OwnFiles(folder)
+    listed = json.loads(own.list.read_text())
+    [ours] = listed.values()
+    own.list.write_text(json.dumps({**listed, place.format(tmp_path): ours}))
+    assert OwnFiles(folder).remove_others([]) == (1, [])
+    assert elsewhere.read_bytes() == b"1" and not (folder / "a").exists()
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', "{", '{"a/ours.tif": [null]}'])
 def test_without_a_list_nothing_is_ours(folder, content):
     OwnFiles(folder).list.write_text(content)
