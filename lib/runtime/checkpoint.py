@@ -65,9 +65,22 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
 
 
 def require_finite(file: Path, weights: dict[str, Any]) -> None:
-    """Raise ``KitError`` if a weight is infinite or not a number."""
+    """Raise ``KitError`` if a weight is infinite or not a number, or is stored as no plain number.
+
+    Such are sparse and quantised weights, and those without content.
+    """
     for name, tensor in weights.items():
-        if isinstance(tensor, Tensor) and not tensor.isfinite().all():
+        if not isinstance(tensor, Tensor):
+            continue
+        try:
+            finite = bool(tensor.isfinite().all())
+        except RuntimeError:  # torch cannot compute with such numbers
+            kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device.type}"
+            raise KitError(
+                f"{file}: {name} is stored as no plain numbers ({kind}); save it dense, with 16 "
+                f"to 64 bits"
+            ) from None
+        if not finite:
             raise KitError(
                 f"{file}: {name} has a weight that is infinite or not a number; such a network "
                 f"finds nothing, train it anew"

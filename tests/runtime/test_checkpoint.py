@@ -63,3 +63,16 @@ def test_a_weight_that_is_no_number(file, value):
     with pytest.raises(KitError, match=r"best\.pt: b has a weight that is infinite or not"):
         require_finite(file, {"a": torch.ones(3), "b": torch.tensor([1, value])})
     require_finite(file, {"a": torch.ones(3), "n": torch.tensor(7)})
+
+
+ODD = {
+    "sparse": lambda weight: weight.to_sparse(),
+    "8 bits": lambda weight: weight.to(torch.float8_e4m3fn),
+    "without content": lambda weight: weight.to("meta"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_weights_that_are_no_plain_numbers(file, kind):
+    with pytest.raises(KitError, match=r"best\.pt: b is stored as no plain numbers \(torch\.float"):
+        require_finite(file, {"a": torch.ones(3), "b": ODD[kind](torch.ones(3, 3))})
