@@ -28,6 +28,7 @@ from lib.utils import KitError
 
 TINY = Config(image_size=32, init_features=1, epochs=1, batch_size=8)
 MODULE = """
+from dataclasses import replace
 import numpy as np
 import torch
 from torch import nn
@@ -86,6 +87,26 @@ def cropped(volume, size):
 def infinite(volume, size):
     slices, geometry = preprocess(volume, size)
     return slices / 0, geometry
+
+def large(volume, size):
+    slices, geometry = preprocess(volume, size)
+    return 1e5 * slices, geometry
+def moved(volume, size, **place):
+    slices, geometry = preprocess(volume, size)
+    return slices, replace(geometry, **place)
+def beyond(volume, size):
+    z0, z1, *rest = preprocess(volume, size)[1].box
+    return moved(volume, size, box=(z0 + 99, z1 + 99, *rest))
+def turned(volume, size):
+    z0, z1, y0, y1, x0, x1 = preprocess(volume, size)[1].box
+    return moved(volume, size, box=(z0, z1, y1, y0, x0, x1))
+def padded(volume, size):
+    return moved(volume, size, pad=(50, 50))
+def empty(volume, size):
+    slices, geometry = moved(volume, size, box=(2, 2, *preprocess(volume, size)[1].box[2:]))
+    return slices[:0], geometry
+def by_numpy(volume, size):
+    return moved(volume, size, box=tuple(np.array(preprocess(volume, size)[1].box)))
 
 class Scaled(nn.Module):
     def __init__(self):
@@ -275,12 +296,25 @@ def test_one_line_before_anything_is_trained(module, data, tmp_path, name):
         ("alone", r"^own_code:alone: must return slices, an array, and their lib\.transform"),
         ("cropped", r"returned slices of shape \(\d+, 3, 32, 32\) with Geometry.* must have"),
         ("infinite", "infinite or not a number"),
+        ("large", r"^own_code:large: returned values of up to .*, which 16 bits cannot hold"),
+        ("beyond", r"^own_code:beyond: returned Geometry.*; box must be in shape and not empty"),
+        ("turned", "box must be in shape and not empty"),
+        ("padded", "pad at most what makes it square"),
+        ("empty", "box must be in shape and not empty"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
 def test_one_line_for_a_preprocessing(module, tiny_kaggle, name, line):
     with pytest.raises(KitError, match=line):
         load_data(tiny_kaggle, 32, f"own_code:{name}")
+
+
+def test_a_place_in_numbers_of_numpy_is_one_of_python(module, tiny_kaggle):
+    places = [
+        [record.geometry for record in load_data(tiny_kaggle, 32, mode).cache.records.values()]
+        for mode in ("reference", "own_code:by_numpy")
+    ]
+    assert places[0] == places[1]
 
 
 def test_preprocessing_is_found_again_until_it_is_edited(module, tiny_kaggle, monkeypatch):

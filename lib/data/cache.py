@@ -28,7 +28,7 @@ from lib.data.patients import Patient, stat_key
 from lib.runtime.fingerprints import source_fingerprint
 from lib.runtime.limits import cores
 from lib.transform import Geometry, preprocess, preprocess_mask, preprocessing_code
-from lib.utils import KitError, build_folder, fingerprint, progress, remedy, say, write_json
+from lib.utils import KitError, build_folder, fingerprint, progress, remedy, say, see, write_json
 
 MIN_PICTURE_SHARE = 0.01  # of the pixels of a slice that has a sign; they are no background
 MIN_PICTURE_VALUES = 16  # that these pixels have
@@ -382,6 +382,8 @@ def _prepare(patient: Patient, size: int, preprocessing: str) -> dict[str, Any]:
         raise
     except ValueError as error:
         raise KitError(f"{patient.images[0].parent}: {error}; remove this patient") from None
+    geometry = _checked_place(preprocessing, geometry)
+    _require_small(preprocessing, images)
     truth = b"" if mask is None else np.packbits(mask).tobytes()
     masks = (
         np.zeros(images[:, 0].shape, np.uint8) if mask is None else preprocess_mask(mask, geometry)
@@ -401,6 +403,41 @@ def _prepare(patient: Patient, size: int, preprocessing: str) -> dict[str, Any]:
         "record": record,
         "remarks": remarks,
     }
+
+
+def _checked_place(preprocessing: str, geometry: Geometry) -> Geometry:
+    """Return a place with numbers of Python; a custom preprocessing may have those of NumPy.
+
+    Raises:
+        KitError: it is no place in the file's grid.
+    """
+    shape, box, pad = (
+        tuple(int(number) for number in numbers)
+        for numbers in (geometry.shape, geometry.box, geometry.pad)
+    )
+    starts, ends = box[::2], box[1::2]
+    inside = len(box) == 6 and all(
+        0 <= start < end <= size for start, end, size in zip(starts, ends, shape, strict=True)
+    )
+    edges = [end - start for start, end in zip(starts[1:], ends[1:], strict=False)]
+    if not inside or not (
+        len(pad) == 2 and all(0 <= pad[i] <= max(edges) - edges[i] for i in range(2))
+    ):
+        raise KitError(
+            f"{preprocessing}: returned {geometry}; box must be in shape and not empty, and pad at "
+            f"most what makes it square; {see('extending', 'A preprocessing')}"
+        )
+    return Geometry.from_dict({"shape": shape, "box": box, "pad": pad, "size": int(geometry.size)})
+
+
+def _require_small(preprocessing: str, images: np.ndarray) -> None:
+    """Raise ``KitError`` for values that are infinite in the 16 bits that they are kept in."""
+    largest = max(float(images.max()), -float(images.min()))
+    if largest > float(np.finfo(np.float16).max):
+        raise KitError(
+            f"{preprocessing}: returned values of up to {largest:.3g}, which 16 bits cannot hold; "
+            f"z-score them, or divide them; {see('extending', 'A preprocessing')}"
+        )
 
 
 def _has_sign(plane: np.ndarray) -> bool:
