@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from lib.config import Config
 from lib.runtime import load_class
+from lib.runtime.trial import in_words
 from lib.unet_layers import EMPTY_LOGIT, Guided
 from lib.utils import KitError, see
 
@@ -341,7 +342,8 @@ def build_loss(name: str) -> nn.Module:
             f"{name}: its constructor is called without arguments ({error}); give each a default; "
             f"{see('extending', 'A loss')}"
         ) from None
-    return loss()
+    with in_words(name):
+        return loss()
 
 
 def build_objective(config: Config) -> nn.Module:

@@ -29,7 +29,7 @@ from lib.runtime import (
 )
 from lib.runtime.cost import Trace, count_parameters, forward_flops, step_on_shapes, without_content
 from lib.runtime.memory import is_out_of_memory, memory_in_words
-from lib.runtime.trial import require, try_loss, try_network
+from lib.runtime.trial import in_words, require, try_loss, try_network
 from lib.unet import UNet
 from lib.unet_2plus import UNet2Plus
 from lib.unet_3plus import UNet3Plus
@@ -86,7 +86,8 @@ def build_model(config: Config) -> nn.Module:
             f"only {', '.join(values)} are passed; "
             f"{see('extending', 'A network')}"
         )
-    model = network(**{name: value for name, value in values.items() if name in accepted})
+    with in_words(config.model):
+        model = network(**{name: value for name, value in values.items() if name in accepted})
     if config.checkpointing and not can_recompute(model):
         raise KitError(
             f"{config.model}: checkpointing recomputes blocks such as lib.unet_layers.DoubleConv, "

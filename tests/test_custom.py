@@ -108,6 +108,12 @@ def empty(volume, size):
 def by_numpy(volume, size):
     return moved(volume, size, box=tuple(np.array(preprocess(volume, size)[1].box)))
 
+class Broken(nn.Module):
+    def __init__(self):
+        self.layer = nn.Conv2d(3, 1, 1)  # without super().__init__() first
+    def forward(self, *inputs):
+        return self.layer(*inputs)
+
 class Scaled(nn.Module):
     def __init__(self):
         super().__init__()
@@ -267,6 +273,14 @@ WRONG = {
     "a factor that is a tensor": ({"lr_scheduler": "tensor"}, r"returned tensor"),
     "a state that is no data": ({"optimizer": "Memorising"}, "state of custom code cannot be read"),
     "a loss with weights": ({"loss": "Scaled"}, "weight would not be trained: make it a buffer"),
+    "a network that cannot be made": (
+        {"model": "Broken"},
+        r"Broken: it raised AttributeError: cannot assign .* \(line \d+ of own_code\.py",
+    ),
+    "a loss that cannot be made": (
+        {"loss": "Broken"},
+        r"Broken: it raised AttributeError: cannot assign .* \(line \d+ of own_code\.py",
+    ),
     "a mask of one slice": ({"component": "flat"}, r"must return a mask of \(3, 16, 16\)"),
     "probabilities": ({"component": "soft"}, "of 0 and 1, got float32"),
     "a column that is there": ({"metric": "dsc"}, "cases.csv has a column dsc"),
@@ -288,6 +302,22 @@ def test_one_line_before_anything_is_trained(module, data, tmp_path, name):
     assert "\n" not in str(caught.value)
     runs = list((tmp_path / "out").glob("runs/*/best.pt"))
     assert runs == []
+
+
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        ("def f(:", r"own_code:First: it raised SyntaxError: .*\(own_code\.py, line 1\)"),
+        ("\n1 / 0", r"it raised ZeroDivisionError: division by zero \(line 2 of own_code\.py\)"),
+        ("import math\nmath.tau2", r"it raised AttributeError: .*\(line 2 of own_code\.py\)"),
+        ("import absent", r"own_code:First: cannot be loaded \(No module named 'absent'\)"),
+    ],
+)
+def test_one_line_for_a_module_that_cannot_be_imported(module, code, line):
+    module.write_text(code)
+    with pytest.raises(KitError, match=line) as caught:
+        build_augmentation(own(augmentation="First"))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

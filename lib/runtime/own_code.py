@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from lib.runtime.trial import in_words
 from lib.utils import EditedError, KitError, see
 
 T = TypeVar("T")
@@ -70,7 +71,9 @@ def load_custom(spec: str) -> Any:
             f"notebooks, e.g. my_module.py, and name it my_module:{name}"
         )
     try:
-        found = getattr(importlib.import_module(module), name)
+        with in_words(spec, passing=ImportError):
+            loaded = importlib.import_module(module)
+        found = getattr(loaded, name)
     except (ImportError, AttributeError) as error:
         raise KitError(
             f"{spec}: cannot be loaded ({error}); expected module:name, importable from here; "

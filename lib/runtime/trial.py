@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import NamedTuple, ParamSpec
@@ -52,6 +53,21 @@ def raised(error: BaseException) -> str:
     ]
     place = f" (line {own[-1].lineno} of {Path(own[-1].filename).name})" if own else ""
     return f"it raised {type(error).__name__}: {' '.join(str(error).split())[:200]}{place}"
+
+
+@contextmanager
+def in_words(spec: str, passing: type[Exception] = KitError) -> Iterator[None]:
+    """Raise ``KitError`` with one line for whatever custom code raises while it is made.
+
+    Args:
+        passing: errors that are left as they are.
+    """
+    try:
+        yield
+    except Exception as error:  # code of a user can be wrong in every way
+        if isinstance(error, (KitError, passing)) or is_out_of_memory(error):
+            raise
+        raise KitError(f"{spec}: {raised(error)}") from error
 
 
 def _ended_by_errors(checks: Callable[P, Iterator[Check]]) -> Callable[P, Iterator[Check]]:
