@@ -129,7 +129,8 @@ def _require_useful(config: Config, network: nn.Module) -> None:
         try:
             images = torch.randn(2, config.in_channels, config.image_size, config.image_size)
             tried = copy.deepcopy(network)  # its statistics and its mode stay as they are
-            require(config.model, try_network(tried, images, config.precision))
+            outputs = config.deep_supervision or config.guided
+            require(config.model, try_network(tried, images, config.precision, outputs))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

@@ -86,7 +86,9 @@ def _ended_by_errors(checks: Callable[P, Iterator[Check]]) -> Callable[P, Iterat
 
 
 @_ended_by_errors
-def try_network(network: nn.Module, images: Tensor, precision: str = "auto") -> Iterator[Check]:
+def try_network(
+    network: nn.Module, images: Tensor, precision: str = "auto", outputs: bool = True
+) -> Iterator[Check]:
     """Yield checks of a network; they stop at one that fails.
 
     It computes as in training on a CPU, in the same layout and number format, forward and backward.
@@ -95,7 +97,17 @@ def try_network(network: nn.Module, images: Tensor, precision: str = "auto") -> 
     Args:
         images: ``(N, C, H, W)``.
         precision: that of the recipe. A CPU has no fast fp16, and takes its own format instead.
+        outputs: whether it may have several of them in training.
     """
+    odd = [name for name, value in network.state_dict().items() if not isinstance(value, Tensor)]
+    if odd:
+        yield Check(
+            "keeps tensors alone",
+            False,
+            f"{', '.join(odd[:3])} in its state_dict is no tensor, and could not be kept: make it "
+            f"a buffer",
+        )
+        return
     cpu = torch.device("cpu")
     machine = Machine(cpu, pick_precision(cpu, "auto" if precision == "fp16" else precision))
     network.to(memory_format=memory_format(cpu))  # type: ignore[call-overload]
@@ -124,8 +136,15 @@ def try_network(network: nn.Module, images: Tensor, precision: str = "auto") -> 
         "all numbers are between 0 and 1: leave out the sigmoid, the losses apply it",
     )
     with machine.precision.autocast(cpu):
-        outputs = tensors_in(network.train()(images))
-    torch.stack([values.float().square().sum() for values in outputs]).sum().backward()
+        trained = network.train()(images)
+    torch.stack([values.float().square().sum() for values in tensors_in(trained)]).sum().backward()
+    if not outputs and not isinstance(trained, Tensor):
+        yield Check(
+            "has one output in training",
+            False,
+            f"its {type(trained).__name__} in training is for deep_supervision or guided: return "
+            f"logits, or accept such an argument in the constructor and set it",
+        )
 
 
 def try_gradients(network: nn.Module) -> Iterator[Check]:
@@ -156,7 +175,21 @@ def try_loss(loss: nn.Module) -> Iterator[Check]:
     target = (torch.rand(SLICES, 1, SIZE, SIZE) < 0.1).float()
     for name, masks in (("", target), (" on slices without tumour", torch.zeros_like(target))):
         logits = torch.randn(target.shape, requires_grad=True)
+        before = {key: buffer.clone() for key, buffer in loss.named_buffers()}
         value = loss(logits, masks)
+        changed = [
+            key
+            for key, buffer in loss.named_buffers()
+            if key in before and not torch.equal(before[key], buffer)
+        ]
+        if changed:
+            yield Check(
+                "remembers nothing",
+                False,
+                f"{', '.join(changed[:3])} changes with each batch, and a run that was interrupted "
+                f"would begin it anew: compute it from the batch",
+            )
+            return
         scalar = isinstance(value, Tensor) and value.ndim == 0
         yield Check(
             f"is a scalar{name}",

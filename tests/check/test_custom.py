@@ -89,6 +89,44 @@ class Decoder(nn.Module):
         return self.head(nn.functional.relu_(up))
 
 
+class Versioned(Plain):
+    def get_extra_state(self):
+        return {"version": 3}
+
+    def set_extra_state(self, state):
+        pass
+
+
+class Several(Plain):
+    """Returns a list in training, as if it had deep supervision."""
+
+    def forward(self, images):
+        logits = super().forward(images)
+        return [logits, logits] if self.training else logits
+
+
+class Supervised(Several):
+    def __init__(self, deep_supervision=False):
+        super().__init__()
+        self.supervised = deep_supervision
+
+    def forward(self, images):
+        return super().forward(images) if self.supervised else self.conv(images)
+
+
+class Remembering(nn.Module):
+    """Weighs by a moving average, which nothing keeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("weight", torch.ones(()))
+
+    def forward(self, logits, target):
+        self.seen += 1
+        return (logits.sigmoid() - target).abs().mean() * (self.weight + 1 / self.seen)
+
+
 class Raising(nn.Module):
     def forward(self, logits, target):
         return (logits.sigmoid() - target[:, 0]).abs().mean() + target.gone
@@ -172,6 +210,8 @@ def test_what_is_right_passes(spec):
         ("View", "runs without an error"),
         ("InPlace", "runs without an error"),
         ("Raising", "runs without an error"),
+        ("Versioned", "keeps tensors alone"),
+        ("Remembering", "remembers nothing"),
         ("PerSlice", "is a scalar"),
         ("Ratio", "is finite on slices without tumour"),
         ("Thresholded", "has a gradient"),
@@ -192,6 +232,9 @@ def test_each_mistake_is_named(spec, name):
         ("model", "Probabilities", "leave out the sigmoid"),
         ("model", "View", r"it raised RuntimeError: view size .*\(line \d+ of test_custom\.py\)"),
         ("model", "InPlace", "it raised RuntimeError: .*modified by an inplace operation"),
+        ("model", "Versioned", "_extra_state in its state_dict is no tensor"),
+        ("model", "Several", "its list in training is for deep_supervision"),
+        ("loss", "Remembering", "seen changes with each batch"),
         ("loss", "Exits", r"it raised SystemExit: 0 \(line \d+ of test_custom\.py\)"),
         ("loss", "Raising", r"it raised AttributeError: .*'gone' \(line \d+ of test_custom\.py\)"),
     ],
@@ -201,6 +244,13 @@ def test_a_class_that_cannot_learn_is_refused_before_it_is_trained(field, name, 
     spec = f"tests.check.test_custom:{name}"
     with pytest.raises(KitError, match=rf"{name}: .*{reason}.*python -m lib\.check {spec}"):
         build(Config(**{field: spec}, image_size=32))
+
+
+def test_several_outputs_are_for_deep_supervision():
+    spec = "tests.check.test_custom:Supervised"
+    assert failed("Supervised") == failed("Several") == []
+    for supervised in (False, True):
+        build(Config(model=spec, deep_supervision=supervised, image_size=32))
 
 
 def test_a_trial_leaves_no_trace():
