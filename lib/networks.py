@@ -29,7 +29,8 @@ from lib.runtime import (
 )
 from lib.runtime.cost import Trace, count_parameters, forward_flops, step_on_shapes, without_content
 from lib.runtime.memory import is_out_of_memory, memory_in_words
-from lib.runtime.trial import in_words, require, try_loss, try_network
+from lib.runtime.trial import in_words, require, try_augmentation, try_loss, try_network
+from lib.transform import build_augmentation
 from lib.unet import UNet
 from lib.unet_2plus import UNet2Plus
 from lib.unet_3plus import UNet3Plus
@@ -118,22 +119,28 @@ def build(config: Config) -> tuple[nn.Module, nn.Module]:
 
 
 def _require_useful(config: Config, network: nn.Module) -> None:
-    """Raise ``KitError`` for a custom network or loss that cannot learn masks.
+    """Raise ``KitError`` for a custom network, loss or augmentation that cannot teach masks.
 
     It is tried on two random slices before hours are spent on it. Training has its own ways to need
     less memory, so a lack of memory here means nothing.
     """
     if config.loss not in LOSSES:
         require(config.loss, try_loss(build_loss(config.loss)))
-    if config.model not in NETWORKS:
-        try:
-            images = torch.randn(2, config.in_channels, config.image_size, config.image_size)
+    augmentation = config.custom.get("augmentation")
+    if not augmentation and config.model in NETWORKS:
+        return
+    try:
+        images = torch.randn(2, config.in_channels, config.image_size, config.image_size)
+        if augmentation:
+            checks = try_augmentation(build_augmentation(config), images.clone())
+            require(augmentation, checks, see("extending", "An augmentation"))
+        if config.model not in NETWORKS:
             tried = copy.deepcopy(network)  # its statistics and its mode stay as they are
             outputs = config.deep_supervision or config.guided
             require(config.model, try_network(tried, images, config.precision, outputs))
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
 
 
 def _constructor(network: type[nn.Module]) -> tuple[set[str], set[str]]:

@@ -41,6 +41,26 @@ class Inverted(Augmentation):
     def apply(self, images, masks, drawn):
         return -images, masks
 
+class Alone(Augmentation):
+    def apply(self, images, masks, drawn):
+        return images
+
+class Cropped(Augmentation):
+    def apply(self, images, masks, drawn):
+        return images[:, :, :16], masks
+
+class Fewer(Augmentation):
+    def apply(self, images, masks, drawn):
+        return images[:1], masks[:1]
+
+class Divided(Augmentation):
+    def apply(self, images, masks, drawn):
+        return images / 0, masks
+
+class Three(Augmentation):
+    def draw(self, rng, n):
+        return super().draw(rng, 3)
+
 class First(Sampler):
     def draw_slices(self, rng):
         return np.arange(len(self.slices))
@@ -264,6 +284,14 @@ WRONG = {
     "no such module": ({"optimizer": "Plain"}, "absent:Plain: cannot be loaded"),
     "no such name": ({"augmentation": "Absent"}, "own_code:Absent: cannot be loaded"),
     "no augmentation": ({"augmentation": "Plain"}, "derive it from that"),
+    "images alone": (
+        {"augmentation": "Alone"},
+        r"Alone: apply must return images of shape \(2, 3, 32, 32\) and masks .*, got a tensor of",
+    ),
+    "a part of each image": ({"augmentation": "Cropped"}, r"got .* \(2, 3, 16, 32\) and a tensor"),
+    "fewer images": ({"augmentation": "Fewer"}, r"got a tensor of shape \(1, 3, 32, 32\) and"),
+    "infinite images": ({"augmentation": "Divided"}, "returned values that are infinite or not"),
+    "another number of draws": ({"augmentation": "Three"}, "Three: it raised RuntimeError: grid_s"),
     "no optimiser": ({"optimizer": "Inverted"}, r"derived from torch\.optim\.Optimizer"),
     "no weight decay": ({"optimizer": "Choosy"}, "own_code:Choosy: is made with the parameters"),
     "few slices": ({"sampling": "Short"}, r"must return \d+ integers from 0 to \d+, got int64 of"),

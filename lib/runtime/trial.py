@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import NamedTuple, ParamSpec
+from typing import Any, NamedTuple, ParamSpec
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,12 +35,16 @@ class Check(NamedTuple):
         return f"[OK] {self.name}" if self.passed else f"[FAIL] {self.name}: {self.remedy}"
 
 
-def require(spec: str, checks: Iterator[Check]) -> None:
-    """Raise ``KitError`` with the remedy of the first check that fails."""
+def require(spec: str, checks: Iterator[Check], advice: str = "") -> None:
+    """Raise ``KitError`` with the remedy of the first check that fails.
+
+    Args:
+        advice: where to go on; by default to ``lib.check``, which knows networks and losses.
+    """
+    advice = advice or f"try it with python -m lib.check {spec}"
     for check in checks:
         if not check.passed:
-            message = f"{spec}: {check.remedy}; try it with python -m lib.check {spec}"
-            raise KitError(message) from check.error
+            raise KitError(f"{spec}: {check.remedy}; {advice}") from check.error
 
 
 def raised(error: BaseException) -> str:
@@ -231,6 +236,36 @@ def try_loss(loss: nn.Module) -> Iterator[Check]:
         f"a perfect mask costs {perfect:.3g} and an inverted one {inverted:.3g}: training makes "
         f"the loss small, so turn its sign",
     )
+
+
+@_ended_by_errors
+def try_augmentation(augmentation: Any, images: Tensor) -> Iterator[Check]:
+    """Yield checks of an augmentation: it gives a batch of the same shape, of finite numbers.
+
+    Args:
+        augmentation: see ``lib.transform.Augmentation``.
+        images: ``(N, C, H, W)``.
+    """
+    masks = (torch.rand(len(images), 1, *images.shape[2:]) < 0.1).float()
+    drawn = augmentation.draw(np.random.default_rng(0), len(images))
+    result = augmentation.apply(images, masks, drawn)
+    shapes = tuple(map(_described, result)) if isinstance(result, tuple) else _described(result)
+    yield Check(
+        "keeps the shapes",
+        shapes == (_described(images), _described(masks)),
+        f"apply must return images of shape {tuple(images.shape)} and masks of shape "
+        f"{tuple(masks.shape)}, got {_listed(shapes)}",
+    )
+    if shapes == (_described(images), _described(masks)):
+        yield Check(
+            "gives finite numbers",
+            all(bool(part.isfinite().all()) for part in result),
+            "apply returned values that are infinite or not a number",
+        )
+
+
+def _listed(shapes: str | tuple[str, ...]) -> str:
+    return shapes if isinstance(shapes, str) else " and ".join(shapes) or "nothing"
 
 
 def _described(value: object) -> str:
