@@ -335,7 +335,7 @@ def test_one_line_before_anything_is_trained(module, data, tmp_path, name):
 @pytest.mark.parametrize(
     ("code", "line"),
     [
-        ("def f(:", r"own_code:First: it raised SyntaxError: .*\(own_code\.py, line 1\)"),
+        ("def f(:", r"own_code:First: it raised SyntaxError: .*\(own_code\.py, line 1\)$"),
         ("\n1 / 0", r"it raised ZeroDivisionError: division by zero \(line 2 of own_code\.py\)"),
         ("import math\nmath.tau2", r"it raised AttributeError: .*\(line 2 of own_code\.py\)"),
         ("import absent", r"own_code:First: cannot be loaded \(No module named 'absent'\)"),

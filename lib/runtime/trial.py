@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,8 @@ from lib.runtime.memory import is_out_of_memory
 from lib.utils import LIB, KitError
 
 SLICES, SIZE = 4, 64  # edge in pixels: a network may halve it six times
-OURS = {LIB / "runtime", LIB / "check"}  # folders of code that only calls that of a user
+# folders of code that only calls that of a user
+OURS = {LIB / "runtime", LIB / "check", Path(importlib.__file__).parent}
 P = ParamSpec("P")
 
 
