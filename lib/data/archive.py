@@ -59,6 +59,8 @@ def unpack(archive: Path) -> Path:
             larger than the dataset; or the folder is there already and holds other slices.
     """
     target = archive.parent / ("kaggle_3m" if archive.name == "archive.zip" else archive.stem)
+    if target == archive:  # a name without an ending
+        raise KitError(f"{archive}: its folder would have the same name; rename it to archive.zip")
 
     def extract(folder: Path) -> None:
         with zipfile.ZipFile(archive) as bundle:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from lib.data.archive import unpack
 from lib.data.layout import (
     NAMED,
+    PICTURE,
     PICTURE_OR_ZIP,
     SEARCH_DEPTH,
     folders_in,
@@ -79,6 +81,11 @@ def find_root(source: str | Path) -> Path:
             f"{see('data/README.md', 'The LGG segmentation dataset')}"
         )
     if source.is_file():
+        if PICTURE.fullmatch(source.name) and not zipfile.is_zipfile(source):
+            raise KitError(
+                f"{source}: this is one picture or scan; give the folder whose sub-folders are "
+                f"patients"
+            )
         return unpack(source)
     found = _distinct(_candidates(source))
     if found:

@@ -130,6 +130,19 @@ def test_archive_is_unpacked_once(tiny_kaggle, tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["archive.zip", root.name]
 
 
+@pytest.mark.parametrize("name", ["archive", ".zip"])
+def test_an_archive_without_an_ending(tiny_kaggle, tmp_path, name):
+    archive = write_zip(tmp_path / name, tiny_kaggle)
+    assert "rename it to archive.zip" in refused(archive, find_root, archive)
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == [name]
+
+
+@pytest.mark.parametrize("name", ["P1_1.tif", "scan.nii.gz"])
+def test_one_picture_is_no_data_set(tmp_path, name):
+    (tmp_path / name).write_bytes(b"pixels")
+    assert "one picture or scan" in refused(tmp_path / name, find_root, tmp_path / name)
+
+
 @pytest.mark.parametrize("damage", [lambda content: content[:-1] + b"!", lambda content: b""])
 def test_a_slice_that_was_changed_since_it_was_unpacked_is_noticed(tiny_kaggle, tmp_path, damage):
     archive = write_zip(tmp_path / "archive.zip", tiny_kaggle)
