@@ -93,6 +93,16 @@ def test_the_home_folder_of_nobody():
         find_root("~nobody-here/heads")
 
 
+def test_a_patient_whose_folder_is_named_as_a_picture(tmp_path):
+    """Its slices are taken, so it is not passed over; what is beside them is."""
+    write_patient(tmp_path / "set", "P1.nii.gz", *brain(1))
+    root = find_root(tmp_path / "set")
+    assert passed_over(root, list_patients(root)) == []
+    (root / "P1.nii.gz" / "extra.png").touch()
+    [remark] = passed_over(root, list_patients(root))
+    assert remark.startswith("pictures passed over: 1, e.g. P1.nii.gz/extra.png;")
+
+
 # --- archives -------------------------------------------------------------------------------------
 
 
