@@ -9,6 +9,7 @@ import importlib.util
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,14 @@ class Prediction:
         return tuple(self.cases.loc[self.cases["seen"], "patient"])
 
     def mask(self, patient: str) -> np.ndarray:
-        """Return the predicted mask on the file's grid, ``(S, H, W)`` {0, 1} uint8."""
+        """Return the predicted mask on the file's grid, ``(S, H, W)`` {0, 1} uint8.
+
+        Raises:
+            KitError: no such patient was predicted.
+        """
+        if patient not in self._packed:
+            some = ", ".join(list(self._packed)[:3])
+            raise KitError(f"no mask of {patient!r} was predicted; there are {some or 'none'} ...")
         shape = self.data.record(patient).geometry.shape
         return np.unpackbits(self._packed[patient], count=int(np.prod(shape))).reshape(shape)
 
@@ -303,8 +311,10 @@ def predict(
     Raises:
         KitError: unusable weights, data or patient names, or data prepared for another image size.
     """
-    if batch_size < 1:
-        raise KitError(f"predict: batch_size {batch_size} is too small; use 1 or more")
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise KitError(f"predict: batch_size is {batch_size!r}; use a whole number, 1 or more")
+    if isinstance(patients, str):
+        raise KitError(f"predict: patients is the text {patients!r}; give a list of names")
     trained = trained_model(weights)
     config = trained.config if tta is None else replace(trained.config, tta=tta)
     if not isinstance(data, BrainData):

@@ -410,6 +410,26 @@ def test_batch_size_does_not_matter(tiny_kaggle, weights):
 
 
 @pytest.mark.parametrize(
+    ("wrong", "answer"),
+    [
+        ({"batch_size": 0}, "batch_size is 0; use a whole number"),
+        ({"batch_size": 2.5}, r"batch_size is 2\.5; use a whole number"),
+        ({"batch_size": "4"}, "batch_size is '4'; use a whole number"),
+        ({"patients": NAMES[0]}, f"patients is the text '{NAMES[0]}'; give a list of names"),
+    ],
+)
+def test_wrong_arguments(tiny_kaggle, wrong, answer):
+    with pytest.raises(KitError, match=answer):
+        predict.predict(Bright.trained(), tiny_kaggle, device="cpu", **wrong)
+
+
+def test_the_mask_of_a_patient_who_was_not_predicted(tiny_kaggle):
+    prediction = predict.predict(Bright.trained(), tiny_kaggle, patients=[NAMES[0]], device="cpu")
+    with pytest.raises(KitError, match=f"no mask of '{NAMES[1]}' was predicted.* {NAMES[0]}"):
+        prediction.mask(NAMES[1])
+
+
+@pytest.mark.parametrize(
     ("weights", "answer"),
     [(Bright(), "not Bright; a bare network"), (None, "not NoneType"), (["a.pt"], "not list")],
 )
