@@ -355,3 +355,11 @@ def test_a_run_json_that_tells_of_another_run_is_named(data, tmp_path, capsys, e
     (run.folder / "run.json").write_text(json.dumps(info))
     assert finished_runs(tmp_path) == []
     assert f"run.json: its {what} was edited; restore it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("batch_size", [4096, 4])
+def test_no_more_slices_are_counted_than_there_are(data, tmp_path, batch_size):
+    run = fit(dataclasses.replace(TINY, epochs=1, batch_size=batch_size), data, tmp_path)
+    there = len(data.slices(tuple(run.info["split"]["train"])))
+    learnt = run.info["slices_per_s"] * run.info["seconds"]
+    assert 0 < learnt <= there * 1.01

@@ -70,6 +70,7 @@ class Record:
     ) -> None:
         self.folder, self.config, self.split, self.average = folder, config, split, average
         self.scans = data.scans(split.train)
+        self.slices = len(data.slices(split.train))
         self.parts = {**parts, "average": average}
         state = self._last_state()
         self.history: list[dict[str, Any]] = state["history"]
@@ -213,11 +214,12 @@ class Record:
 
         Args:
             cases: a row per validation patient, scored by the best weights.
-            slices_per_epoch: that were learnt from.
+            slices_per_epoch: of whole batches; a batch may be larger than all slices together.
         """
         self.folder.write_history(self.history)
         self.folder.write_cases(cases)
-        rate = len(self.history) * slices_per_epoch / max(self.folder.read()["seconds"], 1e-9)
+        learnt = min(slices_per_epoch, self.slices)
+        rate = len(self.history) * learnt / max(self.folder.read()["seconds"], 1e-9)
         self.folder.update(
             best={"epoch": self.best["epoch"], "val_dsc": self.best["val_dsc"] if cases else None},
             slices_per_s=round(rate, 1),
