@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from lib.data.patients import passed_over
 from lib.data.people import are_copies, known, people, scans
 from lib.runtime import load_class
 from lib.runtime.device import to_device
+from lib.runtime.trial import in_words
 from lib.transform import Drawn, build_augmentation
 from lib.utils import KitError, fingerprint, see
 
@@ -401,8 +403,20 @@ class Sampler:
         """Draw the samples of an epoch, counted from 0: indices ``(n,)`` and augmentation."""
         frozen = self.config.sampling == "frozen"
         rng = np.random.default_rng([self.config.seed, 0 if frozen else epoch])
-        indices = self.draw_slices(rng)
+        indices = self._checked(self.draw_slices(rng))
         return indices, build_augmentation(self.config).draw(rng, len(indices))
+
+    def _checked(self, drawn: Any) -> np.ndarray:
+        """Return the slices that were drawn. Raises KitError unless they are those of an epoch."""
+        indices, count = np.asarray(drawn), len(self._cumulative)
+        whole = indices.shape == (count,) and np.issubdtype(indices.dtype, np.integer)
+        if not whole or (count and not 0 <= indices.min() <= indices.max() < count):
+            raise KitError(
+                f"{self.config.sampling}: draw_slices must return {count} integers from 0 to "
+                f"{count - 1}, got {indices.dtype} of shape {indices.shape}; "
+                f"{see('extending', 'A sampler, an optimiser, a schedule')}"
+            )
+        return indices
 
     def draw_slices(self, rng: np.random.Generator) -> np.ndarray:
         """Return the numbers of the slices of an epoch, ``(len(slices),)``, in their order."""
@@ -420,15 +434,9 @@ def build_sampler(slices: SliceDataset, config: Config) -> Sampler:
     name = config.custom.get("sampling")
     if not name:
         return Sampler(slices, config)
-    sampler = load_class(name, Sampler)(slices, config)
-    indices = np.asarray(sampler.draw_slices(np.random.default_rng(config.seed)))
-    whole = indices.shape == (len(slices),) and np.issubdtype(indices.dtype, np.integer)
-    if not whole or (len(slices) and not 0 <= indices.min() <= indices.max() < len(slices)):
-        raise KitError(
-            f"{name}: draw_slices must return {len(slices)} integers from 0 to {len(slices) - 1}, "
-            f"got {indices.dtype} of shape {indices.shape}; "
-            f"{see('extending', 'A sampler, an optimiser, a schedule')}"
-        )
+    with in_words(name):
+        sampler = load_class(name, Sampler)(slices, config)
+        sampler.draw(0)
     return sampler
 
 

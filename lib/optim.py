@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from lib.config import Config
 from lib.runtime import load_class, load_function
+from lib.runtime.trial import in_words
 from lib.utils import KitError, see
 
 RANGE = 1e5  # of the learning rates of a range test, the largest by the smallest
@@ -29,18 +32,7 @@ def build_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> torch
     """
     parameters = list(parameters)
     if name := config.custom.get("optimizer"):
-        custom: Any = load_class(name, torch.optim.Optimizer)
-        try:
-            made: torch.optim.Optimizer = custom(
-                parameters, lr=config.lr, weight_decay=config.weight_decay
-            )
-        except TypeError as error:
-            raise KitError(
-                f"{name}: is made with the parameters, lr and weight_decay ({error}); accept "
-                f"these; "
-                f"{see('extending', 'A sampler, an optimiser, a schedule')}"
-            ) from None
-        return made
+        return _custom_optimizer(name, parameters, lr=config.lr, weight_decay=config.weight_decay)
     fused = parameters[0].device.type in ("cpu", "cuda")  # all weights by one kernel
     if config.optimizer == "SGD":
         return torch.optim.SGD(
@@ -53,6 +45,30 @@ def build_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> torch
         )
     kind = torch.optim.AdamW if config.optimizer == "AdamW" else torch.optim.Adam
     return kind(parameters, config.lr, weight_decay=config.weight_decay, fused=fused)
+
+
+def _custom_optimizer(
+    name: str, parameters: list[nn.Parameter], **options: float
+) -> torch.optim.Optimizer:
+    """Return a custom optimiser. Raises KitError if it cannot be made, or be stepped as here."""
+    custom: Any = load_class(name, torch.optim.Optimizer)
+    advice = see("extending", "A sampler, an optimiser, a schedule")
+    try:
+        with in_words(name, passing=TypeError):
+            made: torch.optim.Optimizer = custom(parameters, **options)
+    except TypeError as error:
+        raise KitError(
+            f"{name}: is made with the parameters, lr and weight_decay ({error}); accept these; "
+            f"{advice}"
+        ) from None
+    try:
+        inspect.signature(custom.step).bind(made)
+    except TypeError:
+        raise KitError(
+            f"{name}: its step needs a closure, and is called without one here; use one that takes "
+            f"gradients as they are; {advice}"
+        ) from None
+    return made
 
 
 def learning_rate(config: Config, epoch: int, val_losses: Sequence[float] = ()) -> float:
@@ -84,7 +100,7 @@ def learning_rate(config: Config, epoch: int, val_losses: Sequence[float] = ()) 
     share = done / whole
     if name := config.custom.get("lr_scheduler"):
         factor = load_function(name)(share, list(val_losses[warmup:epoch]))
-        if not isinstance(factor, (int, float)) or not 0 <= factor < math.inf:
+        if not isinstance(factor, Real) or not 0 <= float(factor) < math.inf:
             raise KitError(
                 f"{name}: returned {factor!r} at {share:.2f} of the run; return a factor of the "
                 f"learning rate, at least 0; "

@@ -215,7 +215,7 @@ class Training:
         slices = (self.train_slices, self.validation_slices)
         self.memory = DeviceMemory(device, slices, config, self.compute_gradients.stop)
         parts: dict[str, Stateful] = {"weights": model, "optimizer": self.optimizer}
-        parts |= {"scaler": self.scaler, "memory": self.memory}
+        parts |= {"scaler": self.scaler, "memory": self.memory, "objective": objective}
         self.record = Record(folder, config, data, split, self.average, parts)
 
     def validate(self) -> tuple[float, float]:

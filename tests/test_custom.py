@@ -73,8 +73,21 @@ class Beyond(Sampler):
     def draw_slices(self, rng):
         return np.arange(len(self.slices)) + 1
 
+class Later(Sampler):
+    def draw_slices(self, rng):
+        self.epochs = getattr(self, "epochs", -1) + 1
+        return np.arange(len(self.slices)) + 100 * (self.epochs > 1)
+
+class Undrawn(Sampler):
+    def draw_slices(self, rng):
+        return 1 // 0
+
 class Plain(torch.optim.SGD):
     pass
+
+class Closing(torch.optim.LBFGS):
+    def __init__(self, parameters, lr, weight_decay):
+        super().__init__(parameters, lr)
 
 class Choosy(torch.optim.SGD):
     def __init__(self, parameters, lr):
@@ -84,10 +97,13 @@ def halved(share, losses): return 0.5
 def wave(share, losses): return np.cos(share)
 def negative(share, losses): return -1.0
 def tensor(share, losses): return torch.tensor(1.0)
+def single(share, losses): return np.float32(0.5)
+def divided(share, losses): return 1 / 0
 def falling(share, losses): return 0.1 if len(losses) > 1 else 1.0
 
 def nothing(mask, probabilities): return np.zeros_like(mask)
 def flat(mask, probabilities): return mask[0]
+def far(mask, probabilities): return mask[99]
 def soft(mask, probabilities): return probabilities
 def spoiling(mask, probabilities):
     mask[:] = False
@@ -96,6 +112,7 @@ def spoiling(mask, probabilities):
 def voxels(predicted, truth): return predicted.sum()
 def dsc(predicted, truth): return 1.0
 def words(predicted, truth): return "good"
+def ratio(predicted, truth): return 1 / 0
 
 def doubled(volume, size):
     slices, geometry = preprocess(volume, size)
@@ -140,6 +157,14 @@ class Scaled(nn.Module):
         self.weight = nn.Parameter(torch.ones(()))
     def forward(self, logits, target):
         return self.weight * (logits.sigmoid() - target).square().mean()
+
+class Remembering(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+    def forward(self, logits, target):
+        self.seen += 1
+        return (logits.sigmoid() - target).abs().mean() * (1 + 1 / self.seen)
 
 class Counting(nn.Module):
     def __init__(self):
@@ -256,8 +281,9 @@ def test_a_schedule_knows_share_and_losses(module):
     assert rates == pytest.approx([1 / 3, 2 / 3, 1, 1, 0.1])
 
 
-def test_a_schedule_by_numpy_leaves_a_run_that_goes_on(module, data, tmp_path):
-    run = fit(own(lr_scheduler="wave"), data, tmp_path)
+@pytest.mark.parametrize("schedule", ["wave", "single"])
+def test_a_schedule_by_numpy_leaves_a_run_that_goes_on(module, data, tmp_path, schedule):
+    run = fit(own(lr_scheduler=schedule), data, tmp_path)
     state = read_checkpoint(run.folder / "last.pt")
     assert [type(row["lr"]) for row in state["history"]] == [float] * TINY.epochs
 
@@ -271,6 +297,26 @@ def test_a_network_with_a_part_called_module_and_a_count(module, data, tmp_path)
     assert trained.network.calls.item() == kept["epoch"] * steps > 0
     again = predict(run, data, patients=make_split(data, config.split).validation)
     assert sorted(again.cases["dsc"]) == pytest.approx(sorted(run.cases["dsc"]))
+
+
+def test_a_loss_that_remembers_goes_on_where_it_stopped(module, data, tmp_path):
+    config = replace(own(loss="Remembering"), epochs=3)
+
+    def stop(epoch):
+        raise KeyboardInterrupt
+
+    whole = fit(config, data, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, data, tmp_path / "out", watch=stop)
+    resumed = fit(config, data, tmp_path / "out")
+    assert weights_of(resumed) == weights_of(whole)
+    assert resumed.history["val loss"].tolist() == whole.history["val loss"].tolist()
+
+
+def test_every_draw_of_a_sampler_is_checked(module, data, tmp_path):
+    config = replace(own(sampling="Later"), epochs=3)
+    with pytest.raises(KitError, match=r"own_code:Later: draw_slices must return \d+ integers"):
+        fit(config, data, tmp_path)
 
 
 def test_a_plan_of_ones_own(module):
@@ -296,8 +342,17 @@ WRONG = {
     "no weight decay": ({"optimizer": "Choosy"}, "own_code:Choosy: is made with the parameters"),
     "few slices": ({"sampling": "Short"}, r"must return \d+ integers from 0 to \d+, got int64 of"),
     "slices that are not": ({"sampling": "Beyond"}, r"must return \d+ integers"),
+    "slices that cannot be drawn": (
+        {"sampling": "Undrawn"},
+        r"Undrawn: it raised ZeroDivisionError: .* \(line \d+ of own_code\.py",
+    ),
+    "a step with a closure": ({"optimizer": "Closing"}, "its step needs a closure"),
     "no function": ({"lr_scheduler": "Plain"}, "own_code:Plain: is no function"),
     "a negative factor": ({"lr_scheduler": "negative"}, r"returned -1\.0 at 0\.00 of the run"),
+    "a factor that cannot be computed": (
+        {"lr_scheduler": "divided"},
+        r"divided: it raised ZeroDivisionError: .* \(line \d+ of own_code\.py",
+    ),
     "a factor that is a tensor": ({"lr_scheduler": "tensor"}, r"returned tensor"),
     "a state that is no data": ({"optimizer": "Memorising"}, "state of custom code cannot be read"),
     "a loss with weights": ({"loss": "Scaled"}, "weight would not be trained: make it a buffer"),
@@ -310,6 +365,14 @@ WRONG = {
         r"Broken: it raised AttributeError: cannot assign .* \(line \d+ of own_code\.py",
     ),
     "a mask of one slice": ({"component": "flat"}, r"must return a mask of \(3, 16, 16\)"),
+    "a slice beyond": (
+        {"component": "far"},
+        r"far: it raised IndexError: .* \(line \d+ of own_code\.py",
+    ),
+    "a score that cannot be computed": (
+        {"metric": "ratio"},
+        r"ratio: it raised ZeroDivisionError: .* \(line \d+ of own_code\.py",
+    ),
     "probabilities": ({"component": "soft"}, "of 0 and 1, got float32"),
     "a column that is there": ({"metric": "dsc"}, "cases.csv has a column dsc"),
     "words": ({"metric": "words"}, "must return a number, got a str"),

@@ -37,13 +37,20 @@ def load_class(spec: str, base: type[T]) -> type[T]:
 def load_function(spec: str) -> Callable[..., Any]:
     """Return the custom function ``"module:function"``; importing it runs its module's code.
 
+    Whatever it raises when it is called is a KitError of one line.
+
     Raises:
         KitError: no such module, or nothing of that name that can be called.
     """
     found = load_custom(spec)
     if isinstance(found, type) or not callable(found):
         raise KitError(f"{spec}: is no function; name one")
-    return found
+
+    def called(*arguments: Any) -> Any:
+        with in_words(spec):
+            return found(*arguments)
+
+    return called
 
 
 @contextmanager

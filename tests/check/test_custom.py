@@ -114,19 +114,6 @@ class Supervised(Several):
         return super().forward(images) if self.supervised else self.conv(images)
 
 
-class Remembering(nn.Module):
-    """Weighs by a moving average, which nothing keeps."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("seen", torch.zeros(()))
-        self.register_buffer("weight", torch.ones(()))
-
-    def forward(self, logits, target):
-        self.seen += 1
-        return (logits.sigmoid() - target).abs().mean() * (self.weight + 1 / self.seen)
-
-
 class Raising(nn.Module):
     def forward(self, logits, target):
         return (logits.sigmoid() - target[:, 0]).abs().mean() + target.gone
@@ -211,7 +198,6 @@ def test_what_is_right_passes(spec):
         ("InPlace", "runs without an error"),
         ("Raising", "runs without an error"),
         ("Versioned", "keeps tensors alone"),
-        ("Remembering", "remembers nothing"),
         ("PerSlice", "is a scalar"),
         ("Ratio", "is finite on slices without tumour"),
         ("Thresholded", "has a gradient"),
@@ -234,7 +220,6 @@ def test_each_mistake_is_named(spec, name):
         ("model", "InPlace", "it raised RuntimeError: .*modified by an inplace operation"),
         ("model", "Versioned", "_extra_state in its state_dict is no tensor"),
         ("model", "Several", "its list in training is for deep_supervision"),
-        ("loss", "Remembering", "seen changes with each batch"),
         ("loss", "Exits", r"it raised SystemExit: 0 \(line \d+ of test_custom\.py\)"),
         ("loss", "Raising", r"it raised AttributeError: .*'gone' \(line \d+ of test_custom\.py\)"),
     ],
