@@ -325,6 +325,8 @@ def check_patients(
     Raises:
         KitError: data prepared for another image size, no such patient, or one twice.
     """
+    if isinstance(patients, str):
+        raise KitError(f"patients is the text {patients!r}; give a list of names")
     if (data.image_size, data.preprocessing) != (config.image_size, config.preprocessing):
         raise KitError(
             f"the network was trained on {config.preprocessing} at {config.image_size} pixels, "

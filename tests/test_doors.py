@@ -16,9 +16,9 @@ from lib.utils import PROJECT
 
 SHELF = (
     "unet_layers unet_init_weights unet unet_2plus unet_3plus networks loss transform dataset "
-    "metrics optim config train evaluate predict utils"
+    "metrics optim config train evaluate utils"
 )
-PACKAGES = "runtime data logger stats phantom sweep plot viewer report notebook check grade"
+PACKAGES = "runtime data logger predict stats phantom sweep plot viewer report notebook check grade"
 NAMES = """
 from lib.config import Config, REFERENCE, BEST
 from lib.networks import build_model, summary

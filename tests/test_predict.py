@@ -25,7 +25,8 @@ from lib.dataset import load_data
 from lib.evaluate import TrainedModel, predict_volumes
 from lib.metrics import counts, dsc, hd95, largest_component
 from lib.networks import build_model
-from lib.predict import load_weights
+from lib.predict import load_weights, segmentation
+from lib.predict.__main__ import main
 from lib.runtime import Machine, pick_precision
 from lib.unet import UNet
 from lib.utils import KitError
@@ -564,7 +565,7 @@ def test_an_interrupted_prediction_has_no_cases(tiny_kaggle, tmp_path, monkeypat
     out = tmp_path / "out"
     predict.predict(Bright.trained(), tiny_kaggle, out, device="cpu")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(predict, "case_row", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(segmentation, "case_row", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         predict.predict(Silent.trained(), tiny_kaggle, out, device="cpu")
     assert not (out / "cases.csv").exists()
     predict.predict(Silent.trained(), tiny_kaggle, out, device="cpu")
@@ -652,7 +653,7 @@ def test_medpy_finds_the_same_scores(tiny_kaggle, monkeypatch):
 
 def test_command_line(weights, tiny_kaggle, tmp_path, monkeypatch, capfd):
     status, out, err = command(
-        predict.main,
+        main,
         monkeypatch,
         capfd,
         "--weights",
@@ -716,7 +717,7 @@ def test_bad_input_exits_2_with_one_line(
         "--device": "cpu",
     } | {option: value.format(tmp=tmp_path)}
     status, out, err = command(
-        predict.main, monkeypatch, capfd, *(part for pair in arguments.items() for part in pair)
+        main, monkeypatch, capfd, *(part for pair in arguments.items() for part in pair)
     )
     assert (status, out) == (2, "")
     assert err.startswith("error: ")
@@ -733,7 +734,7 @@ def test_damaged_data_exits_2_with_one_line(
     else:
         tifffile.imwrite(file, np.zeros((16, 16, 3), np.uint8), photometric="rgb")
     status, _, err = command(
-        predict.main,
+        main,
         monkeypatch,
         capfd,
         "--weights",

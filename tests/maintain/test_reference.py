@@ -8,11 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib import predict
 from lib.config import BEST, REFERENCE
 from lib.dataset import load_data
 from lib.logger import BEST_CSV, TRAIN_CSV
-from lib.predict import KIT_WEIGHTS, PRETRAINED, default_weights, load_weights, unseen
+from lib.predict import KIT_WEIGHTS, PRETRAINED, default_weights, load_weights, unseen, weights
 from lib.sweep.__main__ import main as sweep_command
 from lib.sweep.run import train_tasks
 from lib.train import fit
@@ -128,7 +127,7 @@ def test_own_weights_come_before_those_of_the_kit(tiny_kaggle, tmp_path, monkeyp
     assert default_weights(tmp_path / "phantoms") == KIT_WEIGHTS, (
         "patients are not segmented by what saw phantoms"
     )
-    monkeypatch.setattr(predict, "KIT_WEIGHTS", tmp_path / "best.pt")
+    monkeypatch.setattr(weights, "KIT_WEIGHTS", tmp_path / "best.pt")
     with pytest.raises(KitError, match="no finished run on patients; train one first"):
         default_weights(tmp_path / "phantoms")
     assert unseen(load_weights(run.weights), data) == run.unseen(data)
