@@ -5,7 +5,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 NOTEBOOKS := train_default.ipynb train.ipynb train_best.ipynb inference.ipynb
 
-.PHONY: help run lab check report test test-all lint types test-unit test-notebooks test-browser test-faults test-slow faults bench figures reference-figures notebooks grade-demo student
+.PHONY: help run lab check report test test-all lint types test-unit test-notebooks test-browser test-faults test-slow test-long faults bench figures reference-figures notebooks grade-demo student
 
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,9 +31,10 @@ test: .venv/dev ## all checks but the slow tests
 	$(MAKE) -j 2 test-notebooks lint types test-browser test-faults  # the longest first
 	$(MAKE) test-unit  # on two
 
-test-all: .venv/dev ## the same and the slow tests, and three minutes of the tries of make faults
-	$(MAKE) test SHARE=0.07
+test-all: .venv/dev ## all tests, three minutes of make faults, and how much of lib the unit tests reach: at least 90 %
+	$(MAKE) test SHARE=0.07 COVER="--cov --cov-report=term:skip-covered --cov-fail-under=90"
 	$(MAKE) test-slow
+	$(MAKE) test-long
 
 lint: .venv/dev  ## ruff, format, spelling, the order of imports
 	$(STEP) $(PY) -m ruff check .
@@ -44,20 +45,23 @@ lint: .venv/dev  ## ruff, format, spelling, the order of imports
 types: .venv/dev ## mypy, strict on the shelf and on lib/grade
 	$(STEP) $(PY) -m mypy
 
-test-unit: .venv/dev ## unit tests, and how much of lib they reach: at least 90 %
-	$(STEP) $(PY) -m pytest -q -n 2 --cov --cov-report=term:skip-covered --cov-fail-under=90
+test-unit: .venv/dev ## unit tests
+	$(STEP) $(PY) -m pytest -q -n 2 $(COVER)
 
 test-notebooks: .venv/dev ## the four notebooks (smoke profile)
 	$(STEP) $(PY) -m tests.notebooks $(NOTEBOOKS)
 
 test-browser: .venv/dev ## the slice browser in Chromium, where it is installed
-	$(STEP) $(PY) -m pytest -q -m "browser and not slow"
+	$(STEP) $(PY) -m pytest -q -m "browser and not slow and not long"
 
 test-faults: .venv/dev ## a minute of the tries of make faults
 	$(STEP) $(PY) -m tests.faults --share $(SHARE)
 
 test-slow: .venv/dev ## tests of more than a few seconds, the longest first
-	$(STEP) $(PY) -m pytest -q -n 2 --dist worksteal -m slow --durations=10 tests/maintain/test_student.py tests
+	$(STEP) $(PY) -m pytest -q -n 2 --dist worksteal -m "slow and not long" --durations=10 tests/maintain/test_student.py tests
+
+test-long: .venv/dev ## tests that kill, race and draw lots for minutes
+	$(STEP) $(PY) -m pytest -q -n 2 --dist worksteal -m long --durations=10 tests
 
 faults: .venv/dev ## damage, interrupt and misuse the kit, docs/reliability.md; all tries with FULL=1, half an hour
 	$(PY) -m tests.faults $(if $(FULL),--full)

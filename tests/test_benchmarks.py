@@ -109,7 +109,7 @@ def test_exponent_of_a_line_and_of_a_constant():
     assert scale.exponent([1, 2, 4, 8], [7, 7, 7, 7]) == pytest.approx(0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_piece_of_the_gpu_benchmark_runs():
     device = torch.device("cpu")
     pieces = {
@@ -139,7 +139,7 @@ def test_a_piece_that_takes_too_long_ends_with_what_it_started(monkeypatch):
     assert gpu._failure([sys.executable, "-c", ""]) == ""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_gpu_benchmark_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(
         sys,

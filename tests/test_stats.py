@@ -1,6 +1,6 @@
 """Statistics against enumeration by hand, scipy, published rules, simulation, and null sweeps.
 
-``python -m pytest tests/test_stats.py -m slow -k "null_sweeps or other_methods" -s`` prints the
+``python -m pytest tests/test_stats.py -m long -k "null_sweeps or other_methods" -s`` prints the
 tables in docs/statistics.md.
 """
 
@@ -1010,7 +1010,7 @@ def test_outcomes_by_hand():
 
 
 SWEEPS = int(os.environ.get("SWEEPS", "300"))
-"""Simulated sweeps of the slow tests; docs/statistics.md shows those of SWEEPS=1000."""
+"""Simulated sweeps of the long tests; docs/statistics.md shows those of SWEEPS=1000."""
 
 
 # --- does it keep its word? -----------------------------------------------------------------------
@@ -1031,7 +1031,7 @@ def test_null_sweeps_need_enough_runs(numbers):
         false_findings(runs_of(np.full((10, 4), 0.5)), *numbers)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed_sd", [0.0, 0.02])
 @pytest.mark.parametrize(
     ("seeds", "patients"), [(5, 30), (5, 200), (3, 30), (2, 30), (5, 10), (1, 10)]
@@ -1061,7 +1061,7 @@ def hierarchical_bootstrap_p(before, after, rng):
     return 2 * min(np.mean(resampled <= 0), np.mean(resampled >= 0))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("patients", [30, 200])
 @pytest.mark.parametrize("kind", ["normal", "skewed", "skewed, no seed effect"])
 def test_other_methods_err_more_often_or_find_less(kind, patients):
@@ -1099,7 +1099,7 @@ def null_sweep(rng):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_at_most_one_null_sweep_in_twenty_has_a_false_finding():
     rng = np.random.default_rng(2026)
     sweeps = [null_sweep(rng) for _ in range(SWEEPS)]

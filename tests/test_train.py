@@ -255,7 +255,7 @@ def test_damaged_weights_of_a_finished_run_are_not_believed(data, tmp_path, kind
         predict(run.weights, data)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_run_ends_as_if_it_had_not_been(tiny_kaggle, tmp_path):
     command = [
         sys.executable,

@@ -245,7 +245,7 @@ def test_workers_that_cannot_start(data, tmp_path, steps, monkeypatch):
 
 
 @POSIX
-@pytest.mark.slow
+@pytest.mark.long
 def test_raising_dying_and_succeeding(data, tmp_path, steps):
     (tmp_path / "lives").write_text("1\n2\n")
     dying = {"model": "tests.own:Dying"}
@@ -265,7 +265,7 @@ def test_raising_dying_and_succeeding(data, tmp_path, steps):
 
 
 @POSIX
-@pytest.mark.slow
+@pytest.mark.long
 def test_workers_killed_at_random_moments(data, tmp_path, steps):
     base = replace(BASE, epochs=60)
     assert not sweep(PLAN, base, data, tmp_path / "whole", executor="local").failures

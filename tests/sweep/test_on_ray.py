@@ -46,6 +46,7 @@ def cluster(tmp_path, monkeypatch):
     ray.shutdown()
 
 
+@pytest.mark.long
 def test_raising_dying_and_succeeding(data, tmp_path, cluster):
     (tmp_path / "lives").write_text("1\n2\n")
     plan = Plan(
@@ -79,6 +80,7 @@ def test_raising_dying_and_succeeding(data, tmp_path, cluster):
     assert "died" in again.failures["dying"]
 
 
+@pytest.mark.long
 def test_workers_killed_at_random_moments(data, tmp_path, cluster):
     base = BASE.__class__(**BASE.to_dict() | {"epochs": 60})
     whole = content_of_sweep(base, data, tmp_path / "whole", executor="local")

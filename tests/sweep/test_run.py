@@ -325,7 +325,7 @@ def test_two_processes_share_the_work(data, tmp_path, steps):
     assert content(tmp_path / "two") == content(tmp_path / "one")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 def test_killed_at_random_moments(data, tmp_path, steps):
     kills, epochs, moment = 6, 40, random.Random(0)

@@ -467,7 +467,7 @@ def test_lab_in_the_dark(lab):
     assert all(sum(map(float, re.findall(r"[\d.]+", colour)[:3])) > 3 * 150 for colour in colours)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_lab_is_faster_than_interact(lab, chromium, server, capsys):
     page, _ = lab
     ours = median_wait(page, SHOWN, page.locator(".slices"))
