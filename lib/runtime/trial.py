@@ -64,7 +64,7 @@ def raised(error: BaseException) -> str:
 
 @contextmanager
 def in_words(spec: str, passing: type[Exception] = KitError) -> Iterator[None]:
-    """Raise ``KitError`` with one line for whatever custom code raises while it is made.
+    """Raise ``KitError`` with one line for whatever custom code raises.
 
     Args:
         passing: errors that are left as they are.
