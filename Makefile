@@ -31,8 +31,8 @@ test: .venv/dev ## all checks but the slow tests
 	$(MAKE) -j 2 test-notebooks lint types test-browser test-faults  # the longest first
 	$(MAKE) test-unit  # on two
 
-test-all: .venv/dev ## all tests, three minutes of make faults, and how much of lib the unit tests reach: at least 90 %
-	$(MAKE) test SHARE=0.07 COVER="--cov --cov-report=term:skip-covered --cov-fail-under=90"
+test-all: .venv/dev ## the same, the slow and the long tests, and three minutes of the tries of make faults
+	$(MAKE) test SHARE=0.07
 	$(MAKE) test-slow
 	$(MAKE) test-long
 
@@ -45,8 +45,8 @@ lint: .venv/dev  ## ruff, format, spelling, the order of imports
 types: .venv/dev ## mypy, strict on the shelf and on lib/grade
 	$(STEP) $(PY) -m mypy
 
-test-unit: .venv/dev ## unit tests
-	$(STEP) $(PY) -m pytest -q -n 2 $(COVER)
+test-unit: .venv/dev ## unit tests, and how much of lib they reach: at least 90 %
+	$(STEP) $(PY) -m pytest -q -n 2 --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 test-notebooks: .venv/dev ## the four notebooks (smoke profile)
 	$(STEP) $(PY) -m tests.notebooks $(NOTEBOOKS)
