@@ -139,12 +139,13 @@ def _pictures(folder: Path, depth: int) -> tuple[list[Path], list[Path]]:
     for child in children:
         if child.name.startswith("."):
             continue
-        if child not in folders:
-            pictures += [child] * bool(PICTURE.fullmatch(child.name))
-        elif depth:
-            within, closed_within = _pictures(child, depth - 1)
-            pictures += within
-            closed += closed_within
+        if child in folders:
+            if depth:
+                within, closed_within = _pictures(child, depth - 1)
+                pictures += within
+                closed += closed_within
+        elif PICTURE.fullmatch(child.name):
+            pictures.append(child)
     return pictures, closed
 
 

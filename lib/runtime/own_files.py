@@ -16,8 +16,7 @@ class OwnFiles:
     """Know which files of a folder the kit has written, by a list of their hashes in the folder.
 
     A file is the kit's as long as its content is what was written. One that was edited since, or
-    that was there before, is somebody else's. What lies elsewhere is, too,
-    whatever the list says.
+    that was there before, is somebody else's. So is what lies elsewhere, whatever the list says.
 
     Args:
         folder: may be missing.

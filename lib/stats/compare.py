@@ -52,8 +52,8 @@ def compare_to_baseline(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.Dat
             'first (in a Plan it is a variant without changes: {"baseline": {}, ...})'
         )
     scores = {label: table.to_numpy().T for label, table in scores_of(runs, metric).items()}
-    reference, *_ = runs.values()
-    pairs = {label: seed_pairs(reference, each) for label, each in runs.items()}
+    (_, reference), *candidates = runs.items()
+    pairs = {label: seed_pairs(reference, each) for label, each in candidates}
     return compare_scores(scores, pairs, METRICS[metric])
 
 
@@ -64,7 +64,8 @@ def compare_scores(
 
     Args:
         scores: label -> scores ``(runs, patients)``, the baseline first.
-        pairs: label -> places of the runs that are compared with one another; () for all with all.
+        pairs: label of a candidate -> places of its runs and the baseline's that are compared with
+            one another; () for all with all.
         metric: what the scores are called.
     """
     (_, before), *candidates = scores.items()

@@ -97,7 +97,7 @@ def false_findings(
     for _ in range(sweeps):
         dealt = rng.permutation(len(runs))[:needed].reshape(candidates + 1, seeds)
         hands = dict(zip(labels, scores[dealt], strict=True))
-        found = compare_scores(hands, dict.fromkeys(labels, same), METRICS[metric])
+        found = compare_scores(hands, dict.fromkeys(labels[1:], same), METRICS[metric])
         verdicts.append(set(found["verdict"]))
     return FalseFindings(
         helps=float(np.mean(["helps" in found for found in verdicts])),
