@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from lib.notebook.solutions import without_solutions
 from lib.runtime import CommandParser, run_command
 from lib.runtime.own_files import OwnFiles, require_replaceable
 from lib.utils import PROJECT, KitError, short_path, visible_files
+from maintain.answers import as_file
+from maintain.online import PAGES, with_badges, with_cell
 
 PARTS = (
     "*.ipynb",
@@ -141,8 +144,19 @@ def _edition(source: Path) -> dict[str, bytes]:
     if course.rubric:
         load_rubric(source / course.rubric)  # raises KitError if it is none
         files[RUBRIC] = (source / course.rubric).read_bytes()
+    if course.repository:
+        files |= dict(_online(files, course.repository))
     files[FILE.name] = _PUBLIC.format_map(asdict(course)).encode()
     return files
+
+
+def _online(files: Mapping[str, bytes], address: str) -> Iterator[tuple[str, bytes]]:
+    """Yield the pages and notebooks that open on Colab and Kaggle."""
+    for name, content in files.items():
+        if Path(name).match(PAGES):
+            yield name, with_badges(content.decode(), address).encode()
+        elif name.endswith(".ipynb"):
+            yield name, as_file(with_cell(json.loads(content), address)).encode()
 
 
 def _is_edition(archive: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from lib.utils import PROJECT, KitError
 FILE = PROJECT / "course.toml"
 DATA = ("", "kaggle", "phantom")
 MAX_SEED = 999_999
+REPOSITORY = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+(?<!\.git)")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Course:
         data: what a submission must be scored on, ``kaggle`` or ``phantom``; "" for either.
         phantom_seed: of the phantom; with another seed it has other heads.
         language: of the notebooks and figures.
+        repository: address of the students' edition on GitHub, whose notebooks open on Colab and
+            Kaggle then; "" for none.
     """
 
     exercises: tuple[str, ...] = ()
@@ -33,6 +37,7 @@ class Course:
     data: str = ""
     phantom_seed: int = 0
     language: str = ENGLISH
+    repository: str = ""
 
     @property
     def phantom_folder(self) -> Path:
@@ -82,6 +87,9 @@ def _problem(values: dict[str, Any]) -> str | None:
         return f"data must be one of {', '.join(map(repr, DATA))}"
     if values.get("language", ENGLISH) not in list(PHRASES):  # whatever kind of value it is
         return f"language must be one of {', '.join(map(repr, PHRASES))}"
+    repository = values.get("repository", "")
+    if not isinstance(repository, str) or (repository and not REPOSITORY.fullmatch(repository)):
+        return "repository must be like https://github.com/OWNER/NAME"
     seed = values.get("phantom_seed", 0)
     if type(seed) is not int or not 0 <= seed <= MAX_SEED:
         return f"phantom_seed must be a whole number from 0 to {MAX_SEED}"

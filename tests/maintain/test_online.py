@@ -1,0 +1,121 @@
+"""Badges and the first cell by which notebooks open on Colab and Kaggle."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from lib.utils import PROJECT, KitError, visible_files
+from maintain.online import CELL, with_badges, with_cell
+from maintain.student import write_student_edition
+
+ADDRESS, OTHER = "https://github.com/ada/course", "https://github.com/emmy/kit-2"
+PAGES = sorted(PROJECT.glob("README*.md"))
+
+
+@pytest.fixture
+def cell() -> str:
+    """The code of the cell that fetches the kit."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import lib")])
+    return with_cell(notebook, ADDRESS)["cells"][0]["source"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda file: file.name)
+def test_each_notebook_has_its_badges(page):
+    text = page.read_text(encoding="utf-8")
+    new = with_badges(text, ADDRESS, tests=True)
+    for file in visible_files(PROJECT, "*.ipynb"):
+        place = f"ada/course/blob/main/{file.name})"
+        assert f"(https://colab.research.google.com/github/{place}" in new
+        assert f"(https://kaggle.com/kernels/welcome?src=https://github.com/{place}" in new
+    assert f"git clone -q {ADDRESS} " in new
+    assert new.count(f"{ADDRESS}/actions/workflows/ci.yml/badge.svg") == 1
+    assert "workflows" not in with_badges(text, ADDRESS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda file: file.name)
+def test_another_address_replaces_the_former(page):
+    text = page.read_text(encoding="utf-8")
+    once = with_badges(text, ADDRESS, tests=True)
+    assert with_badges(once, ADDRESS, tests=True) == once
+    moved = with_badges(once, OTHER, tests=True)
+    assert moved == with_badges(text, OTHER, tests=True)
+    assert ADDRESS not in moved
+
+
+def test_a_page_without_the_table_is_named():
+    with pytest.raises(KitError, match="README: has no line like"):
+        with_badges("# Kit\n", ADDRESS)
+
+
+def test_the_cell_is_the_first_of_code_and_there_once():
+    first, second = nbformat.v4.new_markdown_cell("# Title"), nbformat.v4.new_code_cell("1")
+    notebook = nbformat.v4.new_notebook(cells=[first, second])
+    new = nbformat.from_dict(with_cell(with_cell(notebook, OTHER), ADDRESS))
+    nbformat.validate(new)
+    assert [cell.id for cell in new.cells] == [first.id, CELL, second.id]
+    assert ADDRESS in new.cells[1].source
+    assert OTHER not in new.cells[1].source
+    assert len(new.cells[1].source.splitlines()) <= 15
+
+
+def test_a_course_with_an_address_gives_an_edition_that_opens_online(tmp_path):
+    source = tmp_path / "kit"
+    for file in (*PAGES, *visible_files(PROJECT, "*.ipynb"), PROJECT / "lib" / "config.py"):
+        target = source / file.relative_to(PROJECT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+    (source / "course.toml").write_text(f'repository = "{ADDRESS}"\n', encoding="utf-8")
+    folder, _ = write_student_edition(tmp_path / "student", source)
+    for page in PAGES:
+        text = (folder / page.name).read_text(encoding="utf-8")
+        assert text.count("colab-badge.svg") == text.count("open-in-kaggle.svg") == 4
+        assert "actions" not in text  # students get no workflow
+    for file in folder.glob("*.ipynb"):
+        code = [one for one in nbformat.read(file, as_version=4).cells if one.cell_type == "code"]
+        assert [one.id == CELL for one in code] == [True, *[False] * (len(code) - 1)]
+
+
+@pytest.mark.parametrize("where", ["colab", "kaggle", "elsewhere"])
+def test_the_cell_fetches_the_kit_where_it_is_missing(cell, where, tmp_path):
+    repository, place = tmp_path / "repository", tmp_path / "kit"
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(repository)]
+    subprocess.run(["git", "init", "-q", str(repository)], check=True)
+    (repository / "lib.py").write_text("")
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "kit"], check=True)
+    names = ("/content/kit", "/kaggle/working/kit")
+    assert all(name in cell for name in names)
+    for name in names:
+        cell = cell.replace(name, str(place))
+    module = "import sys, types\nsys.modules['google.colab'] = types.ModuleType('colab')\n"
+    script = tmp_path / "cell.ipy"
+    twice = f"{cell}\n{cell}\nimport os; print('in', os.getcwd())\n"  # run again, nothing happens
+    script.write_text(module + twice if where == "colab" else twice)
+    environment = {
+        **os.environ,
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.{repository}.insteadOf",
+        "GIT_CONFIG_VALUE_0": ADDRESS,
+        "IPYTHONDIR": str(tmp_path / "ipython"),
+        **({"KAGGLE_KERNEL_RUN_TYPE": "Interactive"} if where == "kaggle" else {}),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "IPython", "--no-banner", str(script)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    if where == "elsewhere":
+        assert lines == [f"in {tmp_path}"]
+        assert not place.exists()
+    else:
+        assert (place / "lib.py").is_file()
+        assert lines[-1] == f"in {place}"
+        assert "fatal" not in done.stdout
