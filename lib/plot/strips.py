@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lib.logger import Run
-from lib.metrics import summarise
 from lib.plot.pixels import BLUE
 from lib.plot.style import dsc_axis, line_styles, side_by_side, styled
+from lib.stats import paired_test
 from lib.utils import as_list
 
 MOST_PAIRED = 4  # rows between which patients are joined: with more, lines hide the dots
@@ -28,7 +28,7 @@ def dsc_strips(scores: Mapping[str, pd.Series]) -> Figure:
     """Draw the DSC of each patient, a row of dots per recipe, paired and compared with the first.
 
     A tick is the mean of a recipe, the dashed line that of the first. The bar is the 95 % CI of the
-    mean difference to the first over the patients of both (``lib.metrics.summarise``); it knows
+    mean difference to the first over the patients of both (``lib.stats.paired_test``); it knows
     nothing of seeds. Of few recipes the dots of a patient are joined.
 
     Args:
@@ -101,7 +101,7 @@ def _draw_difference(axis: Axes, height: float, first: pd.Series, values: pd.Ser
     differences = (values - first).dropna()
     if len(differences) < 2:
         return "no two patients in common"
-    found = summarise(differences.to_numpy())
+    found = paired_test(differences)
     middle = first.mean()
     axis.plot([middle + found.low, middle + found.high], [height] * 2, color="black", linewidth=3)
     return f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"

@@ -18,7 +18,7 @@ from lib.loss import DiceLoss, IOULoss
 from lib.plot.images import zoom
 from lib.plot.style import TRAINED_ON
 from lib.predict import predict
-from lib.stats import Spread, compare_ladder, compare_to_baseline
+from lib.stats import Spread, compare_ladder, compare_to_baseline, paired_test
 from lib.transform import Augmentation
 from lib.utils import KitError
 from tests.conftest import NAMES
@@ -155,6 +155,16 @@ def test_strips_compare_the_patients_of_both_with_the_first():
     expected = [[[value, 0], [second[name], 1]] for name, value in first.items()]
     assert sorted(joined) == sorted(expected)
     assert [label.get_text() for label in axis.get_yticklabels()] == ["first", "second", "third"]
+
+
+def test_strips_have_the_interval_of_the_table_in_any_order():
+    generator = np.random.default_rng(0)
+    first, second = (pd.Series(generator.uniform(size=30)) for _ in range(2))
+    found = paired_test(second - first)
+    expected = f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+    for order in (first.index, first.index[::-1], generator.permutation(30)):
+        axis = plot.dsc_strips({"first": first[order], "second": second}).axes[0]
+        assert axis.texts[1].get_text().endswith(expected)
 
 
 def test_pictures_are_cropped_to_the_head():
