@@ -137,7 +137,7 @@ def _ground_truth(data: BrainData, patient: str) -> np.ndarray:
 def _legend_of_masks(figure: Figure) -> None:
     lines = [
         Line2D([], [], color=colour, label=label, linewidth=2)
-        for label, colour in (("truth", TRUTH), ("prediction", PREDICTION))
+        for label, colour in (("ground truth", TRUTH), ("prediction", PREDICTION))
     ]
     areas = [
         Patch(facecolor=colour, label=label)

@@ -153,7 +153,7 @@ def _empty_figure(epoch: Epoch, count: int) -> Figure:
     )
     below.legend(
         handles=[
-            Line2D([], [], color=TRUTH, linewidth=3, label="truth"),
+            Line2D([], [], color=TRUTH, linewidth=3, label="ground truth"),
             Line2D([], [], color=PREDICTION, linewidth=2, label="prediction"),
         ],
         loc="outside lower center",

@@ -153,7 +153,7 @@ def calibration(result: Calibration) -> Figure:
             ha="center",
         )
     left.set(
-        title="probability and truth (small: voxels)",
+        title="probability and ground truth (small: voxels)",
         xlabel="predicted probability",
         ylabel="share that is tumour",
         xlim=(-0.03, 1.03),

@@ -14,7 +14,7 @@ const COLOURS = {  // the same as in lib/plot/pixels.py
 const OVERLAYS = { contour: "outlines", fill: "areas", both: "outlines and areas", error: "errors", off: "nothing" };
 const FILLS = { fill: ["truth", "prediction", "agreed"], both: ["truth", "prediction", "agreed"],
                 error: ["missed", "alarm", "hit"] };
-const LEGEND = { hit: "found (TP)", missed: "missed (FN)", alarm: "false alarm (FP)", agreed: "both", truth: "truth",
+const LEGEND = { hit: "found (TP)", missed: "missed (FN)", alarm: "false alarm (FP)", agreed: "both", truth: "ground truth",
                  prediction: "prediction" };
 const FLAIR = 1;
 const FRAMES_PER_SECOND = 8;
@@ -94,7 +94,7 @@ function sliceWords([tp, fp, fn], truth) {
 
 function volumeWords(run, truth) {
   if (!run.slices.length) return "this patient was not predicted";
-  const score = truth ? `whole volume DSC ${run.dsc.toFixed(3)}` : "no truth to compare with";
+  const score = truth ? `whole volume DSC ${run.dsc.toFixed(3)}` : "no ground truth to compare with";
   return run.seen ? `${score} (trained on)` : score;
 }
 

@@ -118,7 +118,10 @@ def _legend(
     predicted: bool,
 ) -> None:
     left = 0
-    for there, name, colour in ((truth, "truth", TRUTH), (predicted, "prediction", PREDICTION)):
+    for there, name, colour in (
+        (truth, "ground truth", TRUTH),
+        (predicted, "prediction", PREDICTION),
+    ):
         if there:
             draw.rectangle((left, 6, left + 18, 11), fill=colour, outline="#444")
             draw.text((left + 24, 0), name, fill=_INK, font=font)

@@ -598,7 +598,7 @@ def test_file_shows_what_is_odd(case, tmp_path, offline):
         "one slice": ("1 of 1",),
         "no tumour": ("no tumour here, none predicted",),
         "no prediction": ("no prediction",),
-        "no truth": ("no truth to compare with", "nothing predicted"),
+        "no truth": ("no ground truth to compare with", "nothing predicted"),
         "missing sequence": ("pre-contrast *",),
         "four runs": ("run 0", "run 3"),
         "long name": ("DSC",),
