@@ -12,6 +12,7 @@ import json
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
+from fnmatch import fnmatch
 from pathlib import Path
 
 import nbformat
@@ -153,7 +154,7 @@ def _edition(source: Path) -> dict[str, bytes]:
 def _online(files: Mapping[str, bytes], address: str) -> Iterator[tuple[str, bytes]]:
     """Yield the pages and notebooks that open on Colab and Kaggle."""
     for name, content in files.items():
-        if Path(name).match(PAGES):
+        if fnmatch(name, PAGES):  # not data/README.md
             yield name, with_badges(content.decode(), address).encode()
         elif name.endswith(".ipynb"):
             yield name, as_file(with_cell(json.loads(content), address)).encode()

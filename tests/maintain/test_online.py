@@ -64,7 +64,8 @@ def test_the_cell_is_the_first_of_code_and_there_once():
 
 def test_a_course_with_an_address_gives_an_edition_that_opens_online(tmp_path):
     source = tmp_path / "kit"
-    for file in (*PAGES, *visible_files(PROJECT, "*.ipynb"), PROJECT / "lib" / "config.py"):
+    others = [PROJECT / name for name in ("lib/config.py", "data/README.md", "docs/README.md")]
+    for file in (*PAGES, *visible_files(PROJECT, "*.ipynb"), *others):
         target = source / file.relative_to(PROJECT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, target)
