@@ -11,8 +11,10 @@ from torch import nn
 from lib.config import Config
 from lib.loss import build_loss
 from lib.networks import build_model
-from lib.runtime import load_class, seed_everything
+from lib.runtime import seed_everything
+from lib.runtime.own_code import load_custom
 from lib.runtime.trial import SIZE, SLICES, Check, try_gradients, try_loss, try_network
+from lib.utils import KitError
 
 
 def check(spec: str) -> list[Check]:
@@ -30,7 +32,12 @@ def check(spec: str) -> list[Check]:
 
 def checks_of(spec: str) -> Iterator[Check]:
     """Yield the checks of ``check``, each as it is done."""
-    cls = load_class(spec, nn.Module)
+    cls = load_custom(spec)
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        raise KitError(
+            f"{spec}: is no class derived from torch.nn.Module, as networks and losses are; "
+            f"whatever else a field of Config names is tried as its run begins"
+        )
     with torch.random.fork_rng(devices=[]):
         seed_everything(0)
         if len(_needed(cls)) > 1:

@@ -290,3 +290,9 @@ def test_command_line(spec, status, line):
     )
     assert done.returncode == status
     assert line in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("spec", ["lib.metrics:dsc", "lib.transform:Augmentation"])
+def test_what_is_neither_network_nor_loss_is_told_where_it_is_tried(spec):
+    with pytest.raises(KitError, match=rf"{spec}: is no class .*tried as its run begins"):
+        check(spec)
