@@ -1,7 +1,7 @@
 """Let README and notebooks open on Colab and Kaggle: ``python -m maintain.online ADDRESS``.
 
 ADDRESS is where the repository is published, ``https://github.com/OWNER/NAME``. Both pages get
-badges, and each notebook a first cell that fetches the kit there and does nothing elsewhere.
+badges, and the first cell of each notebook fetches the kit there; elsewhere it does as before.
 Another address replaces the former one. The student edition has its own, ``repository`` in
 ``course.toml``.
 """
@@ -14,14 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from lib.notebook.course import REPOSITORY
 from lib.runtime import CommandParser, run_command
 from lib.utils import PROJECT, KitError, visible_files, write_atomic
 from maintain.answers import as_file
 
-CELL = "online"  # id of the first cell of code
 PAGES = "README*.md"
 WORKFLOW = Path(".github/workflows/ci.yml")
 _FETCH = """\
@@ -34,6 +31,7 @@ if on_colab or on_kaggle:
     !test -d {{place}} || git clone -q {address} {{place}}
     %cd {{place}}
     %pip install -q anywidget mistune tifffile"""
+_FETCHING = re.compile(r"import os\nimport sys\n\non_colab, .*?tifffile\n\n", re.DOTALL)
 _COLAB = (
     "[![Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
     "(https://colab.research.google.com/github/{name}/blob/main/{notebook})"
@@ -72,13 +70,16 @@ def with_badges(page: str, address: str, tests: bool = False) -> str:
     return plain
 
 
-def with_cell(notebook: Mapping[str, Any], address: str) -> dict[str, Any]:
+def with_fetching(notebook: Mapping[str, Any], address: str) -> dict[str, Any]:
     """Return a notebook whose first cell of code fetches the kit on Colab and Kaggle."""
-    cells = [cell for cell in notebook["cells"] if cell.get("id") != CELL]
+    cells = list(notebook["cells"])
     code = (place for place, cell in enumerate(cells) if cell["cell_type"] == "code")
-    first = next(code, len(cells))
-    new = nbformat.v4.new_code_cell(_FETCH.format(address=address), id=CELL)
-    return {**notebook, "cells": [*cells[:first], new, *cells[first:]]}
+    if (first := next(code, None)) is None:
+        return dict(notebook)
+    source = _FETCHING.sub("", "".join(cells[first]["source"]))
+    source = f"{_FETCH.format(address=address)}\n\n{source}"
+    cells[first] = {**cells[first], "source": source.splitlines(True)}
+    return {**notebook, "cells": cells}
 
 
 def main() -> None:
@@ -95,10 +96,9 @@ def main() -> None:
         write_atomic(file, with_badges(page, address, (PROJECT / WORKFLOW).is_file()))
         print(file.name)
     for file in visible_files(PROJECT, "*.ipynb"):
-        notebook = with_cell(json.loads(file.read_text(encoding="utf-8")), address)
+        notebook = with_fetching(json.loads(file.read_text(encoding="utf-8")), address)
         write_atomic(file, as_file(notebook))
         print(file.name)
-    print("make notebooks executes them anew")
 
 
 if __name__ == "__main__":

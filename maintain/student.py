@@ -27,7 +27,7 @@ from lib.runtime import CommandParser, run_command
 from lib.runtime.own_files import OwnFiles, require_replaceable
 from lib.utils import PROJECT, KitError, short_path, visible_files
 from maintain.answers import as_file
-from maintain.online import PAGES, with_badges, with_cell
+from maintain.online import PAGES, with_badges, with_fetching
 
 PARTS = (
     "*.ipynb",
@@ -157,7 +157,7 @@ def _online(files: Mapping[str, bytes], address: str) -> Iterator[tuple[str, byt
         if fnmatch(name, PAGES):  # not data/README.md
             yield name, with_badges(content.decode(), address).encode()
         elif name.endswith(".ipynb"):
-            yield name, as_file(with_cell(json.loads(content), address)).encode()
+            yield name, as_file(with_fetching(json.loads(content), address)).encode()
 
 
 def _is_edition(archive: Path) -> bool:

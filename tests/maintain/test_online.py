@@ -1,5 +1,6 @@
 """Badges and the first cell by which notebooks open on Colab and Kaggle."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import nbformat
 import pytest
 
 from lib.utils import PROJECT, KitError, visible_files
-from maintain.online import CELL, with_badges, with_cell
+from maintain.online import with_badges, with_fetching
 from maintain.student import write_student_edition
 
 ADDRESS, OTHER = "https://github.com/ada/course", "https://github.com/emmy/kit-2"
@@ -20,7 +21,11 @@ PAGES = sorted(PROJECT.glob("README*.md"))
 def cell() -> str:
     """The code of the cell that fetches the kit."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import lib")])
-    return with_cell(notebook, ADDRESS)["cells"][0]["source"]
+    first, last = "".join(with_fetching(notebook, ADDRESS)["cells"][0]["source"]).split(
+        "\n\nimport lib"
+    )
+    assert last == ""
+    return first
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda file: file.name)
@@ -51,15 +56,29 @@ def test_a_page_without_the_table_is_named():
         with_badges("# Kit\n", ADDRESS)
 
 
-def test_the_cell_is_the_first_of_code_and_there_once():
-    first, second = nbformat.v4.new_markdown_cell("# Title"), nbformat.v4.new_code_cell("1")
-    notebook = nbformat.v4.new_notebook(cells=[first, second])
-    new = nbformat.from_dict(with_cell(with_cell(notebook, OTHER), ADDRESS))
-    nbformat.validate(new)
-    assert [cell.id for cell in new.cells] == [first.id, CELL, second.id]
-    assert ADDRESS in new.cells[1].source
-    assert OTHER not in new.cells[1].source
-    assert len(new.cells[1].source.splitlines()) <= 15
+def test_the_first_cell_of_code_fetches_once():
+    cells = [
+        nbformat.v4.new_markdown_cell("# Title"),
+        nbformat.v4.new_code_cell("one()", execution_count=1),
+        nbformat.v4.new_code_cell("two()"),
+    ]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    new = nbformat.from_dict(with_fetching(with_fetching(notebook, OTHER), ADDRESS))
+    first, second, third = new.cells
+    assert (first, third) == (cells[0], cells[2])
+    assert (second.id, second.execution_count) == (cells[1].id, 1)
+    source = "".join(second.source)
+    assert source.count("git clone") == source.count(ADDRESS) == 1
+    assert OTHER not in source
+    assert source.endswith("\n\none()")
+    assert with_fetching(notebook, ADDRESS) == with_fetching(new, ADDRESS)
+
+
+@pytest.mark.parametrize("file", visible_files(PROJECT, "*.ipynb"), ids=lambda file: file.stem)
+def test_the_first_cell_stays_short(file):
+    notebook = with_fetching(json.loads(file.read_text(encoding="utf-8")), ADDRESS)
+    first = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
+    assert len(first["source"]) <= 15
 
 
 def test_a_course_with_an_address_gives_an_edition_that_opens_online(tmp_path):
@@ -77,7 +96,7 @@ def test_a_course_with_an_address_gives_an_edition_that_opens_online(tmp_path):
         assert "actions" not in text  # students get no workflow
     for file in folder.glob("*.ipynb"):
         code = [one for one in nbformat.read(file, as_version=4).cells if one.cell_type == "code"]
-        assert [one.id == CELL for one in code] == [True, *[False] * (len(code) - 1)]
+        assert ["git clone" in one.source for one in code] == [True, *[False] * (len(code) - 1)]
 
 
 @pytest.mark.parametrize("where", ["colab", "kaggle", "elsewhere"])
