@@ -44,16 +44,21 @@ _TESTS = "[![Tests]({address}/actions/workflows/ci.yml/badge.svg)]({address}/act
 _BADGE = re.compile(r" ?\[!\[(?:Colab|Kaggle|Tests)\]\([^)]*\)\]\([^)]*\)")
 _ROW = re.compile(r"^\| \[`\w+`\]\((\w+\.ipynb)\)", re.MULTILINE)  # of the table of notebooks
 _CLONE = re.compile(r"(?<=git clone -q )(?:<[^>]+>|\S+)(?= )")
+_PUBLISHED = re.compile(r"(?<=git clone -q )https:\S+(?= )")
 _LANGUAGES = re.compile(r"^\[[^]]+\]\(README[^)]*\)", re.MULTILINE)  # the line under the title
 
 
 def with_badges(page: str, address: str, tests: bool = False) -> str:
     """Return a README with the badges of its notebooks, and that of the tests if there are any.
 
+    Without an address it has none, and names no repository.
+
     Raises:
         KitError: the page has no place for one of them.
     """
     plain = _BADGE.sub("", page)
+    if not address:
+        return _PUBLISHED.sub("<repository>", plain)
     name = address.removeprefix("https://github.com/")
 
     def badges(row: re.Match[str]) -> str:
@@ -71,13 +76,17 @@ def with_badges(page: str, address: str, tests: bool = False) -> str:
 
 
 def with_fetching(notebook: Mapping[str, Any], address: str) -> dict[str, Any]:
-    """Return a notebook whose first cell of code fetches the kit on Colab and Kaggle."""
+    """Return a notebook whose first cell of code fetches the kit on Colab and Kaggle.
+
+    Without an address it fetches nothing.
+    """
     cells = list(notebook["cells"])
     code = (place for place, cell in enumerate(cells) if cell["cell_type"] == "code")
     if (first := next(code, None)) is None:
         return dict(notebook)
     source = _FETCHING.sub("", "".join(cells[first]["source"]))
-    source = f"{_FETCH.format(address=address)}\n\n{source}"
+    if address:
+        source = f"{_FETCH.format(address=address)}\n\n{source}"
     cells[first] = {**cells[first], "source": source.splitlines(True)}
     return {**notebook, "cells": cells}
 

@@ -145,14 +145,13 @@ def _edition(source: Path) -> dict[str, bytes]:
     if course.rubric:
         load_rubric(source / course.rubric)  # raises KitError if it is none
         files[RUBRIC] = (source / course.rubric).read_bytes()
-    if course.repository:
-        files |= dict(_online(files, course.repository))
+    files |= dict(_online(files, course.repository))
     files[FILE.name] = _PUBLIC.format_map(asdict(course)).encode()
     return files
 
 
 def _online(files: Mapping[str, bytes], address: str) -> Iterator[tuple[str, bytes]]:
-    """Yield the pages and notebooks that open on Colab and Kaggle."""
+    """Yield pages and notebooks that open the edition on Colab and Kaggle, never the kit itself."""
     for name, content in files.items():
         if fnmatch(name, PAGES):  # not data/README.md
             yield name, with_badges(content.decode(), address).encode()

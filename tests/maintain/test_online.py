@@ -2,14 +2,15 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
 
 from lib.utils import PROJECT, KitError, visible_files
+from maintain.answers import as_file
 from maintain.online import with_badges, with_fetching
 from maintain.student import write_student_edition
 
@@ -49,6 +50,10 @@ def test_another_address_replaces_the_former(page):
     moved = with_badges(once, OTHER, tests=True)
     assert moved == with_badges(text, OTHER, tests=True)
     assert ADDRESS not in moved
+    plain = with_badges(once, "")
+    assert ADDRESS not in plain
+    assert "badge" not in plain
+    assert with_badges(text, "") == text
 
 
 def test_a_page_without_the_table_is_named():
@@ -72,6 +77,7 @@ def test_the_first_cell_of_code_fetches_once():
     assert OTHER not in source
     assert source.endswith("\n\none()")
     assert with_fetching(notebook, ADDRESS) == with_fetching(new, ADDRESS)
+    assert "".join(with_fetching(new, "")["cells"][1]["source"]) == "one()"
 
 
 @pytest.mark.parametrize("file", visible_files(PROJECT, "*.ipynb"), ids=lambda file: file.stem)
@@ -81,13 +87,24 @@ def test_the_first_cell_stays_short(file):
     assert len(first["source"]) <= 15
 
 
-def test_a_course_with_an_address_gives_an_edition_that_opens_online(tmp_path):
-    source = tmp_path / "kit"
+@pytest.fixture
+def source(tmp_path) -> Path:
+    """A kit that is published: its pages, its notebooks, a module."""
+    root = tmp_path / "kit"
     others = [PROJECT / name for name in ("lib/config.py", "data/README.md", "docs/README.md")]
     for file in (*PAGES, *visible_files(PROJECT, "*.ipynb"), *others):
-        target = source / file.relative_to(PROJECT)
+        target = root / file.relative_to(PROJECT)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, target)
+        text = file.read_text(encoding="utf-8")
+        if file in PAGES:
+            text = with_badges(text, OTHER, tests=True)
+        if file.suffix == ".ipynb":
+            text = as_file(with_fetching(json.loads(text), OTHER))
+        target.write_text(text, encoding="utf-8")
+    return root
+
+
+def test_a_course_with_an_address_gives_an_edition_that_opens_online(source, tmp_path):
     (source / "course.toml").write_text(f'repository = "{ADDRESS}"\n', encoding="utf-8")
     folder, _ = write_student_edition(tmp_path / "student", source)
     for page in PAGES:
@@ -96,7 +113,15 @@ def test_a_course_with_an_address_gives_an_edition_that_opens_online(tmp_path):
         assert "actions" not in text  # students get no workflow
     for file in folder.glob("*.ipynb"):
         code = [one for one in nbformat.read(file, as_version=4).cells if one.cell_type == "code"]
-        assert ["git clone" in one.source for one in code] == [True, *[False] * (len(code) - 1)]
+        assert [ADDRESS in one.source for one in code] == [True, *[False] * (len(code) - 1)]
+
+
+@pytest.mark.parametrize("address", ["", ADDRESS])
+def test_an_edition_never_leads_to_the_kit_with_its_solutions(source, tmp_path, address):
+    (source / "course.toml").write_text(f'repository = "{address}"\n', encoding="utf-8")
+    folder, _ = write_student_edition(tmp_path / "student", source)
+    for file in folder.rglob("*"):
+        assert not file.is_file() or OTHER.encode() not in file.read_bytes(), file
 
 
 @pytest.mark.parametrize("where", ["colab", "kaggle", "elsewhere"])

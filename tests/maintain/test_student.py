@@ -132,6 +132,7 @@ def test_a_cell_that_asks_for_an_answer_is_known_again(source, tmp_path):
         ("exercises = 3", "must be a list of names"),
         ("exercise = []", "exercise is unknown; there are exercises, rubric, data, phantom_seed"),
         ("rubric = 5", "rubric must be the name"),
+        ('repository = "github.com/a/b"', "repository must be like https://github.com/OWNER"),
         ('language = "de"', "language must be one of 'en', 'zh-CN'"),
         ('data = "lgg"', "data must be one of '', 'kaggle', 'phantom'"),
         ("phantom_seed = 1.5", "phantom_seed must be a whole number from 0"),
