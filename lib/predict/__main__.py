@@ -51,6 +51,10 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
     arguments = parser.parse_args()
+    if arguments.html:
+        from lib.viewer import require_own_page  # which builds on this package
+
+        require_own_page(Path(arguments.html))  # rather than after all the computing
     weights = Path(arguments.weights or default_weights())
     trained = load_weights(weights, arguments.trust)
     if arguments.tta is not None:
@@ -68,7 +72,7 @@ def main() -> None:
     )
     print(f"{prediction}\nmasks and cases.csv: {arguments.out}")
     if arguments.html:
-        from lib.viewer import browse  # which builds on this package
+        from lib.viewer import browse
 
         browse(prediction).to_html(arguments.html, prediction.ranked()[:MOST_SHOWN])
 

@@ -73,7 +73,7 @@ def write_page(gallery: Gallery, path: str | Path, patients: list[str] | None = 
         some = ", ".join(list(gallery.labels)[:3])
         raise KitError(f"{path}: {wanted} to show; there are {some} ...")
     menu = [[name, gallery.labels[name]] for name in names]
-    _require_own(path)
+    require_own_page(path)
     parts = [_json_element("patients", menu)]
     parts += [
         _json_element(f"patient-{i}", _patient(gallery, name)) for i, name in enumerate(names)
@@ -108,7 +108,7 @@ def _text(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _require_own(path: Path) -> None:
+def require_own_page(path: Path) -> None:
     """Raise KitError if the path is taken by anything but a page of this module."""
     if path.is_dir() or (path.exists() and _MARK not in path.read_bytes()):
         raise KitError(f"{path}: is there and no slice browser; choose another name")
