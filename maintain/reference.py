@@ -53,14 +53,16 @@ SCALES: dict[str, Scale] = {
     "gpu": Scale({}),
 }
 
-WEIGHTS, LADDER_PLAN, CROSS_VALIDATION, BASELINE = (
+WEIGHTS, LADDER_PLAN, LADDER_FOLDS, CROSS_VALIDATION, BASELINE = (
     "pretrained",
     "best ladder",
+    "ladder cross-validation",
     "best cross-validation",
     "baseline",
 )
 FOLDS = 5
 _BEST = list(LADDER.values())[-1]
+_TRAINED_STEPS = {step: changes for step, changes in LADDER.items() if "tta" not in changes}
 FOLDER = PROJECT / "result" / "reference"
 Measured = dict[str, list[Run]]  # label of a variant -> its runs, the reference first
 
@@ -103,7 +105,7 @@ PARTS: Mapping[str, Part] = {
             Plan(
                 LADDER_PLAN,
                 "What is each step of the best recipe worth?",
-                {step: changes for step, changes in LADDER.items() if "tta" not in changes},
+                _TRAINED_STEPS,
                 ladder=True,
                 table="best",
             )
@@ -113,6 +115,16 @@ PARTS: Mapping[str, Part] = {
                 CROSS_VALIDATION,
                 "Is the best recipe better, on all patients?",
                 {"baseline": {}, "best": _BEST},
+                table="best",
+            ),
+            folds=FOLDS,
+        ),
+        Part(
+            Plan(
+                LADDER_FOLDS,
+                "What is each step of the best recipe worth, on all patients?",
+                _TRAINED_STEPS,
+                ladder=True,
                 table="best",
             ),
             folds=FOLDS,

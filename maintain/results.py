@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,6 +29,7 @@ from maintain.postprocess import POSTPROCESSING, PUBLISHED, nested_choice
 from maintain.reference import (
     CROSS_VALIDATION,
     FOLDER,
+    LADDER_FOLDS,
     LADDER_PLAN,
     PARTS,
     SCALES,
@@ -42,6 +44,11 @@ _MARK = "<!-- {} -->"  # filled in here, so that only the page contains the mark
 MAKER = "make reference-figures"
 BEGIN, END = _MARK.format(f"made by: {MAKER}"), _MARK.format("end of what it makes")
 WORST = 10  # patients named
+# in them FLAIR replaces a missing sequence, or two; benchmarks.phantom counts exact copies
+SUBSTITUTED = (
+    *("TCGA_DU_6407", "TCGA_DU_7013", "TCGA_DU_7301", "TCGA_DU_8165", "TCGA_FG_7634"),
+    *("TCGA_FG_A60K", "TCGA_HT_7877", "TCGA_HT_8105", "TCGA_HT_A616", "TCGA_HT_A61B"),
+)
 TRIALS = "trials-*/*/run.json"
 
 
@@ -237,7 +244,7 @@ def _sections(scale: str, folder: Path) -> Iterator[str]:
         heading = f"### {name}\n\n{PARTS[name].plan.question}"
         pictures = "\n".join(f"![{kind}]({file})" for kind, file in _files(name, scale).items())
         if name == CROSS_VALIDATION:
-            folds = {label: CrossValidation(tuple(several)) for label, several in runs.items()}
+            folds = compared_ones(name, runs)
             yield "\n\n".join(
                 (
                     heading,
@@ -259,6 +266,11 @@ def _sections(scale: str, folder: Path) -> Iterator[str]:
         else:
             table = markdown(_shown(name, runs))
             yield "\n\n".join((heading, table, _basis(name, runs), pictures))
+        if name == LADDER_FOLDS and len(groups := by_sequences(compared_ones(name, runs))):
+            yield (
+                f"Patients in whom FLAIR replaces a missing sequence, and the others; each step "
+                f"against the one before, without a correction:\n\n{markdown(groups)}"
+            )
     file = folder / POSTPROCESSING.format(scale)
     if file.is_file():
         table = pd.read_csv(file)
@@ -270,6 +282,34 @@ def _sections(scale: str, folder: Path) -> Iterator[str]:
             f"folds, against the largest connected component above {THRESHOLD}:\n\n"
             f"{markdown(_postprocessing(table))}"
         )
+
+
+def compared_ones(name: str, runs: Measured) -> Mapping[str, Any]:
+    """Return what is compared of each variant of a part: its runs, or their cross-validation."""
+    if not PARTS[name].folds:
+        return runs
+    return {label: CrossValidation(tuple(several)) for label, several in runs.items()}
+
+
+def by_sequences(steps: Mapping[str, CrossValidation]) -> pd.DataFrame:
+    """Return a row per step of a ladder: patients with a sequence missing, and the others."""
+    scores = {label: each.cases.set_index("patient")["dsc"] for label, each in steps.items()}
+    patients = next(iter(scores.values())).index
+    missing = patients.str.startswith(SUBSTITUTED)
+    rows: dict[str, dict[str, float | str]] = {}
+    before = None
+    for label, dsc in scores.items() if missing.any() else ():
+        row: dict[str, float | str] = {}
+        for group, these in (("a sequence missing", missing), ("all there", ~missing)):
+            row[group] = dsc[these].mean()
+            if before is not None:
+                result = stats.paired_test(dsc[these] - before[these])
+                row |= {
+                    f"{group}: step": result.mean,
+                    f"{group}: 95 % CI": _interval(result.low, result.high),
+                }
+        rows[label], before = row, dsc
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def compared(plan: Plan, runs: Mapping[str, stats.Runs]) -> pd.DataFrame:
@@ -288,7 +328,7 @@ def _shown(name: str, runs: Measured) -> pd.DataFrame:
             }
         }
     )
-    table = compared(PARTS[name].plan, runs).set_index("label")
+    table = compared(PARTS[name].plan, compared_ones(name, runs)).set_index("label")
     table["p (Holm)"] = table["p (Holm)"].map(stats.p_in_cell)
     table["half of it from"] = [
         f"{carriers} of {patients}"
@@ -300,8 +340,9 @@ def _shown(name: str, runs: Measured) -> pd.DataFrame:
 
 def _basis(name: str, runs: Measured) -> str:
     """Return the number of seeds, and what the comparison could have shown."""
-    seeds = len(next(iter(runs.values())))
-    return f"Seeds: {seeds}. {stats.resolution(compared(PARTS[name].plan, runs))}"
+    count = len(next(iter(runs.values())))
+    basis = f"Folds: {count}" if PARTS[name].folds else f"Seeds: {count}"
+    return f"{basis}. {stats.resolution(compared(PARTS[name].plan, compared_ones(name, runs)))}"
 
 
 def _without_training(table: pd.DataFrame) -> pd.DataFrame:
@@ -495,28 +536,35 @@ def _figures(name: str, runs: Measured) -> tuple[Figure, Figure]:
     if name == CROSS_VALIDATION:
         first = dsc_strips(
             {
-                label: CrossValidation(tuple(several)).cases.set_index("patient")["dsc"]
-                for label, several in runs.items()
+                label: folds.cases.set_index("patient")["dsc"]
+                for label, folds in compared_ones(name, runs).items()
             }
         )
     else:
-        first = forest(compared(PARTS[name].plan, runs), PARTS[name].plan.ladder)
+        plan = PARTS[name].plan
+        first = forest(compared(plan, compared_ones(name, runs)), plan.ladder)
     return first, sweep_curves(runs)
 
 
 def write_tables(folder: Path = FOLDER) -> list[Path]:
     """Write the tables that ``train_best.ipynb`` shows; return their files.
 
-    The ladder, and the rules for components, are of the largest scale that they were measured at.
+    The ladder, and the rules for components, are of the largest scale that they were measured at;
+    the ladder on all patients, if it was cross-validated.
     """
     tables = {"cross_validation.csv": all_cross_validations(folder)}
     components = [component_table(folds) for folds in cross_validations(folder).values()]
     if any(map(len, components)):
         tables["components.csv"] = [table for table in components if len(table)][-1]
-    for scale in reversed(SCALES):
-        if runs := measured(LADDER_PLAN, scale, folder):
-            tables["ladder.csv"] = stats.readable(stats.compare_ladder(runs))
-            break
+    ladders = (
+        (name, runs)
+        for name in (LADDER_FOLDS, LADDER_PLAN)
+        for scale in reversed(SCALES)
+        if (runs := measured(name, scale, folder))
+    )
+    for name, runs in islice(ladders, 1):
+        steps = stats.compare_ladder(compared_ones(name, runs))
+        tables["ladder.csv"] = stats.readable(steps)
     for name, table in tables.items():
         write_atomic(folder / name, table.to_csv(lineterminator="\n", float_format="%.3f"))
     return [folder / name for name in tables]

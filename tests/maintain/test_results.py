@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -130,6 +131,25 @@ def test_folds_are_compared_one_by_one(reference):
         pair = before.cases.merge(after.cases, on="patient")
         assert row["difference"] == pytest.approx((pair["dsc_y"] - pair["dsc_x"]).mean())
         assert row["improved"] == f"{(pair['dsc_y'] > pair['dsc_x']).sum()} of {len(pair)}"
+
+
+def test_steps_are_told_apart_by_what_patients_lack():
+    """Ten patients lack a sequence: a step that gains 0.1 in them alone is said so."""
+    names = [f"{person}_20000101" for person in results.SUBSTITUTED] + list(NAMES)
+    lacking = pd.Series([True] * 10 + [False] * len(NAMES), names)
+    before = pd.Series(range(len(names)), names) / 100
+    steps = {
+        label: SimpleNamespace(cases=pd.DataFrame({"patient": names, "dsc": dsc.to_numpy()}))
+        for label, dsc in {"first": before, "second": before + 0.1 * lacking}.items()
+    }
+    table = results.by_sequences(steps)
+    assert table.loc["first", "a sequence missing"] == pytest.approx(before.iloc[:10].mean())
+    assert table.loc["second", "a sequence missing: step"] == pytest.approx(0.1)
+    assert table.loc["second", "a sequence missing: 95 % CI"] == "+0.100 to +0.100"
+    assert table.loc["second", "all there: step"] == 0
+    others = {label: each.cases.iloc[10:] for label, each in steps.items()}
+    none = {label: SimpleNamespace(cases=cases) for label, cases in others.items()}
+    assert results.by_sequences(none).empty
 
 
 def test_what_can_be_had_without_training(reference):
