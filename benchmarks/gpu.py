@@ -43,7 +43,8 @@ from lib.train import Training, train_epoch
 from lib.utils import PROJECT, progress, write_atomic, write_json
 
 LIMIT = 120  # seconds a piece may take
-MINUTES = 14  # in all; what is left is measured by the next call
+MINUTES = 14  # after which no piece begins; what is left is measured by the next call
+GRACE = 1  # minutes after that, at whose end a piece that goes on is killed
 CARD = 7.5  # GiB that a card of 8 GB leaves to a process
 GIB = 2**30
 
@@ -399,8 +400,8 @@ def tables(out: Path, names: list[str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _failure(command: list[str]) -> str:
-    """Run a piece, and return in a line why it failed; "" if it did not.
+def _failure(command: list[str], limit: float) -> str:
+    """Run a piece for so many seconds, and return in a line why it failed; "" if it did not.
 
     Raises:
         TimeoutExpired: it took too long; it and what it has started are killed.
@@ -409,7 +410,7 @@ def _failure(command: list[str]) -> str:
         command, cwd=PROJECT, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as piece:
         try:
-            _, said = piece.communicate(timeout=LIMIT)
+            _, said = piece.communicate(timeout=limit)
         except BaseException:  # an interruption, too
             os.killpg(piece.pid, signal.SIGKILL)
             raise
@@ -455,10 +456,11 @@ def main() -> None:
             name,
             *["--tiny"] * options.tiny,
         ]
+        limit = min(LIMIT, end + 60 * GRACE - time.monotonic())
         try:
-            reason = _failure(command)
+            reason = _failure(command, limit)
         except subprocess.TimeoutExpired:
-            reason = f"took more than {LIMIT} s"
+            reason = f"took more than {limit:.0f} s"
         if reason:
             failed.append(name)
             print(f"{name}: {reason}", flush=True)

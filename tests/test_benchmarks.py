@@ -128,15 +128,14 @@ def test_tests_that_did_not_run_are_no_measurement(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a group of processes ends together")
-def test_a_piece_that_takes_too_long_ends_with_what_it_started(monkeypatch):
-    monkeypatch.setattr(gpu, "LIMIT", 2)
+def test_a_piece_that_takes_too_long_ends_with_what_it_started():
     sleeping = [sys.executable, "-c", "import time; time.sleep(61)"]
     with pytest.raises(subprocess.TimeoutExpired):
-        gpu._failure([sys.executable, "-c", f"import subprocess; subprocess.run({sleeping})"])
+        gpu._failure([sys.executable, "-c", f"import subprocess; subprocess.run({sleeping})"], 2)
     running = [one for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"] == sleeping]
     assert not psutil.wait_procs(running, timeout=5)[1]
-    assert gpu._failure([sys.executable, "-c", "raise SystemExit('why')"]) == "why"
-    assert gpu._failure([sys.executable, "-c", ""]) == ""
+    assert gpu._failure([sys.executable, "-c", "raise SystemExit('why')"], 60) == "why"
+    assert gpu._failure([sys.executable, "-c", ""], 60) == ""
 
 
 @pytest.mark.long
