@@ -1,0 +1,106 @@
+"""Figures that pages tell in words are those of the tables and records beside them."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from decimal import ROUND_HALF_UP, Decimal
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib import stats
+from lib.phantom.write import SEED, missing_sequences
+from lib.sweep.measured import evidence
+from maintain.evidence import BEST, STEPS
+from maintain.reference import FOLDER, cross_validations
+from maintain.results import COMPONENTS
+
+OVERVIEW = " ".join((FOLDER / "README.md").read_text(encoding="utf-8").split())
+GPU = json.loads((FOLDER / "gpu.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("row", "keys"),
+    [
+        ("0.1.0, `REFERENCE`", ["kit REFERENCE step, det"]),
+        ("0.1.0, `BEST`", ["kit BEST step, det"]),
+        ("network, loss and Adam only", ["net 16 det"]),
+        ("the same, cuDNN free", ["net 16 free benchmark"]),
+        ("the same, batch 64", ["net 64 det", "net 64 free benchmark"]),
+        ("batch 16, one CUDA graph", ["net 16 det CUDA graph", "net 16 free fused ema CUDA graph"]),
+        ("batch 16, `torch.compile` (30 s once)", ["net 16 compiled"]),
+        ("batch 16, `torch.compile` and CUDA graph", ["net 16 compiled + CUDA graph"]),
+        ("batch 16, `torch.compile(mode=", ["net 16 reduce-overhead"]),
+        ("batch 64, `torch.compile`", ["net 64 compiled"]),
+    ],
+)
+def test_the_table_of_the_gpu_is_its_record(row, keys):
+    lines = (FOLDER / "gpu.md").read_text(encoding="utf-8").splitlines()
+    [line] = [line for line in lines if line.startswith(f"| {row}")]
+    found = [re.match(r"([\d.]+) ms, (\d+) slices/s", GPU[key]).groups() for key in keys]
+    times = "; ".join(str(Decimal(ms).quantize(Decimal("0.1"), ROUND_HALF_UP)) for ms, _ in found)
+    rates = "; ".join(f"{int(rate):,}" for _, rate in found)
+    assert line.replace("**", "").endswith(f" | {times} | {rates} |")
+
+
+def test_figures_from_elsewhere_are_those_of_the_record():
+    record = json.loads((FOLDER / "h200.json").read_text(encoding="utf-8"))["trainings"]
+    page = (FOLDER / "elsewhere.md").read_text(encoding="utf-8")
+    for name, what in (("best", "`BEST`, 256x256"), ("baseline", "`REFERENCE`")):
+        assert f"| {record[name]['withheld mean dsc']:.3f} | {what}" in page
+    assert f"| {record['best-nb1']['withheld mean dsc']:.3f} | `BEST` with `neighbours=1`" in page
+
+
+def test_the_lowest_at_full_scale_are_told_voxel_by_voxel():
+    rows = {}
+    for run in cross_validations()["gpu-20"]["best"].runs:
+        for found in json.loads((run.folder / COMPONENTS).read_text(encoding="utf-8")):
+            truth, voxels, true = (found[name] for name in ("ground truth", "voxels", "true"))
+            dsc = 2 * np.array(true) / (np.array(voxels) + truth)
+            largest = int(np.argmax(voxels))
+            cells = [truth, int(sum(true)), voxels[largest], int(true[largest])]
+            shown = [f"{float(each):.3f}" if each else "0" for each in (dsc[largest], max(dsc))]
+            name = re.sub(r"TCGA_(\w+)_\d+", r"\1", found["patient"])
+            rows[dsc[largest], name] = [name, *(f"{int(cell):,}" for cell in cells), *shown]
+    for key in sorted(rows)[:5]:
+        assert f"| {' | '.join(rows[key])} |" in OVERVIEW
+
+
+def test_hardness_is_that_of_the_baseline():
+    def row(scores, sd, missed):
+        percentiles = ", ".join(f"{each:.3f}" for each in np.percentile(scores, (10, 50, 90)))
+        return f"| {percentiles} | {sd:.3f} | {round(missed, 1):g} |"
+
+    runs = [run.cases["dsc"] for run in evidence(BEST)["baseline"]]
+    pooled = pd.concat(runs)
+    sd = float(np.mean([scores.std() for scores in runs]))
+    assert row(pooled, sd, 100 * (pooled < 0.1).mean()) in OVERVIEW
+    for scale in ("cpu", "cpu-long"):
+        scores = cross_validations()[scale]["baseline"].cases["dsc"]
+        assert row(scores, scores.std(), 100 * (scores < 0.1).mean()) in OVERVIEW
+
+
+def test_sequence_dropout_is_told_for_those_who_lack_a_sequence():
+    measured, words = evidence(STEPS), []
+    for lacking in (True, False):
+        chosen = {
+            label: [
+                replace(run, cases=run.cases[run.cases["patient"].map(_lacks) == lacking])
+                for run in runs
+            ]
+            for label, runs in measured.items()
+        }
+        row = stats.compare_ladder(chosen).set_index("label").loc["sequence dropout"]
+        assert row["patients"] == (30 if lacking else 170)
+        interval = f"{row['CI low']:+.3f} to {row['CI high']:+.3f}"
+        words.append((f"{row['difference']:+.3f}", interval))
+    (first, its), (second, theirs) = words
+    assert f"it adds {first} (95 % CI {its}), on the 170 others {second} ({theirs})" in OVERVIEW
+
+
+def _lacks(patient: str) -> bool:
+    """Return whether FLAIR replaces a sequence of a phantom."""
+    return bool(missing_sequences(SEED, int(patient.rpartition("_")[2])))
