@@ -69,6 +69,23 @@ def test_the_lowest_at_full_scale_are_told_voxel_by_voxel():
         assert f"| {' | '.join(rows[key])} |" in OVERVIEW
 
 
+def test_who_lacks_a_sequence_is_told_by_themselves():
+    before, after = (
+        each.cases.set_index("patient")["dsc"] for each in cross_validations()["gpu-20"].values()
+    )
+    names = OVERVIEW.partition("FLAIR replaces it**: ten patients (")[2].partition(";")[0]
+    ten = re.findall(r"[A-Z]{2}_\w{4}", names)
+    lacking = np.array([name.split("_", 1)[1].rpartition("_")[0] in ten for name in after.index])
+    assert lacking.sum() == len(ten) == 10
+    one, other = (stats.paired_test((after - before)[each]) for each in (lacking, ~lacking))
+    assert (
+        f"from {before[lacking].mean():.3f} to {after[lacking].mean():.3f} here "
+        f"({round(10 * one.improved)} of 10 improved, 95 % CI of the difference {one.low:+.3f} to "
+        f"{one.high:+.3f}, p {one.p:.3f}), the other 90 from {before[~lacking].mean():.3f} to "
+        f"{after[~lacking].mean():.3f} ({other.low:+.3f} to {other.high:+.3f})" in OVERVIEW
+    )
+
+
 def test_hardness_is_that_of_the_baseline():
     def row(scores, sd, missed):
         percentiles = ", ".join(f"{each:.3f}" for each in np.percentile(scores, (10, 50, 90)))
