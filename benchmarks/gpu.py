@@ -18,14 +18,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
@@ -37,9 +40,11 @@ from lib.config import BEST, REFERENCE, Config
 from lib.dataset import load_data, make_split
 from lib.logger import RunFolder
 from lib.networks import build, summary
+from lib.optim import MovingAverage
 from lib.runtime import deterministic, pick_device, seed_everything
 from lib.runtime.device import on_cpu
 from lib.train import Training, train_epoch
+from lib.transform import build_augmentation
 from lib.utils import PROJECT, progress, write_atomic, write_json
 
 LIMIT = 120  # seconds a piece may take
@@ -238,18 +243,122 @@ def by_patients(device: torch.device, size: Size, patients: int) -> Row:
 def assembled(device: torch.device, size: Size, recipe: str, recorded: bool, compiled: bool) -> Row:
     """Measure the training of ``lib.train``, with and without its recording and compiling."""
     with _training(device, size, RECIPES[recipe], recorded, compiled) as training:
-        steps = [_epoch_seconds(training, epoch) for epoch in range(3)]
-        count = training.steps_per_epoch
-    step = min(steps[1:]) / count
+        found = _timed(training)
+    return {"recipe": recipe, "recorded": recorded, "compiled": compiled, **found}
+
+
+def _timed(training: Training) -> Row:
+    """Return how fast a training is, its first epoch by itself."""
+    steps = [_epoch_seconds(training, epoch) for epoch in range(3)]
+    step = min(steps[1:]) / training.steps_per_epoch
     return {
-        "recipe": recipe,
-        "recorded": recorded,
-        "compiled": compiled,
         "first epoch, s": round(steps[0], 1),
         "ms a step": round(1e3 * step, 2),
         "slices/s": round(training.config.batch_size / step, 1),
-        **_peaks(device),
+        **_peaks(training.machine.device),
     }
+
+
+def changed(device: torch.device, size: Size, change: str) -> Row:
+    """Measure the training of the best recipe, recorded, with one part of it done otherwise."""
+    with CHANGES[change](), _training(device, size, BEST, device.type == "cuda", False) as training:
+        return {"change": change, **_timed(training)}
+
+
+def reduced(device: torch.device, size: Size) -> Row:
+    """Measure the same with ``torch.compile(mode="reduce-overhead")`` instead of the recording."""
+    with _training(device, size, BEST, False, False) as training:
+        training.forward = torch.compile(training.model, mode="reduce-overhead")
+        return _timed(training)
+
+
+@contextmanager
+def _free() -> Iterator[None]:
+    """Let cuDNN try its algorithms and take the fastest, in the place of ``deterministic``."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def _adam(**how: bool) -> AbstractContextManager[object]:
+    """Let Adam go through the weights in another way."""
+
+    def build_adam(config: Config, parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, config.lr, **how)
+
+    return mock.patch("lib.train.build_optimizer", build_adam)
+
+
+class _Averaged(MovingAverage):
+    """Average the weights by torch's own class."""
+
+    def __init__(self, model: nn.Module, decay: float, run: int) -> None:
+        super().__init__(model, decay, run)
+        averages = get_ema_multi_avg_fn(self.decay)
+        self._theirs = AveragedModel(model, multi_avg_fn=averages, use_buffers=True)
+
+    def update(self, model: nn.Module) -> None:
+        self._theirs.update_parameters(model)
+
+
+CHANGES: dict[str, Callable[[], AbstractContextManager[object]]] = {
+    "none": nullcontext,
+    "cuDNN free": lambda: mock.patch.object(sys.modules[__name__], "deterministic", _free),
+    "Adam, weight by weight": partial(_adam, foreach=False, fused=False),
+    "Adam, foreach": partial(_adam, foreach=True, fused=False),
+    "torch's AveragedModel": lambda: mock.patch("lib.train.MovingAverage", _Averaged),
+}
+
+
+def augmentation(device: torch.device, size: Size) -> Row:
+    """Milliseconds of the best recipe's augmentation of a batch, done in several ways."""
+    augment, batch = build_augmentation(BEST), size.batches[0]
+    images, masks = random_batch(batch, size.image, device)
+    drawn = augment.draw(np.random.default_rng(0), batch).to(device)
+
+    def one_by_one(images: Tensor, masks: Tensor, _: object) -> None:
+        for at in (slice(i, i + 1) for i in range(batch)):
+            augment.apply(images[at], masks[at], drawn.of(at))
+
+    ways: dict[str, Callable[..., object]] = {
+        "one expression over the batch": augment.apply,
+        "slice by slice": one_by_one,
+    }
+    if device.type == "cuda":
+        ways["one expression, compiled"] = torch.compile(augment.apply)
+    return _milliseconds(
+        {name: partial(way, images, masks, drawn) for name, way in ways.items()}, device, size
+    )
+
+
+def copies(device: torch.device, size: Size) -> Row:
+    """Milliseconds to copy a batch to the device, from ordinary and from pinned memory.
+
+    Where the slices fit on the device they lie there, and only indices are copied.
+    """
+    images, _ = random_batch(size.batches[0], size.image, torch.device("cpu"))
+    ways = {"ordinary memory": partial(images.to, device, non_blocking=True)}
+    if device.type == "cuda":
+        ways["pinned memory"] = partial(images.pin_memory().to, device, non_blocking=True)
+    return _milliseconds(ways, device, size)
+
+
+def _milliseconds(ways: dict[str, Callable[[], object]], device: torch.device, size: Size) -> Row:
+    """Return name -> milliseconds a call."""
+    found = {}
+    for name, way in ways.items():
+
+        def calls(times: int, way: Callable[[], object] = way) -> None:
+            for _ in range(times):
+                way()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+        calls(3)
+        found[f"{name}, ms"] = round(1e3 * seconds(partial(calls, size.steps)) / size.steps, 3)
+    return found
 
 
 def profiled(device: torch.device, size: Size) -> Row:
@@ -338,6 +447,11 @@ def pieces(size: Size, device: torch.device) -> dict[str, Piece]:
     found["profile-best"] = profiled
     for compiled in on_gpu:
         found[f"bits-best{'-compiled' * compiled}"] = partial(same_bits, compiled=compiled)
+    for place, change in enumerate(CHANGES):
+        found[f"change-{place}"] = partial(changed, change=change)
+    if device.type == "cuda":
+        found["reduced-overhead"] = reduced
+    found |= {"augmentation-best": augmentation, "copies-batch": copies}
     for network in FULL_WIDTH:
         for on in (False, True):
             found[f"memory-{network}-{'checkpointing' if on else 'plain'}"] = partial(
