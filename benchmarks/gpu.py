@@ -305,10 +305,10 @@ class _Averaged(MovingAverage):
 
 CHANGES: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "none": nullcontext,
-    "cuDNN free": lambda: mock.patch.object(sys.modules[__name__], "deterministic", _free),
-    "Adam, weight by weight": partial(_adam, foreach=False, fused=False),
-    "Adam, foreach": partial(_adam, foreach=True, fused=False),
-    "torch's AveragedModel": lambda: mock.patch("lib.train.MovingAverage", _Averaged),
+    "free-cudnn": lambda: mock.patch.object(sys.modules[__name__], "deterministic", _free),
+    "adam-weight-by-weight": partial(_adam, foreach=False, fused=False),
+    "adam-foreach": partial(_adam, foreach=True, fused=False),
+    "torch-averaged-model": lambda: mock.patch("lib.train.MovingAverage", _Averaged),
 }
 
 
@@ -447,8 +447,7 @@ def pieces(size: Size, device: torch.device) -> dict[str, Piece]:
     found["profile-best"] = profiled
     for compiled in on_gpu:
         found[f"bits-best{'-compiled' * compiled}"] = partial(same_bits, compiled=compiled)
-    for place, change in enumerate(CHANGES):
-        found[f"change-{place}"] = partial(changed, change=change)
+    found |= {f"change-{change}": partial(changed, change=change) for change in CHANGES}
     if device.type == "cuda":
         found["reduced-overhead"] = reduced
     found |= {"augmentation-best": augmentation, "copies-batch": copies}
