@@ -74,6 +74,7 @@ notebooks: .venv/run ## execute the notebooks in place on the phantom, as they a
 
 reference-figures: .venv/run ## tables and figures of what was measured, in result/reference and docs
 	$(PY) -m maintain.results
+	$(PY) -m maintain.pretrained
 	$(PY) -m maintain.findings
 	$(PY) -m maintain.answers
 
