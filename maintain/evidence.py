@@ -74,6 +74,20 @@ BEST = Plan(
 STEPS = Plan(
     "best ladder", "What is each step of the best recipe worth?", LADDER, ladder=True, table="best"
 )
+OPTIONS = Plan(
+    "other options",
+    "What do the options do that no question of the notebooks is about?",
+    {
+        "as published": {},
+        "prior of 0.02": {"prior": 0.02},
+        "warm-up": {"warmup": 0.05},
+        "gradients of at most 1": {"clip": 1.0},
+        "instance normalisation": {"normalisation": "instance"},
+        "kaiming initialiser": {"initialiser": "kaiming"},
+        "more empty slices": {"background_weight": 1.0},
+        "slices below and above": {"neighbours": 1},
+    },
+)
 EARLY = Plan(
     "early stopping",
     "What does it cost to stop early?",
@@ -88,6 +102,7 @@ PARTS: Mapping[str, Part] = {
         Part(BEST, MANY),
         Part(STEPS, MANY),
         *(Part(plan, MANY) for name, plan in PLANS.items() if name not in SINGLE),
+        Part(OPTIONS, FEW),
         Part(EARLY, FEW),
         Part(NULL, 2 * MANY),
     )

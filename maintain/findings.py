@@ -117,9 +117,10 @@ def _null(folder: Path) -> Iterator[str]:
 
 def _alike(folder: Path) -> str:
     """Return how far the runs of a variant and of its reference with the same seed are alike."""
-    found = []
+    found, counts = [], runs_of_recipes(folder)
     for plan in (part.plan for part in PARTS.values()):
-        if plan.table == "train" and plan is not NULL and not plan.ladder:
+        asked = plan.table == "train" and plan is not NULL and not plan.ladder
+        if asked and seeds_of(plan, counts) > 1:
             first, *others = map(_run_means, evidence(plan, "best", folder).values())
             found += [np.corrcoef(first, other)[0, 1] for other in others]
     low, middle, high = np.quantile(found, (0.25, 0.5, 0.75))
