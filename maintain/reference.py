@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -183,32 +182,32 @@ def part_tasks(
 def measured(plan: str, scale: str, folder: Path = FOLDER) -> Measured:
     """Return the runs of a part by fold and seed, if all are finished.
 
-    A run counts if its settings are those that the part has today.
+    A run counts if it was made at this scale, for whatever part, and its settings are those that
+    the part has today.
 
     Raises:
         KitError: a variant was trained twice on the same patients with the same seed, e.g. by other
             code.
     """
     part = PARTS[plan]
-    configs = part.plan.configs(base_of(part, scale))
-    found = {
-        label: [
-            run
-            for run in runs
-            if label in configs and _recipe(run.config) == _recipe(configs[label])
-        ]
-        for label, runs in _by_label(plan, scale, folder).items()
-    }
-    for label, runs in found.items():
-        if len({(run.info["split"]["name"], run.config.seed) for run in runs}) < len(runs):
+    base = base_of(part, scale)
+    seeds = part.seeds or (base.seed,)
+    splits = [f"fold-{i}-of-{part.folds}" for i in range(1, 1 + part.folds)] or [base.split]
+    there = [
+        run
+        for run in _finished(scale, folder)
+        if run.config.split in splits and run.config.seed in seeds
+    ]
+    found: Measured = {}
+    for label, config in part.plan.configs(base).items():
+        found[label] = runs = [run for run in there if _recipe(run.config) == _recipe(config)]
+        if len({(run.config.split, run.config.seed) for run in runs}) < len(runs):
             raise KitError(
                 f"{folder}: {plan}, {label} was trained more than once at scale {scale}; keep one "
                 f"run of each fold and seed: {', '.join(run.id for run in runs)}"
             )
-    complete = all(
-        len(found.get(label, ())) == (part.folds or len(part.seeds) or 1) for label in configs
-    )
-    return {label: found[label] for label in configs} if complete else {}
+    complete = all(len(runs) == len(splits) * len(seeds) for runs in found.values())
+    return found if complete else {}
 
 
 def _recipe(config: Config) -> Config:
@@ -218,18 +217,16 @@ def _recipe(config: Config) -> Config:
     )
 
 
-def _by_label(plan: str, scale: str, folder: Path) -> Measured:
-    """Return label -> finished runs of a plan at a scale, by fold and seed."""
-    found: Measured = defaultdict(list)
+def _finished(scale: str, folder: Path) -> list[Run]:
+    """Return the finished runs of a scale, by fold and seed."""
+    found = []
     for file in sorted(folder.glob("runs/*/run.json")):
         run = Run(file.parent)
-        for place in run.info.get("places", []):
-            if (place["plan"], place.get("scale"), run.info["status"]) == (plan, scale, "finished"):
-                require_sound(run)
-                found[place["label"]].append(run)
-    for runs in found.values():
-        runs.sort(key=lambda run: (run.info["split"]["name"], run.config.seed))
-    return found
+        scales = {place.get("scale") for place in run.info.get("places", [])}
+        if scale in scales and run.info["status"] == "finished":
+            require_sound(run)
+            found.append(run)
+    return sorted(found, key=lambda run: (run.config.split, run.config.seed))
 
 
 def cross_validated(folder: Path = FOLDER) -> tuple[str, dict[str, CrossValidation]]:

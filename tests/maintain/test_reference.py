@@ -18,9 +18,11 @@ from lib.train import fit
 from lib.utils import KitError
 from maintain.reference import (
     CROSS_VALIDATION,
+    LADDER_FOLDS,
     PARTS,
     SCALES,
     WEIGHTS,
+    Part,
     base_of,
     cross_validated,
     measured,
@@ -73,6 +75,16 @@ def test_the_command_finds_what_is_trained(reference, monkeypatch, capfd):
     assert status == 0, err
     assert CROSS_VALIDATION in out and WEIGHTS not in out
     assert {file: file.stat().st_mtime_ns for file in reference.glob("runs/*/best.pt")} == before
+
+
+def test_a_run_counts_for_every_part_that_asks_for_it(copied, monkeypatch):
+    """The ladder's lowest step is the baseline, cross-validated for another part already."""
+    steps = dataclasses.replace(PARTS[LADDER_FOLDS].plan, variants={"as shipped": {}})
+    monkeypatch.setitem(PARTS, LADDER_FOLDS, Part(steps, folds=5))
+    found = measured(LADDER_FOLDS, "cpu", copied)
+    baseline = measured(CROSS_VALIDATION, "cpu", copied)["baseline"]
+    assert [run.id for run in found["as shipped"]] == [run.id for run in baseline]
+    assert len(baseline) == 5 and not measured(LADDER_FOLDS, "gpu", copied)
 
 
 def test_weights_of_two_scales_are_one_run(copied, reference, monkeypatch):
