@@ -32,7 +32,8 @@ from lib.utils import PROJECT, KitError, visible_files, write_atomic
 from maintain.catalog import read_catalog
 from maintain.evidence import PARTS
 from maintain.findings import runs_of_recipes, seeds_of
-from maintain.results import compared
+from maintain.reference import LADDER_FOLDS, measured
+from maintain.results import by_sequences, compared, compared_ones
 
 WIDTH = 125  # of the lines in a notebook
 CROSS_VALIDATED = FOLDER.with_name("cross_validation.csv")
@@ -88,6 +89,7 @@ def numbers(folder: Path = FOLDER) -> dict[str, Any]:
     found: dict[str, Any] = {
         "size": _by_size(folder),
         "patients": _on_patients(),
+        "lacking": _of_those_who_lack(),
         "cost": _gflops(),
     }
     for name, part in PARTS.items():
@@ -148,6 +150,23 @@ def _on_patients() -> ByLabel:
                 interval=f"95 % CI {row['its 95 % CI']}",
             )
             for label, row in compared_ones.iterrows()
+        }
+    )
+
+
+def _of_those_who_lack() -> ByLabel:
+    """Return step of the ladder -> what it does to patients without a sequence, and to others."""
+    steps = by_sequences(compared_ones(LADDER_FOLDS, measured(LADDER_FOLDS, "cpu")))
+    before = steps["a sequence missing"].shift()
+    return ByLabel(
+        {
+            label: SimpleNamespace(
+                before=f"{before[label]:.3f}",
+                after=f"{row['a sequence missing']:.3f}",
+                interval=f"95 % CI of the difference {row['a sequence missing: 95 % CI']}",
+                others=f"{row['all there: step']:+.3f}",
+            )
+            for label, row in steps.iloc[1:].iterrows()
         }
     )
 

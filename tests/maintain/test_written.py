@@ -7,16 +7,19 @@ import re
 from dataclasses import replace
 from decimal import ROUND_HALF_UP, Decimal
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 
 from lib import stats
+from lib.logger import Run
 from lib.phantom.write import SEED, missing_sequences
 from lib.sweep.measured import evidence
+from lib.utils import PROJECT
 from maintain.evidence import BEST, STEPS
-from maintain.reference import FOLDER, cross_validations
-from maintain.results import COMPONENTS
+from maintain.reference import FOLDER, LADDER_FOLDS, LADDER_PLAN, cross_validations, measured
+from maintain.results import COMPONENTS, by_sequences, compared_ones
 
 OVERVIEW = " ".join((FOLDER / "README.md").read_text(encoding="utf-8").split())
 GPU = json.loads((FOLDER / "gpu.json").read_text(encoding="utf-8"))
@@ -84,6 +87,42 @@ def test_who_lacks_a_sequence_is_told_by_themselves():
         f"{one.high:+.3f}, p {one.p:.3f}), the other 90 from {before[~lacking].mean():.3f} to "
         f"{after[~lacking].mean():.3f} ({other.low:+.3f} to {other.high:+.3f})" in OVERVIEW
     )
+
+
+def test_the_ladder_on_patients_is_told_as_measured():
+    steps = compared_ones(LADDER_FOLDS, measured(LADDER_FOLDS, "cpu"))
+    table = stats.compare_ladder(steps).set_index("label")
+    first, last = (each.dsc.mean for each in (steps["as shipped"], steps["averaged weights"]))
+    low, high = (f"{each:+.3f}" for each in (table["difference"].min(), table["difference"].max()))
+    lacking = by_sequences(steps)["a sequence missing"]
+    step = by_sequences(steps).loc["sequence dropout"]
+    fewer = stats.compare_ladder(measured(LADDER_PLAN, "cpu")).set_index("label")["difference"]
+    phantoms = stats.compare_ladder(evidence(STEPS)).set_index("label")["difference"]
+    order, of_ten = (each.corr(phantoms, "spearman") for each in (table["difference"], fewer))
+    told = (
+        f"The five steps go from {first:.3f} to {last:.3f}, single ones add {low} to {high}",
+        f"the rank correlation is {order:+.2f}, and was {of_ten:+.2f} with the ten patients",
+        f"from {lacking['stronger augmentation']:.3f} to {lacking['sequence dropout']:.3f} by that "
+        f"step (95 % CI of the difference {step['a sequence missing: 95 % CI']}), the other 90 "
+        f"stay where they are ({step['all there: step']:+.3f}, {step['all there: 95 % CI']})",
+    )
+    for words in told:
+        assert words in OVERVIEW
+    [again] = (Run(file.parent) for file in FOLDER.glob("rounding-128/*/run.json"))
+    assert (
+        f"has {again.dsc.mean:.3f} instead of {steps['as shipped'].runs[0].dsc.mean:.3f}"
+        in OVERVIEW
+    )
+    notebook = nbformat.read(PROJECT / "train_best.ipynb", 4)
+    [cell] = (cell.source for cell in notebook.cells if cell.id == "ladder-on-patients")
+    words = (
+        f"five steps add {last - first:.3f} together",
+        f"with ten of these patients it was {of_ten:+.2f}",
+        f"from {lacking['stronger augmentation']:.3f} to {lacking['sequence dropout']:.3f} "
+        f"(95 % CI of the difference {step['a sequence missing: 95 % CI']})",
+        f"({step['all there: step']:+.3f})",
+    )
+    assert all(each in " ".join(cell.split()) for each in words)
 
 
 def test_hardness_is_that_of_the_baseline():
