@@ -141,7 +141,7 @@ def test_the_cell_fetches_the_kit_where_it_is_missing(cell, where, tmp_path):
     twice = f"{cell}\n{cell}\nimport os; print('in', os.getcwd())\n"  # run again, nothing happens
     script.write_text(module + twice if where == "colab" else twice)
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"},
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"url.{repository}.insteadOf",
         "GIT_CONFIG_VALUE_0": ADDRESS,
