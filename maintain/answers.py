@@ -32,11 +32,11 @@ from lib.utils import PROJECT, KitError, visible_files, write_atomic
 from maintain.catalog import read_catalog
 from maintain.evidence import PARTS
 from maintain.findings import runs_of_recipes, seeds_of
-from maintain.reference import LADDER_FOLDS, measured
-from maintain.results import by_sequences, compared, compared_ones
+from maintain.results import BY_SEQUENCES, compared
 
 WIDTH = 125  # of the lines in a notebook
 CROSS_VALIDATED = FOLDER.with_name("cross_validation.csv")
+LACKING = FOLDER.with_name(BY_SEQUENCES)
 TEXTS = Path(__file__).with_name("answers.md")
 BEGIN, END = "<!-- ### BEGIN SOLUTION -->", "<!-- ### END SOLUTION -->"
 _HEADING = re.compile(r"^## ([\w-]+)(?: · ([\w ]+))?$", re.MULTILINE)
@@ -156,7 +156,7 @@ def _on_patients() -> ByLabel:
 
 def _of_those_who_lack() -> ByLabel:
     """Return step of the ladder -> what it does to patients without a sequence, and to others."""
-    steps = by_sequences(compared_ones(LADDER_FOLDS, measured(LADDER_FOLDS, "cpu")))
+    steps = pd.read_csv(LACKING, index_col=0)
     before = steps["a sequence missing"].shift()
     return ByLabel(
         {

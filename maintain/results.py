@@ -40,6 +40,7 @@ from maintain.reference import (
 )
 
 PAGE = PROJECT / "docs" / "researchers.md"
+BY_SEQUENCES = "ladder_by_sequences.csv"
 _MARK = "<!-- {} -->"  # filled in here, so that only the page contains the marks
 MAKER = "make reference-figures"
 BEGIN, END = _MARK.format(f"made by: {MAKER}"), _MARK.format("end of what it makes")
@@ -563,8 +564,10 @@ def write_tables(folder: Path = FOLDER) -> list[Path]:
         if (runs := measured(name, scale, folder))
     )
     for name, runs in islice(ladders, 1):
-        steps = stats.compare_ladder(compared_ones(name, runs))
-        tables["ladder.csv"] = stats.readable(steps)
+        steps = compared_ones(name, runs)
+        tables["ladder.csv"] = stats.readable(stats.compare_ladder(steps))
+        if name == LADDER_FOLDS and len(groups := by_sequences(steps)):
+            tables[BY_SEQUENCES] = groups
     for name, table in tables.items():
         write_atomic(folder / name, table.to_csv(lineterminator="\n", float_format="%.3f"))
     return [folder / name for name in tables]
