@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from itertools import islice
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -293,24 +293,24 @@ def compared_ones(name: str, runs: Measured) -> Mapping[str, Any]:
 
 
 def by_sequences(steps: Mapping[str, CrossValidation]) -> pd.DataFrame:
-    """Return a row per step of a ladder: patients with a sequence missing, and the others."""
-    scores = {label: each.cases.set_index("patient")["dsc"] for label, each in steps.items()}
-    patients = next(iter(scores.values())).index
-    missing = patients.str.startswith(SUBSTITUTED)
-    rows: dict[str, dict[str, float | str]] = {}
-    before = None
-    for label, dsc in scores.items() if missing.any() else ():
-        row: dict[str, float | str] = {}
-        for group, these in (("a sequence missing", missing), ("all there", ~missing)):
-            row[group] = dsc[these].mean()
-            if before is not None:
-                result = stats.paired_test(dsc[these] - before[these])
-                row |= {
-                    f"{group}: step": result.mean,
-                    f"{group}: 95 % CI": _interval(result.low, result.high),
-                }
-        rows[label], before = row, dsc
-    return pd.DataFrame.from_dict(rows, orient="index")
+    """Return a row per step of a ladder: patients with a sequence missing, and the others.
+
+    It is empty where no patient lacks one.
+    """
+    scores = pd.DataFrame(
+        {label: each.cases.set_index("patient")["dsc"] for label, each in steps.items()}
+    )
+    missing = scores.index.str.startswith(SUBSTITUTED)
+    if not missing.any():
+        return pd.DataFrame()
+    groups = {"a sequence missing": scores[missing], "all there": scores[~missing]}
+    table = pd.DataFrame({group: these.mean() for group, these in groups.items()})
+    for group, these in groups.items():
+        for before, after in pairwise(scores):
+            result = stats.paired_test(these[after] - these[before])
+            table.loc[after, f"{group}: step"] = result.mean
+            table.loc[after, f"{group}: 95 % CI"] = _interval(result.low, result.high)
+    return table
 
 
 def compared(plan: Plan, runs: Mapping[str, stats.Runs]) -> pd.DataFrame:
@@ -557,17 +557,13 @@ def write_tables(folder: Path = FOLDER) -> list[Path]:
     components = [component_table(folds) for folds in cross_validations(folder).values()]
     if any(map(len, components)):
         tables["components.csv"] = [table for table in components if len(table)][-1]
-    ladders = (
-        (name, runs)
-        for name in (LADDER_FOLDS, LADDER_PLAN)
-        for scale in reversed(SCALES)
-        if (runs := measured(name, scale, folder))
-    )
-    for name, runs in islice(ladders, 1):
-        steps = compared_ones(name, runs)
-        tables["ladder.csv"] = stats.readable(stats.compare_ladder(steps))
-        if name == LADDER_FOLDS and len(groups := by_sequences(steps)):
-            tables[BY_SEQUENCES] = groups
+    for name, scale in product((LADDER_FOLDS, LADDER_PLAN), reversed(SCALES)):
+        if runs := measured(name, scale, folder):
+            steps = compared_ones(name, runs)
+            tables["ladder.csv"] = stats.readable(stats.compare_ladder(steps))
+            if name == LADDER_FOLDS and len(groups := by_sequences(steps)):
+                tables[BY_SEQUENCES] = groups
+            break
     for name, table in tables.items():
         write_atomic(folder / name, table.to_csv(lineterminator="\n", float_format="%.3f"))
     return [folder / name for name in tables]

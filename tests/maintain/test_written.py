@@ -19,7 +19,7 @@ from lib.sweep.measured import evidence
 from lib.utils import PROJECT
 from maintain.evidence import BEST, STEPS
 from maintain.reference import FOLDER, LADDER_FOLDS, LADDER_PLAN, cross_validations, measured
-from maintain.results import COMPONENTS, by_sequences, compared_ones
+from maintain.results import COMPONENTS, SUBSTITUTED, by_sequences, compared_ones
 
 OVERVIEW = " ".join((FOLDER / "README.md").read_text(encoding="utf-8").split())
 GPU = json.loads((FOLDER / "gpu.json").read_text(encoding="utf-8"))
@@ -78,7 +78,8 @@ def test_who_lacks_a_sequence_is_told_by_themselves():
     )
     names = OVERVIEW.partition("FLAIR replaces it**: ten patients (")[2].partition(";")[0]
     ten = re.findall(r"[A-Z]{2}_\w{4}", names)
-    lacking = np.array([name.split("_", 1)[1].rpartition("_")[0] in ten for name in after.index])
+    assert {f"TCGA_{name}" for name in ten} == set(SUBSTITUTED)
+    lacking = after.index.str.startswith(SUBSTITUTED)
     assert lacking.sum() == len(ten) == 10
     one, other = (stats.paired_test((after - before)[each]) for each in (lacking, ~lacking))
     assert (
