@@ -1,8 +1,11 @@
 """What the tests share: an isolated cache, and little synthetic patients in the Kaggle layout."""
 
 import os
-from collections.abc import Callable, Iterable
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 os.environ.setdefault(
@@ -28,12 +31,20 @@ NAMES = (
 
 
 @pytest.fixture(autouse=True)
-def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees or leaves a cache, settings of the user, or a bar that needs Jupyter."""
-    monkeypatch.setenv("KIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+def isolated(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """No test sees or leaves a cache, settings of the user, or a bar that needs Jupyter.
+
+    A folder for its cache and its patients, which is removed after the test: those of all tests
+    would fill gigabytes."""
+    folder = tmp_path_factory.getbasetemp() / uuid.uuid4().hex
+    monkeypatch.setenv("KIT_CACHE", str(folder / "cache"))
     monkeypatch.setenv("KIT_PROGRESS", "text")
     for name in ("KIT_DATA", "KIT_OUT", "KIT_PROFILE", "KIT_STUDENT"):
         monkeypatch.delenv(name, raising=False)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def brain(
@@ -79,11 +90,12 @@ def write_patient(
 
 
 @pytest.fixture
-def kaggle_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def kaggle_folder(isolated: Path) -> Callable[..., Path]:
     """A function that writes patients of those names into a new folder, with masks or without."""
+    numbers = count()
 
     def make(names: Iterable[str] = NAMES, masks: bool = True, **shape: int) -> Path:
-        root = tmp_path_factory.mktemp("source") / "kaggle_3m"
+        root = isolated / f"source{next(numbers)}" / "kaggle_3m"
         for seed, name in enumerate(names):
             volume, mask = brain(seed, **shape)
             write_patient(root, name, volume, mask if masks else None)
