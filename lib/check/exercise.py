@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.runtime.trial import Check, raised
+from lib.runtime.trial import Check, own_line, raised
 
 TOLERANCE = 1e-5
 
@@ -25,7 +25,8 @@ Try = Callable[[Any], Iterator[Check]]
 def attempt(exercise: str, answer: Any, tries: Try) -> Iterator[Check]:
     """Yield the checks of an answer, up to the first that fails.
 
-    Code that raises an error fails with the line where it did.
+    Code that raises an error fails with the line where it did, and so does code that the user
+    stops, whose loop may have no end.
     """
     checks = tries(answer)
     while True:
@@ -35,6 +36,10 @@ def attempt(exercise: str, answer: Any, tries: Try) -> Iterator[Check]:
             return
         except (Exception, SystemExit) as error:  # a student's code can be wrong in every way
             yield Check(exercise, False, raised(error))
+            return
+        except KeyboardInterrupt as stop:
+            remedy = f"you stopped it{own_line(stop)}; if a loop has no end there, give it one"
+            yield Check(exercise, False, remedy)
             return
         yield Check(f"{exercise} {found.name}", found.passed, found.remedy)
         if not found.passed:

@@ -3,8 +3,11 @@
 import inspect
 import itertools
 import math
+import signal
 import subprocess
 import sys
+import threading
+import time
 import types
 
 import numpy as np
@@ -56,6 +59,17 @@ def test_each_exercise_of_the_edition_is_said_to_be_unwritten():
     failed = [str(check) for check in check_exercises(module) if not check.passed]
     assert len(failed) == len(EXERCISES)
     assert all("is written: write it: return" in line for line in failed)
+
+
+def test_a_loop_without_end_is_named_when_it_is_stopped():
+    def endless(*_):
+        threading.Timer(0.2, signal.raise_signal, [signal.SIGINT]).start()
+        while True:
+            time.sleep(0.01)
+
+    [line] = remedies("dsc", endless)
+    number = inspect.getsourcelines(endless)[1] + 3
+    assert f"you stopped it (line {number} of test_exercises.py)" in line
 
 
 # --- mistakes, as students make them --------------------------------------------------------------
