@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from decimal import ROUND_HALF_UP, Decimal
+from typing import get_args
 
 import nbformat
 import numpy as np
@@ -14,12 +16,13 @@ import pytest
 
 from lib import stats
 from lib.logger import Run
+from lib.metrics import summarise
 from lib.phantom.write import SEED, missing_sequences
-from lib.sweep.measured import evidence
+from lib.sweep.measured import ScoredEpoch, evidence
 from lib.utils import PROJECT
-from maintain.evidence import BEST, STEPS
+from maintain.evidence import BEST, OPTIONS, STEPS
 from maintain.reference import FOLDER, LADDER_FOLDS, LADDER_PLAN, cross_validations, measured
-from maintain.results import COMPONENTS, SUBSTITUTED, by_sequences, compared_ones
+from maintain.results import COMPONENTS, SUBSTITUTED, by_sequences, compared, compared_ones
 
 OVERVIEW = " ".join((FOLDER / "README.md").read_text(encoding="utf-8").split())
 GPU = json.loads((FOLDER / "gpu.json").read_text(encoding="utf-8"))
@@ -156,6 +159,48 @@ def test_sequence_dropout_is_told_for_those_who_lack_a_sequence():
         words.append((f"{row['difference']:+.3f}", interval))
     (first, its), (second, theirs) = words
     assert f"it adds {first} (95 % CI {its}), on the 170 others {second} ({theirs})" in OVERVIEW
+
+
+def test_what_rounding_does_is_told_as_recorded():
+    """The tables have the runs that were trained here, and the words those of both places."""
+    table = pd.read_csv(FOLDER / "phantom-rounding.csv")
+    for step, rows in table.groupby("step"):
+        for epoch in get_args(ScoredEpoch):
+            runs = {run.config.seed: run for run in evidence(STEPS, epoch)[step]}
+            means = [round(runs[seed].cases["dsc"].mean(), 4) for seed in rows["seed"]]
+            assert means == list(rows[f"here, {epoch} epoch"])
+    moved = table["here, best epoch"] - table["elsewhere, best epoch"]
+    sd = math.sqrt((moved**2).mean() / 2)  # of one run: a difference of two has twice its variance
+    pairs = f"{len(table)} pairs; `phantom-rounding.csv`"
+    assert f"moves the mean of a run by an SD of {sd:.3f} ({pairs})" in OVERVIEW
+
+
+def test_options_are_told_as_measured():
+    table = compared(OPTIONS, evidence(OPTIONS)).set_index("label")
+    assert set(table["verdict"]) == {"cannot tell"}
+    kaiming = table.loc["kaiming initialiser"]
+    assert table["difference"].abs().idxmax() == kaiming.name
+    assert (
+        f"The largest difference is that of the Kaiming initialiser, {kaiming['difference']:+.3f} "
+        f"(95 % CI {kaiming['CI low']:+.3f} to {kaiming['CI high']:+.3f}"
+    ) in OVERVIEW
+
+
+def test_what_phantoms_teach_about_patients_is_told_as_recorded():
+    scores = []
+    for version, name in ((1, "phantom-1-for-patients"), (2, "phantom-for-patients")):
+        held_out, found = (
+            pd.read_csv(FOLDER / name / file).sort_values("patient")["dsc"].to_numpy()
+            for file in ("cases.csv", "cases_on_patients.csv")
+        )
+        of_all, lost = summarise(found), (found < 0.1).sum()
+        mean = f"**{of_all.mean:.3f}** ({of_all.low:.3f} to {of_all.high:.3f})"
+        row = f"{held_out.mean():.3f} | {mean} | {of_all.median:.3f} | {of_all.sd:.3f} | {lost}"
+        assert f"| version {version} | {row} |" in OVERVIEW
+        scores.append(found)
+    test = stats.paired_test(scores[1] - scores[0])
+    words = f"({test.mean:+.3f}, 95 % CI {test.low:+.3f} to {test.high:+.3f}, of these two sets"
+    assert words in OVERVIEW
 
 
 def _lacks(patient: str) -> bool:
