@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import traceback
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -55,17 +55,13 @@ def raised(error: BaseException) -> str:
     return f"it raised {type(error).__name__}: {text}{own_line(error)}"
 
 
-def own_line(error: BaseException, ours: Collection[Path] = OURS) -> str:
-    """Return the innermost line of the user's code, e.g. " (line 3 of my_loss.py)", or nothing.
-
-    Args:
-        ours: folders of code that is not the user's, beside installed packages.
-    """
+def own_line(error: BaseException) -> str:
+    """Return the innermost line of the user's code, e.g. " (line 3 of my_loss.py)", or ""."""
     own = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
         if frame.filename.endswith(".py")
-        and not set(ours).intersection(Path(frame.filename).parents)
+        and not OURS.intersection(Path(frame.filename).parents)
         and "site-packages" not in frame.filename
     ]
     return f" (line {own[-1].lineno} of {Path(own[-1].filename).name})" if own else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from decimal import ROUND_HALF_UP, Decimal
 from typing import get_args
@@ -18,7 +19,7 @@ from lib import stats
 from lib.logger import Run
 from lib.metrics import summarise
 from lib.phantom.write import SEED, missing_sequences
-from lib.sweep.measured import ScoredEpoch, evidence
+from lib.sweep.measured import ScoredEpoch, TestScores, evidence
 from lib.utils import PROJECT
 from maintain.evidence import BEST, OPTIONS, STEPS
 from maintain.reference import FOLDER, LADDER_FOLDS, LADDER_PLAN, cross_validations, measured
@@ -144,21 +145,28 @@ def test_hardness_is_that_of_the_baseline():
 
 
 def test_sequence_dropout_is_told_for_those_who_lack_a_sequence():
-    measured, words = evidence(STEPS), []
+    words, whole = [], []
     for lacking in (True, False):
-        chosen = {
-            label: [
-                replace(run, cases=run.cases[run.cases["patient"].map(_lacks) == lacking])
-                for run in runs
-            ]
-            for label, runs in measured.items()
-        }
-        row = stats.compare_ladder(chosen).set_index("label").loc["sequence dropout"]
+        steps, recipes = (_of_those(evidence(plan), lacking) for plan in (STEPS, BEST))
+        row = stats.compare_ladder(steps).set_index("label").loc["sequence dropout"]
         assert row["patients"] == (30 if lacking else 170)
         interval = f"{row['CI low']:+.3f} to {row['CI high']:+.3f}"
         words.append((f"{row['difference']:+.3f}", interval))
+        whole.append(f"{compared(BEST, recipes).iloc[0]['difference']:+.3f}")
     (first, its), (second, theirs) = words
     assert f"it adds {first} (95 % CI {its}), on the 170 others {second} ({theirs})" in OVERVIEW
+    assert f"The whole recipe adds {' and '.join(whole)}." in OVERVIEW
+
+
+def _of_those(runs: Mapping[str, list[TestScores]], lacking: bool) -> dict[str, list[TestScores]]:
+    """Return runs scored on the phantoms that lack a sequence alone, or on the others."""
+    return {
+        label: [
+            replace(run, cases=run.cases[run.cases["patient"].map(_lacks) == lacking])
+            for run in several
+        ]
+        for label, several in runs.items()
+    }
 
 
 def test_what_rounding_does_is_told_as_recorded():
