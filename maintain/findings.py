@@ -19,7 +19,7 @@ from lib.stats.scored import PAIRS
 from lib.sweep import Plan
 from lib.sweep.measured import BASE, FOLDER, ScoredEpoch, TestScores, evidence, recipe_of
 from lib.utils import write_atomic
-from maintain.evidence import BEST, NULL, PARTS, STEPS, read_tables
+from maintain.evidence import BEST, FEW, MANY, NULL, PARTS, STEPS, read_tables
 from maintain.results import compared, markdown
 
 PAGE = FOLDER.with_suffix(".md")
@@ -104,11 +104,13 @@ def _null(folder: Path) -> Iterator[str]:
     yield _outcomes(measured)
     [runs] = measured.values()
     if len(runs) >= PARTS[NULL.name].seeds:
-        found = stats.false_findings(runs)
+        seeds, further = FEW, MANY
+        alike, more = (stats.false_findings(runs, further=each) for each in (0, further))
         yield (
-            f"Dealt out among a baseline and three candidates with five seeds each, 1,000 times: "
-            f"{found.helps:.1%} of these sweeps find a candidate that helps, {found.any:.1%} one "
-            f"that helps or hurts."
+            f"Dealt out among a baseline and three candidates with {seeds} seeds each, {TIMES:,} "
+            f"times: {alike.helps:.1%} of these sweeps find a candidate that helps, "
+            f"{alike.any:.1%} one that helps or hurts. With {further} further runs of the baseline "
+            f"it is {more.helps:.1%} and {more.any:.1%}."
         )
         yield "Of a difference that is added to the DSC of every patient:"
         yield markdown(_power_reached(runs))
@@ -122,7 +124,7 @@ def _alike(folder: Path) -> str:
         asked = plan.table == "train" and plan is not NULL and not plan.ladder
         if asked and seeds_of(plan, counts) > 1:
             first, *others = map(_run_means, evidence(plan, "best", folder).values())
-            found += [np.corrcoef(first, other)[0, 1] for other in others]
+            found += [first.corr(other) for other in others]  # of the seeds that both have
     low, middle, high = np.quantile(found, (0.25, 0.5, 0.75))
     return (
         f"The means of a variant's runs and of the reference's with the same seeds correlate by "
@@ -130,9 +132,9 @@ def _alike(folder: Path) -> str:
     )
 
 
-def _run_means(runs: list[TestScores]) -> list[float]:
+def _run_means(runs: list[TestScores]) -> pd.Series:
     """Return the mean DSC of each run, by seed."""
-    return [run.cases["dsc"].mean() for run in runs]
+    return pd.Series({run.config.seed: run.cases["dsc"].mean() for run in runs})
 
 
 def _power_reached(runs: list[TestScores]) -> pd.DataFrame:

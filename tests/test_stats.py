@@ -43,7 +43,7 @@ from lib.stats import (
     verdict,
 )
 from lib.stats.paired import sign_flip_p, smallest_detectable
-from lib.stats.planning import MOST_RUNS, Design
+from lib.stats.planning import MOST_RUNS, Design, spread_of
 from lib.stats.scored import PAIRS
 from lib.stats.verdicts import CANNOT_TELL, NEGLIGIBLE, NO_DIFFERENCE, corrected
 from lib.utils import KitError
@@ -319,7 +319,8 @@ def test_without_scatter_between_patients_pairs_of_runs_are_the_t_test_of_runs()
     theirs = stats.ttest_1samp(gains, 0)
     assert (result.p, result.df) == pytest.approx((theirs.pvalue, theirs.df))
     assert (result.low, result.high) == pytest.approx(tuple(theirs.confidence_interval()))
-    assert result.spread == pytest.approx((gains.std(ddof=1) / math.sqrt(2), 0, 0))
+    shared = math.sqrt(np.cov(before, before + gains)[0, 1])
+    assert result.spread == pytest.approx((gains.std(ddof=1) / math.sqrt(2), 0, 0, shared))
     assert result.se < crossed_test(*scores).se / 5  # what the seed does to both cancels
 
 
@@ -363,7 +364,7 @@ def test_recipes_that_differ_after_training_share_their_trainings(before, after,
     ("before", "after", "compared"),
     [
         (range(5), range(5), range(5)),
-        (range(8), (6, 2, 3, 4, 5), (6, 2, 3, 4, 5)),  # those that both have
+        (range(8), (6, 2, 3, 4, 5), (6, 2, 3, 4, 5, 0, 1, 7)),  # the others come last
         (range(4), range(4), None),  # few pairs find less than runs apart
         (range(8), (7, 8, 9, 10, 11), None),
         (range(8), (3, 4, 5, 6, 8), None),  # one without a partner
@@ -408,9 +409,66 @@ def test_power_agrees_with_simulation_where_runs_are_paired(runs):
     recipe = [run_of(one, names, seed=i) for i, one in enumerate(before)]
     with_flips = [run_of(one, names, seed=i, tta=True) for i, one in enumerate(after)]
     table = compare_to_baseline({"a": recipe, "b": with_flips})
-    own = Spread(*table[["seed SD", "patient SD", "residual SD"]].iloc[0])
+    own = spread_of(table.iloc[0])
     smallest = Design(own, (runs, runs), 50, 1, paired=True).smallest()
     assert f"A true difference of {smallest:.3f} would be found" in resolution(table)
+
+
+def test_further_runs_count_by_a_regression_of_those_with_equal_seeds():
+    rng, shape = np.random.default_rng(5), normal(20, 0)  # patients do not differ
+    before = rng.normal(0.7, 0.02, 30)
+    after = 0.2 + 0.5 * before[:6] + rng.normal(0, 0.01, 6)
+    scores = np.add.outer(before, shape), np.add.outer(after, shape)
+    result = crossed_test(*scores, paired=True)
+    line = stats.linregress(before[:6], after)
+    assert 0 < line.slope < 1
+    assert result.mean == pytest.approx(line.intercept + (line.slope - 1) * before.mean())
+    rest = (1 - line.slope) * 24 / 30  # how much the runs without a partner count
+    left = after - (1 - rest) * before[:6]
+    away = (before[:6].mean() - before.mean()) ** 2 / (5 * before[:6].var(ddof=1))
+    terms = [
+        (left.var(ddof=1) * 5 / 4 * (1 / 6 + away), 4),
+        (rest**2 * before.var(ddof=1) / 24, 29),
+    ]
+    assert result.se**2 == pytest.approx(sum(term for term, _ in terms))
+    assert result.df == pytest.approx(result.se**4 / sum(term**2 / df for term, df in terms))
+    back = crossed_test(*scores[::-1], paired=True)
+    assert (back.p, back.se, back.low) == pytest.approx((result.p, result.se, -result.high))
+    other = np.concatenate([scores[0][:6], scores[0][:5:-1]]), scores[1]  # the others in any order
+    assert crossed_test(*other, paired=True)[:-1] == pytest.approx(result[:-1])
+    with pytest.raises(KitError, match="fewer than 5 pairs of runs"):
+        crossed_test(scores[0], scores[1][:4], paired=True)
+
+
+def test_runs_that_are_alike_count_as_pairs_and_others_as_two_groups():
+    """At the two ends: what the seed does is all, or nothing."""
+    rng, shape = np.random.default_rng(6), normal(20, 0)
+    before, change = rng.normal(0.7, 0.02, 30), rng.normal(0.01, 1e-4, 6)
+    alike = np.add.outer(before, shape), np.add.outer(before[:6] + change, shape)
+    pairs = crossed_test(alike[0][:6], alike[1], paired=True)
+    found = crossed_test(*alike, paired=True)
+    assert found.mean == pytest.approx(pairs.mean, abs=1e-4)
+    assert found.spread.shared == pytest.approx(before[:6].std(ddof=1), rel=0.02)
+    opposed = np.add.outer(0.7 - before[:6], shape)  # a slope below 0 is none
+    found, apart = crossed_test(alike[0], opposed, paired=True), crossed_test(alike[0], opposed)
+    assert found.mean == pytest.approx(apart.mean)
+
+
+@pytest.mark.parametrize("common", [0.0, 0.02, 0.04])
+@pytest.mark.parametrize("pairs", [6, 12])
+def test_level_and_power_of_pairs_beside_further_runs(pairs, common):
+    rng, found, count = np.random.default_rng(8), [], 36
+    known = Spread(0.02, 0.02, 0.03, common)
+    size = Design(known, (count, pairs), 50, 1, paired=True).smallest()
+    if common <= known.seeds and pairs == 12:
+        assert size < 0.95 * Design(known, (pairs, pairs), 50, 1, paired=True).smallest()
+    for _ in range(500):
+        before, after = drawn(rng, count, 50, known, (0, size), common=common)
+        tests = [crossed_test(before, after[:pairs] - less, paired=True) for less in (size, 0)]
+        found.append([test.p <= 0.05 for test in tests])
+    level, reached = np.mean(found, axis=0)
+    assert level <= 0.07  # two standard errors above 5 %
+    assert reached == pytest.approx(0.8, abs=0.06)
 
 
 def test_a_recipe_with_one_run_borrows_the_seeds_variance():
@@ -420,7 +478,7 @@ def test_a_recipe_with_one_run_borrows_the_seeds_variance():
     assert forth.se**2 == pytest.approx(means.var(ddof=1) * (1 / 3 + 1))
     assert forth.df == pytest.approx(2)
     assert (back.p, back.mean) == pytest.approx((forth.p, -forth.mean))
-    assert forth.spread == pytest.approx((means.std(ddof=1), 0, 0)) == back.spread
+    assert forth.spread == pytest.approx((means.std(ddof=1), 0, 0, 0)) == back.spread
 
 
 @given(CROSSED)
@@ -617,7 +675,7 @@ def test_runs_with_several_seeds_are_crossed_with_patients():
         [getattr(expected, name) for name in ("mean", "sd", "low", "high")]
         + [expected.p, expected.p_equivalence, expected.improved]
     )
-    assert row[["seed SD", "patient SD", "residual SD"]].tolist() == pytest.approx(expected.spread)
+    assert spread_of(row) == pytest.approx(expected.spread)
     assert row["mean DSC"] == pytest.approx((first.mean() + second.mean()) / 2)
     assert math.isnan(row["p (Wilcoxon)"])  # it would not know the seeds
 
@@ -639,7 +697,7 @@ def test_one_run_each_is_about_these_weights():
     first, second = normal(10, 0.8), normal(10, 0.8, seed=1)
     row = compare(run_of(first), {"other": run_of(second)}).iloc[0]
     assert row["p"] == paired_test(second - first).p
-    assert row[["p (equivalence)", "seed SD", "patient SD", "residual SD"]].isna().all()
+    assert math.isnan(row["p (equivalence)"]) and np.isnan(spread_of(row)).all()
     same = compare(run_of(first), {"same": run_of(first)})
     assert same["verdict"].tolist() == [CANNOT_TELL]  # other seeds may differ
 
@@ -764,7 +822,7 @@ def test_spread_finds_known_variances():
     rng = np.random.default_rng(1)
     scores = drawn(rng, 60, 400, SDS, (0, 0.1, 0.05, 0))
     found = spread({str(i): runs_of(each) for i, each in enumerate(scores)})
-    assert found == pytest.approx(SDS, rel=0.1)
+    assert found[:3] == pytest.approx(SDS[:3], rel=0.1) and found.shared < SDS.seeds / 3
     alone = spread({"baseline": runs_of(scores[0])})
     assert alone[::2] == pytest.approx(SDS[::2], rel=0.2) and alone.patients == 0
     assert alone.of_run(400) == pytest.approx(scores[0].mean(axis=1).std(ddof=1), rel=0.02)
@@ -774,7 +832,7 @@ def test_spread_leaves_out_what_equal_seeds_have_in_common():
     rng = np.random.default_rng(1)
     scores = drawn(rng, 60, 400, SDS, (0, 0.1, 0.05), common=0.1)
     paired = {str(i): runs_of(each) for i, each in enumerate(scores)}
-    assert spread(paired) == pytest.approx(SDS, rel=0.15)
+    assert spread(paired) == pytest.approx(SDS._replace(shared=0.1), rel=0.15)
     apart = {str(i): seeded(each, range(i, i + 60)) for i, each in enumerate(scores)}
     assert spread(apart).seeds == pytest.approx(math.hypot(0.1, SDS.seeds), rel=0.15)
 
@@ -872,7 +930,7 @@ def test_a_table_says_how_many_more_runs_would_settle_it():
     more = more_runs(table)
     assert more[1] == 0 and 0 < more[0] < MOST_RUNS
     row = table.iloc[0]
-    known = Spread(row["seed SD"], row["patient SD"], row["residual SD"])
+    known = spread_of(row)
     assert more[0] == seeds_needed(known, 30, row["difference"], 2) - 3
     assert readable(table)["more runs"].tolist() == [f"{more[0]:.0f} each", ""]
     assert readable(table)["80 % power from"].tolist() == detectable(table).round(3).tolist()
@@ -902,7 +960,7 @@ def test_more_seeds_do_not_help_where_patients_are_the_limit():
 
 def test_the_line_uses_the_model_of_the_test():
     table = compare_to_baseline(sweep_of(SDS, (0.0, 0.0, 0.0)))
-    known = [Spread(*row) for row in table[["seed SD", "patient SD", "residual SD"]].to_numpy()]
+    known = [spread_of(row) for row in table.to_dict("records")]
     sizes = [smallest_difference(each, 3, 30, 3) for each in known]
     assert detectable(table).tolist() == sizes
     assert (
@@ -1020,6 +1078,8 @@ def test_null_sweeps_are_dealt_from_the_runs():
     runs = runs_of(skewed(np.random.default_rng(4), 40, 30))
     found = false_findings(runs, candidates=3, seeds=5, sweeps=20)
     assert found.helps <= found.any <= 0.1
+    further = false_findings(runs, candidates=3, seeds=5, sweeps=20, further=20)
+    assert further.helps <= further.any <= 0.1
     # any two single runs that differ in the same way for all patients count as a finding
     always = false_findings(runs_of(np.linspace(0.1, 0.9, 8)[:, None] + np.zeros(6)), 1, 1, 10)
     assert always.any == 1 and 0 < always.helps < 1

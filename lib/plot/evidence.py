@@ -41,19 +41,25 @@ class _Row(NamedTuple):
     comparison: dict[str, Any] | None
 
     @property
+    def mean(self) -> float:
+        """Return the mean of the reference runs, as the comparison has it."""
+        found = self.comparison
+        return float(self.theirs.mean()) if found is None else found["mean DSC"]
+
+    @property
     def interval(self) -> tuple[float, float]:
         """Return the 95 % CI of the recipe's mean, if the baseline's is known; NaN for none."""
         found = self.comparison
         if found is None:
             return math.nan, math.nan
-        baseline = self.theirs.mean() - found["difference"]
+        baseline = self.mean - found["difference"]
         return baseline + found["CI low"], baseline + found["CI high"]
 
     @property
     def words(self) -> str:
         """Return mean, difference and verdict."""
         found = self.comparison
-        mean = f"{self.theirs.mean():.3f}"
+        mean = f"{self.mean:.3f}"
         if found is None:
             return mean
         return f"{mean}   {found['difference']:+.3f}   {found['verdict']}"
@@ -176,8 +182,7 @@ def _draw_reference(axis: Axes, place: int, row: _Row, limits: tuple[float, floa
     axis.plot(row.theirs, heights, "o", color=REFERENCE_RUN, markersize=6)
     if row.comparison is not None:
         axis.plot(row.interval, [place + 0.3] * 2, color=row.colour, linewidth=3)
-    mean = row.theirs.mean()
-    axis.plot([mean, mean], [place - 0.35, place + 0.38], color=row.colour, linewidth=2)
+    axis.plot([row.mean] * 2, [place - 0.35, place + 0.38], color=row.colour, linewidth=2)
     transform = axis.get_yaxis_transform()
     axis.text(BESIDE, place, row.words, transform=transform, va="center", color=row.colour)
 

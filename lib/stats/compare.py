@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from lib.stats.contrast import contrast, matched
 from lib.stats.crossed import UNKNOWN, Crossed, crossed_test
 from lib.stats.outcome import carried_by
 from lib.stats.paired import Paired, paired_test
@@ -21,23 +22,25 @@ def compare_to_baseline(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.Dat
     """Compare every recipe with the first one.
 
     With two runs or more of one of them it is ``crossed_test``, with one run each ``paired_test``.
-    Runs with the same seed are compared with one another, see ``seed_pairs``; then the seeds that
-    both recipes have count, and no others.
+    Runs with the same seed are compared with one another, see ``seed_pairs``. Further runs of one
+    of the two recipes count as well, see ``crossed_test``.
 
     Args:
         runs: label -> run, or runs with several seeds, e.g. ``sweep(...).runs``. The first is the
-            baseline; to be fair, it has as many seeds as the others. Each further recipe makes
+            baseline; to be fair, it has no fewer seeds than the others. Each further recipe makes
             Holm's correction harsher.
         metric: a column of cases.csv, see ``METRICS``.
 
     Returns:
         A row per recipe but the first, with the columns ``label``, mean, ``difference`` to the
-        baseline and its ``SD`` over patients. ``CI low`` and ``CI high`` are the 95 % interval of
-        this comparison alone. ``p`` is of a difference of 0, ``p (equivalence)`` of one of 0.02 or
-        more; see ``corrected`` for ``p (Holm)`` and ``verdict``. ``improved`` is a share of
-        patients; ``half of it from`` is ``carried_by``. ``patients``, ``seeds`` and ``baseline
-        seeds`` are numbers; ``paired`` says whether runs are compared seed by seed. ``seed SD``,
-        ``patient SD`` and ``residual SD`` are a ``Spread``.
+        baseline and its ``SD`` over patients. The mean is that of the recipe's runs; where the
+        baseline has further ones, it is what theirs and the difference add up to. ``CI low`` and
+        ``CI high`` are the 95 % interval of this comparison alone. ``p`` is of a difference of 0,
+        ``p (equivalence)`` of one of 0.02 or more; see ``corrected`` for ``p (Holm)`` and
+        ``verdict``. ``improved`` is a share of patients; ``half of it from`` is ``carried_by``.
+        ``patients``, ``seeds`` and ``baseline seeds`` are numbers; ``paired`` says whether runs are
+        compared seed by seed. ``seed SD``, ``patient SD``, ``residual SD`` and ``shared SD`` are a
+        ``Spread``.
         ``p (Wilcoxon)`` is a second opinion. With one run each, that is all that is known of
         seeds: the spread and ``p (equivalence)`` are NaN, as is ``p (Wilcoxon)`` with several.
 
@@ -69,27 +72,31 @@ def compare_scores(
         metric: what the scores are called.
     """
     (_, before), *candidates = scores.items()
-    rows = []
-    for label, after in candidates:
-        these = [before[[i for i, _ in pairs[label]]], after[[j for _, j in pairs[label]]]]
-        compared = these if pairs[label] else [before, after]
-        row = {"label": label, f"mean {metric}": compared[1].mean()}
-        rows.append(row | _comparison(compared[0], compared[1], bool(pairs[label])))
+    rows = [
+        {"label": label} | _comparison(*matched(before, after, pairs[label]), metric, pairs[label])
+        for label, after in candidates
+    ]
     return corrected(pd.DataFrame(rows))
 
 
-def _comparison(before: np.ndarray, after: np.ndarray, paired: bool) -> dict[str, float]:
-    """Return the cells of a comparison of scores ``(runs, patients)``, before any correction."""
-    differences = after.mean(axis=0) - before.mean(axis=0)
+def _comparison(
+    before: np.ndarray, after: np.ndarray, metric: str, pairs: Sequence[tuple[int, int]]
+) -> dict[str, float]:
+    """Return the cells of a comparison of matched scores, before any correction."""
+    paired = bool(pairs)
     if max(len(before), len(after)) > 1:
+        differences = contrast(before, after, paired).differences
         crossed = crossed_test(before, after, paired)
         result: Paired | Crossed = crossed
         equivalence, wilcoxon, spread = crossed.p_equivalence, math.nan, crossed.spread
     else:
+        differences = after[0] - before[0]
         alone = paired_test(differences)
         result, equivalence, wilcoxon = alone, math.nan, alone.p_wilcoxon
         spread = UNKNOWN
+    more = len(after) >= len(before)
     return {
+        f"mean {metric}": after.mean() if more else before.mean() + result.mean,
         "difference": result.mean,
         "SD": result.sd,
         "CI low": result.low,
@@ -107,6 +114,7 @@ def _comparison(before: np.ndarray, after: np.ndarray, paired: bool) -> dict[str
         "seed SD": spread.seeds,
         "patient SD": spread.patients,
         "residual SD": spread.residual,
+        "shared SD": spread.shared,
     }
 
 
@@ -120,7 +128,7 @@ def compare_ladder(steps: Mapping[str, Runs], metric: str = "dsc") -> pd.DataFra
     Returns:
         A row per step but the lowest, with the columns of ``compare_to_baseline``; p is corrected
         over the steps. Further columns say what it is ``compared with``, and its difference ``to
-        the first`` step.
+        the first`` step, the sum of the differences up to it; the mean ends there.
 
     Raises:
         KitError: fewer than two steps; or see ``compare_to_baseline``.
@@ -132,6 +140,7 @@ def compare_ladder(steps: Mapping[str, Runs], metric: str = "dsc") -> pd.DataFra
         for below, label in pairwise(steps)
     ]
     table = pd.concat(tables, ignore_index=True).assign(**{"compared with": list(steps)[:-1]})
-    means = table[f"mean {METRICS[metric]}"]
-    table["to the first"] = means - (means - table["difference"]).iloc[0]
-    return corrected(table)
+    mean = f"mean {METRICS[metric]}"
+    start = table[mean].iloc[0] - table["difference"].iloc[0]
+    table["to the first"] = table["difference"].cumsum()
+    return corrected(table.assign(**{mean: start + table["to the first"]}))

@@ -65,6 +65,7 @@ def false_findings(
     candidates: int = 3,
     seeds: int = 5,
     sweeps: int = 1000,
+    further: int = 0,
     metric: str = "dsc",
 ) -> FalseFindings:
     """Return how often sweeps of equal recipes find something, as ``compare_to_baseline`` would.
@@ -79,24 +80,27 @@ def false_findings(
         seeds: runs of each.
         sweeps: how often the runs are dealt out. With 1,000, a share of 5 % has a standard error of
             0.7 points.
+        further: runs that the baseline has beside these.
         metric: a column of cases.csv, see ``METRICS``.
 
     Raises:
         KitError: too few runs, or a number below 1; or see ``compare_to_baseline``.
     """
-    needed = (candidates + 1) * seeds
-    if min(candidates, seeds, sweeps) < 1 or len(runs) < needed:
+    needed = (candidates + 1) * seeds + further
+    if min(candidates, seeds, sweeps, further + 1) < 1 or len(runs) < needed:
         raise KitError(
-            f"false_findings: {len(runs)} runs, {candidates} candidates, {seeds} seeds, {sweeps} "
-            f"sweeps; give numbers from 1, and {needed} runs or more of one recipe"
+            f"false_findings: {len(runs)} runs, {candidates} candidates, {seeds} seeds, {further} "
+            f"further, {sweeps} sweeps; give numbers from 1, further from 0, and {needed} runs or "
+            f"more of one recipe"
         )
     [table] = scores_of({"all": runs}, metric).values()
     scores, rng, verdicts = table.to_numpy().T, np.random.default_rng(0), []
     labels = ["baseline", *(f"candidate {i + 1}" for i in range(candidates))]
     same = [(seed, seed) for seed in range(seeds)] if seeds >= PAIRS else []
     for _ in range(sweeps):
-        dealt = rng.permutation(len(runs))[:needed].reshape(candidates + 1, seeds)
-        hands = dict(zip(labels, scores[dealt], strict=True))
+        dealt = rng.permutation(len(runs))[:needed]
+        split = np.split(scores[dealt], range(seeds + further, needed, seeds))
+        hands = dict(zip(labels, split, strict=True))
         found = compare_scores(hands, dict.fromkeys(labels[1:], same), METRICS[metric])
         verdicts.append(set(found["verdict"]))
     return FalseFindings(

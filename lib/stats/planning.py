@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.stats.crossed import SMALLEST_VARIANCE, MeanSquares, Spread, error_of_mean, weights_of
+from lib.stats.contrast import (
+    SMALLEST_VARIANCE,
+    Coefficients,
+    MeanSquares,
+    Part,
+    coefficients_of,
+    error_of_mean,
+    weight_of_pairs,
+    weights_of,
+)
+from lib.stats.crossed import Spread
 from lib.stats.scored import PAIRS
 from lib.stats.verdicts import ALPHA, CANNOT_TELL, NEGLIGIBLE, POWER
 from lib.utils import KitError, see
@@ -109,7 +119,7 @@ def _detectable(row: Mapping[str, Any], candidates: int) -> float:
 
 def spread_of(row: Mapping[str, Any]) -> Spread:
     """Return the spread that a row of a comparison has measured."""
-    return Spread(row["seed SD"], row["patient SD"], row["residual SD"])
+    return Spread(row["seed SD"], row["patient SD"], row["residual SD"], row["shared SD"])
 
 
 def more_runs(table: pd.DataFrame) -> pd.Series:
@@ -162,8 +172,8 @@ def _runs_needed(
     """
 
     def settles(number: int) -> float:
+        runs = max(have[0], number), max(have[1], number)
         paired = number >= PAIRS and not apart
-        runs = (number, number) if paired else (max(have[0], number), max(have[1], number))
         return Design(spread, runs, patients, candidates, paired).settles(difference)
 
     # pairs cost degrees of freedom: more runs find more on either side of ``PAIRS``, not across it
@@ -194,8 +204,7 @@ class Design:
 
     Args:
         runs: of each recipe.
-        paired: runs are compared seed by seed. Only their differences vary then, by twice the
-            variance of a run.
+        paired: runs are compared seed by seed.
     """
 
     def __init__(
@@ -213,19 +222,24 @@ class Design:
         def drawn(variance: float, df: int) -> np.ndarray:
             return variance * rng.chisquare(df, DRAWS) / df
 
-        weights, times = weights_of(runs[:1] if paired else runs), 2 if paired else 1
-        share = times * sum(weight for weight, _ in weights)
-        by_patient = spread.patients**2 + share * spread.residual**2
-        by_run, residual = times * spread.of_run(patients) ** 2, times * spread.residual**2
-        squares = [
-            MeanSquares(drawn(by_run, df), drawn(residual, df * (patients - 1)))
-            for _, df in weights
+        planned = _pairs_and_others(spread, runs, patients) if paired else None
+        parts, coefficients = planned or _groups(spread, runs, patients)
+        own, shared = coefficients
+        by_patient = spread.patients**2 + own * spread.residual**2
+        estimated = [
+            part._replace(
+                squares=MeanSquares(
+                    drawn(part.squares.means, part.freedom),
+                    drawn(part.squares.residual, part.freedom * (patients - 1)),
+                )
+            )
+            for part in parts
         ]
-        variance, df = error_of_mean(drawn(by_patient, patients - 1), squares, patients, weights)
+        variance, df = error_of_mean(drawn(by_patient, patients - 1), estimated, patients)
         error = np.sqrt(variance)
         self.found_from = t.isf(ALPHA / candidates / 2, df) * error  # a mean difference
         self.equal_up_to = NEGLIGIBLE - t.isf(ALPHA / candidates, df) * error
-        truth = by_patient / patients + share * spread.seeds**2
+        truth = by_patient / patients + own * spread.seeds**2 + shared * spread.shared**2
         self.sd = math.sqrt(max(truth, SMALLEST_VARIANCE))  # of the mean difference
 
     def finds(self, difference: float) -> float:
@@ -252,3 +266,38 @@ class Design:
 
         upper, lower = (ndtr((end - difference) / self.sd) for end in (limit, -limit))
         return float(np.mean(upper - lower))
+
+
+Planned = tuple[list[Part], Coefficients]
+
+
+def _groups(spread: Spread, runs: tuple[int, int], patients: int) -> Planned:
+    """Return the true variances of a difference of two groups of runs."""
+    squares = MeanSquares(spread.of_run(patients) ** 2 + spread.shared**2, spread.residual**2)
+    several = [count for count in runs if count > 1]
+    weights = weights_of(runs)
+    parts = [
+        Part(squares, weight, count - 1) for weight, count in zip(weights, several, strict=True)
+    ]
+    own = sum(weights)
+    return parts, Coefficients(own, own)
+
+
+def _pairs_and_others(spread: Spread, runs: tuple[int, int], patients: int) -> Planned:
+    """Return the true variances of a difference of pairs of runs, and of any others."""
+    of_run, shared, residual = spread.of_run(patients) ** 2, spread.shared**2, spread.residual**2
+    pairs, count = sorted(runs)
+    others = count - pairs if pairs >= PAIRS else 0
+    if not others:
+        squares = MeanSquares(2 * of_run, 2 * residual)
+        return [Part(squares, 1 / pairs, pairs - 1)], Coefficients(2 / pairs, 0.0)
+    slope = shared / max(of_run + shared, SMALLEST_VARIANCE)
+    weight = weight_of_pairs(slope, pairs, others)
+    own, common = 1 + weight**2, (1 - weight) ** 2
+    # the expected error of a slope, where the pairs' mean is not that of all
+    share = (1 + others / (count * (pairs - 3))) / pairs
+    parts = [
+        Part(MeanSquares(own * of_run + common * shared, own * residual), share, pairs - 2),
+        Part(MeanSquares(common * (of_run + shared), common * residual), 1 / others, count - 1),
+    ]
+    return parts, coefficients_of(weight, share, others)

@@ -72,7 +72,7 @@ def evidence(
 ) -> dict[str, list[TestScores]]:
     """Return the measured runs of a plan: label -> one a seed, the reference first.
 
-    These are the seeds that all variants were measured with.
+    The reference has more seeds than the others, and some variants have more than others.
 
     Args:
         epoch: whose weights were scored: of the ``best`` in validation, or of the ``last``.
@@ -81,13 +81,9 @@ def evidence(
         KitError: no such epoch, or a variant that was not measured.
     """
     plan = find_plan(plan)
-    found = {
+    return {
         label: _runs_of(config, _checked(epoch), folder, f"plan {plan.name}, {label}")
         for label, config in plan.configs(BASE).items()
-    }
-    seeds = set.intersection(*({run.config.seed for run in runs} for runs in found.values()))
-    return {
-        label: [run for run in runs if run.config.seed in seeds] for label, runs in found.items()
     }
 
 
