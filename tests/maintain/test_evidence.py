@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
+from lib.dataset import load_data
 from lib.phantom import write_phantom
 from lib.sweep import Plan
 from lib.sweep import measured as reading
@@ -24,6 +26,18 @@ def test_every_question_of_the_notebooks_has_five_seeds():
     assert {"activation", "batch_size", "sampling", "best ladder", "best recipe"} <= set(PARTS)
     assert min(part.seeds for part in PARTS.values()) >= 5
     assert PARTS["best recipe"].seeds == 20
+
+
+def test_variants_that_are_there_to_fail_get_few_seeds(tmp_path, monkeypatch):
+    data = load_data(write_phantom(tmp_path / "data", 4, size=32), 32)
+    monkeypatch.setattr(evidence, "TRAINED", replace(evidence.TRAINED, image_size=32))
+    counts = Counter(
+        task.trial.label
+        for name in ("lr", "optimizer")
+        for task in PARTS[name].tasks(data, tmp_path, 20)
+    )
+    assert set(evidence.BAD) < set(counts)
+    assert all(counts[label] == (5 if label in evidence.BAD else 20) for label in counts)
 
 
 @pytest.mark.slow

@@ -68,13 +68,16 @@ def test_they_are_compared_like_runs(folder):
     assert table.loc["IoU", "seeds"] == 3
 
 
-def test_seeds_that_a_variant_lacks_are_left_out(folder):
+def test_each_variant_has_its_own_seeds(folder):
     hits, predicted = (pd.read_csv(folder / name, index_col=KEY) for name in (HITS, PREDICTED))
     lost = recipe_of(PLAN.configs(BASE)["IoU"]), 43, "best"
     for name, table in ((HITS, hits), (PREDICTED, predicted)):
         table.drop(index=[lost]).to_csv(folder / name)
     found = evidence(PLAN, folder=folder)
-    assert [[run.config.seed for run in runs] for runs in found.values()] == [[42, 44]] * 2
+    assert [[run.config.seed for run in runs] for runs in found.values()] == [
+        [42, 43, 44],
+        [42, 44],
+    ]
 
 
 def test_validation_curves_come_along_where_they_were_kept(folder):
