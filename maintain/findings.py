@@ -15,6 +15,7 @@ import pandas as pd
 from lib import stats
 from lib.plot import seeds_curves, waterfall
 from lib.runtime import CommandParser, run_command
+from lib.stats.planning import Design
 from lib.stats.scored import PAIRS
 from lib.sweep import Plan
 from lib.sweep.measured import BASE, FOLDER, ScoredEpoch, TestScores, evidence, recipe_of
@@ -112,7 +113,7 @@ def _null(folder: Path) -> Iterator[str]:
             f"{alike.any:.1%} one that helps or hurts. With {further} further runs of the baseline "
             f"it is {more.helps:.1%} and {more.any:.1%}."
         )
-        yield "Of a difference that is added to the DSC of every patient:"
+        yield "Of a difference that is added to the DSC of every patient, or taken from it:"
         yield markdown(_power_reached(runs))
     yield _alike(folder)
 
@@ -144,18 +145,19 @@ def _power_reached(runs: list[TestScores]) -> pd.DataFrame:
     """
     scores = np.array([run.cases["dsc"] for run in runs], float)
     known, rng, rows = stats.spread({NULL.name: runs}), np.random.default_rng(0), {}
-    for seeds in (2, 5, 10):
-        size = stats.smallest_difference(known, seeds, scores.shape[1])
-        found = dict.fromkeys((size, 0.0), 0)
+    for theirs, seeds in ((2, 2), (5, 5), (10, 10), (len(runs) - 8, 8)):
+        paired, patients = seeds >= PAIRS, scores.shape[1]
+        size = Design(known, (theirs, seeds), patients, 1, paired).smallest()
+        found = dict.fromkeys((size, -size, 0.0), 0)
         for _ in range(TIMES):
-            drawn = rng.permutation(len(scores))[: 2 * seeds]
-            before, after = scores[drawn[:seeds]], scores[drawn[seeds:]]
+            drawn = rng.permutation(len(scores))[: theirs + seeds]
+            before, after = scores[drawn[:theirs]], scores[drawn[theirs:]]
             for added in found:
-                p = stats.crossed_test(before, after + added, paired=seeds >= PAIRS).p
-                found[added] += p <= stats.ALPHA
-        rows[f"{seeds} runs of each"] = {
+                found[added] += stats.crossed_test(before, after + added, paired).p <= stats.ALPHA
+        alike = theirs == seeds
+        rows[f"{seeds} runs of each" if alike else f"{seeds} runs against {theirs}"] = {
             "difference": f"{size:.3f}",
-            "found": f"{found[size] / TIMES:.1%}",
+            "found": f"{(found[size] + found[-size]) / (2 * TIMES):.1%}",
             "found without a difference": f"{found[0.0] / TIMES:.1%}",
         }
     return pd.DataFrame.from_dict(rows, orient="index")
