@@ -16,11 +16,11 @@ from lib import stats
 from lib.plot import seeds_curves, waterfall
 from lib.runtime import CommandParser, run_command
 from lib.stats.planning import Design
-from lib.stats.scored import PAIRS
+from lib.stats.scored import FURTHER, PAIRS
 from lib.sweep import Plan
 from lib.sweep.measured import BASE, FOLDER, ScoredEpoch, TestScores, evidence, recipe_of
 from lib.utils import write_atomic
-from maintain.evidence import BEST, FEW, MANY, NULL, PARTS, STEPS, read_tables
+from maintain.evidence import BEST, FEW, NULL, PARTS, STEPS, read_tables
 from maintain.results import compared, markdown
 
 PAGE = FOLDER.with_suffix(".md")
@@ -105,13 +105,16 @@ def _null(folder: Path) -> Iterator[str]:
     yield _outcomes(measured)
     [runs] = measured.values()
     if len(runs) >= PARTS[NULL.name].seeds:
-        seeds, further = FEW, MANY
-        alike, more = (stats.false_findings(runs, further=each) for each in (0, further))
+        few, more = (
+            stats.false_findings(runs, candidates=3, seeds=seeds, further=further)
+            for seeds, further in ((FEW, 0), (FURTHER, len(runs) - 4 * FURTHER))
+        )
         yield (
-            f"Dealt out among a baseline and three candidates with {seeds} seeds each, {TIMES:,} "
-            f"times: {alike.helps:.1%} of these sweeps find a candidate that helps, "
-            f"{alike.any:.1%} one that helps or hurts. With {further} further runs of the baseline "
-            f"it is {more.helps:.1%} and {more.any:.1%}."
+            f"Dealt out among a baseline and three candidates, {TIMES:,} times, as if the seeds of "
+            f"all were equal. With {FEW} runs of each {few.helps:.1%} of these sweeps find a "
+            f"candidate that helps, {few.any:.1%} one that helps or hurts; with {FURTHER} of each "
+            f"candidate and {len(runs) - 3 * FURTHER} of the baseline it is {more.helps:.1%} and "
+            f"{more.any:.1%}."
         )
         yield "Of a difference that is added to the DSC of every patient, or taken from it:"
         yield markdown(_power_reached(runs))
@@ -125,7 +128,7 @@ def _alike(folder: Path) -> str:
         asked = plan.table == "train" and plan is not NULL and not plan.ladder
         if asked and seeds_of(plan, counts) > 1:
             first, *others = map(_run_means, evidence(plan, "best", folder).values())
-            found += [first.corr(other) for other in others]  # of the seeds that both have
+            found += [first.corr(other) for other in others]  # over the seeds that both have
     low, middle, high = np.quantile(found, (0.25, 0.5, 0.75))
     return (
         f"The means of a variant's runs and of the reference's with the same seeds correlate by "
@@ -145,7 +148,7 @@ def _power_reached(runs: list[TestScores]) -> pd.DataFrame:
     """
     scores = np.array([run.cases["dsc"] for run in runs], float)
     known, rng, rows = stats.spread({NULL.name: runs}), np.random.default_rng(0), {}
-    for theirs, seeds in ((2, 2), (5, 5), (10, 10), (len(runs) - 8, 8)):
+    for theirs, seeds in ((2, 2), (5, 5), (10, 10), (len(runs) - FURTHER, FURTHER)):
         paired, patients = seeds >= PAIRS, scores.shape[1]
         size = Design(known, (theirs, seeds), patients, 1, paired).smallest()
         found = dict.fromkeys((size, -size, 0.0), 0)

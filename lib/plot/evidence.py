@@ -52,7 +52,7 @@ class _Row(NamedTuple):
         found = self.comparison
         if found is None:
             return math.nan, math.nan
-        baseline = self.mean - found["difference"]
+        baseline = found["mean DSC"] - found["difference"]
         return baseline + found["CI low"], baseline + found["CI high"]
 
     @property
@@ -74,10 +74,10 @@ class _Row(NamedTuple):
 def among(mine: Mapping[str, Runs], reference: Mapping[str, Runs]) -> Figure:
     """Draw your runs among the reference runs of a question, a row per recipe.
 
-    A dot is the mean DSC of a run over its patients, a tick the mean of a recipe's reference runs.
-    The bar is the 95 % CI of its difference to the baseline, which is the dashed line. Mean,
-    difference and verdict are written beside it, see ``lib.stats.compare_to_baseline``. Runs of
-    yours that are far off are an arrow at the edge, with their mean.
+    A dot is the mean DSC of a run over its patients. The dashed line is the mean of the baseline's
+    reference runs; a tick is as far from it as the recipe differs, the bar is the 95 % CI of that.
+    Mean, difference and verdict are written beside it, see ``lib.stats.compare_to_baseline``. Runs
+    of yours that are far off are an arrow at the edge, with their mean.
 
     Args:
         mine: label -> your run, or runs with several seeds; may lack labels. If they were scored on

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
-from lib.stats.contrast import contrast, matched
+from lib.stats.contrast import matched
 from lib.stats.crossed import UNKNOWN, Crossed, crossed_test
 from lib.stats.outcome import carried_by
 from lib.stats.paired import Paired, paired_test
-from lib.stats.scored import METRICS, Runs, scores_of, seed_pairs
+from lib.stats.scored import METRICS, Matching, Runs, scores_of, seed_pairs
 from lib.stats.verdicts import corrected
 from lib.utils import KitError
 
@@ -22,8 +22,8 @@ def compare_to_baseline(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.Dat
     """Compare every recipe with the first one.
 
     With two runs or more of one of them it is ``crossed_test``, with one run each ``paired_test``.
-    Runs with the same seed are compared with one another, see ``seed_pairs``. Further runs of one
-    of the two recipes count as well, see ``crossed_test``.
+    Runs with the same seed are compared with one another, see ``seed_pairs``. Where there are
+    enough of them further runs of one of the two recipes count as well, see ``crossed_test``.
 
     Args:
         runs: label -> run, or runs with several seeds, e.g. ``sweep(...).runs``. The first is the
@@ -33,8 +33,9 @@ def compare_to_baseline(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.Dat
 
     Returns:
         A row per recipe but the first, with the columns ``label``, mean, ``difference`` to the
-        baseline and its ``SD`` over patients. The mean is that of the recipe's runs; where the
-        baseline has further ones, it is what theirs and the difference add up to. ``CI low`` and
+        baseline and its ``SD`` over patients. The mean is that of all of the baseline's runs plus
+        the difference; where both recipes have the same seeds it is that of the recipe's runs.
+        ``CI low`` and
         ``CI high`` are the 95 % interval of this comparison alone. ``p`` is of a difference of 0,
         ``p (equivalence)`` of one of 0.02 or more; see ``corrected`` for ``p (Holm)`` and
         ``verdict``. ``improved`` is a share of patients; ``half of it from`` is ``carried_by``.
@@ -56,47 +57,44 @@ def compare_to_baseline(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.Dat
         )
     scores = {label: table.to_numpy().T for label, table in scores_of(runs, metric).items()}
     (_, reference), *candidates = runs.items()
-    pairs = {label: seed_pairs(reference, each) for label, each in candidates}
-    return compare_scores(scores, pairs, METRICS[metric])
+    matchings = {label: seed_pairs(reference, each) for label, each in candidates}
+    return compare_scores(scores, matchings, METRICS[metric])
 
 
 def compare_scores(
-    scores: Mapping[str, np.ndarray], pairs: Mapping[str, Sequence[tuple[int, int]]], metric: str
+    scores: Mapping[str, np.ndarray], matchings: Mapping[str, Matching], metric: str
 ) -> pd.DataFrame:
     """Return the table of ``compare_to_baseline`` for scores.
 
     Args:
         scores: label -> scores ``(runs, patients)``, the baseline first.
-        pairs: label of a candidate -> places of its runs and the baseline's that are compared with
-            one another; () for all with all.
+        matchings: label of a candidate -> its runs and the baseline's that are compared with one
+            another.
         metric: what the scores are called.
     """
-    (_, before), *candidates = scores.items()
-    rows = [
-        {"label": label} | _comparison(*matched(before, after, pairs[label]), metric, pairs[label])
-        for label, after in candidates
-    ]
+    (_, baseline), *candidates = scores.items()
+    rows = []
+    for label, after in candidates:
+        paired = bool(matchings[label].pairs)
+        cells = _comparison(*matched(baseline, after, matchings[label]), paired)
+        mean = {f"mean {metric}": baseline.mean() + cells["difference"]}
+        rows.append({"label": label} | mean | cells)
     return corrected(pd.DataFrame(rows))
 
 
-def _comparison(
-    before: np.ndarray, after: np.ndarray, metric: str, pairs: Sequence[tuple[int, int]]
-) -> dict[str, float]:
+def _comparison(before: np.ndarray, after: np.ndarray, paired: bool) -> dict[str, float]:
     """Return the cells of a comparison of matched scores, before any correction."""
-    paired = bool(pairs)
     if max(len(before), len(after)) > 1:
-        differences = contrast(before, after, paired).differences
         crossed = crossed_test(before, after, paired)
         result: Paired | Crossed = crossed
         equivalence, wilcoxon, spread = crossed.p_equivalence, math.nan, crossed.spread
+        differences = crossed.differences
     else:
         differences = after[0] - before[0]
         alone = paired_test(differences)
         result, equivalence, wilcoxon = alone, math.nan, alone.p_wilcoxon
         spread = UNKNOWN
-    more = len(after) >= len(before)
     return {
-        f"mean {metric}": after.mean() if more else before.mean() + result.mean,
         "difference": result.mean,
         "SD": result.sd,
         "CI low": result.low,
@@ -128,7 +126,8 @@ def compare_ladder(steps: Mapping[str, Runs], metric: str = "dsc") -> pd.DataFra
     Returns:
         A row per step but the lowest, with the columns of ``compare_to_baseline``; p is corrected
         over the steps. Further columns say what it is ``compared with``, and its difference ``to
-        the first`` step, the sum of the differences up to it; the mean ends there.
+        the first`` step, the sum of the differences up to it. The mean is that of the first step
+        plus this sum.
 
     Raises:
         KitError: fewer than two steps; or see ``compare_to_baseline``.
@@ -141,6 +140,6 @@ def compare_ladder(steps: Mapping[str, Runs], metric: str = "dsc") -> pd.DataFra
     ]
     table = pd.concat(tables, ignore_index=True).assign(**{"compared with": list(steps)[:-1]})
     mean = f"mean {METRICS[metric]}"
-    start = table[mean].iloc[0] - table["difference"].iloc[0]
+    first = table[mean].iloc[0] - table["difference"].iloc[0]
     table["to the first"] = table["difference"].cumsum()
-    return corrected(table.assign(**{mean: start + table["to the first"]}))
+    return corrected(table.assign(**{mean: first + table["to the first"]}))

@@ -1,4 +1,4 @@
-"""Take a mean difference of two recipes apart, and estimate how far it moves."""
+"""Take the mean difference of two recipes apart, and estimate how far it moves."""
 
 from __future__ import annotations
 
@@ -8,34 +8,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lib.stats.scored import PAIRS
+from lib.stats.scored import Matching
 from lib.stats.verdicts import DIGITS
 
-SMALLEST_VARIANCE = 1e-24  # of a mean difference; anything smaller is rounding
-
-
-class MeanSquares(NamedTuple):
-    """Hold the variance of the means of some runs, and of what is left (or draws of them)."""
-
-    means: Any
-    residual: Any
-
-    def times(self, factor: float) -> MeanSquares:
-        """Return a multiple of both."""
-        return MeanSquares(self.means * factor, self.residual * factor)
+SMALLEST_VARIANCE = 1e-24  # anything smaller is rounding
 
 
 class Part(NamedTuple):
-    """Hold what a mean over runs adds to the variance of a difference.
+    """Hold what the mean of some runs adds to the variance of a difference (or draws of it).
 
     Attributes:
-        squares: of these runs.
-        weight: how often the difference contains them; 1 / n for n runs.
-        freedom: degrees of freedom of ``squares``.
+        seeds: variance between the means of these runs, as the difference has it.
+        residual: the same of a single patient, beside what all patients of a run share.
+        freedom: degrees of freedom of both, of ``residual`` for each patient but one.
     """
 
-    squares: MeanSquares
-    weight: float
+    seeds: Any
+    residual: Any
     freedom: int
 
 
@@ -43,10 +32,12 @@ class Coefficients(NamedTuple):
     """Hold how often the variance of a difference contains that of a run.
 
     Attributes:
-        own: the part that runs with the same seed do not share.
-        shared: the part that they share.
+        patient: of what a run does to a single patient.
+        own: of its mean, beside what runs with the same seed share.
+        shared: of what they share.
     """
 
+    patient: float
     own: float
     shared: float
 
@@ -69,23 +60,17 @@ class Contrast(NamedTuple):
 
 
 def matched(
-    before: np.ndarray, after: np.ndarray, pairs: Sequence[tuple[int, int]]
+    before: np.ndarray, after: np.ndarray, matching: Matching
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return scores ``(runs, patients)`` in the order that ``contrast`` needs.
-
-    Further runs are left out beside fewer than ``PAIRS`` pairs: so few do not tell how alike runs
-    with the same seed are.
-
-    Args:
-        pairs: places of runs with the same seed; none if all are compared with all.
-    """
-    if not pairs:
+    """Return scores ``(runs, patients)`` in the order that ``contrast`` needs."""
+    if not matching.pairs:
         return before, after
-    sides = []
-    for scores, places in zip((before, after), zip(*pairs, strict=True), strict=True):
-        rest = np.delete(scores, places, axis=0) if len(pairs) >= PAIRS else scores[:0]
-        sides.append(np.concatenate([scores[list(places)], rest]))
-    return sides[0], sides[1]
+    first, second = (list(places) for places in zip(*matching.pairs, strict=True))
+    rest = [
+        np.delete(scores, places, axis=0) if matching.further else scores[:0]
+        for scores, places in ((before, first), (after, second))
+    ]
+    return np.concatenate([before[first], rest[0]]), np.concatenate([after[second], rest[1]])
 
 
 def contrast(before: np.ndarray, after: np.ndarray, paired: bool) -> Contrast:
@@ -108,16 +93,14 @@ def contrast(before: np.ndarray, after: np.ndarray, paired: bool) -> Contrast:
 
 def _of_groups(before: np.ndarray, after: np.ndarray) -> Contrast:
     """Return the difference of two groups of runs. A single run borrows the other's variance."""
+    several = [scores for scores in (before, after) if len(scores) > 1]
+    weights = weights_of([len(before), len(after)])
     parts = [
-        Part(mean_squares(scores), weight, len(scores) - 1)
-        for scores, weight in zip(
-            [each for each in (before, after) if len(each) > 1],
-            weights_of([len(before), len(after)]),
-            strict=True,
-        )
+        _part(scores, weight, weight, len(scores) - 1)
+        for scores, weight in zip(several, weights, strict=True)
     ]
-    own = 1 / len(before) + 1 / len(after)
-    return Contrast(_rounded(after, before), parts, Coefficients(own, own), 0.0)
+    total = sum(weights)
+    return Contrast(_differences(after, before), parts, Coefficients(total, total, total), 0.0)
 
 
 def weights_of(runs: Sequence[int]) -> list[float]:
@@ -131,38 +114,37 @@ def weights_of(runs: Sequence[int]) -> list[float]:
 def _of_pairs(before: np.ndarray, after: np.ndarray) -> Contrast:
     """Return the difference of pairs of runs: what both share cancels."""
     count = len(before)
-    part = Part(mean_squares(after - before), 1 / count, count - 1)
-    shared = np.cov(before.mean(axis=1), after.mean(axis=1))[0, 1]
-    return Contrast(
-        _rounded(after, before), [part], Coefficients(2 / count, 0.0), max(float(shared), 0.0)
-    )
+    part = _part(after - before, 1 / count, 1 / count, count - 1)
+    covariance = np.cov(before.mean(axis=1), after.mean(axis=1))[0, 1]
+    coefficients = Coefficients(2 / count, 2 / count, 0.0)
+    return Contrast(_differences(after, before), [part], coefficients, max(float(covariance), 0.0))
 
 
 def _of_pairs_and_others(fewer: np.ndarray, more: np.ndarray) -> Contrast:
     """Return the difference of pairs of runs, and of further runs of ``more``: fewer minus more.
 
     The means of ``fewer`` are regressed on those of the runs with the same seeds, and read off at
-    the mean of all runs of ``more``. So these pairs count less the less they are alike.
+    the mean of all runs of ``more``. The less alike they are, the less these pairs count.
     """
-    pairs, count = len(fewer), len(more)
-    others = count - pairs
+    pairs, others = len(fewer), len(more) - len(fewer)
     means = more[:pairs].mean(axis=1)
-    covariance = np.cov(fewer.mean(axis=1), means)
-    slope = float(np.clip(covariance[0, 1] / max(covariance[1, 1], SMALLEST_VARIANCE), 0, 1))
+    (_, covariance), (_, variance) = np.cov(fewer.mean(axis=1), means)
+    # the slope costs a degree of freedom, and its error grows with the distance from the pairs;
+    # where all pairs are alike, or it is cut off, that is more than it takes
+    slope = away = 0.0
+    if variance > SMALLEST_VARIANCE:
+        slope = float(np.clip(covariance / variance, 0, 1))
+        away = float((means.mean() - more.mean()) ** 2 / ((pairs - 1) * variance))
     weight = weight_of_pairs(slope, pairs, others)
-    left = fewer - weight * more[:pairs]
-    # a slope is estimated: a degree of freedom, and an error that grows away from the pairs
-    away = (means.mean() - more.mean()) ** 2 / max(
-        (pairs - 1) * covariance[1, 1], SMALLEST_VARIANCE
-    )
-    share = 1 / pairs + float(away)
+    left, share = fewer - weight * more[:pairs], 1 / pairs + away
+    rest = (1 - weight) ** 2 / others
     parts = [
-        Part(mean_squares(left).times((pairs - 1) / (pairs - 2)), share, pairs - 2),
-        Part(mean_squares(more).times((1 - weight) ** 2), 1 / others, count - 1),
+        _part(left, share * (pairs - 1) / (pairs - 2), 1 / pairs, pairs - 2),
+        _part(more, rest, rest, len(more) - 1),
     ]
-    differences = _rounded(left, (1 - weight) * more[pairs:])
-    shared = max(float(covariance[0, 1]), 0.0)
-    return Contrast(differences, parts, coefficients_of(weight, share, others), shared)
+    differences = _differences(left, (1 - weight) * more[pairs:])
+    coefficients = coefficients_of(weight, pairs, others, share)
+    return Contrast(differences, parts, coefficients, max(float(covariance), 0.0))
 
 
 def weight_of_pairs(slope: float, pairs: int, others: int) -> float:
@@ -176,34 +158,44 @@ def weight_of_pairs(slope: float, pairs: int, others: int) -> float:
     return (pairs + others * slope) / (pairs + others)
 
 
-def coefficients_of(weight: float, share: float, others: int) -> Coefficients:
+def coefficients_of(weight: float, pairs: int, others: int, share: float) -> Coefficients:
     """Return what the variance of a difference of pairs and others contains.
 
     Args:
         weight: from ``weight_of_pairs``.
-        share: of the variance of the pairs, 1 / n of n pairs and the error of the slope.
-        others: how many.
+        share: of the variance of the pairs' means: 1 / pairs, and the error of the slope.
     """
-    rest = (1 - weight) ** 2
-    return Coefficients((1 + weight**2) * share + rest / others, rest * (share + 1 / others))
+    both, rest = 1 + weight**2, (1 - weight) ** 2
+    return Coefficients(
+        both / pairs + rest / others, both * share + rest / others, rest * (share + 1 / others)
+    )
 
 
-def _rounded(after: np.ndarray, before: np.ndarray) -> np.ndarray:
+def _differences(after: np.ndarray, before: np.ndarray) -> np.ndarray:
     """Return the differences of patients, averaged over runs."""
     differences: np.ndarray = np.round(after.mean(axis=0) - before.mean(axis=0), DIGITS)
     return differences
 
 
-def mean_squares(scores: np.ndarray) -> MeanSquares:
-    """Return the mean squares of scores ``(runs, patients)`` of two runs or more.
+def _part(scores: np.ndarray, of_means: float, of_residual: float, freedom: int) -> Part:
+    """Return what the mean of runs adds, from the mean squares of their scores and weights."""
+    means, residual = mean_squares(scores)
+    return Part(of_means * means, of_residual * residual, freedom)
 
-    What is left is NaN for a single patient.
+
+def mean_squares(scores: np.ndarray) -> tuple[float, float]:
+    """Return the variance of the means of two or more runs, and the mean square of what is left.
+
+    The latter is NaN for a single patient.
+
+    Args:
+        scores: ``(runs, patients)``.
     """
     means = scores.mean(axis=1, keepdims=True)
     residual = scores - means - scores.mean(axis=0) + scores.mean()
     freedom = (scores.shape[0] - 1) * (scores.shape[1] - 1)
     left = float((residual**2).sum()) / freedom if freedom else math.nan
-    return MeanSquares(float(means.var(ddof=1)), left)
+    return float(means.var(ddof=1)), left
 
 
 def error_of_mean(patients: Any, parts: Sequence[Part], n: int) -> tuple[Any, Any]:
@@ -215,8 +207,8 @@ def error_of_mean(patients: Any, parts: Sequence[Part], n: int) -> tuple[Any, An
     """
     by_patients, by_seeds, in_both = patients / n, 0.0, 0.0
     uncertainty = by_patients**2 / (n - 1)
-    for (means, residual), weight, freedom in parts:
-        seeds, shared = weight * means, weight * residual / n
+    for seeds, residual, freedom in parts:
+        shared = residual / n
         by_seeds, in_both = by_seeds + seeds, in_both + shared
         uncertainty = uncertainty + (seeds**2 + shared**2 / (n - 1)) / freedom
     larger = np.maximum(by_patients, by_seeds)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lib.stats.contrast import Contrast, contrast, error_of_mean, matched, mean_squares
-from lib.stats.scored import PAIRS, Runs, scores_of, seed_pairs
+from lib.stats.scored import FURTHER, Runs, scores_of, seed_pairs
 from lib.stats.verdicts import ALPHA, DIGITS, NEGLIGIBLE
 from lib.utils import KitError, see
 
@@ -50,6 +50,7 @@ class Crossed(NamedTuple):
         improved: share of patients with a difference above 0.
         se, df: standard error of the mean, and its degrees of freedom.
         spread: between seeds and between patients.
+        differences: of each patient, in the order of the scores.
     """
 
     n: int
@@ -63,6 +64,7 @@ class Crossed(NamedTuple):
     se: float
     df: float
     spread: Spread
+    differences: np.ndarray
 
 
 def crossed_test(before: np.ndarray, after: np.ndarray, paired: bool = False) -> Crossed:
@@ -78,6 +80,7 @@ def crossed_test(before: np.ndarray, after: np.ndarray, paired: bool = False) ->
     recipe. If runs are compared seed by seed, the variance between runs is that of their
     differences. Further runs of one of the recipes say how good it is with other seeds: the means
     of the other recipe are regressed on those with the same seeds, and read off at the mean of all.
+    A single patient has no SD and no interval (NaN), and a p of 1.
 
     Sources: Clark 1973, Journal of Verbal Learning and Verbal Behavior 12, 335-359 (quasi-F);
     Satterthwaite 1946, Biometrics Bulletin 2, 110-114; Schuirmann 1987, Journal of Pharmacokinetics
@@ -88,8 +91,8 @@ def crossed_test(before: np.ndarray, after: np.ndarray, paired: bool = False) ->
         before, after: scores ``(runs, patients)``, the patients in the same order. One of them has
             two runs or more.
         paired: whether run i of both has the same seed, or is even one training; see ``seed_pairs``
-            in ``scored.py``. From five such pairs on, one of the recipes may have further runs,
-            behind these.
+            in ``scored.py``. From ``FURTHER`` such pairs on, one of the recipes may have further
+            runs, behind these.
 
     Raises:
         KitError: another shape, one run each, further runs beside too few pairs, or a score that is
@@ -101,7 +104,8 @@ def crossed_test(before: np.ndarray, after: np.ndarray, paired: bool = False) ->
     mean, improved = float(np.round(differences.mean(), DIGITS)), float(np.mean(differences > 0))
     if n == 1:
         nan = math.nan
-        return Crossed(1, mean, nan, nan, nan, 1.0, 1.0, improved, nan, nan, UNKNOWN)
+        spread = UNKNOWN
+        return Crossed(1, mean, nan, nan, nan, 1.0, 1.0, improved, nan, nan, spread, differences)
     from scipy.stats import t
 
     variance, df = error_of_mean(float(differences.var(ddof=1)), found.parts, n)
@@ -119,6 +123,7 @@ def crossed_test(before: np.ndarray, after: np.ndarray, paired: bool = False) ->
         se=se,
         df=float(df),
         spread=_root(_variances(found)),
+        differences=differences,
     )
 
 
@@ -134,25 +139,27 @@ def _require_crossed(before: np.ndarray, after: np.ndarray, paired: bool) -> Non
             f"crossed_test: scores of {shapes}; one run each says nothing of other seeds, use "
             f"paired_test; {see('statistics', 'One run each')}"
         )
-    if paired and len(before) != len(after) and min(len(before), len(after)) < PAIRS:
+    if paired and len(before) != len(after) and min(len(before), len(after)) < FURTHER:
         raise KitError(
-            f"crossed_test: scores of {shapes}; beside fewer than {PAIRS} pairs of runs further "
-            f"ones cannot count, leave them out"
+            f"crossed_test: scores of {shapes}; beside fewer than {FURTHER} pairs of runs further "
+            f"ones tell nothing, leave them out"
         )
     if not (np.isfinite(before).all() and np.isfinite(after).all()):
         raise KitError("crossed_test: a score is not a finite number; leave that patient out")
 
 
 def _variances(found: Contrast) -> np.ndarray:
-    """Return the squares of a ``Spread``, not yet cut off at 0, as a comparison estimates them."""
-    own, shared = found.coefficients
-    means, residual = (
-        sum(part.weight * square for part, square in zip(found.parts, squares, strict=True))
-        for squares in zip(*(part.squares for part in found.parts), strict=True)
-    )
-    residual /= own
-    of_run = (means - shared * found.shared) / own
-    patients = float(found.differences.var(ddof=1)) - own * residual
+    """Return the squares of a ``Spread``, not yet cut off at 0, as a comparison estimates them.
+
+    They are those of runs that vary equally in both recipes and give the difference the variance
+    that it has.
+    """
+    patient, own, shared = found.coefficients
+    seeds = sum(part.seeds for part in found.parts)
+    single = sum(part.residual for part in found.parts)
+    residual = single / patient
+    of_run = (seeds - shared * found.shared) / own
+    patients = float(found.differences.var(ddof=1)) - single
     return np.array([of_run - residual / len(found.differences), patients, residual, found.shared])
 
 
@@ -186,10 +193,9 @@ def spread(runs: Mapping[str, Runs], metric: str = "dsc") -> Spread:
     if not others:
         means, residual = mean_squares(before)
         return _root(np.array([means - residual / before.shape[1], 0.0, residual, 0.0]))
-    found = [
-        contrast(*matched(before, after, pairs), bool(pairs))
-        for other, after in others
-        if len(before) + len(after) > 2
-        for pairs in [seed_pairs(reference, other)]
-    ]
+    found = []
+    for other, after in others:
+        if len(before) + len(after) > 2:
+            matching = seed_pairs(reference, other)
+            found.append(contrast(*matched(before, after, matching), bool(matching.pairs)))
     return _root(np.mean([_variances(each) for each in found], axis=0))

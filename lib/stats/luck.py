@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lib.stats.compare import compare_scores
-from lib.stats.scored import METRICS, PAIRS, Scored, scores_of
+from lib.stats.scored import FURTHER, METRICS, PAIRS, Matching, Scored, scores_of
 from lib.utils import KitError
 
 
@@ -65,14 +65,15 @@ def false_findings(
     candidates: int = 3,
     seeds: int = 5,
     sweeps: int = 1000,
-    further: int = 0,
     metric: str = "dsc",
+    *,
+    further: int = 0,
 ) -> FalseFindings:
     """Return how often sweeps of equal recipes find something, as ``compare_to_baseline`` would.
 
     Runs of one recipe are dealt out among a baseline and candidates, no run twice, again and again
-    (fixed seed). Each hand has the same seeds, as a sweep's recipes have. No candidate is better,
-    so every ``helps`` and ``hurts`` is false.
+    (fixed seed), as if those of all hands had equal seeds. No candidate is better, so every
+    ``helps`` and ``hurts`` is false.
 
     Args:
         runs: of one recipe, with different seeds; 40 or more, as the share is about these runs.
@@ -80,8 +81,8 @@ def false_findings(
         seeds: runs of each.
         sweeps: how often the runs are dealt out. With 1,000, a share of 5 % has a standard error of
             0.7 points.
-        further: runs that the baseline has beside these.
         metric: a column of cases.csv, see ``METRICS``.
+        further: runs that the baseline has beside these.
 
     Raises:
         KitError: too few runs, or a number below 1; or see ``compare_to_baseline``.
@@ -96,7 +97,8 @@ def false_findings(
     [table] = scores_of({"all": runs}, metric).values()
     scores, rng, verdicts = table.to_numpy().T, np.random.default_rng(0), []
     labels = ["baseline", *(f"candidate {i + 1}" for i in range(candidates))]
-    same = [(seed, seed) for seed in range(seeds)] if seeds >= PAIRS else []
+    pairs = [(seed, seed) for seed in range(seeds)] if seeds >= PAIRS else []
+    same = Matching(pairs, further=seeds >= FURTHER)
     for _ in range(sweeps):
         dealt = rng.permutation(len(runs))[:needed]
         split = np.split(scores[dealt], range(seeds + further, needed, seeds))

@@ -13,7 +13,6 @@ import pandas as pd
 from lib.stats.contrast import (
     SMALLEST_VARIANCE,
     Coefficients,
-    MeanSquares,
     Part,
     coefficients_of,
     error_of_mean,
@@ -21,7 +20,7 @@ from lib.stats.contrast import (
     weights_of,
 )
 from lib.stats.crossed import Spread
-from lib.stats.scored import PAIRS
+from lib.stats.scored import FURTHER, PAIRS
 from lib.stats.verdicts import ALPHA, CANNOT_TELL, NEGLIGIBLE, POWER
 from lib.utils import KitError, see
 
@@ -150,7 +149,8 @@ def _more(row: Mapping[str, Any], candidates: int) -> float:
     first = max(min(have) + 1, 2)
     patients, difference = row["patients"], row["difference"]
     apart = min(have) >= PAIRS and not row["paired"]  # they have other seeds
-    needed = _runs_needed(spread, patients, difference, candidates, first, have, apart)
+    paired_from = MOST_RUNS + 1 if apart else 2 if row["paired"] else PAIRS
+    needed = _runs_needed(spread, patients, difference, candidates, first, have, paired_from)
     return math.inf if needed is None else float(needed - min(have))
 
 
@@ -161,23 +161,24 @@ def _runs_needed(
     candidates: int,
     first: int,
     have: tuple[int, int] = (0, 0),
-    apart: bool = False,
+    paired_from: int = PAIRS,
 ) -> int | None:
     """Return the first number of runs that settles a question, or None.
 
     Args:
         first: the smallest number.
         have: runs of each recipe that are there already.
-        apart: they are never compared seed by seed; else they are from ``PAIRS`` on.
+        paired_from: the smallest number that is compared seed by seed.
     """
 
     def settles(number: int) -> float:
         runs = max(have[0], number), max(have[1], number)
-        paired = number >= PAIRS and not apart
+        paired = number >= paired_from
         return Design(spread, runs, patients, candidates, paired).settles(difference)
 
-    # pairs cost degrees of freedom: more runs find more on either side of ``PAIRS``, not across it
-    for numbers in (range(first, PAIRS), range(max(first, PAIRS), MOST_RUNS + 1)):
+    # pairs cost degrees of freedom: more runs find more on either side of the limit, not across it
+    limit = min(max(first, paired_from), MOST_RUNS + 1)
+    for numbers in (range(first, limit), range(limit, MOST_RUNS + 1)):
         place = bisect_left(numbers, POWER, key=settles)
         if place < len(numbers):
             return numbers[place]
@@ -222,24 +223,20 @@ class Design:
         def drawn(variance: float, df: int) -> np.ndarray:
             return variance * rng.chisquare(df, DRAWS) / df
 
-        planned = _pairs_and_others(spread, runs, patients) if paired else None
-        parts, coefficients = planned or _groups(spread, runs, patients)
-        own, shared = coefficients
-        by_patient = spread.patients**2 + own * spread.residual**2
+        planned = _pairs_and_others if paired else _groups
+        parts, coefficients = planned(spread, runs, patients)
+        by_patient = spread.patients**2 + coefficients.patient * spread.residual**2
         estimated = [
-            part._replace(
-                squares=MeanSquares(
-                    drawn(part.squares.means, part.freedom),
-                    drawn(part.squares.residual, part.freedom * (patients - 1)),
-                )
-            )
-            for part in parts
+            Part(drawn(seeds, freedom), drawn(residual, freedom * (patients - 1)), freedom)
+            for seeds, residual, freedom in parts
         ]
         variance, df = error_of_mean(drawn(by_patient, patients - 1), estimated, patients)
         error = np.sqrt(variance)
         self.found_from = t.isf(ALPHA / candidates / 2, df) * error  # a mean difference
         self.equal_up_to = NEGLIGIBLE - t.isf(ALPHA / candidates, df) * error
-        truth = by_patient / patients + own * spread.seeds**2 + shared * spread.shared**2
+        by_seeds = coefficients.own * spread.of_run(patients) ** 2
+        by_seeds += coefficients.shared * spread.shared**2
+        truth = spread.patients**2 / patients + by_seeds
         self.sd = math.sqrt(max(truth, SMALLEST_VARIANCE))  # of the mean difference
 
     def finds(self, difference: float) -> float:
@@ -273,31 +270,32 @@ Planned = tuple[list[Part], Coefficients]
 
 def _groups(spread: Spread, runs: tuple[int, int], patients: int) -> Planned:
     """Return the true variances of a difference of two groups of runs."""
-    squares = MeanSquares(spread.of_run(patients) ** 2 + spread.shared**2, spread.residual**2)
+    means, residual = spread.of_run(patients) ** 2 + spread.shared**2, spread.residual**2
     several = [count for count in runs if count > 1]
     weights = weights_of(runs)
     parts = [
-        Part(squares, weight, count - 1) for weight, count in zip(weights, several, strict=True)
+        Part(weight * means, weight * residual, count - 1)
+        for weight, count in zip(weights, several, strict=True)
     ]
-    own = sum(weights)
-    return parts, Coefficients(own, own)
+    total = sum(weights)
+    return parts, Coefficients(total, total, total)
 
 
 def _pairs_and_others(spread: Spread, runs: tuple[int, int], patients: int) -> Planned:
     """Return the true variances of a difference of pairs of runs, and of any others."""
     of_run, shared, residual = spread.of_run(patients) ** 2, spread.shared**2, spread.residual**2
     pairs, count = sorted(runs)
-    others = count - pairs if pairs >= PAIRS else 0
+    others = count - pairs if pairs >= FURTHER else 0
     if not others:
-        squares = MeanSquares(2 * of_run, 2 * residual)
-        return [Part(squares, 1 / pairs, pairs - 1)], Coefficients(2 / pairs, 0.0)
+        part = Part(2 / pairs * of_run, 2 / pairs * residual, pairs - 1)
+        return [part], Coefficients(2 / pairs, 2 / pairs, 0.0)
     slope = shared / max(of_run + shared, SMALLEST_VARIANCE)
     weight = weight_of_pairs(slope, pairs, others)
-    own, common = 1 + weight**2, (1 - weight) ** 2
-    # the expected error of a slope, where the pairs' mean is not that of all
+    both, rest = 1 + weight**2, (1 - weight) ** 2
+    # with the expected error of a slope, where the pairs' mean is not that of all
     share = (1 + others / (count * (pairs - 3))) / pairs
     parts = [
-        Part(MeanSquares(own * of_run + common * shared, own * residual), share, pairs - 2),
-        Part(MeanSquares(common * (of_run + shared), common * residual), 1 / others, count - 1),
+        Part(share * (both * of_run + rest * shared), both / pairs * residual, pairs - 2),
+        Part(rest / others * (of_run + shared), rest / others * residual, count - 1),
     ]
-    return parts, coefficients_of(weight, share, others)
+    return parts, coefficients_of(weight, pairs, others, share)

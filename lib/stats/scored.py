@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pandas as pd
 
@@ -22,6 +22,7 @@ AFTER_TRAINING: dict[str, Any] = {
 }
 """Fields of a recipe that change what is scored, not what is trained: field -> a common value."""
 PAIRS = 5  # of runs with the same seed, from which on they are compared with one another
+FURTHER = 8  # pairs from which on further runs of one recipe tell more than their slope costs
 
 
 class Scored(Protocol):
@@ -134,8 +135,20 @@ def _patients_with_other_masks(run: Scored, reference: Scored) -> list[str]:
     return list(voxels[0].index[known & (voxels[0] != voxels[1])])
 
 
-def seed_pairs(before: Runs, after: Runs) -> list[tuple[int, int]]:
-    """Return the places of runs that are compared with one another, seed by seed.
+class Matching(NamedTuple):
+    """Hold which runs of two recipes are compared with one another.
+
+    Attributes:
+        pairs: places of runs with the same seed; none if all are compared with all.
+        further: whether the runs without a partner count beside the pairs.
+    """
+
+    pairs: list[tuple[int, int]]
+    further: bool = False
+
+
+def seed_pairs(before: Runs, after: Runs) -> Matching:
+    """Return the runs that are compared with one another, seed by seed.
 
     Runs with the same seed learn from the same slices, if these are drawn once, and begin with the
     same weights, if the networks are alike. What that does to the scores is in both and cancels.
@@ -144,6 +157,9 @@ def seed_pairs(before: Runs, after: Runs) -> list[tuple[int, int]]:
 
     There are none unless each run of the recipe with fewer runs is in one of them. A single one of
     several does not count either: it would say nothing of other seeds.
+
+    The runs of the other recipe that are left count from ``FURTHER`` pairs on, but not beside pairs
+    of one training each: these are so alike that others tell nothing more.
     """
     runs, others = as_list(before), as_list(after)
     places, theirs = (
@@ -153,9 +169,11 @@ def seed_pairs(before: Runs, after: Runs) -> list[tuple[int, int]]:
     fewer, more = sorted((len(runs), len(others)))
     twice = len(places) < len(runs) or len(theirs) < len(others)
     if twice or len(pairs) < fewer or (fewer == 1 and more > 1):
-        return []
+        return Matching([])
     same = all(_same_training(runs[i].config, others[j].config) for i, j in pairs)
-    return pairs if same or len(pairs) >= PAIRS else []
+    if len(pairs) < PAIRS and not same:
+        return Matching([])
+    return Matching(pairs, further=len(pairs) >= FURTHER and not same)
 
 
 def _same_training(config: Config, other: Config) -> bool:

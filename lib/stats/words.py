@@ -81,11 +81,14 @@ def resolution(table: pd.DataFrame) -> str:
 
 def _moves_in_words(table: pd.DataFrame) -> str:
     """Return what the SD of a run's mean is about: all that a seed does, or what pairs leave."""
-    if table["paired"].any():
-        return (
-            "Runs with the same seed are compared; beside what they share, the mean of a run moves"
-        )
-    return "The mean of a run moves from seed to seed"
+    if not table["paired"].any():
+        return "The mean of a run moves from seed to seed"
+    further = table["paired"] & (table["baseline seeds"] > table["seeds"])
+    others = ", and further ones of the baseline count" if further.any() else ""
+    return (
+        f"Runs with the same seed are compared{others}; beside what equal seeds share, the mean of "
+        f"a run moves"
+    )
 
 
 def runs_in_words(table: pd.DataFrame) -> str:
@@ -113,7 +116,9 @@ def _what_would_settle(table: pd.DataFrame) -> list[str]:
     sentences = []
     if finite:
         alike = (table["seeds"] == table["baseline seeds"]).all()
-        whose = "each recipe" if alike else "the recipe with fewer, while the other keeps up"
+        whose = (
+            "each recipe" if alike else "the recipe with fewer, and of the other once it is behind"
+        )
         sentences.append(
             f"If the differences stay as they are, these would be settled by so many more runs of "
             f"{whose}: {', '.join(finite)}."

@@ -183,6 +183,16 @@ def test_what_rounding_does_is_told_as_recorded():
     assert f"moves the mean of a run by an SD of {sd:.3f} ({pairs})" in OVERVIEW
 
 
+def test_how_many_seeds_start_slowly_is_told_as_measured():
+    runs = [run.history["val_dsc"].head(3) for run in evidence(OPTIONS)["as published"]]
+    slow = sum((each < 0.13).all() for each in runs)
+    for name, words in (
+        ("answers.md", f"with {slow} of the {len(runs)} seeds its DSC stays near 0.1"),
+        ("zh-CN/answers.md", f"{len(runs)} 个种子中有 {slow} 个，DSC 在 0.1 附近"),
+    ):
+        assert words in (PROJECT / "maintain" / name).read_text(encoding="utf-8")
+
+
 def test_options_are_told_as_measured():
     table = compared(OPTIONS, evidence(OPTIONS)).set_index("label")
     assert set(table["verdict"]) == {"cannot tell"}
