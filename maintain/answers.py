@@ -27,6 +27,7 @@ from lib.networks import summary
 from lib.notebook.cells import ASKS, ENGLISH, PHRASES, PLAN, QUESTION, question_hash
 from lib.notebook.course import read_course
 from lib.runtime import CommandParser, run_command
+from lib.sweep import PLANS
 from lib.sweep.measured import FOLDER, evidence
 from lib.utils import PROJECT, KitError, visible_files, write_atomic
 from maintain.catalog import read_catalog
@@ -95,7 +96,20 @@ def numbers(folder: Path = FOLDER) -> dict[str, Any]:
     for name, part in PARTS.items():
         if seeds_of(part.plan, counts) > 1:
             found[name.replace(" ", "_")] = _of_plan(name, folder)
+    found["verdicts"] = _by_verdict({name: found[name] for name in PLANS if name in found})
     return found
+
+
+def _by_verdict(plans: Mapping[str, ByLabel]) -> SimpleNamespace:
+    """Return which variants of the plans have which verdict, and how many cannot be told."""
+    variants: dict[str, list[str]] = {verdict: [] for verdict in stats.VERDICTS}
+    for name, by_label in plans.items():
+        for label, row in by_label.items():
+            if hasattr(row, "verdict"):
+                variants[row.verdict].append(f"`{name} {label}`")
+    *told, unknown = variants.values()
+    helps, hurts, equal = (", ".join(each) or "none" for each in told)
+    return SimpleNamespace(helps=helps, hurts=hurts, equal=equal, unknown=str(len(unknown)))
 
 
 def _of_plan(name: str, folder: Path) -> ByLabel:
