@@ -19,9 +19,10 @@ from lib import stats
 from lib.logger import Run
 from lib.metrics import summarise
 from lib.phantom.write import SEED, missing_sequences
+from lib.sweep import PLANS
 from lib.sweep.measured import ScoredEpoch, TestScores, evidence
 from lib.utils import PROJECT
-from maintain.evidence import BEST, OPTIONS, STEPS
+from maintain.evidence import BAD, BEST, OPTIONS, PARTS, STEPS
 from maintain.reference import FOLDER, LADDER_FOLDS, LADDER_PLAN, cross_validations, measured
 from maintain.results import COMPONENTS, SUBSTITUTED, by_sequences, compared, compared_ones
 
@@ -181,6 +182,14 @@ def test_what_rounding_does_is_told_as_recorded():
     sd = math.sqrt((moved**2).mean() / 2)  # of one run: a difference of two has twice its variance
     pairs = f"{len(table)} pairs; `phantom-rounding.csv`"
     assert f"moves the mean of a run by an SD of {sd:.3f} ({pairs})" in OVERVIEW
+
+
+def test_how_many_variants_have_a_verdict_is_told_as_measured():
+    rows = pd.concat([compared(PLANS[name], evidence(name)) for name in PLANS if name in PARTS])
+    rows = rows[~rows["label"].isin(BAD)]
+    known = (rows["verdict"] != "cannot tell").sum()
+    words = f"Of the {len(rows)} that are not there to fail {known} have a verdict now"
+    assert words in OVERVIEW
 
 
 def test_how_many_seeds_start_slowly_is_told_as_measured():
