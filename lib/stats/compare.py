@@ -35,13 +35,12 @@ def compare_to_baseline(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.Dat
         A row per recipe but the first, with the columns ``label``, mean, ``difference`` to the
         baseline and its ``SD`` over patients. The mean is that of all of the baseline's runs plus
         the difference; where both recipes have the same seeds it is that of the recipe's runs.
-        ``CI low`` and
-        ``CI high`` are the 95 % interval of this comparison alone. ``p`` is of a difference of 0,
-        ``p (equivalence)`` of one of 0.02 or more; see ``corrected`` for ``p (Holm)`` and
-        ``verdict``. ``improved`` is a share of patients; ``half of it from`` is ``carried_by``.
-        ``patients``, ``seeds`` and ``baseline seeds`` are numbers; ``paired`` says whether runs are
-        compared seed by seed. ``seed SD``, ``patient SD``, ``residual SD`` and ``shared SD`` are a
-        ``Spread``.
+        ``CI low`` and ``CI high`` are the 95 % interval of this comparison alone. ``p`` is of a
+        difference of 0, ``p (equivalence)`` of one of 0.02 or more; see ``corrected`` for ``p
+        (Holm)`` and ``verdict``. ``improved`` is a share of patients; ``half of it from`` is
+        ``carried_by``. ``patients``, ``seeds`` and ``baseline seeds`` are numbers; ``paired`` says
+        whether runs are compared seed by seed. ``seed SD``, ``patient SD``, ``residual SD`` and
+        ``shared SD`` are a ``Spread``.
         ``p (Wilcoxon)`` is a second opinion. With one run each, that is all that is known of
         seeds: the spread and ``p (equivalence)`` are NaN, as is ``p (Wilcoxon)`` with several.
 

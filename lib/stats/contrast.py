@@ -129,8 +129,8 @@ def _of_pairs_and_others(fewer: np.ndarray, more: np.ndarray) -> Contrast:
     pairs, others = len(fewer), len(more) - len(fewer)
     means = more[:pairs].mean(axis=1)
     (_, covariance), (_, variance) = np.cov(fewer.mean(axis=1), means)
-    # the slope costs a degree of freedom, and its error grows with the distance from the pairs;
-    # where all pairs are alike, or it is cut off, that is more than it takes
+    # the slope costs a degree of freedom, and its error grows with the distance from the pairs: a
+    # little too much where it is cut off at 0 or 1
     slope = away = 0.0
     if variance > SMALLEST_VARIANCE:
         slope = float(np.clip(covariance / variance, 0, 1))

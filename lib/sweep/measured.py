@@ -72,7 +72,7 @@ def evidence(
 ) -> dict[str, list[TestScores]]:
     """Return the measured runs of a plan: label -> one a seed, the reference first.
 
-    The reference has more seeds than the others, and some variants have more than others.
+    Each has all of its seeds, so their numbers may differ.
 
     Args:
         epoch: whose weights were scored: of the ``best`` in validation, or of the ``last``.
