@@ -6,13 +6,15 @@ It reads the tables that ``maintain.evidence`` wrote, question by question.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from lib import stats
+from lib.phantom.write import SEED, missing_sequences, patient_index
 from lib.plot import seeds_curves, waterfall
 from lib.runtime import CommandParser, run_command
 from lib.stats.planning import Design
@@ -27,6 +29,7 @@ PAGE = FOLDER.with_suffix(".md")
 LADDER, SEEDS = FOLDER.with_name("phantom-ladder.png"), FOLDER.with_name("phantom-seeds.png")
 TIMES = 1000  # that runs are dealt out
 FAILED = 0.4  # validation DSC at the best epoch
+LACKING, OTHERS = "with a sequence missing", "with all"
 Measured = dict[str, list[TestScores]]
 
 
@@ -68,6 +71,9 @@ def _section(plan: Plan, folder: Path) -> Iterator[str]:
     yield stats.resolution(table)
     yield "Beside the mean:"
     yield _outcomes(runs)
+    if plan in (BEST, STEPS):
+        yield "The difference for the phantoms that lack a sequence, and for the others:"
+        yield markdown(_by_sequences_shown(by_sequences(plan, runs)))
     if plan is STEPS:
         yield f"![what each step adds]({LADDER.name})"
     if plan is BEST and _with_curves(runs):
@@ -76,6 +82,38 @@ def _section(plan: Plan, folder: Path) -> Iterator[str]:
             f"{'; '.join(_lowest(runs))}."
         )
         yield f"![the validation DSC of every run by epoch]({SEEDS.name})"
+
+
+def by_sequences(plan: Plan, runs: Measured) -> dict[str, pd.DataFrame]:
+    """Return the comparison of a plan on the phantoms with a sequence missing, and on the others.
+
+    Returns:
+        ``LACKING`` and ``OTHERS`` -> a row per variant, as ``compared`` returns it.
+    """
+    return {
+        group: compared(
+            plan, {label: [_among(run, lacking) for run in each] for label, each in runs.items()}
+        )
+        for group, lacking in ((LACKING, True), (OTHERS, False))
+    }
+
+
+def _among(run: TestScores, lacking: bool) -> TestScores:
+    """Return the scores of the phantoms that lack a sequence, or those of the others."""
+    without = run.cases["patient"].map(
+        lambda name: bool(missing_sequences(SEED, patient_index(name)))
+    )
+    return replace(run, cases=run.cases[without == lacking])
+
+
+def _by_sequences_shown(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return the differences of both groups and their intervals, for reading."""
+    shown = {"label": groups[LACKING]["label"]}
+    for group, table in groups.items():
+        shown[f"{table['patients'].iloc[0]} {group}"] = table["difference"].map("{:+.3f}".format)
+        limits = zip(table["CI low"], table["CI high"], strict=True)
+        shown[f"95 % CI, {group}"] = [f"{low:+.3f} to {high:+.3f}" for low, high in limits]
+    return pd.DataFrame(shown).set_index("label")
 
 
 def _with_curves(runs: Measured) -> bool:

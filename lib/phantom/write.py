@@ -96,6 +96,11 @@ def patient_name(index: int) -> str:
     return f"PHANTOM_{index + 1:04d}"
 
 
+def patient_index(name: str) -> int:
+    """Return the index of the patient in a folder of this name, as ``patient_name`` wrote it."""
+    return int(name.rpartition("_")[2]) - 1
+
+
 def _write_patient(root: Path, seed: int, size: int, index: int) -> None:
     """Write the slices and masks of one patient below `root`."""
     volume, mask = make_patient(seed, index, size)

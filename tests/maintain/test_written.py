@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import replace
 from decimal import ROUND_HALF_UP, Decimal
 from typing import get_args
 
@@ -18,11 +16,16 @@ import pytest
 from lib import stats
 from lib.logger import Run
 from lib.metrics import summarise
-from lib.phantom.write import SEED, missing_sequences
+from lib.phantom import make_patient
+from lib.phantom.shapes import FLAIR
+from lib.phantom.write import SEED, patient_name
 from lib.sweep import PLANS
-from lib.sweep.measured import ScoredEpoch, TestScores, evidence
+from lib.sweep.measured import ScoredEpoch, evidence
 from lib.utils import PROJECT
+from maintain import answers
 from maintain.evidence import BAD, BEST, OPTIONS, PARTS, STEPS
+from maintain.findings import LACKING, OTHERS
+from maintain.findings import by_sequences as by_sequences_of_phantoms
 from maintain.reference import FOLDER, LADDER_FOLDS, LADDER_PLAN, cross_validations, measured
 from maintain.results import COMPONENTS, SUBSTITUTED, by_sequences, compared, compared_ones
 
@@ -146,28 +149,17 @@ def test_hardness_is_that_of_the_baseline():
 
 
 def test_sequence_dropout_is_told_for_those_who_lack_a_sequence():
+    steps, recipes = (by_sequences_of_phantoms(plan, evidence(plan)) for plan in (STEPS, BEST))
     words, whole = [], []
-    for lacking in (True, False):
-        steps, recipes = (_of_those(evidence(plan), lacking) for plan in (STEPS, BEST))
-        row = stats.compare_ladder(steps).set_index("label").loc["sequence dropout"]
-        assert row["patients"] == (30 if lacking else 170)
+    for group, patients in ((LACKING, 30), (OTHERS, 170)):
+        row = steps[group].set_index("label").loc["sequence dropout"]
+        assert row["patients"] == patients
         interval = f"{row['CI low']:+.3f} to {row['CI high']:+.3f}"
         words.append((f"{row['difference']:+.3f}", interval))
-        whole.append(f"{compared(BEST, recipes).iloc[0]['difference']:+.3f}")
+        whole.append(f"{recipes[group].iloc[0]['difference']:+.3f}")
     (first, its), (second, theirs) = words
-    assert f"it adds {first} (95 % CI {its}), on the 170 others {second} ({theirs})" in OVERVIEW
-    assert f"The whole recipe adds {' and '.join(whole)}." in OVERVIEW
-
-
-def _of_those(runs: Mapping[str, list[TestScores]], lacking: bool) -> dict[str, list[TestScores]]:
-    """Return runs scored on the phantoms that lack a sequence alone, or on the others."""
-    return {
-        label: [
-            replace(run, cases=run.cases[run.cases["patient"].map(_lacks) == lacking])
-            for run in several
-        ]
-        for label, several in runs.items()
-    }
+    assert f"it adds {first} (95 % CI {its}), to the 170 others {second} ({theirs})" in OVERVIEW
+    assert f"The whole recipe adds {' and '.join(whole)}" in OVERVIEW
 
 
 def test_what_rounding_does_is_told_as_recorded():
@@ -202,6 +194,37 @@ def test_how_many_seeds_start_slowly_is_told_as_measured():
         assert words in (PROJECT / "maintain" / name).read_text(encoding="utf-8")
 
 
+def test_the_seed_of_the_notebooks_is_a_lucky_one_of_the_baseline():
+    """As a model answer says, with the numbers of that seed."""
+    assert answers.numbers()["first"].place == "1"
+
+
+def test_the_test_phantoms_are_harder_than_those_of_validation():
+    lost = []
+    for runs in evidence(BEST, "last").values():
+        before = np.mean([run.history["val_dsc"].iloc[-1] for run in runs])
+        lost.append(round(before - np.mean([run.cases["dsc"].mean() for run in runs]), 2))
+    notebook = nbformat.read(PROJECT / "train_best.ipynb", 4)
+    [cell] = (cell.source for cell in notebook.cells if cell.id == "best-luck")
+    words = f"the reference runs lose {min(lost):.2f} to {max(lost):.2f}, too"
+    assert words in " ".join(cell.split())
+
+
+@pytest.mark.slow
+def test_how_bright_the_tumours_of_failures_are_is_told_as_measured():
+    ratios = {}
+    for index in range(60):
+        volume, mask = make_patient(SEED, index)
+        flair = volume[mask.any((1, 2))][..., FLAIR].astype(float)
+        tumour = mask[mask.any((1, 2))] > 0
+        head = flair > 0.1 * volume.max()
+        ratios[patient_name(index)] = flair[tumour].mean() / np.median(flair[head & ~tumour])
+    two = [ratios[name] for name in ("PHANTOM_0005", "PHANTOM_0012")]
+    text = " ".join(answers.answers()["inference-failures"].text.split())
+    assert f"({two[0]:.2f} and {two[1]:.2f} times as bright; the median of the 60 is " in text
+    assert f"{np.median(list(ratios.values())):.2f}" in text
+
+
 def test_options_are_told_as_measured():
     table = compared(OPTIONS, evidence(OPTIONS)).set_index("label")
     assert set(table["verdict"]) == {"cannot tell"}
@@ -228,8 +251,3 @@ def test_what_phantoms_teach_about_patients_is_told_as_recorded():
     test = stats.paired_test(scores[1] - scores[0])
     words = f"({test.mean:+.3f}, 95 % CI {test.low:+.3f} to {test.high:+.3f}, of these two sets"
     assert words in OVERVIEW
-
-
-def _lacks(patient: str) -> bool:
-    """Return whether FLAIR replaces a sequence of a phantom."""
-    return bool(missing_sequences(SEED, int(patient.rpartition("_")[2])))

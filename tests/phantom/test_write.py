@@ -16,7 +16,7 @@ from PIL import Image
 from lib.phantom import make_patient, write, write_phantom, write_test_set
 from lib.phantom.__main__ import main
 from lib.phantom.shapes import FLAIR, POST, PRE
-from lib.phantom.write import RECORD, VERSION, missing_sequences
+from lib.phantom.write import RECORD, VERSION, missing_sequences, patient_index
 from lib.runtime import run_command
 from lib.utils import PROJECT, KitError, remedy
 
@@ -127,6 +127,17 @@ def test_missing_sequence_is_a_copy_of_flair():
     assert all(np.array_equal(volume[..., channel], volume[..., FLAIR]) for channel in (PRE, POST))
     volume, _ = make_patient(0, drawn.index(()), SMALL)
     assert not np.array_equal(volume[..., PRE], volume[..., FLAIR])
+
+
+def test_the_name_of_a_patient_tells_which_sequences_it_lacks(tmp_path):
+    folders = sorted(write_phantom(tmp_path, patients=4, seed=5, size=SMALL).glob("PHANTOM_*"))
+    lacking = []
+    for folder in folders:
+        volume = np.stack([np.asarray(Image.open(file)) for file in folder.glob("*[0-9].tif")])
+        copies = [n for n in (PRE, POST) if np.array_equal(volume[..., n], volume[..., FLAIR])]
+        assert copies == list(missing_sequences(5, patient_index(folder.name)))
+        lacking.append(bool(copies))
+    assert lacking == [False, False, False, True]
 
 
 def test_the_same_phantom_is_left_alone(written):
