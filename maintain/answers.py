@@ -31,13 +31,13 @@ from lib.sweep import PLANS
 from lib.sweep.measured import FOLDER, evidence
 from lib.utils import PROJECT, KitError, visible_files, write_atomic
 from maintain.catalog import read_catalog
-from maintain.evidence import PARTS
-from maintain.findings import runs_of_recipes, seeds_of
+from maintain.evidence import BEST, PARTS, STEPS
+from maintain.findings import LACKING, OTHERS, by_sequences, runs_of_recipes, seeds_of
 from maintain.results import BY_SEQUENCES, compared
 
 WIDTH = 125  # of the lines in a notebook
 CROSS_VALIDATED = FOLDER.with_name("cross_validation.csv")
-LACKING = FOLDER.with_name(BY_SEQUENCES)
+PATIENTS_LACKING = FOLDER.with_name(BY_SEQUENCES)
 TEXTS = Path(__file__).with_name("answers.md")
 BEGIN, END = "<!-- ### BEGIN SOLUTION -->", "<!-- ### END SOLUTION -->"
 _HEADING = re.compile(r"^## ([\w-]+)(?: · ([\w ]+))?$", re.MULTILINE)
@@ -91,11 +91,14 @@ def numbers(folder: Path = FOLDER) -> dict[str, Any]:
         "size": _by_size(folder),
         "patients": _on_patients(),
         "lacking": _of_those_who_lack(),
+        "first": _of_first_seed(folder),
         "cost": _gflops(),
     }
     for name, part in PARTS.items():
         if seeds_of(part.plan, counts) > 1:
             found[name.replace(" ", "_")] = _of_plan(name, folder)
+    if seeds_of(STEPS, counts) > 1:
+        found["phantoms"] = _of_phantoms_that_lack(folder)
     found["verdicts"] = _by_verdict({name: found[name] for name in PLANS if name in found})
     return found
 
@@ -145,6 +148,7 @@ def _alone(row: Mapping[str, Any]) -> dict[str, str]:
 def _against(row: Mapping[str, Any]) -> dict[str, str]:
     """Return the numbers of a recipe against the one that it is compared with."""
     return {
+        "mean": f"{row['mean DSC']:.3f}",
         "difference": f"{row['difference']:+.3f}",
         "interval": f"95 % CI {row['CI low']:+.3f} to {row['CI high']:+.3f}",
         "p": stats.p_in_words(row["p (Holm)"]),
@@ -170,7 +174,7 @@ def _on_patients() -> ByLabel:
 
 def _of_those_who_lack() -> ByLabel:
     """Return step of the ladder -> what it does to patients without a sequence, and to others."""
-    steps = pd.read_csv(LACKING, index_col=0)
+    steps = pd.read_csv(PATIENTS_LACKING, index_col=0)
     before = steps["a sequence missing"].shift()
     return ByLabel(
         {
@@ -182,6 +186,37 @@ def _of_those_who_lack() -> ByLabel:
             )
             for label, row in steps.iloc[1:].iterrows()
         }
+    )
+
+
+def _of_phantoms_that_lack(folder: Path) -> ByLabel:
+    """Return step of the ladder -> what it adds to phantoms without a sequence, and to others."""
+    groups = by_sequences(STEPS, evidence(STEPS, "best", folder))
+    rows = {
+        group: {row["label"]: SimpleNamespace(**_against(row)) for row in table.to_dict("records")}
+        for group, table in groups.items()
+    }
+    return ByLabel(
+        {
+            label: SimpleNamespace(lacking=rows[LACKING][label], others=rows[OTHERS][label])
+            for label in rows[LACKING]
+        }
+    )
+
+
+def _of_first_seed(folder: Path) -> SimpleNamespace:
+    """Return what the runs of the first seed alone would tell of the best recipe."""
+    baseline, best = (
+        {run.config.seed: run.cases["dsc"].mean() for run in several}
+        for several in evidence(BEST, "best", folder).values()
+    )
+    seed = min(baseline)
+    return SimpleNamespace(
+        seed=f"{seed}",
+        baseline=f"{baseline[seed]:.3f}",
+        place=f"{sum(mean >= baseline[seed] for mean in baseline.values())}",
+        best=f"{best[seed]:.3f}",
+        difference=f"{best[seed] - baseline[seed]:+.3f}",
     )
 
 
@@ -203,13 +238,15 @@ def _gflops() -> ByLabel:
 
 def _by_size(folder: Path) -> SimpleNamespace:
     """Return the mean DSC of the best recipe in the quarters of small and of large tumours."""
-    runs = evidence(PARTS["best recipe"].plan, "best", folder)["best"]
+    runs = evidence(BEST, "best", folder)["best"]
     cases = pd.concat([run.cases for run in runs])
     cases = cases.assign(voxels=cases["tp"] + cases["fn"])
     quarter = pd.qcut(cases["voxels"], 4, labels=False)
     dsc, missed = cases["dsc"].groupby(quarter).mean(), (cases["dsc"] < 0.1).groupby(quarter).sum()
     return SimpleNamespace(
-        small=f"{dsc[0]:.3f}", large=f"{dsc[3]:.3f}", share=f"{missed[0] / missed.sum():.0%}"
+        small=f"{dsc[0]:.3f}",
+        large=f"{dsc[3]:.3f}",
+        share=f"{100 * missed[0] / missed.sum():.0f} %",
     )
 
 
