@@ -267,9 +267,11 @@ def _differs(run: Scored, reference: Scored) -> list[str]:
 def _handles(rows: Sequence[_Row]) -> list[Line2D]:
     """Return the legend of what is drawn."""
     tick: Any = {"linestyle": "", "color": "black", "markersize": 14, "markeredgewidth": 2}
+    # one that is compared counts the further runs of the baseline, too
+    mean = "their mean, as in the table" if len(rows) > 1 else "their mean"
     handles = [
         Line2D([], [], linestyle="", marker="o", color=REFERENCE_RUN, label="a reference run"),
-        Line2D([], [], marker="|", label="their mean", **tick),
+        Line2D([], [], marker="|", label=mean, **tick),
     ]
     if len(rows) > 1:
         interval = "95 % CI of the difference to the dashed line"

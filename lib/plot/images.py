@@ -94,6 +94,7 @@ def overlays(prediction: Prediction) -> Figure:
 def disagreement(predictions: Mapping[str, Prediction]) -> Figure:
     """Draw two predictions of a patient on the slice where they differ most.
 
+    It may be one without tumour, where one of them has a false alarm; then the title says so.
     Both masks are outlined on FLAIR; beside it is what each found, missed and falsely found.
 
     Args:
@@ -117,11 +118,13 @@ def disagreement(predictions: Mapping[str, Prediction]) -> Figure:
         coloured.imshow(colours[errors, flair[number]])
         coloured.axis("off")
     zoom(axes, flair)
-    figure.suptitle(
+    title = [
         f"{patient}, slice {number + 1} of {len(flair)}: where the two differ most "
-        f"(DSC: whole volume, file's grid)",
-        fontsize=11,
-    )
+        f"(DSC: whole volume, file's grid)"
+    ]
+    if not truth[number].any():
+        title.append("there is no tumour in this slice")
+    figure.suptitle("\n".join(title), fontsize=11)
     _legend_of_masks(figure)
     return figure
 

@@ -210,7 +210,6 @@ def lesion_sizes(lesions: pd.DataFrame) -> Figure:
         return nothing_to_score()
     figure, axis = plt.subplots(figsize=(7.5, 4))
     invented_at = -0.12
-    counts = []
     for kind, colour, marker in (
         ("found", BLUE, "o"),
         ("missed", VERMILION, "o"),
@@ -218,8 +217,14 @@ def lesion_sizes(lesions: pd.DataFrame) -> Figure:
     ):
         group = lesions[lesions["kind"] == kind]
         height = invented_at if kind == "invented" else group["covered"]
-        axis.scatter(group["voxels"], np.broadcast_to(height, len(group)), c=colour, marker=marker)
-        counts.append(f"{len(group)} {kind}")
+        axis.scatter(
+            group["voxels"],
+            np.broadcast_to(height, len(group)),
+            c=colour,
+            marker=marker,
+            alpha=0.5,  # many are missed whole, and lie on one line
+            label=f"{len(group)} {kind}",
+        )
     axis.axhline(invented_at / 2, color="dimgrey", linewidth=0.8)
     axis.set(
         xscale="log",
@@ -228,8 +233,9 @@ def lesion_sizes(lesions: pd.DataFrame) -> Figure:
         ylim=(-0.2, 1.05),
         yticks=[invented_at, 0, 0.5, 1],
         yticklabels=["invented", "0", "0.5", "1"],
-        title=f"lesions: {', '.join(counts)}",
+        title="lesions of all patients",
     )
+    axis.legend()
     axis.xaxis.set_major_locator(LogLocator())
     axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.xaxis.set_minor_locator(NullLocator())

@@ -7,16 +7,19 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from torch import nn
 
 from lib.dataset import BrainData
-from lib.plot.pixels import FLAIR, TRUTH
+from lib.plot.pixels import AGREED, FLAIR, PREDICTION, TRUTH
 from lib.plot.style import styled
 from lib.transform import Augmentation
 
 TIMES = 8  # augmented slices
 SIZE, RADIUS = 64, 12  # pixels; of the sliding mask
+PLACES = {TRUTH: "ground truth", PREDICTION: "prediction", AGREED: "both"}
 CONFIDENT = 6.0  # logit of a pixel that is predicted to be tumour
 
 
@@ -53,8 +56,10 @@ def sliding_mask(losses: Mapping[str, nn.Module]) -> Figure:
     truth = _disc(0)
     shifts = range(2 * RADIUS + 9)
     figure, (picture, curve) = plt.subplots(1, 2, figsize=(8, 2.6), width_ratios=(1, 2.4))
-    overlap = truth + _disc(RADIUS)  # 2 where both are
-    picture.imshow(overlap[0, 0].numpy(), cmap="cividis")
+    where = (truth + 2 * _disc(RADIUS))[0, 0].int().numpy()  # 3 where both are
+    picture.imshow(ListedColormap(["black", *PLACES])(where))
+    discs = [Patch(facecolor=colour, label=label) for colour, label in PLACES.items()]
+    figure.legend(handles=discs, loc="outside lower left", ncols=3, fontsize=9)
     picture.set_title(f"shifted by {RADIUS} pixels", fontsize=10)
     picture.axis("off")
     for label, loss in losses.items():

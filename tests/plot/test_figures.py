@@ -1,6 +1,7 @@
 """Figures: each is drawn, closed, titled, and can be written as a vector."""
 
 import io
+from dataclasses import replace
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
+from PIL import Image
 
 from lib import plot
 from lib.config import BEST, Config
@@ -324,6 +326,21 @@ def test_overlays_show_patients_not_trained_on_while_there_are_any(tiny_kaggle):
     figure = plot.overlays(prediction(data, 2, seen=NAMES))
     assert all("(trained on)" in axis.get_title() for axis in figure.axes[:3])
     assert figure.get_suptitle() == "6 patients trained on\n(what the network remembers)"
+
+
+def test_two_that_differ_most_where_no_tumour_is_say_so(tiny_kaggle):
+    [file] = tiny_kaggle.glob(f"*/{NAMES[0]}_1_mask.tif")
+    Image.new("L", (32, 32)).save(file)
+    data, name = load_data(tiny_kaggle, 32), NAMES[0]
+    good, alarmed = (prediction(data, shift, (name,)) for shift in (0, 1))
+    there = plot.disagreement({"good": good, "shifted": alarmed}).get_suptitle()
+    mask, truth = good.mask(name), data.truth(name)
+    assert not truth[0].any() and truth[1].any()
+    mask[0] = 1
+    alarmed = replace(good, _packed={name: np.packbits(mask)})
+    title = plot.disagreement({"good": good, "alarmed": alarmed}).get_suptitle()
+    assert "slice 1 of" in title and title.endswith("\nthere is no tumour in this slice")
+    assert "no tumour" not in there
 
 
 def test_cases_of_a_run_are_drawn_without_a_word_about_training():

@@ -40,7 +40,14 @@ NO_LABELS = {
     " (trained on)",
     *("val loss", "CI low", "CI high", "p (Holm)", "compared with", "baseline seeds"),
     *("seed SD", "patient SD", "residual SD"),
-    *("lower left", "lower right", "upper left", "outside lower center", "offset points"),
+    *(
+        "lower left",
+        "lower right",
+        "upper left",
+        "outside lower center",
+        "outside lower left",
+        "offset points",
+    ),
 }
 
 
@@ -119,7 +126,7 @@ def test_every_figure_is_translated(language, tiny_kaggle):
 def test_parts_are_translated_and_names_stay(language):
     assert label("mean 0.912") == "平均值 0.912"
     assert label("0.912   +0.020   helps") == "0.912   +0.020   有帮助"
-    assert label("lesions: 3 found, 1 missed") == "病灶：找到 3 个，漏掉 1 个"
+    assert label("3 found, 1 missed") == "找到 3 个，漏掉 1 个"
     assert label("DiceLoss: 0.500 after epoch 3") == "DiceLoss：第 3 个 epoch 后为 0.500"
     assert label(f"+0.001   {NO_DIFFERENCE}") == "+0.001   差异不超过 0.02"
     names = ["best", "SGD 0.9, lr 1e-4", "+ fresh sampling", "PHANTOM_0001", ""]
