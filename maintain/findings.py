@@ -22,7 +22,7 @@ from lib.stats.scored import FURTHER, PAIRS
 from lib.sweep import Plan
 from lib.sweep.measured import BASE, FOLDER, ScoredEpoch, TestScores, evidence, recipe_of
 from lib.utils import write_atomic
-from maintain.evidence import BEST, FEW, NULL, PARTS, STEPS, read_tables
+from maintain.evidence import BEST, EARLY, FEW, NULL, PARTS, STEPS, read_tables
 from maintain.results import compared, markdown
 
 PAGE = FOLDER.with_suffix(".md")
@@ -160,10 +160,13 @@ def _null(folder: Path) -> Iterator[str]:
 
 
 def _alike(folder: Path) -> str:
-    """Return how far the runs of a variant and of its reference with the same seed are alike."""
+    """Return how far the runs of a variant and of its reference with the same seed are alike.
+
+    Those of ``EARLY`` do not count: they are the reference's own trainings, cut short.
+    """
     found, counts = [], runs_of_recipes(folder)
     for plan in (part.plan for part in PARTS.values()):
-        asked = plan.table == "train" and plan is not NULL and not plan.ladder
+        asked = plan.table == "train" and plan not in (NULL, EARLY) and not plan.ladder
         if asked and seeds_of(plan, counts) > 1:
             first, *others = map(_run_means, evidence(plan, "best", folder).values())
             found += [first.corr(other) for other in others]  # over the seeds that both have

@@ -21,7 +21,7 @@ Compute = TypeVar("Compute", bound=Callable[..., Any])
 class Replayed:
     """Replay ``compute`` as one CUDA graph from its fourth call on.
 
-    A training step of the U-Net starts about 800 kernels. A fast GPU finishes them sooner than
+    A training step of the U-Net starts hundreds of kernels. A fast GPU finishes them sooner than
     Python starts them; a CUDA graph starts all of them at once. The kernels, and so the results,
     are the same.
 

@@ -12,6 +12,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ttest_ind
 
 from lib import stats
 from lib.logger import Run
@@ -76,8 +77,12 @@ def test_the_lowest_at_full_scale_are_told_voxel_by_voxel():
             shown = [f"{float(each):.3f}" if each else "0" for each in (dsc[largest], max(dsc))]
             name = re.sub(r"TCGA_(\w+)_\d+", r"\1", found["patient"])
             rows[dsc[largest], name] = [name, *(f"{int(cell):,}" for cell in cells), *shown]
-    for key in sorted(rows)[:5]:
-        assert f"| {' | '.join(rows[key])} |" in OVERVIEW
+    lowest = [rows[key] for key in sorted(rows)[:5]]
+    assert all(f"| {' | '.join(row)} |" in OVERVIEW for row in lowest)
+    thrown_away = [row for row in lowest if row[2] != "0" and row[4] == "0"]
+    truths, trues = ([int(row[at].replace(",", "")) for row in thrown_away] for at in (1, 2))
+    *some, most = sorted(round(100 * each / of) for each, of in zip(trues, truths, strict=True))
+    assert f"({', '.join(map(str, some))} and {most} %)" in OVERVIEW
 
 
 def test_who_lacks_a_sequence_is_told_by_themselves():
@@ -170,10 +175,36 @@ def test_what_rounding_does_is_told_as_recorded():
             runs = {run.config.seed: run for run in evidence(STEPS, epoch)[step]}
             means = [round(runs[seed].cases["dsc"].mean(), 4) for seed in rows["seed"]]
             assert means == list(rows[f"here, {epoch} epoch"])
-    moved = table["here, best epoch"] - table["elsewhere, best epoch"]
+    trained = table[table["step"].isin(["as shipped", "larger steps that shrink"])]
+    assert len(table) == 2 * len(trained)  # the others score the trainings of the latter anew
+    moved = trained["here, best epoch"] - trained["elsewhere, best epoch"]
     sd = math.sqrt((moved**2).mean() / 2)  # of one run: a difference of two has twice its variance
-    pairs = f"{len(table)} pairs; `phantom-rounding.csv`"
+    pairs = f"{len(trained)} pairs; `phantom-rounding.csv`"
     assert f"moves the mean of a run by an SD of {sd:.3f} ({pairs})" in OVERVIEW
+
+
+def test_the_weights_on_phantoms_are_compared_on_the_grid_that_both_have():
+    small, large = (
+        pd.read_csv(FOLDER / "pretrained-on-phantoms" / file).set_index("patient")["dsc_native"]
+        for file in ("best.csv", "best-256.csv")
+    )
+    test = stats.paired_test(large - small)
+    assert (
+        f"{test.mean:+.3f}, 95 % CI {test.low:+.3f} to {test.high:+.3f}, p {test.p:.3f}, "
+        f"{round(test.improved * len(large))} of 30 improved"
+    ) in OVERVIEW
+
+
+def test_bf16_is_compared_as_recorded():
+    """By Welch's t-test of the means of the runs."""
+    table, words = pd.read_csv(FOLDER / "phantom-bf16.csv"), []
+    for sampling, runs in evidence("sampling", "last").items():
+        bf16 = table.loc[table["sampling"] == sampling, "last epoch"]
+        fp32 = [run.cases["dsc"].mean() for run in runs]
+        found = ttest_ind(bf16, fp32, equal_var=False).confidence_interval()
+        words.append(f"{bf16.mean():.3f} and {np.mean(fp32):.3f}")
+        words.append(f"{found.low:+.3f} to {found.high:+.3f}")
+    assert len(words) == 4 and all(each in OVERVIEW for each in words)
 
 
 def test_how_many_variants_have_a_verdict_is_told_as_measured():
@@ -212,17 +243,17 @@ def test_the_test_phantoms_are_harder_than_those_of_validation():
 
 @pytest.mark.slow
 def test_how_bright_the_tumours_of_failures_are_is_told_as_measured():
+    """By the measure of the table that compares phantoms with patients."""
     ratios = {}
     for index in range(60):
         volume, mask = make_patient(SEED, index)
-        flair = volume[mask.any((1, 2))][..., FLAIR].astype(float)
-        tumour = mask[mask.any((1, 2))] > 0
-        head = flair > 0.1 * volume.max()
-        ratios[patient_name(index)] = flair[tumour].mean() / np.median(flair[head & ~tumour])
+        head = (volume >= 0.1 * volume.max()).any(axis=3)
+        flair, tumour = volume[..., FLAIR], mask > 0
+        ratios[patient_name(index)] = flair[tumour].mean() / flair[head & ~tumour].mean()
     two = [ratios[name] for name in ("PHANTOM_0005", "PHANTOM_0012")]
     text = " ".join(answers.answers()["inference-failures"].text.split())
-    assert f"({two[0]:.2f} and {two[1]:.2f} times as bright; the median of the 60 is " in text
-    assert f"{np.median(list(ratios.values())):.2f}" in text
+    assert f"({two[0]:.2f} and {two[1]:.2f} times as bright; the median" in text
+    assert f"the median of the 60 is {np.median(list(ratios.values())):.2f})" in text
 
 
 def test_options_are_told_as_measured():
