@@ -33,7 +33,7 @@ from lib.utils import PROJECT, KitError, visible_files, write_atomic
 from maintain.catalog import read_catalog
 from maintain.evidence import BEST, PARTS, STEPS
 from maintain.findings import LACKING, OTHERS, by_sequences, runs_of_recipes, seeds_of
-from maintain.results import BY_SEQUENCES, compared
+from maintain.results import BY_SEQUENCES, compared, interval
 
 WIDTH = 125  # of the lines in a notebook
 CROSS_VALIDATED = FOLDER.with_name("cross_validation.csv")
@@ -150,7 +150,7 @@ def _against(row: Mapping[str, Any]) -> dict[str, str]:
     return {
         "mean": f"{row['mean DSC']:.3f}",
         "difference": f"{row['difference']:+.3f}",
-        "interval": f"95 % CI {row['CI low']:+.3f} to {row['CI high']:+.3f}",
+        "interval": f"95 % CI {interval(row['CI low'], row['CI high'])}",
         "p": stats.p_in_words(row["p (Holm)"]),
         "verdict": row["verdict"],
         "half": f"{row['half of it from']}",
@@ -215,7 +215,6 @@ def _of_first_seed(folder: Path) -> SimpleNamespace:
         seed=f"{seed}",
         baseline=f"{baseline[seed]:.3f}",
         place=f"{sum(mean >= baseline[seed] for mean in baseline.values())}",
-        best=f"{best[seed]:.3f}",
         difference=f"{best[seed] - baseline[seed]:+.3f}",
     )
 

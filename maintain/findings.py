@@ -23,7 +23,7 @@ from lib.sweep import Plan
 from lib.sweep.measured import BASE, FOLDER, ScoredEpoch, TestScores, evidence, recipe_of
 from lib.utils import write_atomic
 from maintain.evidence import BEST, EARLY, FEW, NULL, PARTS, STEPS, read_tables
-from maintain.results import compared, markdown
+from maintain.results import compared, interval, markdown
 
 PAGE = FOLDER.with_suffix(".md")
 LADDER, SEEDS = FOLDER.with_name("phantom-ladder.png"), FOLDER.with_name("phantom-seeds.png")
@@ -111,8 +111,7 @@ def _by_sequences_shown(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     shown = {"label": groups[LACKING]["label"]}
     for group, table in groups.items():
         shown[f"{table['patients'].iloc[0]} {group}"] = table["difference"].map("{:+.3f}".format)
-        limits = zip(table["CI low"], table["CI high"], strict=True)
-        shown[f"95 % CI, {group}"] = [f"{low:+.3f} to {high:+.3f}" for low, high in limits]
+        shown[f"95 % CI, {group}"] = list(map(interval, table["CI low"], table["CI high"]))
     return pd.DataFrame(shown).set_index("label")
 
 
@@ -224,7 +223,7 @@ def in_words(folder: Path = FOLDER) -> str:
         seeds = f"{row['seeds']} seeds {others}"
         sentences.append(
             f"{name}: {row['mean DSC']:.3f} against {row['mean DSC'] - row['difference']:.3f}, "
-            f"{row['difference']:+.3f} (95 % CI {row['CI low']:+.3f} to {row['CI high']:+.3f}), "
+            f"{row['difference']:+.3f} (95 % CI {interval(row['CI low'], row['CI high'])}), "
             f"{stats.p_in_words(row['p'])}, half of it from {row['half of it from']} of "
             f"{row['patients']} patients"
         )

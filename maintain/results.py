@@ -69,7 +69,7 @@ def cross_validation_table(folds: Mapping[str, CrossValidation]) -> pd.DataFrame
     for row in stats.compare_to_baseline(folds).to_dict("records"):
         rows[row["label"]] |= {
             "difference": row["difference"],
-            "its 95 % CI": _interval(row["CI low"], row["CI high"]),
+            "its 95 % CI": interval(row["CI low"], row["CI high"]),
             "p (Holm)": stats.p_in_cell(row["p (Holm)"]),
             "verdict": row["verdict"],
         }
@@ -99,7 +99,7 @@ def _spread(dsc: Summary) -> dict[str, float | str]:
     }
 
 
-def _interval(low: float, high: float) -> str:
+def interval(low: float, high: float) -> str:
     """Return an interval as text."""
     return f"{low:+.3f} to {high:+.3f}"
 
@@ -125,7 +125,7 @@ def fold_table(folds: Mapping[str, CrossValidation]) -> pd.DataFrame:
             first: before.mean(),
             last: after.mean(),
             "difference": result.mean,
-            "95 % CI": _interval(result.low, result.high),
+            "95 % CI": interval(result.low, result.high),
             "improved": f"{round(result.improved * result.n)} of {result.n}",
         }
     return pd.DataFrame.from_dict(rows, orient="index")
@@ -178,7 +178,7 @@ def component_table(folds: Mapping[str, CrossValidation]) -> pd.DataFrame:
     ):
         rows[row] |= {
             "difference": result.mean,
-            "its 95 % CI": _interval(result.low, result.high),
+            "its 95 % CI": interval(result.low, result.high),
             "p (Holm)": stats.p_in_cell(p),
             "changed": f"{changed[row]} of {result.n}",
             "verdict": stats.verdict(result.mean, p),
@@ -309,7 +309,7 @@ def by_sequences(steps: Mapping[str, CrossValidation]) -> pd.DataFrame:
         for before, after in pairwise(scores):
             result = stats.paired_test(these[after] - these[before])
             table.loc[after, f"{group}: step"] = result.mean
-            table.loc[after, f"{group}: 95 % CI"] = _interval(result.low, result.high)
+            table.loc[after, f"{group}: 95 % CI"] = interval(result.low, result.high)
     return table
 
 
@@ -362,7 +362,7 @@ def _without_training(table: pd.DataFrame) -> pd.DataFrame:
         shown[name] = {
             "mean DSC": scores[name].mean(),
             "difference": result.mean,
-            "95 % CI": _interval(result.low, result.high),
+            "95 % CI": interval(result.low, result.high),
             "p (Holm)": stats.p_in_cell(p),
             "improved": result.improved,
             "verdict": stats.verdict(result.mean, p),
@@ -388,7 +388,7 @@ def _postprocessing(table: pd.DataFrame) -> pd.DataFrame:
                 "as published": choice["published"].mean(),
                 "chosen": choice["dsc"].mean(),
                 "difference": against[recipe].mean,
-                "95 % CI": _interval(against[recipe].low, against[recipe].high),
+                "95 % CI": interval(against[recipe].low, against[recipe].high),
                 "p (Holm)": stats.p_in_cell(p),
                 "verdict": stats.verdict(against[recipe].mean, p),
                 "fold by fold": ", ".join(
