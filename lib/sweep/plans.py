@@ -111,6 +111,21 @@ def _changed(plan: str, label: str, base: Config, changes: Overrides) -> Config:
         raise KitError(f"plan {plan}, variant {label}: {error}") from None
 
 
+# --- labels ---------------------------------------------------------------------------------------
+
+
+def _label(changes: Overrides) -> str:
+    """Return changes as a label."""
+    return ", ".join(f"{field}={_in_words(value)}" for field, value in changes.items())
+
+
+def _in_words(value: Any) -> str:
+    """Return a value as papers write it: ``1e-4`` rather than 0.0001 or 1e-04."""
+    if isinstance(value, float) and 0 < abs(value) < 0.01:
+        return np.format_float_scientific(value, trim="-", exp_digits=1)
+    return f"{value}"
+
+
 # --- the plans of train.ipynb ---------------------------------------------------------------------
 
 _SINGLE = (
@@ -144,12 +159,12 @@ _SINGLE = (
     Plan(
         "lr",
         "Which initial learning rate?",
-        {f"{lr:g}": {"lr": lr} for lr in (3e-5, 1e-4, 3e-4, 1e-3)},
+        {_in_words(lr): {"lr": lr} for lr in (3e-5, 1e-4, 3e-4, 1e-3)},
     ),
     Plan(
         "weight_decay",
         "How much weight decay?",
-        {f"{wd:g}": {"weight_decay": wd} for wd in (0, 1e-4, 2e-4, 3e-4)},
+        {_in_words(wd): {"weight_decay": wd} for wd in (0, 1e-4, 2e-4, 3e-4)},
     ),
     Plan(
         "schedule",
@@ -217,11 +232,6 @@ def _drawn(axis: Any, rng: np.random.Generator) -> Any:
     if isinstance(value, (int, np.integer)):
         return int(value)
     return float(f"{value:.3g}")  # readable, and exact in a CSV
-
-
-def _label(changes: Overrides) -> str:
-    """Return changes as a label."""
-    return ", ".join(f"{field}={value}" for field, value in changes.items())
 
 
 def _union(name: str, question: str, plans: Sequence[Plan]) -> Plan:

@@ -45,10 +45,10 @@ def test_one_factor_at_a_time_against_the_base(name):
 
 
 def test_the_reference_comes_first_whatever_the_base():
-    assert next(iter(PLANS["lr"].configs(REFERENCE))) == "0.0001"
-    assert next(iter(PLANS["lr"].configs(QUICK))) == "0.001"
+    assert next(iter(PLANS["lr"].configs(REFERENCE))) == "1e-4"
+    assert next(iter(PLANS["lr"].configs(QUICK))) == "1e-3"
     assert (
-        next(iter(PLANS["lr"].configs(replace(REFERENCE, lr=0.5)))) == "3e-05"
+        next(iter(PLANS["lr"].configs(replace(REFERENCE, lr=0.5)))) == "3e-5"
     )  # none is the base: the first
 
 
@@ -103,10 +103,10 @@ def test_two_steps_of_a_ladder_that_are_the_same_are_named():
 def test_grid_and_random():
     plan = grid("mine", "?", loss=["DiceLoss", "IOULoss"], lr=[1e-4, 3e-4])
     assert list(plan.variants) == [
-        "loss=DiceLoss, lr=0.0001",
-        "loss=DiceLoss, lr=0.0003",
-        "loss=IOULoss, lr=0.0001",
-        "loss=IOULoss, lr=0.0003",
+        "loss=DiceLoss, lr=1e-4",
+        "loss=DiceLoss, lr=3e-4",
+        "loss=IOULoss, lr=1e-4",
+        "loss=IOULoss, lr=3e-4",
     ]
     axes = {"lr": loguniform(1e-5, 1e-2), "loss": ["DiceLoss", "IOULoss"]}
     drawn = random_plan("luck", "?", 20, **axes)
