@@ -808,12 +808,12 @@ def test_resolution_line():
     one = compare(run_of(before), {"a": run_of(before + normal(10))})
     sd = one["SD"][0]
     assert resolution(one) == (
-        f"10 patients whose differences have an SD of {sd:.3f}, 1 candidate. A true difference "
+        f"10 patients whose differences have an SD of {sd:.3f}, 1 candidate.\nA true difference "
         f"of {smallest_detectable(sd, 10):.3f} would be found with 80 % power; smaller ones "
-        f"are usually missed. One run each, so p is about these weights, not about the recipe."
+        f"are usually missed.\nOne run each, so p is about these weights, not about the recipe."
     )
     three = compare(run_of(before), {label: run_of(before + normal(10)) for label in "abc"})
-    assert ", 3 candidates. A true difference" in resolution(three)
+    assert ", 3 candidates.\nA true difference" in resolution(three)
     assert smallest_detectable(sd, 10, alpha=0.05 / 3) > smallest_detectable(sd, 10)
 
 
@@ -951,8 +951,12 @@ def test_a_table_says_how_many_more_runs_would_settle_it():
     assert readable(table)["more runs"].tolist() == [f"{more[0]:.0f} each", ""]
     assert readable(table)["80 % power from"].tolist() == detectable(table).round(3).tolist()
     line = resolution(table)
-    assert line.startswith("30 patients, 3 runs of each recipe, 2 candidates. The mean of a run ")
-    assert f"settled by so many more runs of each recipe: a {more[0]:.0f}." in line
+    assert line.startswith("30 patients, 3 runs of each recipe, 2 candidates.\nThe mean of a run ")
+    told = (
+        "So many more runs of each recipe would settle these, if the differences stay as they are: "
+    )
+    assert f"{told}a {more[0]:.0f}." in line
+    assert max(map(len, line.splitlines())) < 120
 
 
 def test_further_runs_are_those_of_the_recipe_with_fewer():
@@ -961,8 +965,9 @@ def test_further_runs_are_those_of_the_recipe_with_fewer():
     [more] = more_runs(table)
     assert 0 < more < MOST_RUNS
     assert readable(table)["more runs"].tolist() == [f"{more:.0f}"]
-    told = f"more runs of the recipe with fewer, and of the other once it is behind: a {more:.0f}."
-    assert told in resolution(table)
+    lines = resolution(table)
+    assert "of the recipe with fewer, then of both, would settle these" in lines
+    assert f"as they are: a {more:.0f}." in lines
 
 
 def test_more_seeds_do_not_help_where_patients_are_the_limit():

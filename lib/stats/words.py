@@ -1,4 +1,4 @@
-"""Show a comparison to a reader: its columns, and the line under it."""
+"""Show a comparison to a reader: its columns, and the lines under it."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def _more_in_cell(count: float, alike: bool) -> str:
 
 
 def resolution(table: pd.DataFrame) -> str:
-    """Return a line for under a comparison: the true difference found with 80 % power.
+    """Return lines for under a comparison: the true difference found with 80 % power.
 
     It is that of each row, see ``detectable``, and so at the strictest step of Holm's correction.
-    It also says how many more runs would settle each ``cannot tell``.
+    They also say how many more runs would settle each ``cannot tell``.
 
     Args:
         table: from ``compare_to_baseline`` or ``compare_ladder``.
@@ -66,28 +66,32 @@ def resolution(table: pd.DataFrame) -> str:
         return _resolution_of_weights(table)
     patients = int(table["patients"].iloc[0])
     moves = [spread_of(row).of_run(patients) for row in known.to_dict("records")]
-    sentences = [
-        f"{patients} patients, {runs_in_words(known)}, {candidates_in_words(len(table))}.",
-        f"{_moves_in_words(known)} by an SD of {span(moves)}.",
+    shared, mean = _moves_in_words(known)
+    lines = [
+        f"{patients} patients, {runs_in_words(known)}, {candidates_in_words(len(table))}.{shared}",
+        f"{mean} by an SD of {span(moves)}.",
         f"A true difference of {_detectable_in_words(table)} would be found with 80 % power; "
         f"smaller ones are usually missed.",
         *_what_would_settle(table),
     ]
     if table["seed SD"].isna().any():
         labels = ", ".join(table["label"][table["seed SD"].isna()])
-        sentences.append(f"{labels}: {ONE_RUN}")
-    return " ".join(sentences)
+        lines.append(f"{labels}: {ONE_RUN}")
+    return "\n".join(lines)
 
 
-def _moves_in_words(table: pd.DataFrame) -> str:
-    """Return what the SD of a run's mean is about: all that a seed does, or what pairs leave."""
+def _moves_in_words(table: pd.DataFrame) -> tuple[str, str]:
+    """Return how runs are compared, and what the SD of a run's mean is about.
+
+    That is all that a seed does, or what pairs of equal seeds leave.
+    """
     if not table["paired"].any():
-        return "The mean of a run moves from seed to seed"
+        return "", "The mean of a run moves from seed to seed"
     further = table["paired"] & (table["baseline seeds"] > table["seeds"])
     others = ", and further ones of the baseline count" if further.any() else ""
     return (
-        f"Runs with the same seed are compared{others}; beside what equal seeds share, the mean of "
-        f"a run moves"
+        f" Runs with the same seed are compared{others}.",
+        "Beside what equal seeds share, the mean of a run moves",
     )
 
 
@@ -109,29 +113,27 @@ def span(values: Iterable[float], form: str = ".3f") -> str:
 
 
 def _what_would_settle(table: pd.DataFrame) -> list[str]:
-    """Return sentences on the rows that cannot be told: how many more runs they need."""
+    """Return lines on the rows that cannot be told: how many more runs they need."""
     needed = dict(zip(table["label"], more_runs(table), strict=True))
     finite = [f"{label} {count:.0f}" for label, count in needed.items() if 0 < count < math.inf]
     beyond = [label for label, count in needed.items() if count == math.inf]
-    sentences = []
+    lines = []
     if finite:
         alike = (table["seeds"] == table["baseline seeds"]).all()
-        whose = (
-            "each recipe" if alike else "the recipe with fewer, and of the other once it is behind"
-        )
-        sentences.append(
-            f"If the differences stay as they are, these would be settled by so many more runs of "
-            f"{whose}: {', '.join(finite)}."
+        whose = "each recipe" if alike else "the recipe with fewer, then of both,"
+        lines.append(
+            f"So many more runs of {whose} would settle these, if the differences stay "
+            f"as they are: {', '.join(finite)}."
         )
     if beyond:
-        sentences.append(
+        lines.append(
             f"More runs alone would not settle {', '.join(beyond)}: more patients are needed."
         )
-    return sentences
+    return lines
 
 
 def _resolution_of_weights(table: pd.DataFrame) -> str:
-    """Return the line under a comparison of one run each."""
+    """Return the lines under a comparison of one run each."""
     n, sd, count = int(table["patients"].iloc[0]), float(table["SD"].median()), len(table)
     smallest = smallest_detectable(sd, n, alpha=ALPHA / count)
     if np.isinf(smallest):
@@ -140,9 +142,9 @@ def _resolution_of_weights(table: pd.DataFrame) -> str:
             f"{2.0 ** (1 - n):.3g}, is not enough for {candidates_in_words(count)}."
         )
     return (
-        f"{n} patients whose differences have an SD of {sd:.3f}, {candidates_in_words(count)}. A "
+        f"{n} patients whose differences have an SD of {sd:.3f}, {candidates_in_words(count)}.\nA "
         f"true difference of {smallest:.3f} would be found with 80 % power; smaller ones are "
-        f"usually missed. {ONE_RUN.capitalize()}"
+        f"usually missed.\n{ONE_RUN.capitalize()}"
     )
 
 
