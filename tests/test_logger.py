@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+import re
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lib.config import Config
+from lib.config import CUSTOM, Config
 from lib.dataset import load_data, make_split
 from lib.logger import (
     BEST_CSV,
@@ -143,6 +144,16 @@ def test_the_profile_of_a_run_is_recorded(data, settings, expected):
     config = Config(**settings)
     about = description(config, data, make_split(data, TINY.split), "code")
     assert about["profile"] == expected and about["data"]["phantom"] is False
+
+
+def test_an_id_is_a_name_of_a_folder_on_every_system(data):
+    split, custom = make_split(data, TINY.split), {}
+    for field in dataclasses.fields(Config):
+        if field.metadata["pattern"] is CUSTOM:
+            custom[field.name] = f"my_module:{field.name.title()}"
+    for each in (custom, *({name: value} for name, value in custom.items())):
+        identity = run_id(dataclasses.replace(TINY, **each), data, split, "code")
+        assert re.fullmatch(r"[\w.-]{1,150}", identity), identity
 
 
 def test_a_changed_default_is_another_run(data, tmp_path, monkeypatch):

@@ -60,10 +60,12 @@ def _id_of(
     }
     digest = fingerprint([identity, data, train, validation, code])
     # a custom class is named module:Class, and Windows allows no : in the name of a folder
-    network, loss_name = (settings[name].rpartition(":")[2] for name in ("model", "loss"))
+    network, loss_name, optimizer, sampling = (
+        settings[name].rpartition(":")[2] for name in ("model", "loss", "optimizer", "sampling")
+    )
     return (
-        f"{network}{settings['init_features']}-{loss_name}-{settings['optimizer']}-"
-        f"{settings['sampling']}-{settings['image_size']}px-seed{settings['seed']}-{digest[:10]}"
+        f"{network}{settings['init_features']}-{loss_name}-{optimizer}-{sampling}-"
+        f"{settings['image_size']}px-seed{settings['seed']}-{digest[:10]}"
     )
 
 
