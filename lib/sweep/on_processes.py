@@ -115,7 +115,7 @@ def run_on_processes(
             task = next(free, None) if pool.has_room() else None
             if task is not None:
                 waiting.remove(task)
-                if task.status == "finished":  # it is checked and loaded
+                if task.status == "finished":  # its place is noted
                     train_task(task, data, out)
                     bar.update()
                 else:

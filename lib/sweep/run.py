@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lib.config import Config, require_config
 from lib.dataset import BrainData, require_loaded
@@ -20,11 +22,27 @@ from lib.sweep.task import Task, make_tasks, train_task
 from lib.utils import KitError, in_notebook, progress, say
 
 EXECUTORS = ("auto", "local", "processes", "ray")
-_OPTIONS = {  # option -> the executors that have it
-    "workers": ("processes", "auto"),
-    "gpus": ("ray",),
-    "cpus": ("ray",),
-    "retries": ("ray",),
+
+
+class _Option(NamedTuple):
+    """Hold which executors have an option, and the values that it takes."""
+
+    executors: tuple[str, ...]
+    kind: type[Integral] | type[Real]
+    least: float
+    values: str
+
+    def takes(self, value: Any) -> bool:
+        """Return whether it takes a value."""
+        number = isinstance(value, self.kind) and not isinstance(value, bool)
+        return number and self.least <= value < math.inf
+
+
+_OPTIONS = {
+    "workers": _Option(("processes", "auto"), Integral, 1, "a whole number, 1 or more"),
+    "gpus": _Option(("ray",), Real, 0, "a number, 0 or more"),
+    "cpus": _Option(("ray",), Real, 0.01, "a number, 0.01 or more"),
+    "retries": _Option(("ray",), Integral, 0, "a whole number, 0 or more"),
 }
 
 
@@ -223,14 +241,14 @@ def _check(executor: str, options: dict[str, Any]) -> None:
     """Raise ``KitError`` for an unknown executor, or an option that it does not have."""
     if executor not in EXECUTORS:
         raise KitError(f"executor {executor!r} is unknown; use one of {', '.join(EXECUTORS)}")
-    for name in options:
+    for name, value in options.items():
         if name not in _OPTIONS:
             raise KitError(f"{name}: is no option of a sweep; use some of {', '.join(_OPTIONS)}")
-        if executor not in _OPTIONS[name]:
-            raise KitError(f"{name}: for executor {_OPTIONS[name][0]} only; leave it out")
-    workers = options.get("workers", 1)
-    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
-        raise KitError(f"workers: {workers!r}; give a whole number, 1 or more")
+        option = _OPTIONS[name]
+        if executor not in option.executors:
+            raise KitError(f"{name}: for executor {option.executors[0]} only; leave it out")
+        if not option.takes(value):
+            raise KitError(f"{name}: {value!r}; give {option.values}")
 
 
 def _run_here(tasks: list[Task], data: BrainData, out: Path, table: SweepTable) -> None:
@@ -255,16 +273,22 @@ def _run_here(tasks: list[Task], data: BrainData, out: Path, table: SweepTable) 
 def outcome(tasks: list[Task]) -> tuple[dict[str, list[Run]], dict[str, str]]:
     """Return label -> its finished runs, the reference first, and label -> why it failed.
 
+    A run that is not as its training left it has failed.
+
     Raises:
         KitError: there is no reference to compare with.
     """
     runs: dict[str, list[Run]] = {}
     failures = {}
     for task in sorted(tasks, key=lambda task: task.place.position):
-        if task.status == "finished":
-            runs.setdefault(task.place.label, []).append(Run(task.folder.path))
-        else:
-            failures[task.place.label] = task.folder.read().get("error") or "not finished"
+        label, folder = task.place.label, task.folder
+        try:
+            if folder.is_finished():
+                runs.setdefault(label, []).append(Run(folder.path))
+            else:
+                failures[label] = folder.read().get("error") or "not finished"
+        except KitError as error:  # it was changed after the training: nothing is computed from it
+            failures[label] = f"{error}"
     reference = tasks[0].place
     if reference.label not in runs:
         raise KitError(

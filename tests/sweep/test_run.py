@@ -1,5 +1,6 @@
 """Sweeps in this process: kept, resumed, recorded when they fail, never trained twice."""
 
+import math
 import os
 import random
 import signal
@@ -214,6 +215,21 @@ def test_a_damaged_run_is_named(data, tmp_path, steps):
         sweep(ONE, BASE, data, tmp_path / "out")
 
 
+@pytest.mark.parametrize("file", ["cases.csv", "history.csv", "best.pt"])
+@pytest.mark.parametrize("label", ["IoU", "Dice"])
+def test_a_run_that_was_changed_is_not_compared(data, tmp_path, steps, file, label):
+    plan = Plan("two", "?", {"Dice": {}, "IoU": {"loss": "IOULoss"}})
+    changed = sweep(plan, BASE, data, tmp_path / "out").runs[label][0].folder / file
+    changed.write_bytes(changed.read_bytes() + b"0")
+    if label == "Dice":
+        with pytest.raises(KitError, match=rf"the reference of the others, failed .*{file}: is no"):
+            sweep(plan, BASE, data, tmp_path / "out")
+    else:
+        done = sweep(plan, BASE, data, tmp_path / "out")
+        assert list(done.runs) == ["Dice"] and list(done.failures) == ["IoU"]
+        assert f"{file}: is not what the training wrote" in done.failures["IoU"]
+
+
 def test_what_failed_is_tried_again(data, tmp_path, steps, monkeypatch):
     monkeypatch.delenv("KIT_STEPS")
     with pytest.raises(KitError, match="plan tiny: Dice, the reference of the others, failed"):
@@ -256,6 +272,13 @@ def test_bad_input_is_refused_before_anything_is_trained(data, tmp_path, steps):
         ({"speed": 2}, "speed: is no option of a sweep; use some of workers, gpus"),
         ({"executor": "processes", "workers": 0}, "workers: 0; give a whole number, 1 or more"),
         ({"executor": "auto", "workers": 1.5}, "workers: 1.5; give a whole number"),
+        ({"executor": "auto", "workers": True}, "workers: True; give a whole number"),
+        ({"executor": "ray", "cpus": 0}, "cpus: 0; give a number, 0.01 or more"),
+        ({"executor": "ray", "cpus": math.nan}, "cpus: nan; give a number"),
+        ({"executor": "ray", "cpus": "2"}, "cpus: '2'; give a number"),
+        ({"executor": "ray", "gpus": -1}, "gpus: -1; give a number, 0 or more"),
+        ({"executor": "ray", "gpus": math.inf}, "gpus: inf; give a number"),
+        ({"executor": "ray", "retries": -5}, "retries: -5; give a whole number, 0 or more"),
     ):
         with pytest.raises(KitError, match=reason):
             sweep(PLAN, BASE, data, tmp_path / "out", **arguments)
