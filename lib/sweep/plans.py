@@ -53,9 +53,11 @@ class Plan:
         the same config are one, with the label of the first. A ladder keeps its order.
 
         Raises:
-            KitError: a variant names an unknown field or a value that it cannot have; or two steps
-                of a ladder are the same.
+            KitError: no variants; one that names an unknown field or a value that it cannot have;
+                or two steps of a ladder are the same.
         """
+        if not self.variants:
+            raise KitError(f"plan {self.name}: has no variants; give it at least one")
         configs: dict[str, Config] = {}
         for label, changes in self.variants.items():
             config = _changed(self.name, label, base, changes)
@@ -199,7 +201,12 @@ def grid(name: str, question: str, **axes: Sequence[Any]) -> Plan:
     """Return a plan of every combination of values.
 
     ``grid("mine", "...", loss=["DiceLoss", "IOULoss"], lr=[1e-4, 3e-4])`` has four variants.
+
+    Raises:
+        KitError: values that are no list, or none.
     """
+    for field, values in axes.items():
+        _require_values(name, field, values)
     combinations = [
         dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())
     ]
@@ -216,12 +223,28 @@ def random_plan(name: str, question: str, count: int, seed: int = 0, **axes: Any
     Args:
         axes: field -> a list of values, or a distribution of scipy.stats, e.g.
             ``lr=loguniform(1e-5, 1e-2)``, of which three digits are kept.
+
+    Raises:
+        KitError: a count below 1, or values that are no list, or none.
     """
+    if not isinstance(count, Integral) or count < 1:
+        raise KitError(f"plan {name}: count={count!r}; give a whole number, 1 or more")
+    for field, axis in axes.items():
+        if not hasattr(axis, "rvs"):
+            _require_values(name, field, axis)
     rng = np.random.default_rng(seed)
     combinations = [
         {field: _drawn(axis, rng) for field, axis in axes.items()} for _ in range(count)
     ]
     return Plan(name, question, {_label(changes): changes for changes in combinations})
+
+
+def _require_values(plan: str, field: str, values: Any) -> None:
+    """Raise KitError unless an axis has a list of values."""
+    if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray) or not len(values):
+        raise KitError(
+            f"plan {plan}: {field}={values!r} is no list of values; give one, as {field}=[...]"
+        )
 
 
 def _drawn(axis: Any, rng: np.random.Generator) -> Any:

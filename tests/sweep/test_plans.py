@@ -1,6 +1,7 @@
 """Plans: what is tried, in which order, and against what."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -98,6 +99,25 @@ def test_two_steps_of_a_ladder_that_are_the_same_are_named():
     plan = Plan("steps", "?", {"before": {}, "rate": {"lr": REFERENCE.lr}}, ladder=True)
     with pytest.raises(KitError, match="plan steps: step 'rate' is the same recipe as 'before'"):
         plan.configs(REFERENCE)
+
+
+@pytest.mark.parametrize("values", [[], 1e-3, "DiceLoss", None, {"DiceLoss"}])
+def test_values_of_a_plan_that_are_no_list_are_named(values):
+    told = r"plan mine: loss=.* is no list of values; give one, as loss="
+    for make in (grid, partial(random_plan, count=3)):
+        with pytest.raises(KitError, match=told):
+            make("mine", "?", loss=values)
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, None])
+def test_a_random_plan_of_no_variants_is_refused(count):
+    with pytest.raises(KitError, match=r"plan luck: count=.*; give a whole number, 1 or more"):
+        random_plan("luck", "?", count, lr=[1e-3])
+
+
+def test_a_plan_without_variants_is_named():
+    with pytest.raises(KitError, match="plan empty: has no variants; give it at least one"):
+        Plan("empty", "?", {}).configs(REFERENCE)
 
 
 def test_grid_and_random():
