@@ -6,7 +6,7 @@ The doors are ``predict(weights, data)`` and ``python -m lib.predict``; start to
 
 # fmt: off
 from lib.predict.prediction import Prediction
-from lib.predict.segmentation import most_different, predict, segment
+from lib.predict.segmentation import most_different, predict, require_batch_size, segment
 from lib.predict.weights import (
     KIT_WEIGHTS,
     PRETRAINED,
@@ -19,5 +19,5 @@ from lib.predict.weights import (
 
 __all__ = [
     "KIT_WEIGHTS", "PRETRAINED", "SMALL_WEIGHTS", "Prediction", "default_weights", "load_weights",
-    "most_different", "predict", "segment", "trained_model", "unseen",
+    "most_different", "predict", "require_batch_size", "segment", "trained_model", "unseen",
 ]

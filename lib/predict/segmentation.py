@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,12 @@ from lib.runtime.device import prepare
 from lib.runtime.memory import memory_in_words
 from lib.runtime.own_files import OwnFiles, require_replaceable
 from lib.utils import KitError, as_list, changing, progress, say
+
+
+def require_batch_size(batch_size: Any) -> None:
+    """Raise ``KitError`` unless so many slices can be taken at once."""
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise KitError(f"batch_size is {batch_size!r}; use a whole number, 1 or more")
 
 
 def predict(
@@ -60,8 +67,7 @@ def predict(
     Raises:
         KitError: unusable weights, data or patient names, or data prepared for another image size.
     """
-    if not isinstance(batch_size, Integral) or batch_size < 1:
-        raise KitError(f"predict: batch_size is {batch_size!r}; use a whole number, 1 or more")
+    require_batch_size(batch_size)
     trained = trained_model(weights)
     config = trained.config if tta is None else replace(trained.config, tta=tta)
     if not isinstance(data, BrainData):

@@ -15,7 +15,7 @@ from lib.dataset import BrainData, folds, require_loaded
 from lib.evaluate import BATCH_SIZE, TrainedModel, check_patients, predict_volumes
 from lib.logger import Run
 from lib.metrics import Summary, summarise
-from lib.predict import Prediction, segment, trained_model
+from lib.predict import Prediction, require_batch_size, segment, trained_model
 from lib.runtime import Machine, tune_allocator
 from lib.runtime.device import prepare
 from lib.sweep.plans import Plan, find_plan
@@ -111,12 +111,13 @@ def ensemble(
     Args:
         members: runs, or networks from ``load_weights``. Their recipes may differ, but they must
             read the same images.
-        data, patients, out: see ``lib.predict.predict``.
+        data, patients, out, batch_size: see ``lib.predict.predict``.
 
     Raises:
         KitError: no members; a network that does not say what it was trained on, or reads other
             images; a patient on whom all of them were trained; or see ``predict``.
     """
+    require_batch_size(batch_size)
     networks = [trained_model(member) for member in members]
     if not networks:
         raise KitError("ensemble: no network; train some first")
@@ -124,9 +125,9 @@ def ensemble(
         raise KitError(
             "ensemble: a network does not say its training patients; use best.pt of a run"
         )
-    chosen = None if patients is None else tuple(patients)
-    for network in networks:
-        names = check_patients(data, network.config, chosen)
+    names = check_patients(data, networks[0].config, patients)
+    for network in networks[1:]:
+        check_patients(data, network.config, names)
     seen = [(network, network.seen(data)) for network in networks]
     voters = {name: [network for network, those in seen if name not in those] for name in names}
     spoilt = [name for name in names if not voters[name]]

@@ -144,6 +144,10 @@ def test_members_that_cannot_vote(folds_of_3, data, tiny_kaggle):
         ensemble(folds_of_3.runs, load_data(tiny_kaggle, 64))
     with pytest.raises(KitError, match="nobody"):
         ensemble(folds_of_3.runs, data, ["nobody"])
+    with pytest.raises(KitError, match=f"patients is the text '{NAMES[0]}'; give a list of names"):
+        ensemble(folds_of_3.runs, data, NAMES[0])
+    with pytest.raises(KitError, match="batch_size is 0; use a whole number, 1 or more"):
+        ensemble(folds_of_3.runs, data, batch_size=0)
 
 
 # --- the ladder of train_best.ipynb ---------------------------------------------------------------
