@@ -932,6 +932,26 @@ def test_a_plan_out_of_range_is_refused(arguments):
         smallest_difference(*arguments)
 
 
+@pytest.mark.parametrize("seeds", [0.0, 0.02, 0.1])
+@pytest.mark.parametrize("candidates", [1, 8])
+def test_too_few_runs_and_patients_find_no_difference_that_there_can_be(seeds, candidates):
+    known = Spread(seeds, 0.05, 0.1)
+    size = smallest_difference(known, 2, 2, candidates)
+    assert math.isinf(size) and power(known, 2, 2, 1.0, candidates) < 0.8
+    assert smallest_difference(known, 20, 200, candidates) < 0.2
+    assert smallest_difference(Spread(0, 0, 0), 2, 2) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_table_of_two_patients_says_that_no_difference_would_be_found():
+    scores = [[0.4, 0.6], [0.5, 0.7]]
+    runs = {label: runs_of(np.array(scores) + 0.1 * place) for place, label in enumerate("abc")}
+    table = compare_to_baseline(runs)
+    assert np.isinf(detectable(table)).all()
+    told = "b, c: no difference, however large, would be found with 80 % power."
+    assert told in resolution(table) and "A true difference" not in resolution(table)
+    assert readable(table)["80 % power from"].tolist() == [math.inf, math.inf]
+
+
 # --- after a sweep --------------------------------------------------------------------------------
 
 

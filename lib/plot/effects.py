@@ -123,15 +123,17 @@ def power_curve(
         )
     smallest = [smallest_difference(spread, runs, patients, candidates) for runs in numbers]
     # two runs find so little that their curve would squeeze the others: it may leave the axis
-    end = max(min(1.3 * max(smallest), 4 * min(smallest)), 1.1 * abs(seen or 0))
+    end = max(min(1.3 * max(smallest), 4 * min(smallest), 1.0), 1.1 * abs(seen or 0))
     figure, axis = plt.subplots(figsize=(10, 4))
     differences = np.linspace(0, end, POINTS)
     for runs, found, style in zip(numbers, smallest, line_styles(len(numbers)), strict=True):
         chances = [power(spread, runs, patients, x, candidates) for x in differences]
-        axis.plot(
-            differences, chances, label=f"{runs} runs of each: 80 % from {found:.3f}", **style
-        )
-        axis.plot(found, POWER, "o", color=style["color"], markersize=8)
+        if math.isfinite(found):
+            label = f"{runs} runs of each: 80 % from {found:.3f}"
+            axis.plot(found, POWER, "o", color=style["color"], markersize=8)
+        else:
+            label = f"{runs} runs of each: never 80 %"
+        axis.plot(differences, chances, label=label, **style)
     if seen is not None:
         words = f"difference seen: {seen:+.3f}"
         axis.axvline(abs(seen), color="dimgrey", linestyle="--", label=words)

@@ -246,7 +246,11 @@ def _power_in_words(table: pd.DataFrame) -> str:
     known = table[table["seed SD"].notna()]
     if known.empty:
         return "a recipe with one run: its verdict is about those weights, not about other seeds"
-    sizes = span(detectable(known).dropna())
+    smallest = detectable(known)
+    found = smallest[np.isfinite(smallest)]
+    if found.empty:
+        return f"{runs_in_words(known)} find no difference, however large, with 80 % power"
+    sizes = span(found) if len(found) == len(smallest) else f"{found.min():.3f} or more"
     return f"{runs_in_words(known)} find a true difference of {sizes} with 80 % power"
 
 

@@ -57,6 +57,9 @@ def smallest_difference(spread: Spread, seeds: int, patients: int, candidates: i
     Args:
         spread, seeds, patients, candidates: see ``power``.
 
+    Returns:
+        A difference from 0 to 1; infinity if no difference, however large, is found so often.
+
     Raises:
         KitError: a number out of range.
     """
@@ -100,7 +103,8 @@ def detectable(table: pd.DataFrame) -> pd.Series:
         table: from ``compare_to_baseline`` or ``compare_ladder``.
 
     Returns:
-        A mean difference a row. NaN for one run each, as their spread is not known.
+        A mean difference a row; infinity if none, however large, is found so often. NaN for one
+        run each, as their spread is not known.
     """
     return pd.Series(
         [_detectable(row, len(table)) for row in table.to_dict("records")], table.index, float
@@ -251,11 +255,15 @@ class Design:
         return self.finds(difference) + self._within(limit, difference)
 
     def smallest(self) -> float:
-        """Return the smallest difference that is found with 80 % power."""
+        """Return the smallest difference that is found with 80 % power, infinity if there is none.
+
+        Scores are from 0 to 1, and so no difference is larger than 1.
+        """
         from scipy.optimize import brentq
 
-        enough = float(np.quantile(self.found_from, 0.95)) + 3 * self.sd
-        return float(brentq(lambda size: self.finds(size) - POWER, 0, enough))
+        if self.finds(1.0) < POWER:
+            return math.inf
+        return float(brentq(lambda size: self.finds(size) - POWER, 0.0, 1.0))
 
     def _within(self, limit: np.ndarray, difference: float) -> float:
         """Return the chance of a mean difference between -limit and limit."""

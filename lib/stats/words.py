@@ -70,8 +70,7 @@ def resolution(table: pd.DataFrame) -> str:
     lines = [
         f"{patients} patients, {runs_in_words(known)}, {candidates_in_words(len(table))}.{shared}",
         f"{mean} by an SD of {span(moves)}.",
-        f"A true difference of {_detectable_in_words(table)} would be found with 80 % power; "
-        f"smaller ones are usually missed.",
+        *_detectable_in_words(detectable(table).set_axis(table["label"]).dropna()),
         *_what_would_settle(table),
     ]
     if table["seed SD"].isna().any():
@@ -101,10 +100,23 @@ def runs_in_words(table: pd.DataFrame) -> str:
     return f"{before} runs of each recipe" if before == after else f"{before} against {after} runs"
 
 
-def _detectable_in_words(table: pd.DataFrame) -> str:
-    """Return the range of ``detectable``: of several candidates each may have its own."""
-    sizes = span(detectable(table).dropna())
-    return f"{sizes}, by candidate," if " to " in sizes else sizes
+def _detectable_in_words(smallest: pd.Series) -> list[str]:
+    """Return lines on what is found with 80 % power, from label -> smallest difference."""
+    never = np.isinf(smallest)
+    lines = []
+    if not never.all():
+        sizes = span(smallest[~never])
+        sizes = f"{sizes}, by candidate," if " to " in sizes else sizes
+        lines.append(
+            f"A true difference of {sizes} would be found with 80 % power; smaller ones are "
+            f"usually missed."
+        )
+    if never.any():
+        lines.append(
+            f"{', '.join(smallest.index[never])}: no difference, however large, would be found "
+            f"with 80 % power."
+        )
+    return lines
 
 
 def span(values: Iterable[float], form: str = ".3f") -> str:

@@ -291,6 +291,14 @@ def test_two_runs_do_not_squeeze_the_other_curves():
     assert legend_of(axis)[0] == f"2 runs of each: 80 % from {far:.3f}"
 
 
+def test_a_curve_that_never_reaches_80_percent_has_no_dot():
+    [axis] = plot.power_curve(stats.Spread(0.02, 0.05, 0.1), (2, 20), 2).axes
+    assert axis.get_xlim()[1] == 1  # no difference of scores is larger
+    few, many = legend_of(axis)[:2]
+    assert few == "2 runs of each: never 80 %" and many.startswith("20 runs of each: 80 % from 0.")
+    assert len([line for line in axis.lines if line.get_marker() == "o"]) == 1
+
+
 def test_a_difference_that_was_seen_is_marked():
     [axis] = plot.power_curve(KNOWN, 5, 200, seen=-0.2).axes
     assert legend_of(axis)[1] == "difference seen: -0.200"
