@@ -60,6 +60,8 @@ LEFT_OUT = tuple(
 EXERCISES, RUBRIC = "exercises.py", "rubric.toml"
 _PUBLIC = """# What your instructor has chosen; the grader has the same.
 
+# Exercises that you write; each that is gone from exercises.py fails its check.
+exercises = {exercises}
 # What you hand in must be scored on "kaggle" (patients) or "phantom"; "" for either.
 data = "{data}"
 # Of the phantom: with another seed it has other heads.
@@ -146,7 +148,8 @@ def _edition(source: Path) -> dict[str, bytes]:
         load_rubric(source / course.rubric)  # raises KitError if it is none
         files[RUBRIC] = (source / course.rubric).read_bytes()
     files |= dict(_online(files, course.repository))
-    files[FILE.name] = _PUBLIC.format_map(asdict(course)).encode()
+    public = {**asdict(course), "exercises": json.dumps(course.exercises)}
+    files[FILE.name] = _PUBLIC.format_map(public).encode()
     return files
 
 

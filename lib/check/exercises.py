@@ -31,7 +31,8 @@ EXERCISES: dict[str, Try] = {
 def check_exercises(module: ModuleType, only: str = "") -> Iterator[Check]:
     """Yield the checks of each exercise that a module has, each up to the first that fails.
 
-    One that the course hands out and that the module lacks fails, too.
+    One that the course hands out and that the module lacks fails, too, and so does one that the
+    module takes from elsewhere: ``lib`` has some of them.
 
     Args:
         only: name of one exercise.
@@ -47,10 +48,22 @@ def check_exercises(module: ModuleType, only: str = "") -> Iterator[Check]:
     handed_out = () if only else read_course().exercises
     for name, tries in EXERCISES.items():
         if name in names:
-            yield from attempt(name, getattr(module, name), tries)
+            yield from _checked(module, name, tries)
         elif name in handed_out:
             remedy = f"put it back into {module.__name__}.py, as it was handed out"
             yield Check(f"{name} is there", False, remedy)
+
+
+def _checked(module: ModuleType, name: str, tries: Try) -> Iterator[Check]:
+    """Yield the checks of one exercise, if its code is in the module."""
+    answer = getattr(module, name)
+    home = getattr(answer, "__module__", None)
+    if home == module.__name__:
+        yield from attempt(name, answer, tries)
+    else:
+        source = f"it comes from {home or 'elsewhere'}"
+        remedy = f"{source}; write it in {module.__name__}.py yourself"
+        yield Check(f"{name} is your own", False, remedy)
 
 
 def load_exercises() -> ModuleType:

@@ -17,7 +17,7 @@ from lib.grade.checks import check_history, check_id, check_other_run, check_tab
 from lib.grade.platforms import is_packed
 from lib.grade.rubric import Rubric, load_rubric
 from lib.grade.submission import MANIFEST, READ, TEAM, members, read_others, read_submission
-from lib.grade.written import EXERCISES, exercises_in
+from lib.grade.written import EXERCISES, exercises_of
 from lib.logger import Run, all_runs, find_run, finished_runs, outside_folds, write_result_csvs
 from lib.notebook.cells import Cell, read_notebook
 from lib.notebook.course import FILE, read_course
@@ -417,12 +417,12 @@ def _unfinished(files: dict[str, Path | bytes]) -> Iterator[str]:
     source = files.get(EXERCISES)
     if isinstance(source, Path):
         try:
-            exercises = exercises_in(source)
+            exercises = exercises_of(source, read_course().exercises)
         except (OSError, ValueError, SyntaxError) as error:
             yield f"{EXERCISES}: cannot be read ({type(error).__name__})"
         else:
-            done = sum(map(bool, exercises.values()))
-            yield f"{EXERCISES}: {done} of {len(exercises)} exercises written"
+            done = [bool(one.lines) for one in exercises if one.key]
+            yield f"{EXERCISES}: {sum(done)} of {len(done)} exercises written"
 
 
 def _cells(file: Path | bytes) -> list[Cell]:

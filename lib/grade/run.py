@@ -39,6 +39,7 @@ from lib.grade.test_set import Exam, prepare_exam
 from lib.grade.trouble import GraderError, in_one_line, without_submission
 from lib.grade.worker import Worker, WorkerDied
 from lib.logger import Run, require_sound
+from lib.notebook.course import read_course
 from lib.runtime import pick_device
 from lib.runtime.own_files import OwnFiles
 from lib.utils import LIB, KitError, fingerprint, progress, say, sha256, visible_files, write_json
@@ -105,6 +106,7 @@ def grade(
         key = [
             _code_hash(),
             released_hash(),
+            read_course().exercises,
             exam.data.fingerprint,  # of the pixels: dates and rights of the files change nothing
             split,
             str(pick_device(device)),

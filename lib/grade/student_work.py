@@ -18,11 +18,12 @@ class Answer(NamedTuple):
     """Hold what a student wrote in one place.
 
     Attributes:
-        source: the notebook.
-        key: of the question, see ``Question``; "" for a cell of their own.
-        title: of the question, or the heading above the cell.
+        source: the notebook, or ``exercises.py``.
+        key: of the question, see ``Question``, or name of the exercise; "" for what is their own.
+        title: of the question, or the heading above the cell; name of the exercise.
         lines: without line breaks; none if nothing is written.
         is_cut: it was longer.
+        problem: why there are no lines, if there is more to say.
     """
 
     source: str
@@ -30,12 +31,13 @@ class Answer(NamedTuple):
     title: str
     lines: list[str]
     is_cut: bool = False
+    problem: str = ""
 
     def is_sound(self) -> bool:
         """Return whether all values are of their kinds and not too large."""
         return (
             isinstance(self.lines, list)
-            and _are_texts(self.source, self.key, self.title, *self.lines)
+            and _are_texts(self.source, self.key, self.title, self.problem, *self.lines)
             and type(self.is_cut) is bool
             and self.letters <= MAX_LETTERS
         )
@@ -132,7 +134,8 @@ class Written(NamedTuple):
     """Hold what a student wrote and trained, for the instructor to read.
 
     Attributes:
-        exercises: the code of each in ``exercises.py``; without lines if it is not written.
+        exercises: the code of each that the course hands out, then the student's own in
+            ``exercises.py``; without lines if it is not written.
         remarks: sentences about what could not be read.
     """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import tokenize
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -28,6 +28,7 @@ from lib.grade.submission import root_of
 from lib.grade.tried import read_tried
 from lib.grade.trouble import GraderError, in_one_line, of_the_computer, without_submission
 from lib.notebook.cells import PLACEHOLDERS, Cell, question_hash, read_notebook
+from lib.notebook.course import read_course
 from lib.utils import KitError, visible_files
 
 EXERCISES = "exercises.py"
@@ -89,6 +90,7 @@ def _within_limits(answers: Iterable[Answer]) -> Iterator[Answer]:
             title=printable(answer.title[:_MAX_TITLE]),
             lines=kept,
             is_cut=is_cut,
+            problem=printable(answer.problem[:_MAX_TITLE]),
         )
         left -= found.letters
         yield found
@@ -108,9 +110,47 @@ def _trimmed(lines: list[str]) -> list[str]:
 
 def _read_exercises(root: Path, written: Written) -> None:
     """Add the code of the exercises."""
-    if (root / EXERCISES).is_file():
-        for name, lines in exercises_in(root / EXERCISES).items():
-            written.exercises.append(Answer(EXERCISES, name, name, lines))
+    with without_submission():
+        asked = read_course().exercises
+    written.exercises.extend(exercises_of(root / EXERCISES, asked))
+
+
+def exercises_of(file: Path, asked: Sequence[str]) -> list[Answer]:
+    """Return what ``exercises.py`` has of each exercise, then classes and functions of their own.
+
+    An exercise that is imported, or gone, has no lines but a problem.
+
+    Args:
+        asked: the exercises of the course; if there are none, all that the file has.
+
+    Raises:
+        OSError: it cannot be read.
+        SyntaxError: it is no Python.
+    """
+    if not file.is_file():
+        return [Answer(EXERCISES, name, name, [], problem="no exercises.py") for name in asked]
+    found, taken = exercises_in(file), _taken(file)
+    named = asked or tuple(found)
+    answers = []
+    for name in dict.fromkeys([*named, *found]):
+        problem = "" if name in found else taken.get(name, taken.get("*", "is gone"))
+        key = name if name in named else ""
+        answers.append(Answer(EXERCISES, key, name, found.get(name, []), problem=problem))
+    return answers
+
+
+def _taken(file: Path) -> dict[str, str]:
+    """Return name -> the statement that imports or assigns it; ``*`` is any name."""
+    found = {}
+    for node in ast.parse(file.read_bytes()).body:
+        names = []
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [alias.asname or alias.name for alias in node.names]
+        elif isinstance(node, ast.Assign):
+            names = [one.id for one in node.targets if isinstance(one, ast.Name)]
+        for name in names:
+            found[name] = f"not written here, but taken: {ast.unparse(node)}"
+    return found
 
 
 def exercises_in(file: Path) -> dict[str, list[str]]:

@@ -25,7 +25,7 @@ from lib.utils import PROJECT, KitError
 
 def remedies(name: str, answer: object) -> list[str]:
     """What fails of an answer to one exercise."""
-    module = types.SimpleNamespace(**{name: answer, "__name__": "exercises"})
+    module = types.SimpleNamespace(**{name: answer, "__name__": answer.__module__})
     return [str(check) for check in check_exercises(module, name) if not check.passed]
 
 
@@ -467,6 +467,23 @@ def test_an_exercise_that_the_course_hands_out_must_be_there(monkeypatch):
     said = "[FAIL] dsc is there: put it back into exercises.py, as it was handed out"
     assert failed == [said]
     assert all(check.passed for check in check_exercises(module, "cosine"))
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ("from lib.metrics import dsc", "dsc is your own: it comes from lib.metrics; write it in "),
+        ("import lib.metrics\ndsc = lib.metrics.dsc", "dsc is your own: it comes from lib.met"),
+        ("from lib.loss import DiceLoss", "DiceLoss is your own: it comes from lib.loss; write "),
+        ("from numpy import dot as dsc", "dsc is your own: it comes from numpy"),
+        ("dsc = 1", "dsc is your own: it comes from elsewhere; write it in exercises.py yourself"),
+    ],
+)
+def test_an_exercise_must_be_written_in_the_file(source, line):
+    module = types.ModuleType("exercises")
+    exec(source, module.__dict__)
+    failed = [str(check) for check in check_exercises(module) if not check.passed]
+    assert any(one.startswith(f"[FAIL] {line}") for one in failed)
 
 
 def test_what_was_checked_is_told_before_code_that_never_ends(tmp_path):

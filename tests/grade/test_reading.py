@@ -149,15 +149,20 @@ def test_a_submission_from_the_zip_to_the_page(ada, examine, tmp_path):
     notebook = answered(notebook, {first: f"It helps.\n{SCRIPT}", second: "IoU."})
     files = with_plan(ada, "sampling", plan, noise=0.001)
     files["train.ipynb"] = as_bytes(notebook)
-    files["exercises.py"] = b"def dsc(a, b):\n    return '<b>'\n\ndef cosine(x):\n    ...\n"
+    files["exercises.py"] = (
+        b"from lib.loss import DiceLoss\n"
+        b"def split_by_patient(a, b):\n    return '<b>'\n\ndef helper(x):\n    return '<i>'\n"
+    )
     values = examine(files)
     result = Result(**{**values, "findings": [Finding(*one) for one in values["findings"]]})
     pages = written_pages(tmp_path / "out", Standing(result, "review"))
     page = pages[Path(reading_name(Standing(result, ""))).name]
     assert page.text.count(SCRIPT) >= 2 and "It helps." in page.text
     assert f"2 of {len(questions())}" in page.text
-    assert "1 of 2 written" in page.text and "return '<b>'" in page.text
-    assert "cosine: not written" in page.text
+    assert "1 of 3 written" in page.text  # of course.toml
+    assert "return '<b>'" in page.text and "return '<i>'" in page.text
+    assert "DiceLoss: not written here, but taken: from lib.loss import DiceLoss" in page.text
+    assert "largest_component: is gone" in page.text
     assert page.tags.count("polyline") == 3 and "0.05" in page.text
     answers = next(one for name, one in pages.items() if f"train-{first}" in name)
     assert "It helps." in answers.text and "wrote nothing" not in answers.text

@@ -27,7 +27,7 @@ from lib.grade.student_work import (
 from lib.grade.submission import READ
 from lib.grade.tried import POINTS
 from lib.grade.trouble import GraderError
-from lib.grade.written import exercises_in, read_written
+from lib.grade.written import exercises_in, exercises_of, read_written
 from lib.notebook.cells import ENGLISH, PHRASES, read_notebook
 from lib.utils import PROJECT, KitError
 from maintain.student import write_student_edition
@@ -394,8 +394,29 @@ def test_the_solution_of_every_class_is_in_its_forward():
     ids=["mark", "gbk", "other ends", "windows", "mac"],
 )
 def test_exercises_are_read_as_python_reads_them(ada, read, content):
-    [exercise] = read({**ada, "exercises.py": content}).exercises
-    assert exercise.lines == ["def dsc():", "    return '\u5206'"]
+    found = {one.title: one for one in read({**ada, "exercises.py": content}).exercises}
+    assert found["dsc"].lines == ["def dsc():", "    return '\u5206'"]
+
+
+def test_exercises_are_those_of_the_course(tmp_path):
+    """The student's own code comes after them, and is none; one that is taken is not written."""
+    file = tmp_path / "exercises.py"
+    file.write_text(
+        "import lib\nfrom lib.loss import DiceLoss\ndsc = lib.metrics.dsc\n"
+        "def helper():\n    return 1\n\n\ndef cosine():\n    return 1\n"
+    )
+    found = exercises_of(file, ["DiceLoss", "dsc", "cosine", "mirror"])
+    assert [(one.key, bool(one.lines), one.problem) for one in found] == [
+        ("DiceLoss", False, "not written here, but taken: from lib.loss import DiceLoss"),
+        ("dsc", False, "not written here, but taken: dsc = lib.metrics.dsc"),
+        ("cosine", True, ""),
+        ("mirror", False, "is gone"),
+        ("", True, ""),
+    ]
+    file.write_text("from lib.metrics import *\n")
+    assert "import *" in exercises_of(file, ["dsc"])[0].problem
+    assert [one.key for one in exercises_of(file, [])] == []
+    assert exercises_of(tmp_path / "none.py", ["dsc"])[0].problem == "no exercises.py"
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,24 @@ def test_the_edition_says_which_data_count_and_not_what_was_cut(source, tmp_path
     assert read_course(folder / "no.toml") == Course()
 
 
+def test_an_exercise_that_a_student_deletes_fails(tmp_path):
+    folder, _ = write_student_edition(tmp_path / "student")
+    names = read_course(PROJECT / "course.toml").exercises
+    assert read_course(folder / "course.toml").exercises == names
+    text = (folder / "exercises.py").read_text(encoding="utf-8")
+    kept = chosen_exercises(text, names[1:]) + "\nfrom lib.metrics import dsc\n"
+    (folder / "exercises.py").write_text(kept, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "lib.check", "exercises"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert f"[FAIL] {names[0]} is there: put it back into exercises.py" in done.stdout
+
+
 def test_the_exercises_of_the_kits_own_edition(tmp_path):
     """Those of course.toml, each unwritten, and every one can be left out."""
     source = (PROJECT / "exercises.py").read_text(encoding="utf-8")
