@@ -18,6 +18,7 @@ from typing import NamedTuple
 from lib.grade.gradebook import (
     BY_HAND,
     COMMENT,
+    COMPUTED,
     GRADEBOOK,
     POSSIBLE,
     amount,
@@ -36,6 +37,7 @@ _BLACKBOARD = re.compile(r".+\[Total Pts: ([\d.,]+).*\] ?\|\d+")
 _BLACKBOARD_COMMENT = "Feedback to Learner"  # if comments are included in the export
 _PARTICIPANT = re.compile(r"(.+) (\d+)")  # in Moodle's worksheet
 _FOLDER = re.compile(r"(.+)_(\d+)_assignsubmission_")  # in Moodle's download
+_DECIDED = ("verified", "review", "missing")  # status of a row whose points for the DSC are final
 Cells = Mapping[str, str]
 
 
@@ -56,7 +58,8 @@ def fill_table(exported: Path, grades: Path, column: str | None = None) -> Path:
     """Write the export of a platform with scores and comments, and return the file.
 
     It is written below ``grades``; the export stays as it is. Cells of students without a
-    submission stay, too. Who has no row, or is held, is named.
+    submission stay, too, and so do those of students whose mark is not final, see ``_undecided``.
+    These are named, and so is who has no row.
 
     Args:
         grades: folder of the gradebook.
@@ -77,6 +80,7 @@ def fill_table(exported: Path, grades: Path, column: str | None = None) -> Path:
             f"make them equal there or here"
         )
     ids = [place for place, name in enumerate(header) if _is_id(name)]
+    undecided = {student: _undecided(cells, book[POSSIBLE]) for student, cells in book.items()}
     rows, filled = [sheet.rows[0]], set()
     for row in sheet.rows[1:]:
         student = _student(header, row, ids, book)
@@ -86,23 +90,38 @@ def fill_table(exported: Path, grades: Path, column: str | None = None) -> Path:
             )
         if student:
             filled.add(student)
-            row = _filled(row, target, book[student])
+            row = row if undecided[student] else _filled(row, target, book[student])
         rows.append(row)
-    _say_what_to_look_at(exported.name, book, filled)
+    _say_what_to_look_at(exported.name, book, filled, undecided)
     written = grades / FOLDER / exported.name
     OwnFiles(written.parent).write({written: sheet._replace(rows=rows).to_bytes()})
     return written
 
 
-def _say_what_to_look_at(name: str, book: Mapping[str, Cells], filled: Set[str]) -> None:
-    """Name who has no row, and whose points nobody has decided on."""
+def _undecided(cells: Cells, possible: Cells) -> str:
+    """Return why the score of a row is not final; "" if it is.
+
+    Somebody must decide on the points for the DSC where none were computed, and fill each column
+    that has points possible. Who submitted nothing has no points for the DSC.
+    """
+    if cells["status"] not in _DECIDED and not cells.get(BY_HAND, "").strip():
+        return f"is {cells['status']}, and nobody gave points for the DSC; fill {BY_HAND!r}"
+    columns = [name for name in possible if name not in (*COMPUTED, BY_HAND, COMMENT)]
+    empty = [name for name in columns if possible[name].strip() and not cells.get(name, "").strip()]
+    return f"has no points yet for {', '.join(map(repr, empty))}; fill 0 for none" if empty else ""
+
+
+def _say_what_to_look_at(
+    name: str, book: Mapping[str, Cells], filled: Set[str], undecided: Mapping[str, str]
+) -> None:
+    """Name who has no row, and whose cell was left as it is."""
     for student, cells in book.items():
         if student == POSSIBLE:
             continue
         if student not in filled:
             say(f"{name}: has no row for {student}, who has {cells['score']} points")
-        elif cells["status"] == "held" and not cells.get(BY_HAND, "").strip():
-            say(f"{name}: {student} is held, and gets no points for the DSC; decide on {BY_HAND!r}")
+        elif undecided[student]:
+            say(f"{name}: nothing is filled in for {student}, who {undecided[student]}")
 
 
 def _read_gradebook(file: Path) -> dict[str, dict[str, str]]:

@@ -70,8 +70,13 @@ def grades(tmp_path) -> Path:
 
 
 def write(folder: Path, standings: list[Standing]) -> None:
-    book = read_book(folder / GRADEBOOK, RUBRIC)
-    write_book(folder / GRADEBOOK, standings, book, RUBRIC, dict.fromkeys(range(3), "page"))
+    """Write a gradebook in which every submission has points for its report, or 0."""
+    for _ in range(2):
+        book = read_book(folder / GRADEBOOK, RUBRIC)
+        write_book(folder / GRADEBOOK, standings, book, RUBRIC, dict.fromkeys(range(3), "page"))
+        for standing in standings:
+            if standing.result.submission and not book.of(standing):
+                decide(folder / GRADEBOOK, standing.result.student, report="0")
 
 
 def export(folder: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -191,14 +196,41 @@ def test_who_is_held_is_named_until_the_instructor_decides(grades, capsys):
     text = book.read_text(encoding="utf-8-sig").replace(",review,", ",held,")
     book.write_text(text, encoding="utf-8")
     fill_table(file, grades, "LGG")
-    assert "bela is held, and gets no points" in (said := capsys.readouterr().out)
-    assert "ada is held" not in said
+    said = capsys.readouterr().out
+    assert said.splitlines() == [
+        "export.csv: nothing is filled in for bela, who is held, and nobody gave points for the "
+        "DSC; fill 'DSC points by hand'"
+    ]
+    assert [row[6] for row in read_sheet(grades / "upload" / "export.csv").rows[2:4]] == [
+        "77.5",
+        "",
+    ]
     decide(book, "bela", **{BY_HAND: "13"})
     with pytest.raises(KitError, match="about bela is newer than the scores; grade once more"):
         fill_table(file, grades, "LGG")
-    decide(book, "bela", marked=f"sha-1/{marks_of({BY_HAND: '13'})}")  # as grading does
+    marks = marks_of({"report": "0", BY_HAND: "13"})
+    decide(book, "bela", marked=f"sha-1/{marks}")  # as grading does
     fill_table(file, grades, "LGG")
     assert "is held" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("status", ["refused", "incomplete", "timed out", "failed", "held"])
+def test_no_mark_goes_back_before_somebody_decided(tmp_path, capsys, status):
+    """Neither 0 for what could not be graded, nor the sum of what is marked so far."""
+    names = ("ada", "bela", "carl")
+    of_name = [replace(result(name), submission=f"{name}.zip") for name in names]
+    of_name[0] = replace(of_name[0], status="computed" if status == "held" else status)
+    write(
+        tmp_path, [Standing(of_name[0], status), *(Standing(r, "review", 9) for r in of_name[1:])]
+    )
+    decide(tmp_path / GRADEBOOK, "bela", report="", marked="")
+    rows = [f"Participant {i},{name},\n" for i, name in enumerate(names)]
+    export(tmp_path / "x", f"Identifier,ID number,Grade\n{''.join(rows)}")
+    filled = read_sheet(fill_table(tmp_path / "export.csv", tmp_path)).rows
+    assert [row[2] for row in filled[1:]] == ["", "", "9"]
+    first, second = capsys.readouterr().out.splitlines()
+    assert f"for ada, who is {status}, and nobody gave points for the DSC; fill" in first
+    assert "for bela, who has no points yet for 'report'; fill 0 for none" in second
 
 
 def decide(book: Path, student: str, **cells: str) -> None:
