@@ -140,7 +140,7 @@ def dsc_distance(one: Result, other: Result) -> float:
     Infinite if fewer than ``FEWEST`` numbers tell something: both 0, or both 1, tells nothing; nor
     do networks that mark everything, which have the same small DSC on each patient.
     """
-    if one.grid != other.grid:  # on another grid the same mask has another score
+    if one.scored_on != other.scored_on:  # on another grid the same mask has another score
         return math.inf
     pairs = [
         pair

@@ -83,6 +83,16 @@ class Result:
             raise ValueError(f"{self.submission}: no score was computed")
         return self.verified
 
+    @property
+    def scored_on(self) -> tuple[Any, ...]:
+        """Return what decides the grid of its DSC: on another grid the same mask has another DSC.
+
+        Masks are scored on the grid of the file, whatever the network saw.
+        """
+        if self.grid == "file":
+            return (self.grid,)
+        return self.grid, self.recipe.get("image_size"), self.recipe.get("preprocessing")
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Result:
         """Return the result of which ``dataclasses.asdict`` gave these values.

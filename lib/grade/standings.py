@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,6 +93,7 @@ def assess(
         same_runs(results),
         shipped(results),
         other_seeds(results),
+        other_grids(results),
         unexpected(results, roster),
         large_teams(results, rubric.team),
     )
@@ -146,7 +148,7 @@ def tied(results: Iterable[Result]) -> Iterator[tuple[int, Result, Result]]:
     Members of a group cannot be told apart. The best leads the first group. Each next one belongs
     to it while all of them may be equally good, patient by patient (``range_p`` above 5 %); else it
     leads the next group. So points never rise as the DSC falls, and chance rarely splits equals,
-    however many there are. Masks are scored on another grid: such a result is a group of its own.
+    however many there are. Results on different grids are never in one group, see ``scored_on``.
     With fewer than ``FEWEST_PATIENTS`` there are no groups.
     """
     group: list[Result] = []
@@ -164,7 +166,8 @@ def _may_be_equal(group: Sequence[Result]) -> bool:
     """Return whether the members may be equally good."""
     first = group[0]
     if len(first.cases) < FEWEST_PATIENTS or any(
-        member.grid != first.grid or member.cases.keys() != first.cases.keys() for member in group
+        member.scored_on != first.scored_on or member.cases.keys() != first.cases.keys()
+        for member in group
     ):
         return False
     scores = [[member.cases[patient][1] for patient in first.cases] for member in group]
@@ -398,6 +401,32 @@ def other_seeds(results: Sequence[Result]) -> Iterator[tuple[int, Finding]]:
                 text = f"{run} has the seed that another student's id gives."
                 private = f"the seed of {owner.student}"
                 yield index, Finding("review", "another's seed", text, private)
+
+
+def other_grids(results: Sequence[Result]) -> Iterator[tuple[int, Finding]]:
+    """Yield runs whose DSC is on another grid than that of most runs of the class.
+
+    If no grid is the most frequent, that is every run.
+    """
+    grids = {
+        index: result.scored_on for index, result in enumerate(results) if result.grid == "network"
+    }
+    first, *others = Counter(grids.values()).most_common(2) or [((), 0)]
+    usual = None if others and others[0][1] == first[1] else first[0]
+    for index, grid in grids.items():
+        if grid != usual:
+            usually = f", most of the class at {_grid_in_words(usual)}" if usual else ""
+            text = (
+                f"The DSC is on the network's grid, at {_grid_in_words(grid)}{usually}. Only "
+                f"dsc_native of cases.csv can be compared across grids."
+            )
+            yield index, Finding("review", "another grid", text)
+
+
+def _grid_in_words(grid: tuple[Any, ...]) -> str:
+    """Return image size and preprocessing of ``Result.scored_on``."""
+    _, image_size, preprocessing = grid
+    return f"{image_size} pixels, preprocessing {preprocessing}"
 
 
 def _missing(results: Sequence[Result], roster: Sequence[str]) -> list[Result]:

@@ -25,7 +25,16 @@ from lib.grade.gradebook import (
 )
 from lib.grade.result import Finding, Result
 from lib.grade.rubric import DEFAULT, Rubric, with_baseline
-from lib.grade.standings import Standing, alike, assess, of_members, shipped, tied
+from lib.grade.standings import (
+    FEWEST_PATIENTS,
+    Standing,
+    alike,
+    assess,
+    of_members,
+    other_grids,
+    shipped,
+    tied,
+)
 from lib.grade.standings import points as points_of_tie
 from lib.runtime.own_files import OwnFiles
 from lib.utils import KitError
@@ -230,6 +239,35 @@ def test_luck_rarely_splits_a_class_of_equals():
 def test_masks_on_the_files_grid_are_no_part_of_a_tie():
     other = replace(result("b", (0.79, 0.80, 0.81)), grid="file")
     assert [rank for rank, _, _ in tied([result("a", (0.80, 0.80, 0.80)), other])] == [1, 2]
+
+
+def on_grid(name, image_size, preprocessing="reference"):
+    lower = ord(name[0])  # by a little, so that the order is that of the names
+    cases = tuple(np.roll(np.linspace(0.6, 0.9, FEWEST_PATIENTS), lower) - lower / 1e4)
+    recipe = {"image_size": image_size, "preprocessing": preprocessing}
+    return replace(result(name, cases), recipe=recipe)
+
+
+def test_runs_on_different_grids_are_neither_tied_nor_ranked_without_a_word():
+    equal = [on_grid("ada", 80), on_grid("bela", 80), on_grid("carl", 32)]
+    standings = assess([*equal, on_grid("dora", 80, "crop")], RUBRIC)
+    assert [(one.status, one.rank) for one in standings] == [
+        ("verified", 1),
+        ("verified", 1),
+        ("review", 3),
+        ("review", 4),
+    ]
+    [carl] = standings[2].result.findings
+    assert carl.name == "another grid" and "at 32 pixels, preprocessing reference, " in carl.text
+    assert "most of the class at 80 pixels, preprocessing reference" in carl.text
+    assert "at 80 pixels, preprocessing crop, most" in standings[3].result.findings[0].text
+
+
+def test_without_a_most_frequent_grid_every_run_is_looked_at():
+    results = [on_grid("ada", 80), on_grid("bela", 32), replace(on_grid("carl", 64), grid="file")]
+    assert [index for index, _ in other_grids(results)] == [0, 1]
+    assert list(other_grids([on_grid("ada", 80), on_grid("bela", 80)])) == []
+    assert list(other_grids([])) == []
 
 
 @settings(max_examples=40, deadline=None)
