@@ -21,7 +21,7 @@ import pandas as pd
 from lib import train
 from lib.evaluate import native_scores
 from lib.grade.result import Finding
-from lib.grade.submission import Submission
+from lib.grade.submission import Submission, unlisted
 from lib.grade.test_set import Exam
 from lib.logger import SCHEMA, file_hash, stated_id
 from lib.metrics import Counts
@@ -53,14 +53,14 @@ def check_tables(
         tolerance: for the mean of cases.csv. It is computed in other batches than the epoch's DSC,
             which a GPU may round differently.
     """
-    history, claim, info = submission.history, submission.claim, submission.info
-    if len(claim) != len(history) or any(
-        _differ(claim[name], history[name]) for name in ("epoch", "val_dsc", "lr")
+    history, info = submission.history, submission.info
+    if any(
+        len(claim) != len(history)
+        or any(_differ(claim[name], history[name]) for name in ("epoch", "val_dsc", "lr"))
+        for claim in submission.claims
     ):
         yield Finding(
-            "fault",
-            "tables disagree",
-            "The result CSV has other numbers than the run's history.csv.",
+            "fault", "tables disagree", "A result CSV has other numbers than the run's history.csv."
         )
     best, mean = info["best"]["val_dsc"], float(submission.cases["dsc"].mean())
     if abs(best - float(history["val_dsc"].max())) > EXACT or abs(best - mean) > tolerance:
@@ -231,6 +231,14 @@ def check_other_run(
         problem = next((finding.text for finding in found if finding.level == "fault"), "")
     if problem:
         yield Finding("fault", "another run is not as it was trained", f"{name}: {problem}")
+
+
+def check_unlisted(submission: Submission) -> Iterator[Finding]:
+    """Check that each run of the submission is in a result CSV: others are not compared."""
+    if names := unlisted(submission.root, submission.tables):
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        text = f"In no result CSV, though result/runs has them: {', '.join(names[:5])}{more}."
+        yield Finding("review", "unlisted runs", text)
 
 
 def _has_data_of(run: Submission, exam: Exam) -> bool:

@@ -22,6 +22,7 @@ from lib.grade.checks import (
     check_other_run,
     check_split,
     check_tables,
+    check_unlisted,
     lib_diff,
 )
 from lib.grade.nearness import shapes, sketch
@@ -72,6 +73,7 @@ def verify(
             for name, run in others
             for finding in check_other_run(name, run, exam, tolerance)
         ),
+        *check_unlisted(submission),
     ]
     if not submission.config.needed_to_predict:
         rows, perturbed = _score_weights(submission, exam, device, result)

@@ -108,6 +108,12 @@ class Submission:
         return self.root / "masks"
 
     @property
+    def claims(self) -> list[pd.DataFrame]:
+        """Return the rows of the run in each result CSV that has it."""
+        rows = [table[table["run_id"] == self.run_id] for table in self.tables]
+        return [claim for claim in rows if len(claim)]
+
+    @property
     def claimed(self) -> float:
         """Return the DSC that the result CSV claims for the run: that of its best epoch."""
         return float(self.claim["val_dsc"].max())
@@ -174,8 +180,7 @@ def read_others(submission: Submission) -> Iterator[tuple[str, Submission | KitE
 
     The weights of these runs are not submitted.
     """
-    ids = dict.fromkeys(name for table in submission.tables for name in table["run_id"])
-    for run_id in list(ids)[:MAX_RUNS]:
+    for run_id in listed(submission.tables)[:MAX_RUNS]:
         if run_id != submission.run_id:
             try:
                 yield (
@@ -184,6 +189,33 @@ def read_others(submission: Submission) -> Iterator[tuple[str, Submission | KitE
                 )
             except KitError as error:
                 yield run_id, error
+
+
+def listed(tables: Sequence[pd.DataFrame]) -> list[str]:
+    """Return the ids of the runs in the result CSVs."""
+    return list(dict.fromkeys(name for table in tables for name in table["run_id"]))
+
+
+def unlisted(root: Path, tables: Sequence[pd.DataFrame]) -> list[str]:
+    """Return the names of folders of runs that no result CSV has, at most ``MAX_RUNS``.
+
+    A run that has not finished, or that scored nobody, has no rows.
+    """
+    known = {composed(run_id) for run_id in listed(tables)}
+    files = sorted((root / "result" / "runs").glob("*/run.json"))
+    others = [file for file in files if file.parent.name not in known]
+    return [file.parent.name for file in others[:MAX_RUNS] if _has_scores(file)]
+
+
+def _has_scores(file: Path) -> bool:
+    """Return whether a run.json says, or may say, that its run has scored patients."""
+    try:
+        info = _read_json(file)
+    except KitError:
+        return True
+    split = info.get("split")
+    nobody = isinstance(split, dict) and split.get("validation") == []
+    return info.get("status") == "finished" and not nobody
 
 
 def read_run(

@@ -26,7 +26,7 @@ from lib.grade.student_work import (
     Written,
     is_finite,
 )
-from lib.grade.submission import Submission, read_run, read_tables
+from lib.grade.submission import Submission, listed, read_run, read_tables, unlisted
 from lib.logger import FOLD, Place
 from lib.stats import compare_to_baseline
 from lib.stats.verdicts import corrected
@@ -53,7 +53,7 @@ class _Recipe(NamedTuple):
 def read_tried(root: Path, written: Written) -> None:
     """Add the runs of a submission, the verdicts of its plans, and remarks."""
     tables = read_tables(root)
-    ids = list(dict.fromkeys(name for table in tables for name in table["run_id"]))
+    ids = listed(tables)
     if len(ids) > MAX_TRAINED:
         written.remarks.append(f"Of {len(ids)} runs the first {MAX_TRAINED} are shown.")
     plans: dict[tuple[str, str], list[tuple[Place, Submission]]] = defaultdict(list)
@@ -69,6 +69,9 @@ def read_tried(root: Path, written: Written) -> None:
         for place in places:
             if not run.claim["split"].str.startswith(FOLD).any():  # of other patients each
                 plans[place.plan, place.group].append((place, run))
+    for name in unlisted(root, tables)[: MAX_TRAINED - len(written.runs)]:
+        problem = "in no result CSV, so that it is part of no comparison"
+        written.runs.append(Trained(printable(name[:_MAX_TEXT]), [], problem=problem))
     verdicts = (verdict for plan in plans.values() for verdict in _verdicts(plan))
     written.verdicts.extend(islice(verdicts, MAX_VERDICTS))
 

@@ -14,7 +14,7 @@ import pytest
 
 from lib.config import Config
 from lib.grade.checks import check_history, lib_diff
-from lib.logger import BEST_CSV, stated_id
+from lib.logger import BEST_CSV, TRAIN_CSV, stated_id
 from tests.grade.demo import edit_json, edit_table, run_of, sign
 
 
@@ -32,6 +32,29 @@ def test_an_honest_one_is_clean(examine, ada):
         {},
     )
     assert [finding.name for finding in result["findings"]] == []
+
+
+def test_a_run_is_checked_in_both_result_csvs(examine, ada):
+    """Its plan is in the second; the first alone was looked at."""
+    train = {f"result/{TRAIN_CSV}": ada[f"result/{BEST_CSV}"]}
+    assert found(examine({**ada, **train})) == []
+    worse = edit_table(ada[f"result/{BEST_CSV}"], lambda table: table.assign(val_dsc=0.0))
+    assert found(examine({**ada, f"result/{TRAIN_CSV}": worse})) == ["tables disagree"]
+
+
+def test_a_run_that_no_result_csv_lists_is_named(examine, ada):
+    def with_run(**changes):
+        info = edit_json(ada[f"{run_of(ada)}/run.json"], **changes)
+        return examine({**ada, "result/runs/hidden/run.json": info})
+
+    result = with_run()
+    assert found(result) == ["unlisted runs"]
+    assert "result/runs has them: hidden." in result["findings"][-1].text
+    [run] = [one for one in result["written"].runs if one.run == "hidden"]
+    assert run.problem.startswith("in no result CSV")
+    assert found(with_run(status="running")) == []
+    assert found(with_run(split={"name": "all", "train": ["x"], "validation": []})) == []
+    assert found(examine({**ada, "result/runs/hidden/run.json": b"{"})) == ["unlisted runs"]
 
 
 def change(name, *path):
