@@ -14,20 +14,20 @@ from lib.utils import KitError
 
 _SEPARATORS = "\t,;"  # if several fit, the first: names of columns have commas, but no tabs
 ID_COLUMNS = (
-    "student",
     "studentid",
     "sisloginid",
     "sisuserid",
     "idnumber",
-    "id",
-    "username",
-    "login",
-    "loginid",
     "studentnumber",
     "matriculationnumber",
     "matrikelnummer",
     "学号",
+    "username",
     "用户名",
+    "student",  # after these: Canvas writes names below it, which may look like ids
+    "id",
+    "login",
+    "loginid",
 )
 """Headers of the ids in a roster as ``plain``, the likeliest first; an LMS names them so."""
 _UTF16 = b"\xff\xfe", b"\xfe\xff"

@@ -336,6 +336,7 @@ def read_roster(file: Path) -> list[str]:
     """Return the ids of a roster: its column of that name, see ``ID_COLUMNS``, or its only column.
 
     Of several such columns, the first that has ids only: an LMS may write names below ``Student``.
+    The column that is taken is printed, and so is each row that has no id in it.
 
     Raises:
         KitError: it cannot be read, or has no ids.
@@ -348,15 +349,31 @@ def read_roster(file: Path) -> list[str]:
         raise KitError(
             f"{file}: which of {width} columns has the ids is not clear; name it student in line 1"
         )
-    found = [_cells(rows[bool(named) :], column) for column in named or [0]]
+    people = rows[bool(named) :]
+    found = {column: _cells(people, column) for column in named or [0]}
     if not named and _begins_with_a_header(found[0]):
         del found[0][0]
-    for ids in found:
+    for column, cells in found.items():
+        ids = [cell for cell in cells if cell]
         if ids and all(map(STUDENT.fullmatch, ids)):
+            if width > 1:
+                _say_what_is_taken(file, rows[0][column].strip(), people, cells)
             return list(dict.fromkeys(ids))
-    wrong = [student for student in found[0] if not STUDENT.fullmatch(student)]
+    first = next(iter(found.values()))
+    wrong = [student for student in first if student and not STUDENT.fullmatch(student)]
     problem = f"{wrong[0]!r} is no id" if wrong else "has no ids"
     raise KitError(f"{file}: {problem}; expected a column student")
+
+
+def _say_what_is_taken(
+    file: Path, name: str, people: Sequence[Sequence[str]], cells: Sequence[str]
+) -> None:
+    """Print which column of a roster has the ids, and who has none there."""
+    say(f"{file}: the ids are those of the column {name!r}")
+    for row, cell in zip(people, cells, strict=True):
+        if not cell:
+            person = ", ".join(filter(None, map(str.strip, row)))
+            say(f"{file}: {person[:80]!r} has no id in that column, and is not on the roster")
 
 
 def _begins_with_a_header(ids: Sequence[str]) -> bool:
@@ -365,9 +382,8 @@ def _begins_with_a_header(ids: Sequence[str]) -> bool:
 
 
 def _cells(rows: Sequence[Sequence[str]], column: int) -> list[str]:
-    """Return the cells of a column that are not empty, without blanks around."""
-    cells = [composed(row[column].strip()) for row in rows if len(row) > column]
-    return [cell for cell in cells if cell]
+    """Return the cell of each row in a column, without blanks around; "" if it is shorter."""
+    return [composed(row[column].strip()) if len(row) > column else "" for row in rows]
 
 
 def summary(standings: Sequence[Standing]) -> str:

@@ -643,6 +643,44 @@ def test_a_roster_as_other_programs_save_it(tmp_path, text, encoding):
     assert read_roster(tmp_path / "r.csv") == ["ada", "bela"]
 
 
+CANVAS = "Student,ID,SIS User ID,SIS Login ID,Section\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "ids"),
+    [
+        (
+            f"{CANVAS}张三,101,2024001,zhang3,X\n李四,102,2024002,li4,X\n",
+            "SIS Login ID",
+            "zhang3 li4",
+        ),
+        ("Student,Matriculation number\nAda,7\nBo,8\n", "Matriculation number", "7 8"),
+        ("student,id\nada,1\nbo,2\n", "student", "ada bo"),
+        ("Student,Username\nAda,ab1\nBo,bb1\n", "Username", "ab1 bb1"),
+    ],
+)
+def test_names_below_student_are_no_ids_where_a_column_of_ids_is(
+    tmp_path, capsys, text, column, ids
+):
+    file = tmp_path / "r.csv"
+    file.write_text(text, encoding="utf-8")
+    assert read_roster(file) == ids.split()
+    said = capsys.readouterr().out
+    assert said == f"{file}: the ids are those of the column {column!r}\n"
+
+
+def test_who_has_no_id_in_the_roster_is_named(tmp_path, capsys):
+    file = tmp_path / "r.csv"
+    file.write_text("First name,Surname,ID number,Email\nAda,B,,ada@x\nC,D,77,c@x\n,,,\nE,F\n")
+    assert read_roster(file) == ["77"]
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f"{file}: 'Ada, B, ada@x' has no id in that column, and is not on the roster",
+        f"{file}: 'E, F' has no id in that column, and is not on the roster",
+    ]
+    file.write_text("student\nada\n")
+    assert read_roster(file) == ["ada"] and not capsys.readouterr().out
+
+
 def test_a_word_above_numbers_is_a_header_in_any_language(tmp_path):
     (tmp_path / "r.csv").write_text("Opiskelijanumero\n0012\n0013\n")
     assert read_roster(tmp_path / "r.csv") == ["0012", "0013"]
