@@ -343,6 +343,16 @@ def _diff(ours: list[str], theirs: list[str]) -> list[str]:
     return [*lines[:half], f"... {len(lines) - 2 * half} lines more ...", *lines[-half:]]
 
 
+def protected_in(diff: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Return the part of a ``lib_diff`` that is about files that define the score."""
+    # Python prefers a folder metrics to metrics.py
+    return {
+        name: lines
+        for name, lines in diff.items()
+        if f"{Path(name).parts[0].removesuffix('.py')}.py" in PROTECTED
+    }
+
+
 def check_lib(folder: Path, diff: dict[str, list[str]]) -> Iterator[Finding]:
     """Check what a changed ``lib`` means for the score.
 
@@ -352,10 +362,7 @@ def check_lib(folder: Path, diff: dict[str, list[str]]) -> Iterator[Finding]:
     if not folder.is_dir():
         text = "lib is missing: nobody can see whether the definition of the score was changed."
         yield Finding("review", "lib missing", text)
-    # Python prefers a folder metrics to metrics.py
-    protected = [
-        name for name in diff if f"{Path(name).parts[0].removesuffix('.py')}.py" in PROTECTED
-    ]
+    protected = protected_in(diff)
     others = [name for name in diff if name not in protected]
     if protected:
         yield Finding(

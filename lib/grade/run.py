@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,7 @@ from threading import TIMEOUT_MAX
 from typing import Any
 
 from lib.grade.archive import composed, content_hash
-from lib.grade.checks import METRIC_EDITED, OTHER_DATA, WRONG_SPLIT
+from lib.grade.checks import METRIC_EDITED, OTHER_DATA, WRONG_SPLIT, protected_in
 from lib.grade.feedback import FOLDER as FEEDBACK
 from lib.grade.feedback import page_name, write_leaderboard, write_page
 from lib.grade.gradebook import (
@@ -47,13 +48,12 @@ from lib.utils import LIB, KitError, fingerprint, progress, say, sha256, visible
 RESULTS = "results"  # folder of what was computed, below that of the gradebook
 SECONDS = 600
 DIGITS = 12  # of a hash of what was submitted
-FEWEST_IN_ALL = 2  # one alone may well have a fault of its own
-_OF_ALL = {
+FEWEST = 2  # one alone may well have a fault of its own
+_OF_MOST = {
     OTHER_DATA: "is --data that of your class? Of a phantom, course.toml has the seed",
     WRONG_SPLIT: "is it that of your assignment (--data, --split)?",
-    METRIC_EDITED: "did they get another version of the kit? Grade with that one",
 }
-"""Finding -> what the instructor may have mistaken if everybody has it."""
+"""Finding -> what the instructor may have mistaken if most of the class have it."""
 
 
 def grade(
@@ -114,7 +114,7 @@ def grade(
         ]
         say(exam.data.report())
         results = _results(found, out / RESULTS, key, roster or (), worker, seconds)
-    for words in _found_in_all(results):
+    for words in _mistaken(results):
         say(f"note: {words}")
     teams = assess(results, rubric, roster)
     standings = sorted(
@@ -138,14 +138,27 @@ def grade(
     return standings
 
 
-def _found_in_all(results: Sequence[Result]) -> Iterator[str]:
-    """Yield what may be the instructor's mistake, as it was found in all submissions."""
-    names = [
-        {one.name for one in result.findings} for result in results if result.status == "computed"
-    ]
-    for name, words in _OF_ALL.items():
-        if len(names) >= FEWEST_IN_ALL and all(name in found for found in names):
-            yield f"every submission has the finding {name!r}: {words}"
+def _mistaken(results: Sequence[Result]) -> Iterator[str]:
+    """Yield what may be the instructor's mistake.
+
+    That is a finding of most submissions, or the same edit of a protected file in several.
+    """
+    computed = [result for result in results if result.status == "computed"]
+    for name, words in _OF_MOST.items():
+        number = sum(name in {one.name for one in result.findings} for result in computed)
+        if number >= FEWEST and 2 * number > len(computed):
+            yield f"{number} of {len(computed)} submissions have the finding {name!r}: {words}"
+    edits = defaultdict(list)
+    for result in computed:
+        edit = protected_in(result.diff)
+        edits[fingerprint(edit)].append(edit)
+    for alike in edits.values():
+        if alike[0] and len(alike) >= FEWEST:
+            yield (
+                f"{len(alike)} submissions have the finding {METRIC_EDITED!r} for the same edit of "
+                f"lib/{', lib/'.join(alike[0])}: did they get another version of the kit? Then "
+                f"grade with that one"
+            )
 
 
 def _dsc_of(folder: Path, exam: Exam) -> float:
