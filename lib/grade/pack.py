@@ -25,6 +25,7 @@ from lib.predict import load_weights, predict
 from lib.utils import LIB, PROJECT, KitError, sha256, visible_files, write_atomic
 
 MAX_ZIP = 200 * 2**20
+MAX_PUSHED = 100 * 2**20  # GitHub rejects a push with a larger file
 PLACEHOLDER = "your-id"
 SMALL = 32  # pixels of the copy of the data by which runs are chosen: its fingerprint is the same
 RUBRIC = PROJECT / "rubric.toml"  # of the course, where it is public
@@ -146,10 +147,16 @@ def commit(file: Path) -> str:
     """Commit a packed zip, although git ignores results; return what to do next.
 
     Raises:
-        KitError: no git, no repository around it, or git refuses.
+        KitError: the zip is larger than GitHub takes, no git, no repository around it, or git
+            refuses.
     """
     if _git(file, "rev-parse", "--show-toplevel").returncode:
         raise KitError(f"{file}: is in no git repository; submit the zip itself")
+    if (size := file.stat().st_size) > MAX_PUSHED:
+        raise KitError(
+            f"{file}: {size / 2**20:.1f} MiB, GitHub takes at most {MAX_PUSHED >> 20} a file, so "
+            f"nothing was committed; submit the zip as your instructor says, or a narrower network"
+        )
     for arguments in (("add", "--force"), ("diff", "--cached", "--quiet")):
         done = _git(file, *arguments, "--", file.name)
         if done.returncode > (arguments[0] == "diff"):

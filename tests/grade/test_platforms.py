@@ -313,6 +313,22 @@ def test_what_is_packed_can_be_committed_although_results_are_ignored(tmp_path):
         commit(tmp_path.parent / "x.zip")
 
 
+def test_a_zip_that_github_would_reject_is_not_committed(tmp_path):
+    """A push with one fails, and so does every push after it."""
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    file = tmp_path / "ada.zip"
+    with file.open("wb") as stream:
+        stream.truncate(100 * 2**20 + 2**18)
+    with pytest.raises(
+        KitError, match=r"ada\.zip: 100\.2 MiB, GitHub takes at most 100 a file, so "
+    ):
+        commit(file)
+    done = subprocess.run(
+        ["git", "status", "--short"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout == "?? ada.zip\n"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for git is a shell script")
 def test_what_git_says_in_another_encoding_is_shown(tmp_path, monkeypatch):
     """On a Chinese Windows it may speak in GBK."""
