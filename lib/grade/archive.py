@@ -10,7 +10,7 @@ import stat
 import tempfile
 import unicodedata
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -28,6 +28,7 @@ MAX_PART = 255  # bytes of the name of a file or folder: a Chinese letter takes 
 MAX_RATIO, RATIO_FROM = 200, 2**20  # small files of zeros compress further than any bomb needs to
 WORDS = (".ipynb", ".md")  # files in which a student writes: no score needs them
 RESULT = "result"  # folder of a submission
+_ENCRYPTED = 0x1  # bit in the flags of an entry
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date of a zip
 _NO_NAME = re.compile(r'[\x00-\x1f\x7f:*?"<>|]')  # Windows refuses these
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -82,7 +83,8 @@ def unpack(source: Path, folder: Path, suffixes: tuple[str, ...]) -> list[str]:
     """Copy the files of a zip, or of a folder, below ``folder`` and nowhere else.
 
     Only files that end in one of ``suffixes`` are written, without the folders that contain all of
-    them. If one name leads elsewhere, nothing is. If there are no results but one zip, that zip is
+    them; files of the results alone are written into a folder ``RESULT``. If one name leads
+    elsewhere, nothing is. If there are no results but one zip, that zip is
     unpacked; one level is enough.
 
     Returns:
@@ -185,12 +187,14 @@ def _wanted(
     wanted = [member for member in members if member.suffix in suffixes]
     levels = zip(*(member.parts[:-1] for member in wanted), strict=False)
     depth = len(list(takewhile(lambda names: {*names} == {names[0]} != {RESULT}, levels)))
+    around = (RESULT,) if _is_of_results([member.parts[depth:] for member in wanted]) else ()
     files: dict[PurePosixPath, Member] = {}
     odd: list[str] = []
     seen: set[str] = set()
     for member in wanted:
         # Windows cannot write a name with a blank at its end, which other systems can
-        path = PurePosixPath(*(part.strip() or part for part in member.parts[depth:]))
+        parts = (*around, *(part.strip() or part for part in member.parts[depth:]))
+        path = PurePosixPath(*parts)
         if not _is_sane(path):
             odd.append("/".join(member.parts))
             continue
@@ -207,11 +211,18 @@ def _wanted(
     return files, odd
 
 
+def _is_of_results(names: Collection[tuple[str, ...]]) -> bool:
+    """Return whether files are what the folder of results contains, without that folder."""
+    here = {parts[0] for parts in names}
+    return bool(here & {BEST_CSV, TRAIN_CSV}) and not any(RESULT in parts for parts in names)
+
+
 def _in_zip(origin: str, bundle: zipfile.ZipFile) -> Iterator[Member]:
     """Yield the files of a zip.
 
     Raises:
-        KitError: a name that leads out of the folder, a link, a device, or too many entries.
+        KitError: a name that leads out of the folder, a link, a device, a file that needs a
+            password, or too many entries.
     """
     entries = bundle.infolist()
     if len(entries) > MAX_ENTRIES:
@@ -221,6 +232,8 @@ def _in_zip(origin: str, bundle: zipfile.ZipFile) -> Iterator[Member]:
         parts = _inside(origin, name)
         if any(map(is_litter, parts)):  # a folder .venv has links, and nobody reads them
             continue
+        if entry.flag_bits & _ENCRYPTED:
+            raise KitError(f"{origin}: has a password; submit it without")
         kind = stat.S_IFMT(entry.external_attr >> 16) if entry.create_system == 3 else 0
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise KitError(f"{origin}: {name!a} is a link or a device; submit plain files")

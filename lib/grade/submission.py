@@ -259,8 +259,11 @@ def root_of(folder: Path) -> Path:
     )
     inside = [path.parent.parent for path in found if path.parent.name == "result"]
     if not inside:
+        where = (
+            f" ({found[0].relative_to(folder).as_posix()} is in no such folder)" if found else ""
+        )
         raise KitError(
-            f"result/{BEST_CSV} and result/{TRAIN_CSV} are missing; submit what pack makes"
+            f"result/{BEST_CSV} and result/{TRAIN_CSV} are missing{where}; submit what pack makes"
         )
     return inside[0]
 

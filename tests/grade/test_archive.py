@@ -253,7 +253,18 @@ def test_a_password(tmp_path, target):
     for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         raw[raw.index(mark) + offset] |= 1
     (tmp_path / "a.zip").write_bytes(raw)
-    refused(tmp_path / "a.zip", target, "damaged")
+    refused(tmp_path / "a.zip", target, "a.zip: has a password; submit it without")
+
+
+@pytest.mark.parametrize("around", ["", "ada/"])
+def test_the_contents_of_the_folder_of_results_are_as_good_as_it(tmp_path, target, around):
+    names = ("uexec_result_best.csv", "runs/a/cases.csv")
+    source = zip_of(tmp_path / "a.zip", *((f"{around}{name}", b"1") for name in names))
+    unpack(source, target, SUFFIXES)
+    assert names_in(target) == ["result/runs/a/cases.csv", "result/uexec_result_best.csv"]
+    source = zip_of(tmp_path / "b.zip", (names[0], b"1"), (f"result/{names[0]}", b"2"))
+    unpack(source, target / "b", SUFFIXES)
+    assert names_in(target / "b") == [f"result/{names[0]}", names[0]]
 
 
 def test_a_folder_is_copied_and_its_links_are_refused(tmp_path, target):

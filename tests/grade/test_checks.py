@@ -57,6 +57,18 @@ def test_a_run_that_no_result_csv_lists_is_named(examine, ada):
     assert found(examine({**ada, "result/runs/hidden/run.json": b"{"})) == ["unlisted runs"]
 
 
+def test_the_contents_of_the_folder_of_results_are_graded(examine, ada):
+    """As somebody zips them who opens that folder first."""
+    inside = {name.removeprefix("result/"): ada[name] for name in ada if name.startswith("result/")}
+    result = examine(inside)
+    assert (result["status"], found(result)) == ("computed", ["lib missing"])
+    wrong = {f"a/{name}": content for name, content in inside.items()} | {"b.py": b""}
+    [finding] = examine(wrong)["findings"]
+    assert (
+        f"are missing (a/{BEST_CSV} is in no such folder); submit what pack makes" in finding.text
+    )
+
+
 def change(name, *path):
     """A submission with one table changed and signed anew: each edit is a lambda on the table."""
 
