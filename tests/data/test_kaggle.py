@@ -893,6 +893,11 @@ def test_the_word_for_a_phantom_of_the_kit(tmp_path, monkeypatch, word, seed):
     folder = tmp_path / "kit" / "data" / word
     with pytest.raises(KitError, match=f"is not made yet; .*{re.escape(str(folder))}{seed}$"):
         find_root(word)
+    for path in (f"data/{word}", str(tmp_path / "mine" / word)):
+        with pytest.raises(
+            KitError, match=f"is not made yet; .*lib.phantom {re.escape(path)}{seed}$"
+        ):
+            find_root(path)
     write_phantom(folder, patients=2, size=32)
     assert find_root(word) == folder
     write_phantom(tmp_path / word, patients=2, size=32)  # a folder of that name comes first
