@@ -12,21 +12,21 @@ from typing import NamedTuple
 
 from lib.config import changes, seed_of
 from lib.dataset import BrainData, load_data
-from lib.grade.archive import composed, unpack, write_zip
+from lib.grade.archive import unpack, write_zip
 from lib.grade.checks import check_history, check_id, check_other_run, check_tables
 from lib.grade.platforms import is_packed
 from lib.grade.rubric import Rubric, load_rubric
-from lib.grade.submission import MANIFEST, READ, TEAM, members, read_others, read_submission
+from lib.grade.submission import MANIFEST, READ, members, read_others, read_submission
 from lib.grade.written import EXERCISES, exercises_of
 from lib.logger import Run, all_runs, find_run, finished_runs, outside_folds, write_result_csvs
 from lib.notebook.cells import Cell, read_notebook
 from lib.notebook.course import FILE, read_course
+from lib.notebook.student import checked_student
 from lib.predict import load_weights, predict
 from lib.utils import LIB, PROJECT, KitError, sha256, visible_files, write_atomic
 
 MAX_ZIP = 200 * 2**20
 MAX_PUSHED = 100 * 2**20  # GitHub rejects a push with a larger file
-PLACEHOLDER = "your-id"
 SMALL = 32  # pixels of the copy of the data by which runs are chosen: its fingerprint is the same
 RUBRIC = PROJECT / "rubric.toml"  # of the course, where it is public
 _TABLES = ("run.json", "history.csv", "cases.csv")
@@ -82,7 +82,7 @@ def pack(
     give the same zip.
 
     Args:
-        student: your id; letters, digits and . @ -. A team joins its ids: ``ada+bela``. With None
+        student: your id; letters, digits and . @ - _. A team joins its ids: ``ada+bela``. With None
             nothing is written: the receipt tells what would be submitted.
         out: folder of results.
         run_id: the run to be graded. By default it is the run with the best DSC in the best CSV,
@@ -95,17 +95,10 @@ def pack(
             validation patients are submitted too.
 
     Raises:
-        KitError: no such run; weights or tables that cannot be read; a run that is too small; or a
-            zip over 200 MiB.
+        KitError: no id of a student; no such run; weights or tables that cannot be read; a run
+            that is too small; or a zip over 200 MiB.
     """
-    student = None if student is None else composed(student)
-    if student == PLACEHOLDER:
-        raise KitError(f"student {student!r}: is a placeholder; put your own id in its place")
-    if student is not None and not TEAM.fullmatch(student):
-        raise KitError(
-            f"student {student!r}: give your id, of letters, digits and . @ - only; a team joins "
-            f"its ids by +"
-        )
+    student = None if student is None else checked_student(student)
     out = Path(out)
     if not out.is_dir():
         raise KitError(f"{out}: no such folder; name the folder of results")

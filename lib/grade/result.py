@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from lib.grade.student_work import Answer, Trained, Verdict, Written, is_finite, nothing_written
-from lib.grade.submission import TEAM
+from lib.notebook.student import TEAM
 
 LEVELS = ("fault", "review", "note")
 """Of a finding, the gravest first."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lib.grade.student_work import is_finite
-from lib.grade.submission import MAX_TEAM
+from lib.notebook.student import MAX_TEAM
 from lib.utils import KitError
 
 Levels = dict[str, tuple[tuple[float, str], ...]]  # name of a column -> (points, what earns them)

@@ -35,12 +35,13 @@ from lib.grade.released import released_hash
 from lib.grade.result import Result
 from lib.grade.rubric import Rubric, load_rubric, with_baseline
 from lib.grade.standings import Standing, assess, of_members
-from lib.grade.submission import READ, STUDENT, TEAM
+from lib.grade.submission import READ
 from lib.grade.test_set import Exam, prepare_exam
 from lib.grade.trouble import GraderError, in_one_line, without_submission
 from lib.grade.worker import Worker, WorkerDied
 from lib.logger import Run, require_sound
 from lib.notebook.course import read_course
+from lib.notebook.student import STUDENT, TEAM
 from lib.runtime import pick_device
 from lib.runtime.own_files import OwnFiles
 from lib.utils import LIB, KitError, fingerprint, progress, say, sha256, visible_files, write_json

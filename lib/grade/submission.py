@@ -23,15 +23,11 @@ from lib.grade.student_work import is_finite
 from lib.grade.trouble import in_one_line
 from lib.logger import BEST_CSV, FOLD, TRAIN_CSV, updated
 from lib.metrics import COLUMNS
+from lib.notebook.student import TEAM
 from lib.utils import KitError
 
 READ = (".json", ".csv", ".pt", ".py", ".tif", ".tiff", *WORDS)  # unpacked; others are not
 MANIFEST = "submission.json"
-STUDENT = re.compile(r"\w[\w.@-]{0,63}")
-MAX_TEAM = 5  # ids that a submission may have; how many a rubric allows is another matter
-TEAM = re.compile(  # ada, or ada+bela
-    rf"{STUDENT.pattern}(\+{STUDENT.pattern}){{0,{MAX_TEAM - 1}}}"
-)
 MAX_RUNS = 500
 _MAX_TEXT, _MAX_ROWS, _MAX_LIST = 20 * 2**20, 100_000, 10_000
 

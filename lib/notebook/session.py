@@ -23,6 +23,7 @@ from lib.data import find_root
 from lib.data.places import usual_places
 from lib.dataset import BrainData, load_data
 from lib.notebook.course import Course, read_course
+from lib.notebook.student import checked_student
 from lib.phantom import is_phantom, write_test_set
 from lib.runtime import pick_device, pick_precision
 from lib.runtime.device import device_name
@@ -94,8 +95,8 @@ def start(
         data: Kaggle folder, ``archive.zip``, ``kaggle`` or ``phantom``; by default what
             ``course.toml`` asks for, or else the Kaggle data if it is there.
         out: folder of results; by default ``result``.
-        student: your id, if you submit. It chooses the seed of your runs, so that no classmate's
-            are the same by honest work.
+        student: your id, if you submit, as ``pack`` wants it. It chooses the seed of your runs, so
+            that no classmate's are the same by honest work.
 
     Raises:
         KitError: a line said ``[FAIL]``.
@@ -137,6 +138,8 @@ def start(
     _say(True, f"results go to {short_path(out)}")
     student = student or os.environ.get("KIT_STUDENT") or None
     if student:
+        with _failing("student"):
+            student = checked_student(student)
         _say(True, f"student {student}: your seed is {seed_of(student)}")
     return Session(source, out, chosen, student)
 

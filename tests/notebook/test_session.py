@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -13,6 +14,7 @@ import torch
 
 from lib.config import REFERENCE, choose_profile, seed_of
 from lib.data import places
+from lib.grade import pack
 from lib.notebook import Session, course, start
 from lib.phantom import PHANTOM_FOLDER, is_phantom, write, write_phantom
 from lib.utils import KitError
@@ -130,6 +132,30 @@ def test_a_student_has_a_seed_of_their_own(tiny_kaggle, monkeypatch, capsys):
     assert f"[OK] student ada: your seed is {seeds['ada']}" in capsys.readouterr().out
     monkeypatch.setenv("KIT_STUDENT", "ada")
     assert start(data=tiny_kaggle).config(REFERENCE).seed == seeds["ada"] == seed_of(" ada ")
+
+
+@pytest.mark.parametrize(
+    ("student", "problem"),
+    [
+        (20231234, 'student 20231234: is no text; put it in quotes, "20231234"'),
+        ("your-id", "student 'your-id': is a placeholder; put your own id in its place"),
+        ("ada, bela", "student 'ada, bela': give your id, of letters, digits and . @ - _ only"),
+        ("ada/bela", "student 'ada/bela': give your id"),
+        ("张三 2023", "student '张三 2023': give your id"),
+        ("+".join("abcdef"), "a team joins at most 5 ids by +"),
+    ],
+)
+def test_an_id_that_nobody_can_submit_trains_nothing(tiny_kaggle, capsys, student, problem):
+    """What pack would refuse, start refuses, in the same words."""
+    with pytest.raises(KitError, match=re.escape(problem)) as refused:
+        start(data=tiny_kaggle, student=student)
+    assert f"[FAIL] student: {refused.value}" in capsys.readouterr().out
+    with pytest.raises(KitError, match=re.escape(str(refused.value))):
+        pack(student, tiny_kaggle)
+
+
+def test_an_id_is_taken_without_blanks_around(tiny_kaggle):
+    assert start(data=tiny_kaggle, student=" mu\u0308ller+bela ").student == "müller+bela"
 
 
 def test_phantoms_are_no_patients_however_they_are_named(tmp_path, tiny_kaggle, capsys):
