@@ -60,6 +60,7 @@ _ANIMALS = (
     "weasel",
 )
 _DEVICE = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)\.", re.IGNORECASE)
+_MAX_NAME = 80  # bytes of an id in the name of a page; the hash behind it tells pages apart
 LEVEL_WORDS = {
     "fault": "no points until the instructor has looked",
     "review": "the instructor should look",
@@ -78,10 +79,12 @@ TEMPLATES = Environment(
 def page_name(standing: Standing, folder: str = FOLDER) -> str:
     """Return the path of a submission's page, below the folder of the gradebook.
 
-    Every system can write it: Windows takes ``aux.x`` for a device.
+    Every system can write it: Windows takes ``aux.x`` for a device, and the ids of a team may be
+    longer than a name can be.
     """
     result = standing.result
     name = _DEVICE.sub(r"\1_", result.student)
+    name = name.encode()[:_MAX_NAME].decode(errors="ignore")  # no half of a letter
     return f"{folder}/{name}-{fingerprint([result.student, result.submission])[:6]}.html"
 
 

@@ -729,3 +729,14 @@ def test_a_page_for_whoever_handed_in_nothing_usable(tmp_path):
     write_page(tmp_path, standing, {}, 0.0, RUBRIC, OwnFiles(tmp_path))
     assert "is no zip" in next(tmp_path.rglob("*.html")).read_text(encoding="utf-8")
     assert Book().of(standing) == {}
+
+
+def test_the_page_of_a_team_with_long_ids_can_be_written(tmp_path):
+    teams = ["+".join(f"{'张' * 60}{i}" for i in range(5 - n)) for n in range(2)]
+    pages = [tmp_path / page_name(Standing(result(team), "verified")) for team in teams]
+    assert len(set(pages)) == 2
+    for page in pages:
+        assert len(page.name.encode()) <= 100 and page.name.startswith("张" * 26 + "-")
+        page.parent.mkdir(exist_ok=True)
+        page.touch()
+    assert page_name(Standing(result("ada"), "verified")).startswith("feedback/ada-")
