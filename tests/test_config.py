@@ -4,11 +4,22 @@ import dataclasses
 import json
 import math
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from lib.config import BEST, LADDER, PROFILES, REFERENCE, Config, Profile, changes, choose_profile
+from lib.config import (
+    BEST,
+    LADDER,
+    PROFILES,
+    REFERENCE,
+    Config,
+    Profile,
+    changes,
+    choose_profile,
+    seed_of,
+)
 from lib.utils import KitError
 
 FIELDS = [spec.name for spec in dataclasses.fields(Config)]
@@ -217,3 +228,10 @@ def test_unknown_profile():
     with pytest.raises(KitError, match=r"turbo.*smoke, quick, full"):
         choose_profile(True, "cpu", "turbo")
     assert list(PROFILES) == ["smoke", "quick", "full"]
+
+
+def test_seeds_in_a_row_are_nobody_elses():
+    """Of a million seeds, several of two thousand students would be within five."""
+    seeds = sorted(seed_of(f"20231{number:04}") for number in range(2000))
+    assert min(later - earlier for earlier, later in pairwise(seeds)) >= 5
+    assert seeds[0] >= 0 and seeds[-1] < 2**31
