@@ -18,6 +18,7 @@ from lib.config import REFERENCE
 from lib.grade.gradebook import COMMENT, Book, Cells, amount, dsc_points, is_listed
 from lib.grade.rubric import Rubric
 from lib.grade.standings import Standing
+from lib.notebook.student import shortened
 from lib.runtime.own_files import OwnFiles
 from lib.utils import KitError, fingerprint, write_atomic
 
@@ -83,8 +84,7 @@ def page_name(standing: Standing, folder: str = FOLDER) -> str:
     longer than a name can be.
     """
     result = standing.result
-    name = _DEVICE.sub(r"\1_", result.student)
-    name = name.encode()[:_MAX_NAME].decode(errors="ignore")  # no half of a letter
+    name = shortened(_DEVICE.sub(r"\1_", result.student), _MAX_NAME)
     return f"{folder}/{name}-{fingerprint([result.student, result.submission])[:6]}.html"
 
 

@@ -21,7 +21,7 @@ from lib.grade.written import EXERCISES, exercises_of
 from lib.logger import Run, all_runs, find_run, finished_runs, outside_folds, write_result_csvs
 from lib.notebook.cells import Cell, read_notebook
 from lib.notebook.course import FILE, read_course
-from lib.notebook.student import checked_student
+from lib.notebook.student import checked_student, shortened
 from lib.predict import load_weights, predict
 from lib.utils import LIB, PROJECT, KitError, sha256, visible_files, write_atomic
 
@@ -29,6 +29,7 @@ MAX_ZIP = 200 * 2**20
 MAX_PUSHED = 100 * 2**20  # GitHub rejects a push with a larger file
 SMALL = 32  # pixels of the copy of the data by which runs are chosen: its fingerprint is the same
 RUBRIC = PROJECT / "rubric.toml"  # of the course, where it is public
+_MAX_NAME = 200  # bytes of an id in the name of the zip: a team may have more
 _TABLES = ("run.json", "history.csv", "cases.csv")
 
 
@@ -122,7 +123,7 @@ def pack(
         load_weights(run.weights)
     else:
         files |= _masks(run, data)
-    target = out / f"{student}.zip" if student else None
+    target = out / f"{shortened(student, _MAX_NAME)}.zip" if student else None
     if target and target.exists() and not is_packed(target):
         raise KitError(f"{target}: was not written by pack; move it away")
     digest, held = _write_checked(target, files)

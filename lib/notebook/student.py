@@ -32,3 +32,11 @@ def checked_student(student: object) -> str:
             f"blanks; a team joins at most {MAX_TEAM} ids by +"
         )
     return student
+
+
+def shortened(student: str, most: int) -> str:
+    """Return an id, or the ids of a team, in at most ``most`` bytes, for the name of a file.
+
+    A name has at most 255 bytes on most systems, and a Chinese letter takes three.
+    """
+    return student.encode()[:most].decode(errors="ignore")  # no half of a letter

@@ -85,6 +85,14 @@ def test_without_an_id_nothing_is_written(out):
             pack("your-id", out, quick=quick)
 
 
+def test_a_team_with_long_ids_has_a_zip(out):
+    """All ids are in the zip, though not in its name."""
+    team = "+".join(f"{'x' * 60}{number}" for number in range(5))
+    receipt = pack(team, out, quick=True)
+    assert receipt.student == team and len(receipt.file.name) == 204
+    receipt.file.unlink()
+
+
 def copy_run(out, name, dsc, **changes):
     """A further run of another DSC; sections of run.json are merged."""
     ada = next(run for run in out.glob("runs/*") if "seed" in run.name)
