@@ -20,7 +20,7 @@ from lib.stats.contrast import (
     weights_of,
 )
 from lib.stats.crossed import Spread
-from lib.stats.scored import FURTHER, PAIRS, pairs_from
+from lib.stats.scored import FURTHER, PAIRS
 from lib.stats.verdicts import ALPHA, CANNOT_TELL, NEGLIGIBLE, POWER
 from lib.utils import KitError, see
 
@@ -152,12 +152,8 @@ def _more(row: Mapping[str, Any], candidates: int) -> float:
     have = row["baseline seeds"], row["seeds"]
     first = max(min(have) + 1, 2)
     patients, difference = row["patients"], row["difference"]
-    if row["paired"]:
-        paired_from = 2
-    elif min(have) >= pairs_from(*have):  # they have other seeds
-        paired_from = MOST_RUNS + 1
-    else:
-        paired_from = max(PAIRS, min(FURTHER, max(have)))
+    apart = min(have) >= PAIRS and not row["paired"]  # they have other seeds
+    paired_from = MOST_RUNS + 1 if apart else 2 if row["paired"] else PAIRS
     needed = _runs_needed(spread, patients, difference, candidates, first, have, paired_from)
     return math.inf if needed is None else float(needed - min(have))
 
