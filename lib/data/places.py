@@ -68,7 +68,8 @@ def find_root(source: str | Path) -> Path:
         source = _download()
     source = at_home(as_path(source, "data"), "data")
     if not source.exists() and (match := _PHANTOM.fullmatch(source.name)):
-        source = PROJECT / "data" / source if len(source.parts) == 1 else source
+        if len(source.parts) == 1:  # the word alone
+            source = PROJECT / "data" / source
         if not source.is_dir():
             seed = f" --seed {match[1]}" if match[1] else ""
             raise KitError(

@@ -84,8 +84,8 @@ def unpack(source: Path, folder: Path, suffixes: tuple[str, ...]) -> list[str]:
 
     Only files that end in one of ``suffixes`` are written, without the folders that contain all of
     them; files of the results alone are written into a folder ``RESULT``. If one name leads
-    elsewhere, nothing is. If there are no results but one zip, that zip is
-    unpacked; one level is enough.
+    elsewhere, nothing is. If there are no results but one zip, that zip is unpacked; one level is
+    enough.
 
     Returns:
         The names of files that were left out, because no file can have them on every system; and

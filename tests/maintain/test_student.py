@@ -164,6 +164,17 @@ def test_the_edition_says_which_data_count_and_not_what_was_cut(source, tmp_path
     assert read_course(folder / "no.toml") == Course()
 
 
+def check_exercises(folder: Path, kit: Path) -> subprocess.CompletedProcess[str]:
+    """Check the exercises.py of a folder with the command of a kit."""
+    return subprocess.run(
+        [sys.executable, "-m", "lib.check", "exercises"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(kit)},
+        capture_output=True,
+        text=True,
+    )
+
+
 def test_an_exercise_that_a_student_deletes_fails(tmp_path):
     folder, _ = write_student_edition(tmp_path / "student")
     names = read_course(PROJECT / "course.toml").exercises
@@ -171,13 +182,7 @@ def test_an_exercise_that_a_student_deletes_fails(tmp_path):
     text = (folder / "exercises.py").read_text(encoding="utf-8")
     kept = chosen_exercises(text, names[1:]) + "\nfrom lib.metrics import dsc\n"
     (folder / "exercises.py").write_text(kept, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "lib.check", "exercises"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder)},
-        capture_output=True,
-        text=True,
-    )
+    done = check_exercises(folder, kit=folder)
     assert done.returncode == 1
     assert f"[FAIL] {names[0]} is there: put it back into exercises.py" in done.stdout
 
@@ -188,13 +193,7 @@ def test_the_exercises_of_the_kits_own_edition(tmp_path):
     for names in (read_course(PROJECT / "course.toml").exercises, tuple(TRIES), ()):
         text = without_solutions(chosen_exercises(source, names))
         (tmp_path / "exercises.py").write_text(text)
-        done = subprocess.run(
-            [sys.executable, "-m", "lib.check", "exercises"],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(PROJECT)},
-            capture_output=True,
-            text=True,
-        )
+        done = check_exercises(tmp_path, kit=PROJECT)
         lines = done.stdout.splitlines()
         assert len(lines) == len(names) and all("is written: write it:" in one for one in lines)
         assert done.returncode == (1 if names else 2)
