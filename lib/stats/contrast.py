@@ -47,14 +47,15 @@ class Contrast(NamedTuple):
 
     Attributes:
         differences: of each patient, averaged over runs.
-        parts: of the variance of their mean.
+        estimates: of the variance of their mean, each by its parts; of two the more cautious
+            counts.
         coefficients: what the variance contains.
         shared: variance of a run's mean that runs with the same seed share, as estimated; 0 if
             runs are not compared seed by seed.
     """
 
     differences: np.ndarray
-    parts: list[Part]
+    estimates: list[list[Part]]
     coefficients: Coefficients
     shared: float
 
@@ -100,7 +101,30 @@ def _of_groups(before: np.ndarray, after: np.ndarray) -> Contrast:
         for scores, weight in zip(several, weights, strict=True)
     ]
     total = sum(weights)
-    return Contrast(_differences(after, before), parts, Coefficients(total, total, total), 0.0)
+    coefficients = Coefficients(total, total, total)
+    return Contrast(_differences(after, before), estimates_of(parts, weights), coefficients, 0.0)
+
+
+def estimates_of(parts: list[Part], weights: Sequence[float]) -> list[list[Part]]:
+    """Return the estimates of the variance between the runs of two groups.
+
+    The first takes each recipe's variance from its own runs, as Welch's t test does. Where a few
+    runs stand beside many it is often too small, as the few are alike by chance. The second pools
+    both recipes, as Student's t test does; it is too small where the few vary more than the many.
+    With equal numbers it is the same, and left out.
+
+    Args:
+        parts: of the first.
+        weights: of the variance of each recipe, in the order of the parts.
+    """
+    if len({part.freedom for part in parts}) == 1:
+        return [parts]
+    freedom, total = sum(part.freedom for part in parts), sum(weights)
+    seeds = residual = 0.0
+    for part, weight in zip(parts, weights, strict=True):
+        share = total / weight * part.freedom / freedom
+        seeds, residual = seeds + share * part.seeds, residual + share * part.residual
+    return [parts, [Part(seeds, residual, freedom)]]
 
 
 def weights_of(runs: Sequence[int]) -> list[float]:
@@ -117,7 +141,9 @@ def _of_pairs(before: np.ndarray, after: np.ndarray) -> Contrast:
     part = _part(after - before, 1 / count, 1 / count, count - 1)
     covariance = np.cov(before.mean(axis=1), after.mean(axis=1))[0, 1]
     coefficients = Coefficients(2 / count, 2 / count, 0.0)
-    return Contrast(_differences(after, before), [part], coefficients, max(float(covariance), 0.0))
+    return Contrast(
+        _differences(after, before), [[part]], coefficients, max(float(covariance), 0.0)
+    )
 
 
 def _of_pairs_and_others(fewer: np.ndarray, more: np.ndarray) -> Contrast:
@@ -144,7 +170,7 @@ def _of_pairs_and_others(fewer: np.ndarray, more: np.ndarray) -> Contrast:
     ]
     differences = _differences(left, (1 - weight) * more[pairs:])
     coefficients = coefficients_of(weight, pairs, others, share)
-    return Contrast(differences, parts, coefficients, max(float(covariance), 0.0))
+    return Contrast(differences, [parts], coefficients, max(float(covariance), 0.0))
 
 
 def weight_of_pairs(slope: float, pairs: int, others: int) -> float:

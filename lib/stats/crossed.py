@@ -48,7 +48,7 @@ class Crossed(NamedTuple):
         p: of a difference of 0.
         p_equivalence: of a difference of ``NEGLIGIBLE`` or more, up or down.
         improved: share of patients with a difference above 0.
-        se, df: standard error of the mean, and its degrees of freedom.
+        se, df: standard error of the mean, and its degrees of freedom, as in the interval.
         spread: between seeds and between patients.
         differences: of each patient, in the order of the scores.
     """
@@ -76,8 +76,10 @@ def crossed_test(before: np.ndarray, after: np.ndarray, paired: bool = False) ->
     Satterthwaite's; p and the interval come from the t distribution. Equivalence is two one-sided
     tests (TOST) against ``NEGLIGIBLE``.
 
-    A recipe with one run has no variance between seeds: it is taken to be that of the other
-    recipe. If runs are compared seed by seed, the variance between runs is that of their
+    The variance between runs is that of each recipe's own, and if one recipe has more runs also the
+    pooled one of both: p and the interval are of the more cautious of the two, see
+    ``estimates_of``. A recipe with one run has no variance between seeds: it is taken to be that of
+    the other recipe. If runs are compared seed by seed, the variance between runs is that of their
     differences. Further runs of one of the recipes say how good it is with other seeds: the means
     of the other recipe are regressed on those with the same seeds, and read off at the mean of all.
     A single patient has no SD and no interval (NaN), and a p of 1.
@@ -108,20 +110,24 @@ def crossed_test(before: np.ndarray, after: np.ndarray, paired: bool = False) ->
         return Crossed(1, mean, nan, nan, nan, 1.0, 1.0, improved, nan, nan, spread, differences)
     from scipy.stats import t
 
-    variance, df = error_of_mean(float(differences.var(ddof=1)), found.parts, n)
-    se = math.sqrt(variance)
-    margin = float(t.isf(ALPHA / 2, df)) * se
+    patients = float(differences.var(ddof=1))
+    estimates = [error_of_mean(patients, parts, n) for parts in found.estimates]
+    variances, dfs = np.array(estimates).T
+    errors = np.sqrt(variances)
+    margins = t.isf(ALPHA / 2, dfs) * errors
+    margin, widest = float(margins.max()), int(margins.argmax())
     return Crossed(
         n,
         mean,
         sd=float(differences.std(ddof=1)),
         low=mean - margin,
         high=mean + margin,
-        p=float(2 * t.sf(abs(mean) / se, df)),
-        p_equivalence=float(t.sf((NEGLIGIBLE - abs(mean)) / se, df)),  # the larger of two
+        p=float((2 * t.sf(abs(mean) / errors, dfs)).max()),
+        # of the larger of two one-sided tests
+        p_equivalence=float(t.sf((NEGLIGIBLE - abs(mean)) / errors, dfs).max()),
         improved=improved,
-        se=se,
-        df=float(df),
+        se=float(errors[widest]),
+        df=float(dfs[widest]),
         spread=_root(_variances(found)),
         differences=differences,
     )
@@ -152,11 +158,11 @@ def _variances(found: Contrast) -> np.ndarray:
     """Return the squares of a ``Spread``, not yet cut off at 0, as a comparison estimates them.
 
     They are those of runs that vary equally in both recipes and give the difference the variance
-    that it has.
+    that it has, by the first estimate.
     """
     patient, own, shared = found.coefficients
-    seeds = sum(part.seeds for part in found.parts)
-    single = sum(part.residual for part in found.parts)
+    seeds = sum(part.seeds for part in found.estimates[0])
+    single = sum(part.residual for part in found.estimates[0])
     residual = single / patient
     of_run = (seeds - shared * found.shared) / own
     patients = float(found.differences.var(ddof=1)) - single

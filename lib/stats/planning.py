@@ -16,6 +16,7 @@ from lib.stats.contrast import (
     Part,
     coefficients_of,
     error_of_mean,
+    estimates_of,
     weight_of_pairs,
     weights_of,
 )
@@ -229,15 +230,22 @@ class Design:
 
         planned = _pairs_and_others if paired else _groups
         parts, coefficients = planned(spread, runs, patients)
-        by_patient = spread.patients**2 + coefficients.patient * spread.residual**2
+        by_patient = drawn(
+            spread.patients**2 + coefficients.patient * spread.residual**2, patients - 1
+        )
         estimated = [
             Part(drawn(seeds, freedom), drawn(residual, freedom * (patients - 1)), freedom)
             for seeds, residual, freedom in parts
         ]
-        variance, df = error_of_mean(drawn(by_patient, patients - 1), estimated, patients)
-        error = np.sqrt(variance)
-        self.found_from = t.isf(ALPHA / candidates / 2, df) * error  # a mean difference
-        self.equal_up_to = NEGLIGIBLE - t.isf(ALPHA / candidates, df) * error
+        estimates = [estimated] if paired else estimates_of(estimated, weights_of(runs))
+        self.found_from, self.equal_up_to = np.zeros(DRAWS), np.full(DRAWS, np.inf)  # differences
+        for estimate in estimates:
+            variance, df = error_of_mean(by_patient, estimate, patients)
+            error = np.sqrt(variance)
+            found_from = t.isf(ALPHA / candidates / 2, df) * error
+            equal_up_to = NEGLIGIBLE - t.isf(ALPHA / candidates, df) * error
+            self.found_from = np.maximum(self.found_from, found_from)
+            self.equal_up_to = np.minimum(self.equal_up_to, equal_up_to)
         by_seeds = coefficients.own * spread.of_run(patients) ** 2
         by_seeds += coefficients.shared * spread.shared**2
         truth = spread.patients**2 / patients + by_seeds
