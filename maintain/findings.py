@@ -18,7 +18,7 @@ from lib.phantom.write import SEED, missing_sequences, patient_index
 from lib.plot import seeds_curves, waterfall
 from lib.runtime import CommandParser, run_command
 from lib.stats.planning import Design
-from lib.stats.scored import FURTHER, PAIRS
+from lib.stats.scored import FURTHER, pairs_from
 from lib.sweep import Plan
 from lib.sweep.measured import BASE, FOLDER, ScoredEpoch, TestScores, evidence, recipe_of
 from lib.utils import write_atomic
@@ -188,8 +188,9 @@ def _power_reached(runs: list[TestScores]) -> pd.DataFrame:
     """
     scores = np.array([run.cases["dsc"] for run in runs], float)
     known, rng, rows = stats.spread({NULL.name: runs}), np.random.default_rng(0), {}
-    for theirs, seeds in ((2, 2), (5, 5), (10, 10), (len(runs) - FURTHER, FURTHER)):
-        paired, patients = seeds >= PAIRS, scores.shape[1]
+    unequal = ((len(runs) - seeds, seeds) for seeds in (3, FEW, FURTHER))
+    for theirs, seeds in ((2, 2), (5, 5), (10, 10), *unequal):
+        paired, patients = seeds >= pairs_from(theirs, seeds), scores.shape[1]
         size = Design(known, (theirs, seeds), patients, 1, paired).smallest()
         found = dict.fromkeys((size, -size, 0.0), 0)
         for _ in range(TIMES):

@@ -44,7 +44,7 @@ from lib.stats import (
 )
 from lib.stats.paired import sign_flip_p, smallest_detectable
 from lib.stats.planning import MOST_RUNS, Design, spread_of
-from lib.stats.scored import PAIRS
+from lib.stats.scored import PAIRS, pairs_from
 from lib.stats.verdicts import ALPHA, CANNOT_TELL, NEGLIGIBLE, NO_DIFFERENCE, corrected
 from lib.utils import KitError
 
@@ -397,7 +397,8 @@ def test_recipes_that_differ_after_training_share_their_trainings(before, after,
     ("before", "after", "compared"),
     [
         (range(5), range(5), range(5)),
-        (range(8), (6, 2, 3, 4, 5), (6, 2, 3, 4, 5)),  # those that both have
+        (range(8), (6, 2, 3, 4, 5), None),  # pairs alone would give up the others
+        (range(6), (5, 4, 3, 2, 1, 0), (5, 4, 3, 2, 1, 0)),  # those that both have
         (range(11), (9, 2, 8, 4, 6, 7, 3, 1), (9, 2, 8, 4, 6, 7, 3, 1, 0, 5, 10)),  # all count
         (range(4), range(4), None),  # few pairs find less than runs apart
         (range(8), (7, 8, 9, 10, 11), None),
@@ -428,6 +429,37 @@ def test_what_equal_seeds_have_in_common_is_no_error():
     known = Spread(0.01, 0.02, 0.03)
     assert paired == pytest.approx(power(known, 8, 40, 0.02), abs=0.06)
     assert apart < paired / 3
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.013, 0.018])  # a correlation of 0, 0.32 and 0.61
+@pytest.mark.parametrize("baseline", [10, 40])
+def test_a_further_run_of_a_candidate_costs_no_power(baseline, shared):
+    known = Spread(math.sqrt(0.023**2 - shared**2), 0.1, 0.15, shared)
+    smallest = [
+        Design(known, (baseline, runs), 200, 1, runs >= pairs_from(baseline, runs)).smallest()
+        for runs in range(2, 11)
+    ]
+    for one, next_one in itertools.pairwise(smallest):
+        assert next_one < 1.03 * one  # the slope costs a degree of freedom
+
+
+def test_all_runs_of_a_large_baseline_count_beside_few_of_a_candidate():
+    scores = [normal(10, 0.7, seed=i) for i in range(45)]
+    row = compare(seeded(scores[:40], range(40)), {"other": seeded(scores[40:], range(5), lr=0.1)})
+    counts = row[["baseline seeds", "seeds", "paired"]].to_numpy().tolist()
+    assert counts == [[40, 5, False]]
+    rng, known = np.random.default_rng(4), Spread(0.03, 0.02, 0.05)
+    found = []
+    for _ in range(300):
+        before, after = drawn(rng, 40, 200, known, (0, 0.045))
+        found.append(crossed_test(before, after[:5], paired=pairs_from(40, 5) <= 5).p <= ALPHA)
+    assert np.mean(found) > power(known, 5, 200, 0.045) + 0.15
+
+
+def test_a_training_cut_short_is_compared_with_itself():
+    scores = [normal(10, 0.7, seed=i) for i in range(20)]
+    row = compare(seeded(scores, range(20)), {"short": seeded(scores[:3], range(3), patience=3)})
+    assert row["paired"].tolist() == [True] and row["baseline seeds"].tolist() == [3]
 
 
 @pytest.mark.parametrize("runs", [2, 3, 5])

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lib.stats.compare import compare_scores
-from lib.stats.scored import FURTHER, METRICS, PAIRS, Matching, Scored, scores_of
+from lib.stats.scored import FURTHER, METRICS, Matching, Scored, pairs_from, scores_of
 from lib.utils import KitError
 
 
@@ -97,7 +97,8 @@ def false_findings(
     [table] = scores_of({"all": runs}, metric).values()
     scores, rng, verdicts = table.to_numpy().T, np.random.default_rng(0), []
     labels = ["baseline", *(f"candidate {i + 1}" for i in range(candidates))]
-    pairs = [(seed, seed) for seed in range(seeds)] if seeds >= PAIRS else []
+    paired = seeds >= pairs_from(seeds + further, seeds)
+    pairs = [(seed, seed) for seed in range(seeds)] if paired else []
     same = Matching(pairs, further=seeds >= FURTHER)
     for _ in range(sweeps):
         dealt = rng.permutation(len(runs))[:needed]

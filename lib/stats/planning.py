@@ -21,7 +21,7 @@ from lib.stats.contrast import (
     weights_of,
 )
 from lib.stats.crossed import Spread
-from lib.stats.scored import FURTHER, PAIRS
+from lib.stats.scored import FURTHER, PAIRS, pairs_from
 from lib.stats.verdicts import ALPHA, CANNOT_TELL, NEGLIGIBLE, POWER
 from lib.utils import KitError, see
 
@@ -153,8 +153,12 @@ def _more(row: Mapping[str, Any], candidates: int) -> float:
     have = row["baseline seeds"], row["seeds"]
     first = max(min(have) + 1, 2)
     patients, difference = row["patients"], row["difference"]
-    apart = min(have) >= PAIRS and not row["paired"]  # they have other seeds
-    paired_from = MOST_RUNS + 1 if apart else 2 if row["paired"] else PAIRS
+    if row["paired"]:
+        paired_from = 2
+    elif min(have) >= pairs_from(*have):  # they have other seeds
+        paired_from = MOST_RUNS + 1
+    else:
+        paired_from = max(PAIRS, min(FURTHER, max(have)))
     needed = _runs_needed(spread, patients, difference, candidates, first, have, paired_from)
     return math.inf if needed is None else float(needed - min(have))
 
@@ -230,17 +234,16 @@ class Design:
 
         planned = _pairs_and_others if paired else _groups
         parts, coefficients = planned(spread, runs, patients)
-        by_patient = drawn(
-            spread.patients**2 + coefficients.patient * spread.residual**2, patients - 1
-        )
+        by_patient = spread.patients**2 + coefficients.patient * spread.residual**2
         estimated = [
             Part(drawn(seeds, freedom), drawn(residual, freedom * (patients - 1)), freedom)
             for seeds, residual, freedom in parts
         ]
+        single = drawn(by_patient, patients - 1)
         estimates = [estimated] if paired else estimates_of(estimated, weights_of(runs))
         self.found_from, self.equal_up_to = np.zeros(DRAWS), np.full(DRAWS, np.inf)  # differences
         for estimate in estimates:
-            variance, df = error_of_mean(by_patient, estimate, patients)
+            variance, df = error_of_mean(single, estimate, patients)
             error = np.sqrt(variance)
             found_from = t.isf(ALPHA / candidates / 2, df) * error
             equal_up_to = NEGLIGIBLE - t.isf(ALPHA / candidates, df) * error
