@@ -258,12 +258,23 @@ def test_how_bright_the_tumours_of_failures_are_is_told_as_measured():
 
 def test_options_are_told_as_measured():
     table = compared(OPTIONS, evidence(OPTIONS)).set_index("label")
-    assert set(table["verdict"]) == {"cannot tell"}
-    kaiming = table.loc["kaiming initialiser"]
-    assert table["difference"].abs().idxmax() == kaiming.name
+    label = "kaiming initialiser"
+    assert table["verdict"][label] == "hurts"
+    others = table.drop(label)
+    assert set(others["verdict"]) == {"cannot tell"}
+    smallest = stats.detectable(table)[others.index]
+    sizes = f"differences of {smallest.min():.3f} to {smallest.max():.3f} would have been found"
+    assert sizes in OVERVIEW
+    best, last = (
+        table.loc[label],
+        compared(OPTIONS, evidence(OPTIONS, "last")).set_index("label").loc[label],
+    )
+    assert last["verdict"] == "cannot tell"
     assert (
-        f"The largest difference is that of the Kaiming initialiser, {kaiming['difference']:+.3f} "
-        f"(95 % CI {kaiming['CI low']:+.3f} to {kaiming['CI high']:+.3f}"
+        f"hurts by the best epoch, {best['difference']:+.3f} (95 % CI {best['CI low']:+.3f} to "
+        f"{best['CI high']:+.3f}, p = {best['p (Holm)']:.3f} with seven of them compared); by the "
+        f"last it cannot be told ({last['difference']:+.3f}, {last['CI low']:+.3f} to "
+        f"{last['CI high']:+.3f})"
     ) in OVERVIEW
 
 
