@@ -15,6 +15,7 @@ from lib.data.pictures import read_picture
 from lib.utils import KitError, write_atomic
 
 _TOO_MUCH = 0.5  # of the head, or of the air: no tumour is that large
+_SLIVER = 0.02  # of a picture: too small to be the head, or the air around it
 
 
 def read_patient(patient: Patient) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
@@ -95,11 +96,10 @@ def _require_plausible(patient: Patient, volume: np.ndarray, mask: np.ndarray) -
             f"other masks of {patient.name}: it is inverted; save tumour brighter than the rest"
         )
     folder = patient.masks[0].parent
-    if mask.mean() < _TOO_MUCH / 5:  # of a picture a fifth at least is head, and a fifth is air
-        return
     head = volume.max(axis=3) > volume.max() / 10
     for where, voxels in (("head", head), ("air around it", ~head)):
-        if voxels.any() and mask[voxels].mean() > _TOO_MUCH:
+        # a sliver of air in a picture that is cropped to the head may be inside a dark tumour
+        if voxels.mean() > _SLIVER and mask[voxels].mean() > _TOO_MUCH:
             raise KitError(
                 f"{folder}: the masks cover {mask[voxels].mean():.0%} of the {where}: they are "
                 f"inverted, or outline something else; save tumour brighter than the rest"

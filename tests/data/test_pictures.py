@@ -201,6 +201,22 @@ def test_a_mask_of_everything_and_one_of_nothing(tmp_path):
     assert not read_patient(nothing)[1].any()
 
 
+def test_a_mask_of_the_whole_head_is_refused_where_the_head_is_small(tmp_path):
+    volume = np.pad(VOLUME, ((0, 0), (60, 60), (60, 60), (0, 0)))
+    head = (volume.max(axis=3) > 0).astype(np.uint8)
+    assert head.mean() < 0.1
+    write_patient(tmp_path, NAME, volume, head)
+    with pytest.raises(KitError, match=r"cover 100% of the head: they are inverted"):
+        read_patient(list_patients(tmp_path)[0])
+
+
+def test_a_dark_tumour_in_a_picture_that_is_cropped_to_the_head_is_none_of_the_air(tmp_path):
+    volume, mask = np.full((4, 32, 32, 3), 200, np.uint8), np.zeros((4, 32, 32), np.uint8)
+    volume[1:3, 10:14, 10:14], mask[1:3, 10:14, 10:14] = 5, 1
+    write_patient(tmp_path, NAME, volume, mask)
+    np.testing.assert_array_equal(read_patient(list_patients(tmp_path)[0])[1], mask)
+
+
 def test_one_inverted_mask_among_others_is_named(tmp_path):
     folder = patient(tmp_path, MASKS["ImageJ, 8 bit"]).masks[0].parent
     save(folder / f"{NAME}_4_mask.tif", GREY, Way(colours=0))  # the tag is wrong

@@ -597,6 +597,9 @@ def strips_that_are_elsewhere(t: Try) -> None:
 def masks_that_are_no_tumour(t: Try) -> None:
     """Over the head, over the air, or one slice inverted among others: refused."""
     volume, mask = _patient(t)
+    if t.chance(0.5):  # a small head in a large picture
+        border = ((0, 0), (40, 40), (40, 40), (0, 0))
+        volume, mask = np.pad(volume, border), np.pad(mask, border[:3])
     head = (volume.max(axis=3) > 0).astype(np.uint8)
     what = t.pick(("head", "air", "inverted", "one inverted", "one full"))
     drawn = {"head": head, "air": 1 - head, "inverted": 1 - mask}.get(what, mask.copy())
