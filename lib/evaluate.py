@@ -17,7 +17,16 @@ from torch import Tensor, nn
 
 from lib.config import Component, Config
 from lib.dataset import BrainData, SliceDataset
-from lib.metrics import COLUMNS, Counts, counts, dsc, hd95, largest_component, likeliest_component
+from lib.metrics import (
+    COLUMNS,
+    Counts,
+    binary_pair,
+    counts,
+    dsc,
+    hd95,
+    largest_component,
+    likeliest_component,
+)
 from lib.runtime import Machine, deterministic, load_function, tune_allocator
 from lib.runtime.device import prepare
 from lib.utils import KitError, see
@@ -25,6 +34,7 @@ from lib.utils import KitError, see
 THRESHOLD = 0.5
 BATCH_SIZE = 16  # of predictions; nothing but memory depends on it
 CASE_COLUMNS = ("patient", "slices", *COLUMNS)
+_FURTHER_COLUMNS = ("seen", "fold")  # of a prediction, and of a cross-validation
 
 
 @dataclass(frozen=True)
@@ -246,11 +256,11 @@ def metric_column(metric: str) -> str:
     """Return the column of a custom metric: the name of its function.
 
     Raises:
-        KitError: cases.csv has a column of that name already.
+        KitError: a table of cases has a column of that name already.
     """
     column = metric.partition(":")[2]
-    if column in CASE_COLUMNS:
-        raise KitError(f"{metric}: cases.csv has a column {column}; give it another name")
+    if column in (*CASE_COLUMNS, *_FURTHER_COLUMNS):
+        raise KitError(f"{metric}: tables of cases have a column {column}; give it another name")
     return column
 
 
@@ -325,21 +335,13 @@ def check_patients(
     Raises:
         KitError: data prepared for another image size, no such patient, or one twice.
     """
-    if isinstance(patients, str):
-        raise KitError(f"patients is the text {patients!r}; give a list of names")
     if (data.image_size, data.preprocessing) != (config.image_size, config.preprocessing):
         raise KitError(
             f"the network was trained on {config.preprocessing} at {config.image_size} pixels, "
             f"the data was loaded as {data.preprocessing} at {data.image_size}; load it with the "
             f"network's values"
         )
-    names = tuple(data.patients) if patients is None else tuple(patients)
-    unknown = [name for name in names if name not in data.patients]
-    if unknown:
-        raise KitError(
-            f"{data.root}: no patient {unknown[0]} there; the first of {len(data.patients)} is "
-            f"{next(iter(data.patients))}"
-        )
+    names = tuple(data.patients) if patients is None else data.named(patients)
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise KitError(f"patient {twice[0]} is asked for twice; name each once: a mean counts each")
@@ -362,15 +364,19 @@ def lesions(mask: np.ndarray, truth: np.ndarray) -> list[dict[str, Any]]:
     Returns:
         For each a row with its ``kind`` (found, missed, invented), ``voxels``, and the share of
         them that is ``covered`` by the other mask, in [0, 1].
+
+    Raises:
+        KitError: the shapes differ, or one is no mask.
     """
     from skimage import measure  # here, because training does not need it
 
     rows = []
+    mask, truth = binary_pair(mask, truth)
     for ours, other, if_covered, if_not in (
         (truth, mask, "found", "missed"),
         (mask, truth, "", "invented"),
     ):
-        labels = measure.label(ours.astype(bool), connectivity=1)  # type: ignore[no-untyped-call]
+        labels = measure.label(ours, connectivity=1)  # type: ignore[no-untyped-call]
         table = measure.regionprops_table(  # type: ignore[no-untyped-call]
             labels, other.astype(float), ("area", "intensity_mean")
         )

@@ -1,16 +1,20 @@
 """Compare a mask with the ground truth: counts, DSC, IoU, HD95; summarise a group of patients.
 
-All functions take {0, 1} (or bool) volumes ``(S, H, W)``. A patient without tumour makes ratios
-0/0; the rules are: both empty -> DSC = IoU = 1 and HD95 = 0; exactly one empty -> DSC = IoU = 0 and
-HD95 = the volume's diagonal.
+All functions take volumes ``(S, H, W)`` of bool or integers, in which 0 is background and anything
+else is tumour. Probabilities are no mask: choose a threshold first. A patient without tumour makes
+ratios 0/0; the rules are: both empty -> DSC = IoU = 1 and HD95 = 0; exactly one empty -> DSC = IoU
+= 0 and HD95 = the volume's diagonal.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
+
+from lib.utils import KitError
 
 
 class Column(NamedTuple):
@@ -80,17 +84,39 @@ def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else 1.0
 
 
+def binary(mask: np.ndarray) -> np.ndarray:
+    """Return a mask as bool: what is not 0 is tumour.
+
+    Raises:
+        KitError: probabilities, logits or other numbers that are not 0 or 1.
+    """
+    found = np.asarray(mask)
+    whole = found.dtype == bool or np.issubdtype(found.dtype, np.integer)
+    if not whole and not (found.dtype.kind == "f" and np.isin(found, (0, 1)).all()):
+        raise KitError(
+            f"mask: {found.dtype} values that are not 0 or 1; turn probabilities into a mask "
+            f"first, e.g. with probabilities > 0.5"
+        )
+    return found.astype(bool)
+
+
+def binary_pair(pred: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a predicted and a true mask as bool. Raises KitError if the shapes differ."""
+    pred, true = binary(pred), binary(true)
+    if pred.shape != true.shape:
+        raise KitError(
+            f"prediction of {pred.shape} voxels, ground truth of {true.shape}: they must agree"
+        )
+    return pred, true
+
+
 def counts(pred: np.ndarray, true: np.ndarray) -> Counts:
     """Count the voxels of a predicted mask that agree with a true one, and those that do not.
 
     Raises:
-        ValueError: the shapes differ.
+        KitError: the shapes differ, or one is no mask.
     """
-    if pred.shape != true.shape:
-        raise ValueError(
-            f"prediction of {pred.shape} voxels, ground truth of {true.shape}: they must agree"
-        )
-    pred, true = pred.astype(bool), true.astype(bool)
+    pred, true = binary_pair(pred, true)
     tp = int(np.count_nonzero(pred & true))
     return Counts(tp, int(np.count_nonzero(pred)) - tp, int(np.count_nonzero(true)) - tp)
 
@@ -110,9 +136,10 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
     assumes that a patient has one tumour: specks elsewhere cost nothing, and of a tumour in two
     places only the larger part can be found.
     """
+    mask = binary(mask)
     labels, n = ndimage.label(mask)
     if n < 2:
-        return mask.astype(bool)
+        return mask
     largest: np.ndarray = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
     return largest
 
@@ -126,9 +153,10 @@ def likeliest_component(mask: np.ndarray, probabilities: np.ndarray) -> np.ndarr
     Args:
         probabilities: of the shape of ``mask``, in [0, 1]; log-odds are limited to +-13.8.
     """
+    mask = binary(mask)
     labels, n = ndimage.label(mask)
     if n < 2:
-        return mask.astype(bool)
+        return mask
     p = np.clip(probabilities.astype(np.float64), 1e-6, 1 - 1e-6)
     sums = np.bincount(labels.ravel(), np.log(p / (1 - p)).ravel())
     likeliest: np.ndarray = labels == 1 + int(np.argmax(sums[1:]))
@@ -141,8 +169,11 @@ def hd95(pred: np.ndarray, true: np.ndarray) -> float:
     It is the larger of the two directed ones. Distances run between the surfaces (voxels with a
     face towards the outside). The files contain no voxel size, so a step between slices counts as
     much as one within them.
+
+    Raises:
+        KitError: the shapes differ, or one is no mask.
     """
-    pred, true = pred.astype(bool), true.astype(bool)
+    pred, true = binary_pair(pred, true)
     if not pred.any() or not true.any():
         both_empty = pred.any() == true.any()
         return 0.0 if both_empty else float(np.linalg.norm(pred.shape))
@@ -188,6 +219,8 @@ class Summary(NamedTuple):
     high: float
 
     def __str__(self) -> str:
+        if self.n == 0:
+            return "no patients"
         if self.n == 1:  # how others would differ is not known
             return f"{self.mean:.3f}, 1 patient"
         return (
@@ -199,9 +232,11 @@ class Summary(NamedTuple):
 def summarise(values: np.ndarray) -> Summary:
     """Return mean, median, SD and the 95 % CI of the mean of one value per patient.
 
-    The interval is a BCa bootstrap: 9,999 resamples, fixed seed.
+    The interval is a BCa bootstrap: 9,999 resamples, fixed seed. Of no values all is NaN.
     """
     values = np.asarray(values, float)
+    if not len(values):
+        return Summary(0, *[math.nan] * 5)
     mean, median = float(values.mean()), float(np.median(values))
     if len(values) < 2 or np.ptp(values) < 1e-9:  # nothing to resample
         return Summary(len(values), mean, median, 0.0, mean, mean)

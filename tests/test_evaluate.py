@@ -183,6 +183,9 @@ def test_lesions_by_hand():
     ]
     empty = np.zeros_like(truth)
     assert lesions(empty, empty) == []
+    assert lesions(mask * 255, truth * 255) == lesions(mask, truth)
+    with pytest.raises(KitError, match="must agree"):
+        lesions(mask, truth[1:])
     assert [row["kind"] for row in lesions(mask, empty)] == ["invented"] * 3
     assert [row["kind"] for row in lesions(empty, truth)] == ["missed"] * 2
 

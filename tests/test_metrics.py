@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -13,6 +14,7 @@ from medpy.metric import binary as medpy
 from scipy import stats
 
 from lib.metrics import Counts, counts, dsc, hd95, largest_component, summarise
+from lib.utils import KitError
 
 SHAPES = hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=6)
 MASKS = SHAPES.flatmap(lambda shape: hnp.arrays(bool, shape))
@@ -73,6 +75,22 @@ def test_precision_and_recall_of_empty_masks():
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match=r"\(3, 4, 12\).*\(3, 4, 11\)"):
         dsc(EMPTY, EMPTY[..., 1:])
+    with pytest.raises(KitError, match=r"\(3, 4, 12\).*\(3, 4, 11\)"):
+        hd95(FULL, FULL[..., 1:])
+
+
+@pytest.mark.parametrize("score", [dsc, hd95, lambda a, b: largest_component(a)])
+@pytest.mark.parametrize("soft", [np.full(FULL.shape, 0.4), np.full(FULL.shape, -3.0, np.float32)])
+def test_probabilities_and_logits_are_no_masks(score, soft):
+    with pytest.raises(KitError, match=r"float\d\d values that are not 0 or 1.*> 0\.5"):
+        score(soft, FULL)
+
+
+def test_masks_of_other_types_count_the_same():
+    pred, true = blobs(1), blobs(2)
+    for cast in (np.float32, np.int64, np.ndarray.tolist, lambda a: torch.from_numpy(a.copy())):
+        ours = cast(pred) if callable(cast) and not isinstance(cast, type) else pred.astype(cast)
+        assert dsc(ours, true) == dsc(pred, true) and hd95(ours, true) == hd95(pred, true)
 
 
 @pytest.mark.parametrize("seed", range(5))

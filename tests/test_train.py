@@ -356,6 +356,7 @@ def test_training_on_all_patients_keeps_the_last_epoch_and_claims_no_score(data,
         run.info["split"]["train"] == list(data.patients) and run.info["split"]["validation"] == []
     )
     assert run.info["best"] == {"epoch": TINY.epochs, "val_dsc": None}
+    assert str(run.dsc) == "no patients" and run.dsc.n == 0
     kept, last = (
         torch.load(run.folder / name, weights_only=True)["weights"]
         for name in ("best.pt", "last.pt")
