@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -74,21 +75,36 @@ class BrainData:
             sorted((name, record.sha256) for name, record in self.cache.records.items())
         )
 
+    def named(self, patients: Sequence[str]) -> tuple[str, ...]:
+        """Return names of patients; raise ``KitError`` for one who is not there."""
+        if isinstance(patients, str) or not isinstance(patients, Iterable):
+            raise KitError(f"patients is {patients!r}; give a list of names")
+        for name in (names := tuple(patients)):
+            if name not in self.patients:
+                raise KitError(
+                    f"{self.root}: no patient {name} there; the first of {len(self.patients)} is "
+                    f"{next(iter(self.patients))}"
+                )
+        return names
+
     def record(self, patient: str) -> CachedPatient:
         """Return what the cache knows of one patient."""
+        self.named((patient,))
         return self.cache.records[patient]
 
     def truth(self, patient: str) -> np.ndarray | None:
         """Return the mask on the file's grid, ``(S, H, W)`` {0, 1} uint8; None without masks."""
+        self.named((patient,))
         return self.cache.truth_mask(patient)
 
     def volume(self, patient: str) -> np.ndarray:
         """Return the images, ``(S, H, W, 3)`` uint8: pre-contrast, FLAIR, post-contrast."""
+        self.named((patient,))
         return read_patient(self.patients[patient])[0]
 
-    def slices(self, patients: tuple[str, ...], neighbours: int = 0) -> SliceDataset:
+    def slices(self, patients: Sequence[str], neighbours: int = 0) -> SliceDataset:
         """Return the slices of some patients as a dataset, neighbours in further channels."""
-        return SliceDataset(self.cache, patients, neighbours)
+        return SliceDataset(self.cache, self.named(patients), neighbours)
 
     def report(self) -> str:
         """Return a summary of the data, in a few lines."""
@@ -195,7 +211,7 @@ def make_split(data: BrainData, spec: str = "auto") -> Split:
     Raises:
         KitError: the data cannot be split so.
     """
-    spec, names = str(spec), tuple(data.patients)
+    spec, names = str(spec), tuple(require_loaded(data).patients)
     unlabelled = [name for name in names if not data.has_mask(name)]
     if unlabelled:
         raise KitError(
@@ -248,12 +264,13 @@ def folds(data: BrainData, k: int = 5, seed: int = _SPLIT_SEED) -> list[Split]:
     """Cross-validation: each patient is scored once, institutions are spread evenly over the folds.
 
     Raises:
-        KitError: k below 2, or more folds than patients.
+        KitError: k is no whole number, below 2, or above the number of patients.
     """
-    order = _dealing_order(data, seed)
-    if not isinstance(k, int) or not 2 <= k <= len(order):
+    order = _dealing_order(require_loaded(data), seed)
+    if not isinstance(k, Integral) or not 2 <= k <= len(order):
         raise KitError(
-            f"{k} folds of {len(order)} patients: k must lie between 2 and the number of patients"
+            f"{k!r} folds of {len(order)} patients: k must be a whole number from 2 to the number "
+            f"of patients"
         )
     return [_split(data, f"fold-{i + 1}-of-{k}", order[i::k]) for i in range(k)]
 

@@ -160,6 +160,31 @@ def test_folds_score_each_patient_once(k):
         assert max(shares) - min(shares) <= 1
 
 
+def test_the_number_of_folds_is_any_whole_number():
+    data = fake_data(names_of(DU=8))
+    assert folds(data, np.int64(4)) == folds(data, 4)
+    for k in ("4", 4.0, 1, 9):
+        with pytest.raises(KitError, match="k must be a whole number from 2 to the number of pat"):
+            folds(data, k)
+
+
+@pytest.mark.parametrize("split", [make_split, folds])
+def test_a_folder_is_not_loaded_data(split):
+    with pytest.raises(KitError, match=r"'data/lgg'; use load_data\(folder\)"):
+        split("data/lgg")
+
+
+@pytest.mark.parametrize("read", ["record", "truth", "volume", "has_mask"])
+def test_a_patient_who_is_not_there_is_named(read):
+    data = fake_data(names_of(DU=2))
+    with pytest.raises(KitError, match=r"fake: no patient nobody there; the first of 2 is TCGA_DU"):
+        getattr(data, read)("nobody")
+    with pytest.raises(KitError, match="no patient nobody there"):
+        data.slices(["nobody"])
+    with pytest.raises(KitError, match="patients is 'TCGA_DU_0000_19990101'; give a list of names"):
+        data.slices("TCGA_DU_0000_19990101")
+
+
 def test_folds_by_name_and_seed():
     data = fake_data(names_of(DU=20, HT=11))
     assert make_split(data, "fold-2-of-4") == folds(data, 4)[1]
