@@ -21,7 +21,7 @@ from lib.runtime.device import prepare
 from lib.sweep.plans import Plan, find_plan
 from lib.sweep.run import outcome, train_tasks
 from lib.sweep.task import make_tasks
-from lib.utils import KitError
+from lib.utils import KitError, as_list, as_path
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def cross_validate(
     require_loaded(data)
     require_config(base)
     splits = [split.name for split in folds(data, k)]
-    tasks = make_tasks(plan, base, data, Path(out).absolute(), splits=splits)
+    tasks = make_tasks(plan, base, data, as_path(out, "out").absolute(), splits=splits)
     train_tasks(tasks, data, out, executor, **options)
     runs, failures = outcome(tasks)
     if failures:
@@ -95,7 +95,7 @@ def cross_validate(
 
 
 def ensemble(
-    members: Sequence[Run | TrainedModel],
+    members: Run | TrainedModel | Sequence[Run | TrainedModel],
     data: BrainData,
     patients: Sequence[str] | None = None,
     out: str | Path | None = None,
@@ -110,15 +110,16 @@ def ensemble(
 
     Args:
         members: runs, or networks from ``load_weights``. Their recipes may differ, but they must
-            read the same images.
+            read the same images, and keep the same ``component`` of a mask.
         data, patients, out, batch_size: see ``lib.predict.predict``.
 
     Raises:
-        KitError: no members; a network that does not say what it was trained on, or reads other
-            images; a patient on whom all of them were trained; or see ``predict``.
+        KitError: no members; a network that does not say what it was trained on, reads other
+            images, or keeps another component; a patient on whom all of them were trained; or see
+            ``predict``.
     """
     require_batch_size(batch_size)
-    networks = [trained_model(member) for member in members]
+    networks = [trained_model(member) for member in as_list(members)]
     if not networks:
         raise KitError("ensemble: no network; train some first")
     if not all(network.trained_on for network in networks):
@@ -126,6 +127,12 @@ def ensemble(
             "ensemble: a network does not say its training patients; use best.pt of a run"
         )
     names = check_patients(data, networks[0].config, patients)
+    components = sorted({str(network.config.component) for network in networks})
+    if len(components) > 1:
+        raise KitError(
+            f"ensemble: networks with component {' and '.join(components)}; their mean has one "
+            f"mask: use networks that keep the same"
+        )
     for network in networks[1:]:
         check_patients(data, network.config, names)
     seen = [(network, network.seen(data)) for network in networks]

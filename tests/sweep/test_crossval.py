@@ -144,8 +144,14 @@ def test_members_that_cannot_vote(folds_of_3, data, tiny_kaggle):
         ensemble(folds_of_3.runs, load_data(tiny_kaggle, 64))
     with pytest.raises(KitError, match="nobody"):
         ensemble(folds_of_3.runs, data, ["nobody"])
-    with pytest.raises(KitError, match=f"patients is the text '{NAMES[0]}'; give a list of names"):
+    with pytest.raises(KitError, match=f"patients is '{NAMES[0]}'; give a list of names"):
         ensemble(folds_of_3.runs, data, NAMES[0])
+    first, *others = (load_weights(run.weights) for run in folds_of_3.runs)
+    everything = dataclasses.replace(first.config, component="all")
+    with pytest.raises(KitError, match="networks with component all and largest"):
+        ensemble([dataclasses.replace(first, config=everything), *others], data)
+    unseen = folds_of_3.runs[0].unseen(data)
+    assert len(ensemble(folds_of_3.runs[0], data, unseen, device="cpu").cases) == len(unseen)
     with pytest.raises(KitError, match="batch_size is 0; use a whole number, 1 or more"):
         ensemble(folds_of_3.runs, data, batch_size=0)
 
