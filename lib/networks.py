@@ -224,12 +224,11 @@ def summary(
             counted in 16 bits.
 
     Raises:
-        KitError: no such network, or an image size that it refuses.
+        KitError: no such network or precision, or a size that it refuses.
     """
-    batch_size, image_size = batch_size or config.batch_size, image_size or config.image_size
-    precision = precision or config.precision
-    if precision == "auto":
-        precision = pick_precision(pick_device(config.device), precision).name
+    batch_size = config.batch_size if batch_size is None else batch_size
+    image_size = config.image_size if image_size is None else image_size
+    precision = _precision_name(config, config.precision if precision is None else precision)
     shape = _architecture(config)
     parameters, step = _step_on_shapes(shape, batch_size, image_size, precision)
     return Summary(
@@ -254,11 +253,12 @@ def largest_batch(config: Config, image_size: int, memory_bytes: float, precisio
 
     Args:
         memory_bytes: free memory of the device.
-        precision: fp32, bf16 or fp16.
+        precision: as in ``summary``.
 
     Raises:
-        KitError: no such network, or an image size that it refuses.
+        KitError: no such network or precision, or an image size that it refuses.
     """
+    precision = _precision_name(config, precision)
     peaks = []
     for batch_size in (8, 16):
         parameters, step = _step_on_shapes(_architecture(config), batch_size, image_size, precision)
@@ -288,6 +288,11 @@ def cost_line(config: Config, chunk: int, machine: Machine) -> str:
     return f"{line}; too few: set {remedy}"
 
 
+def _precision_name(config: Config, precision: str) -> str:
+    """Return a precision, with ``auto`` resolved. Raises KitError if there is none of that name."""
+    return pick_precision(pick_device(config.device), precision).name
+
+
 def _state_bytes(config: Config, parameters: int) -> int:
     """Return the bytes of weights and of the optimiser's state: two moments, or SGD's momentum."""
     return 4 * parameters * (2 if config.optimizer == "SGD" else 3)
@@ -310,6 +315,10 @@ def _step_on_shapes(
     config: Config, batch_size: int, image_size: int, precision: str
 ) -> tuple[int, Trace]:
     """Return the number of parameters, and the trace of a training step without content."""
+    if min(batch_size, image_size) < 1:
+        raise KitError(
+            f"a batch of {batch_size} slices of {image_size} pixels: give numbers from 1 on"
+        )
     with without_content():
         model = build_model(config)
         return count_parameters(model), step_on_shapes(
