@@ -154,7 +154,8 @@ class Config:
     )
     warmup: float = _option(
         0.0,
-        "epochs in which the learning rate climbs to lr; below 1: a share of the run, e.g. 0.05",
+        "epochs in which the learning rate climbs to lr; below 1: a share of the run, e.g. 0.05, "
+        "but at least one epoch; 0: none",
         limits=(0, MANY),
     )
     lr_step: float = _option(
@@ -277,8 +278,10 @@ class Config:
             return "ema", "must be below 1, e.g. 0.999"
         if self.nesterov and (self.optimizer != "SGD" or not self.momentum):
             return "nesterov", "needs optimizer=SGD and a momentum above 0"
-        if self.warmup >= self.epochs:
+        if self.warmup and self.in_epochs(self.warmup) >= self.epochs:
             return "warmup", "must be shorter than epochs"
+        if self.warmup and self.lr_scheduler == "range":
+            return "warmup", "must be 0 with lr_scheduler=range, which climbs by itself"
         nobody = "split all leaves nobody to validate on"
         if self.lr_scheduler == "plateau" and self.split == "all":
             return "lr_scheduler", f"plateau follows the validation loss, and {nobody}"
@@ -300,6 +303,10 @@ class Config:
                 f"is for model unet_3plus; {self.model} has no classification-guided module",
             )
         return None
+
+    def in_epochs(self, length: float) -> int:
+        """Return ``warmup`` or ``lr_step`` in epochs, at least 1; below 1 it is a share of them."""
+        return max(1, round(length if length >= 1 else length * self.epochs))
 
     @property
     def in_channels(self) -> int:

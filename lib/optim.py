@@ -84,8 +84,9 @@ def learning_rate(config: Config, epoch: int, val_losses: Sequence[float] = ()) 
     which rates the training bears (Smith, arXiv:1506.01186); draw it with
     ``lib.plot.rate_range``.
     During the first ``warmup`` epochs the rate climbs to lr in equal steps. Below 1, ``warmup`` and
-    ``lr_step`` are shares of the run. A custom function is called with the share of the run that is
-    done, in [0, 1), and the losses; it returns what lr is multiplied by.
+    ``lr_step`` are shares of the run, rounded, at least one epoch. A custom function is called with
+    the share of the run that is done, in [0, 1), and the losses; it returns what lr is multiplied
+    by.
 
     Args:
         val_losses: validation loss of each epoch before this one, for ``plateau``.
@@ -93,7 +94,8 @@ def learning_rate(config: Config, epoch: int, val_losses: Sequence[float] = ()) 
     Raises:
         KitError: there is no such function, or it returns no number of at least 0.
     """
-    warmup, lr_step = (_in_epochs(value, config) for value in (config.warmup, config.lr_step))
+    warmup = config.in_epochs(config.warmup) if config.warmup else 0
+    lr_step = config.in_epochs(config.lr_step)
     done, whole = epoch - warmup, config.epochs - warmup
     if done < 0:
         return config.lr * (epoch + 1) / (warmup + 1)
@@ -107,13 +109,13 @@ def learning_rate(config: Config, epoch: int, val_losses: Sequence[float] = ()) 
                 f"{see('extending', 'A sampler, an optimiser, a schedule')}"
             )
         return config.lr * float(factor)  # a number of NumPy could not be read back as data
-    plateaus = _plateaus(val_losses[warmup:epoch], max(1, lr_step))
+    plateaus = _plateaus(val_losses[warmup:epoch], lr_step)
     factors: dict[str, float] = {
         "none": 1.0,
         "linear": 1 - 0.9 * done / max(whole - 1, 1),
         "cosine": (1 + math.cos(math.pi * share)) / 2,
         "poly": (1 - share) ** 0.9,
-        "step": config.lr_factor ** (done // max(1, lr_step)),
+        "step": config.lr_factor ** (done // lr_step),
         "plateau": config.lr_factor**plateaus,
         "range": RANGE ** (done / max(whole - 1, 1) - 1),
     }
@@ -135,11 +137,6 @@ def is_done(config: Config, val_dsc: Sequence[float]) -> bool:
         return done >= config.epochs
     best = max(range(done), key=lambda epoch: val_dsc[epoch])
     return done - 1 - best >= config.patience
-
-
-def _in_epochs(value: float, config: Config) -> int:
-    """Return a length in epochs, rounded; below 1 it is a share of the run."""
-    return round(value if value >= 1 else value * config.epochs)
 
 
 def _plateaus(losses: Sequence[float], patience: int) -> int:

@@ -180,6 +180,15 @@ def test_what_follows_the_validation_needs_somebody_to_validate_on():
         Config(patience=5, split="all")
 
 
+def test_a_warm_up_leaves_epochs_to_train():
+    assert Config(epochs=3, warmup=0.5).in_epochs(0.5) == 2
+    for epochs, warmup in ((3, 0.95), (1, 0.1), (3, 3)):  # shares count as the epochs they round to
+        with pytest.raises(KitError, match=r"Config\.warmup: must be shorter than epochs"):
+            Config(epochs=epochs, warmup=warmup)
+    with pytest.raises(KitError, match=r"Config\.warmup: .*range"):
+        Config(lr_scheduler="range", warmup=1)
+
+
 def test_the_choices_are_named():
     with pytest.raises(KitError, match="Adam, AdamW, SGD"):
         Config(optimizer="Lion")

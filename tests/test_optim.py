@@ -112,7 +112,7 @@ def test_lengths_below_one_are_shares_of_the_run():
             lr_scheduler="step", lr_step=epochs
         )
     assert rates(lr_scheduler="cosine", warmup=0.25) == rates(lr_scheduler="cosine", warmup=3)
-    assert rates(warmup=0.01) == rates()  # less than half an epoch is none
+    assert rates(warmup=0.01) == rates(warmup=1)  # one epoch at least
     assert rates(lr_scheduler="step", lr_step=0.001)[1] == pytest.approx(0.01)  # every epoch
 
 
