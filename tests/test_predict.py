@@ -416,7 +416,7 @@ def test_batch_size_does_not_matter(tiny_kaggle, weights):
         ({"batch_size": 0}, "batch_size is 0; use a whole number"),
         ({"batch_size": 2.5}, r"batch_size is 2\.5; use a whole number"),
         ({"batch_size": "4"}, "batch_size is '4'; use a whole number"),
-        ({"patients": NAMES[0]}, f"patients is the text '{NAMES[0]}'; give a list of names"),
+        ({"patients": NAMES[0]}, f"patients is '{NAMES[0]}'; give a list of names"),
     ],
 )
 def test_wrong_arguments(tiny_kaggle, wrong, answer):
@@ -646,6 +646,17 @@ def test_medpy_finds_the_same_scores(tiny_kaggle, monkeypatch):
     pd.testing.assert_series_equal(table["dsc"], expected[table.index], check_names=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert list(found.by_medpy()) == ["dsc", "iou", "precision", "recall"]
+
+
+def test_medpy_says_nothing_of_a_missed_and_of_an_invented_tumour(tiny_kaggle, recwarn):
+    data = load_data(tiny_kaggle, 32)
+    found = predict.predict(Bright.trained(), data, device="cpu")
+    missed = found.cases["patient"][0]
+    found._packed[missed] = np.zeros_like(found._packed[missed])
+    row = found.by_medpy().loc[missed]
+    assert (row["precision"], row["recall"], row["recall, medpy"]) == (0, 0, 0)
+    assert np.isnan(row["precision, medpy"])
+    assert not [str(each.message) for each in recwarn if "divide" in str(each.message)]
 
 
 # --- command line ---------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from math import nan
 
 import numpy as np
 import pandas as pd
@@ -71,7 +72,8 @@ class Prediction:
         """Return the scores of each patient beside those of ``medpy``, an independent library.
 
         Without it (``pip install medpy``) its columns are missing. Patients without masks are left
-        out, and those with nothing to find and nothing found: there medpy has no score.
+        out, and those with nothing to find and nothing found: there medpy has no score. It has no
+        precision where nothing is found, and no recall where there is nothing to find: NaN.
         """
         rows = {}
         for patient in self.cases["patient"]:
@@ -120,6 +122,8 @@ def _medpy_scores(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         return {}
     from medpy.metric import binary
 
+    defined = {"precision": mask.any(), "recall": truth.any()}  # else medpy divides 0 by 0
     return {
-        f"{name}, medpy": getattr(binary, theirs)(mask, truth) for name, theirs in MEDPY.items()
+        f"{name}, medpy": getattr(binary, theirs)(mask, truth) if defined.get(name, True) else nan
+        for name, theirs in MEDPY.items()
     }
