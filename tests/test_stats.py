@@ -372,6 +372,7 @@ def test_without_scatter_between_runs_pairs_of_runs_are_the_paired_t_test():
         ({"ema": 0.99}, {"tta": True, "component": "all"}, True),
         ({}, {"lr": 1e-3, "tta": True}, False),
         ({"lr_scheduler": "plateau"}, {"lr_scheduler": "plateau", "ema": 0.99}, False),
+        ({"lr_scheduler": "mine:rate"}, {"lr_scheduler": "mine:rate", "ema": 0.99}, False),
     ],
 )
 def test_recipes_that_differ_after_training_share_their_trainings(before, after, paired):
@@ -391,6 +392,20 @@ def test_recipes_that_differ_after_training_share_their_trainings(before, after,
     assert fewer["paired"] == paired and fewer["baseline seeds"] == len(common[0])
     one = compare_to_baseline({"before": runs[0], "after": runs[1][:1]}).iloc[0]
     assert one["baseline seeds"] == 3 and not one["paired"]
+
+
+@pytest.mark.parametrize("compare", [compare_to_baseline, compare_ladder, outcomes, spread])
+def test_other_things_than_labelled_runs_are_named(compare):
+    run = run_of([0.5] * 10)
+    for wrong, got in (
+        ([run, run], "got a list"),
+        (None, "got a NoneType"),
+        ((each for each in [run]), "got a generator"),
+        ({"a": run, "b": run.cases}, "got a DataFrame for 'b'"),
+        ({"a": run, "b": "run"}, "got a str for 'b'"),
+    ):
+        with pytest.raises(KitError, match=f"expected label -> run, .*{got}"):
+            compare(wrong)
 
 
 @pytest.mark.parametrize(

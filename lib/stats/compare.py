@@ -13,7 +13,7 @@ from lib.stats.contrast import matched
 from lib.stats.crossed import UNKNOWN, Crossed, crossed_test
 from lib.stats.outcome import carried_by
 from lib.stats.paired import Paired, paired_test
-from lib.stats.scored import METRICS, Matching, Runs, scores_of, seed_pairs
+from lib.stats.scored import METRICS, Matching, Runs, require_runs, scores_of, seed_pairs
 from lib.stats.verdicts import corrected
 from lib.utils import KitError
 
@@ -49,6 +49,7 @@ def compare_to_baseline(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.Dat
             baseline, or on another grid; a patient without a score, or one that a network was
             trained on.
     """
+    require_runs(runs)
     if len(runs) < 2:
         raise KitError(
             "compare: one run has nothing to be compared with; give two or more, the baseline "
@@ -131,6 +132,7 @@ def compare_ladder(steps: Mapping[str, Runs], metric: str = "dsc") -> pd.DataFra
     Raises:
         KitError: fewer than two steps; or see ``compare_to_baseline``.
     """
+    require_runs(steps)
     if len(steps) < 2:
         raise KitError("ladder: two steps at least are needed to compare; train some more first")
     tables = [

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lib.stats.contrast import Contrast, contrast, error_of_mean, matched, mean_squares
-from lib.stats.scored import FURTHER, Runs, scores_of, seed_pairs
+from lib.stats.scored import FURTHER, Runs, require_runs, scores_of, seed_pairs
 from lib.stats.verdicts import ALPHA, DIGITS, NEGLIGIBLE
 from lib.utils import KitError, see
 
@@ -189,6 +189,7 @@ def spread(runs: Mapping[str, Runs], metric: str = "dsc") -> Spread:
     Raises:
         KitError: no recipe with two runs, or a single patient; or see ``compare_to_baseline``.
     """
+    require_runs(runs)
     recipes = [scores.to_numpy().T for scores in (scores_of(runs, metric) if runs else {}).values()]
     if max(map(len, recipes), default=0) < 2 or recipes[0].shape[1] < 2:
         raise KitError(

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lib.metrics import Counts
-from lib.stats.scored import METRICS, Runs, Scored, runs_of, scores_of
+from lib.stats.scored import METRICS, Runs, Scored, require_runs, runs_of, scores_of
 from lib.stats.verdicts import DIGITS
 from lib.utils import KitError
 
@@ -49,6 +49,7 @@ def outcomes(runs: Mapping[str, Runs], metric: str = "dsc") -> pd.DataFrame:
     Raises:
         KitError: no run; cases without the columns tp, fp and fn; or see ``compare_to_baseline``.
     """
+    require_runs(runs)
     if not runs:
         raise KitError("outcomes: no recipe; give label -> runs, e.g. sweep(...).runs")
     rows = {}

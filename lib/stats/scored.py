@@ -41,6 +41,17 @@ Runs = Scored | Sequence[Scored]
 """A recipe's run, or its runs with several seeds."""
 
 
+def require_runs(runs: object) -> None:
+    """Raise ``KitError`` unless it is label -> run, or runs with several seeds."""
+    expected = 'expected label -> run, e.g. {"baseline": run, ...} or sweep(...).runs'
+    if not isinstance(runs, Mapping):
+        raise KitError(f"runs: {expected}, got a {type(runs).__name__}")
+    for label, given in runs.items():
+        for run in as_list(given):
+            if not (hasattr(run, "cases") and hasattr(run, "config")):
+                raise KitError(f"runs: {expected}, got a {type(run).__name__} for {label!r}")
+
+
 def runs_of(label: str, runs: Runs) -> list[Scored]:
     """Return the runs of a recipe as a list. Raises KitError if there are none."""
     listed = as_list(runs)
@@ -51,6 +62,7 @@ def runs_of(label: str, runs: Runs) -> list[Scored]:
 
 def scores_of(runs: Mapping[str, Runs], metric: str) -> dict[str, pd.DataFrame]:
     """Return label -> scores (patient, run), of runs that are comparable with the first."""
+    require_runs(runs)
     if metric not in METRICS:
         raise KitError(f"metric {metric!r} is not one of {', '.join(METRICS)}")
     listed = {label: runs_of(label, given) for label, given in runs.items()}
@@ -188,7 +200,8 @@ def pairs_from(runs: int, others: int) -> int:
 
 def _same_training(config: Config, other: Config) -> bool:
     """Return whether two recipes train the same, as far as both go, and differ in their scores."""
-    if config == other or config.lr_scheduler == "plateau":  # which follows the scores
+    follows_scores = config.lr_scheduler == "plateau" or "lr_scheduler" in config.custom
+    if config == other or follows_scores:
         return False
     alike = {**AFTER_TRAINING, "patience": 0}
     return replace(config, **alike) == replace(other, **alike)
