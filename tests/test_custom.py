@@ -57,6 +57,10 @@ class Divided(Augmentation):
     def apply(self, images, masks, drawn):
         return images / 0, masks
 
+class Grey(Augmentation):
+    def apply(self, images, masks, drawn):
+        return images, 255 * masks
+
 class Three(Augmentation):
     def draw(self, rng, n):
         return super().draw(rng, 3)
@@ -337,6 +341,7 @@ WRONG = {
     "a part of each image": ({"augmentation": "Cropped"}, r"got .* \(2, 3, 16, 32\) and a tensor"),
     "fewer images": ({"augmentation": "Fewer"}, r"got a tensor of shape \(1, 3, 32, 32\) and"),
     "infinite images": ({"augmentation": "Divided"}, "returned values that are infinite or not"),
+    "masks of 255": ({"augmentation": "Grey"}, "masks from 0 to 255, they must lie from 0 to 1"),
     "another number of draws": ({"augmentation": "Three"}, "Three: it raised RuntimeError: grid_s"),
     "no optimiser": ({"optimizer": "Inverted"}, r"derived from torch\.optim\.Optimizer"),
     "no weight decay": ({"optimizer": "Choosy"}, "own_code:Choosy: is made with the parameters"),
@@ -374,7 +379,9 @@ WRONG = {
         r"ratio: it raised ZeroDivisionError: .* \(line \d+ of own_code\.py",
     ),
     "probabilities": ({"component": "soft"}, "of 0 and 1, got float32"),
-    "a column that is there": ({"metric": "dsc"}, "cases.csv has a column dsc"),
+    "a column that is there": ({"metric": "dsc"}, "tables of cases have a column dsc"),
+    "a column of predictions": ({"metric": "seen"}, "tables of cases have a column seen"),
+    "a column of folds": ({"metric": "fold"}, "tables of cases have a column fold"),
     "words": ({"metric": "words"}, "must return a number, got a str"),
     "in a cell": ({"metric": "__main__"}, "what is in a cell is gone with the kernel"),
 }

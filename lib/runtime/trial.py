@@ -233,7 +233,7 @@ def try_loss(loss: nn.Module) -> Iterator[Check]:
 
 @_ended_by_errors
 def try_augmentation(augmentation: Any, images: Tensor) -> Iterator[Check]:
-    """Yield checks of an augmentation: it gives a batch of the same shape, of finite numbers.
+    """Yield checks of an augmentation: same shapes, finite numbers, masks from 0 to 1.
 
     Args:
         augmentation: see ``lib.transform.Augmentation``.
@@ -254,6 +254,12 @@ def try_augmentation(augmentation: Any, images: Tensor) -> Iterator[Check]:
             "gives finite numbers",
             all(bool(part.isfinite().all()) for part in result),
             "apply returned values that are infinite or not a number",
+        )
+        new = result[1]
+        yield Check(
+            "keeps masks between 0 and 1",
+            bool(((new >= 0) & (new <= 1)).all()),
+            f"apply returned masks from {new.min():g} to {new.max():g}, they must lie from 0 to 1",
         )
 
 
