@@ -54,7 +54,7 @@ from lib.runtime.cuda_graph import Replayed, can_replay, compile_if_it_pays
 from lib.runtime.device import prepare
 from lib.runtime.memory import DeviceMemory
 from lib.transform import Drawn, build_augmentation
-from lib.utils import progress, say
+from lib.utils import as_path, progress, say
 
 SOURCES = (transform, dataset, unet_init_weights, optim, evaluate, metrics, sys.modules[__name__])
 """The modules that every run uses: an edit of their code makes another run."""
@@ -93,7 +93,7 @@ def fit(
     network, objective = build(config)
     try_custom(config)
     code = code_fingerprint(config, network, objective, SOURCES)
-    folder = RunFolder(Path(out), run_id(config, data, split, code))
+    folder = RunFolder(as_path(out, "out"), run_id(config, data, split, code))
     with folder.lock():
         if not folder.is_finished():
             with deterministic():

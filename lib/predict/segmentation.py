@@ -29,7 +29,7 @@ from lib.runtime import deterministic, tune_allocator
 from lib.runtime.device import prepare
 from lib.runtime.memory import memory_in_words
 from lib.runtime.own_files import OwnFiles, require_replaceable
-from lib.utils import KitError, as_list, changing, progress, say
+from lib.utils import KitError, as_list, as_path, changing, progress, say
 
 
 def require_batch_size(batch_size: Any) -> None:
@@ -68,6 +68,8 @@ def predict(
         KitError: unusable weights, data or patient names, or data prepared for another image size.
     """
     require_batch_size(batch_size)
+    if out is not None:
+        as_path(out, "out")
     trained = trained_model(weights)
     config = trained.config if tta is None else replace(trained.config, tta=tta)
     if not isinstance(data, BrainData):
