@@ -1,7 +1,8 @@
-"""Commands of the pages, for the tests that type what a reader types."""
+"""Commands and links of the pages, for the tests that type and follow what a reader does."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ from lib.utils import PROJECT
 
 SMALL = "--image-size 32 --init-features 2 --epochs 2 --batch-size 8"
 _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\[[^\]]*\]\(([^()\s]+)\)")
 _SHELLS = ("", "sh", "bash", "console")
 _PROGRAMS = (
     *("python", "python3", "py", "pip", "uv", "conda", "make", "git", "docker", "ray"),
@@ -59,3 +61,36 @@ def run(command: str, folder: Path, **environment: str) -> subprocess.CompletedP
         capture_output=True,
         text=True,
     )
+
+
+def prose(file: Path) -> str:
+    """Return the text of a page without blocks of code; of a notebook its Markdown cells."""
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".ipynb":
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
+        text = "\n\n".join("".join(cell["source"]) for cell in cells)
+    return _FENCE.sub("", text)
+
+
+def anchors(file: Path) -> set[str]:
+    """Return the headings of a page as GitHub makes links of them."""
+    found = re.findall(r"^#{1,6} (.+)$", prose(file), re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", heading.replace("`", "").lower()).strip().replace(" ", "-")
+        for heading in found
+    }
+
+
+def dead_links(page: Path) -> list[str]:
+    """Return the links of a page to files or headings that are not there; not those of hosts."""
+    dead = []
+    for link in _LINK.findall(prose(page)):
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        if re.match(r"[a-z]+:", link):
+            continue
+        if not target.exists() or (
+            anchor and target.suffix == ".md" and anchor not in anchors(target)
+        ):
+            dead.append(link)
+    return dead

@@ -27,6 +27,7 @@ from lib.notebook.solutions import (
 from lib.utils import PROJECT, KitError
 from maintain.student import PARTS, chosen_exercises, write_student_edition
 from tests.notebook.test_solutions import SAMPLE
+from tests.pages import dead_links
 
 EXERCISES = f'''"""Exercises."""
 
@@ -313,6 +314,7 @@ def test_its_pages_speak_of_what_it_has(tmp_path):
         for line in page.read_text(encoding="utf-8").splitlines()
         if elsewhere.search(line)
     }
+    assert {page.name: dead_links(page) for page in pages if dead_links(page)} == {}
     clone = "maintain.language zh-CN"  # it is said to be in a clone of the whole kit
     assert [line for line in found if clone not in line] == []
 
