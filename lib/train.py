@@ -54,7 +54,7 @@ from lib.runtime.cuda_graph import Replayed, can_replay, compile_if_it_pays
 from lib.runtime.device import prepare
 from lib.runtime.memory import DeviceMemory
 from lib.transform import Drawn, build_augmentation
-from lib.utils import as_path, progress, say
+from lib.utils import as_path, progress, require_called, say
 
 SOURCES = (transform, dataset, unet_init_weights, optim, evaluate, metrics, sys.modules[__name__])
 """The modules that every run uses: an edit of their code makes another run."""
@@ -89,6 +89,7 @@ def fit(
     """
     require_plan(plan, table)
     require_prepared(data, config)
+    require_called(watch, "watch")
     split = make_split(data, config.split)
     network, objective = build(config)
     try_custom(config)

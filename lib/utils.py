@@ -234,6 +234,14 @@ def as_path(value: object, what: str) -> Path:
     return Path(value)
 
 
+def require_called(value: object, what: str) -> None:
+    """Raise ``KitError`` unless it is None or can be called; a class is not one of its objects."""
+    if isinstance(value, type):
+        raise KitError(f"{what}: is the class {value.__name__}; make an object: {value.__name__}()")
+    if value is not None and not callable(value):
+        raise KitError(f"{what}: expected a function, got a {type(value).__name__}")
+
+
 def at_home(path: str | Path, what: str) -> Path:
     """Return a path with the home folder in the place of ``~``, what it is for in the message.
 

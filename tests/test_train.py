@@ -20,6 +20,7 @@ from lib.config import Config
 from lib.dataset import load_data
 from lib.logger import Record, Run, RunFolder, find_run, finished_runs, folder
 from lib.optim import MovingAverage
+from lib.plot import LiveView
 from lib.predict import load_weights, predict
 from lib.report.experiments import read_attempts
 from lib.runtime import code_fingerprint
@@ -386,6 +387,21 @@ def test_the_layer_that_is_no_number_is_named(data, tmp_path, monkeypatch):
     with pytest.raises(KitError, match=r"conv\.bias is not a number after epoch 1; lower lr"):
         fit(TINY, data, tmp_path)
     assert not list(tmp_path.glob("runs/*/last.pt"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line"),
+    [
+        ({"watch": LiveView}, r"watch: is the class LiveView; make an object: LiveView\(\)"),
+        ({"watch": "live"}, "watch: expected a function, got a str"),
+        ({"out": None}, "out: expected a path, got a NoneType"),
+        ({"out": 5}, "out: expected a path, got a int"),
+    ],
+)
+def test_wrong_arguments_are_named_before_anything_is_trained(wrong, line, data, tmp_path):
+    with pytest.raises(KitError, match=line):
+        fit(TINY, data, **{"out": tmp_path / "out"} | wrong)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["last.pt", "best.pt"])

@@ -27,6 +27,7 @@ from lib.runtime import deterministic
 from lib.runtime.checkpoint import read_checkpoint
 from lib.runtime.device import prepare
 from lib.stats import Scored
+from lib.stats.scored import require_runs
 from lib.sweep.plans import Plan, find_plan
 from lib.utils import PROJECT, KitError, as_list
 
@@ -128,6 +129,7 @@ def on_test_set(
     Raises:
         KitError: see ``score``.
     """
+    require_runs(runs)
     if data is None:
         return {label: list[Scored](as_list(given)) for label, given in runs.items()}
     return {
@@ -140,6 +142,8 @@ _SCORED: dict[tuple[str, ...], TestScores] = {}
 
 def _once(run: Run, data: BrainData, epoch: ScoredEpoch) -> TestScores:
     """Return the scores of a run, computed if they are not known yet."""
+    if not isinstance(run, Run):
+        raise KitError(f"score: expected a run of fit or sweep, got a {type(run).__name__}")
     key = (str(run.folder.absolute()), json.dumps(run.info.get("sha256")), data.fingerprint, epoch)
     if key not in _SCORED:
         _SCORED[key] = score(run, data, epoch)

@@ -146,6 +146,10 @@ def test_the_runs_of_a_sweep_are_scored_once_each(trained, monkeypatch):
     monkeypatch.setattr("lib.sweep.measured.score", None)  # would be called
     assert on_test_set({"baseline": run}, data)["baseline"] == [first["again"][0]]
     assert on_test_set({"baseline": run}, None) == {"baseline": [run]}
+    with pytest.raises(KitError, match="expected a run of fit or sweep, got a TestScores"):
+        on_test_set(first, data)
+    with pytest.raises(KitError, match=r"expected label -> run, .*got a list"):
+        on_test_set([run], data)
 
 
 def test_a_run_is_not_scored_on_what_it_has_seen(trained):
