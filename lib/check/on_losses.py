@@ -68,7 +68,7 @@ def dice_loss(loss: Any) -> Iterator[Check]:
         - (2 * (p * t).mean() + 1) / (p.mean() + t.mean() + 1),
         **_of_inputs(lambda p, t: 1 - _dice(p, t)),
     }
-    yield from _loss(loss, 1 - _dice(p, t), mistakes)
+    yield from _loss(loss, lambda p, t: 1 - _dice(p, t), mistakes)
 
 
 def focal_tversky_loss(loss: Any) -> Iterator[Check]:
@@ -91,12 +91,15 @@ def focal_tversky_loss(loss: Any) -> Iterator[Check]:
         ** 0.75,
         **_of_inputs(lambda p, t: (1 - _tversky(p, t)).clamp(min=0) ** 0.75),
     }
-    yield from _loss(loss, (1 - index) ** 0.75, mistakes)
+    yield from _loss(loss, lambda p, t: (1 - _tversky(p, t)) ** 0.75, mistakes)
 
 
-def _loss(loss: Any, expected: Tensor, mistakes: dict[str, Tensor]) -> Iterator[Check]:
+def _loss(loss: Any, formula: Formula, mistakes: dict[str, Tensor]) -> Iterator[Check]:
     """Try a loss: its number on a small batch, its gradient, slices without tumour, its order."""
     module = loss()
+    given = LOGITS.clone().requires_grad_()
+    expected = formula(torch.sigmoid(given), TARGET)
+    (expected_slope,) = torch.autograd.grad(expected, given)
     logits, target = LOGITS.clone().requires_grad_(), TARGET.clone()
     value = module(logits, target)
     yield written(value, "the loss of the batch")
@@ -109,11 +112,20 @@ def _loss(loss: Any, expected: Tensor, mistakes: dict[str, Tensor]) -> Iterator[
     )
     yield compared("has the right value", value, expected, mistakes, "see the formula")
     yield unchanged(TARGET, target)
+    slope = torch.autograd.grad(value, logits)[0] if value.requires_grad else 0 * LOGITS
     yield Check(
         "has a gradient",
-        value.requires_grad and bool(torch.autograd.grad(value, logits)[0].abs().sum() > 0),
+        bool(slope.abs().sum() > 0),
         "nothing leads back to the logits: keep to torch's operations, without detach, item, "
         "numpy or thresholds",
+    )
+    yield compared(
+        "has the right gradient",
+        slope,
+        expected_slope,
+        {},
+        "a part of the formula leads back to the logits in another way than its value: leave out "
+        "detach, no_grad and numpy",
     )
     nothing = module(torch.full_like(LOGITS, -30.0), torch.zeros_like(TARGET))
     yield Check(

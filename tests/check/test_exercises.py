@@ -91,6 +91,16 @@ def tversky(p, t, fn=0.7, fp=0.3, smooth=1):
     return (tp + smooth) / (tp + fn * ((1 - p) * t).sum() + fp * (p * (1 - t)).sum() + smooth)
 
 
+def half_detached(p):
+    """The probabilities, of which half leads back to the logits."""
+    return p / 2 + p.detach() / 2
+
+
+def straight(p):
+    """A threshold whose gradient is that of the probabilities."""
+    return (p > 0.5).float() + p - p.detach()
+
+
 s = torch.sigmoid
 LOSSES = {
     "DiceLoss": [
@@ -122,6 +132,8 @@ LOSSES = {
         (lambda z, t: (1 - dice(s(z), t)).item(), "is one number for the batch"),
         (lambda z, t: (1 - dice(s(z), t)).detach(), "nothing leads back to the logits"),
         (lambda z, t: 1 - dice(s(z.detach()), t), "nothing leads back to the logits"),
+        (lambda z, t: 1 - dice(half_detached(s(z)), t), "in another way than its value"),
+        (lambda z, t: 1 - dice(straight(s(z)), t), "a threshold has no gradient"),
         (lambda z, t: 1 - dice(s(z), t.sub_(0)) + 0 * t.fill_(0).sum(), "work on a copy"),
         (lambda z, t: 1 - dice(s(t), z), "yours takes them the other way round"),
         (lambda z, t: 1 - dice(s(z), t.squeeze(9)), "it raised IndexError"),
@@ -134,6 +146,10 @@ LOSSES = {
         (lambda z, t: tversky(s(z), t) ** 0.75, "take one minus the index before the power"),
         (lambda z, t: (1 - tversky(s(z), t, smooth=0)) ** 0.75, "add 1 above and below the line"),
         (lambda z, t: (1 - tversky(s(s(z)), t)) ** 0.75, "take the sigmoid once"),
+        (
+            lambda z, t: (1 - tversky(s(z), t)) * (1 - tversky(s(z), t)).detach() ** -0.25,
+            "has the right gradient: ",
+        ),
     ],
 }
 
@@ -165,6 +181,18 @@ def labelled(mask, choose, structure=None):
 
 def biggest(sizes):
     return 1 + sizes[1:].argmax()
+
+
+def by_box(mask):
+    """The label of the component with the largest box around it."""
+    boxes = ndimage.find_objects(ndimage.label(mask)[0])
+    return 1 + np.argmax([math.prod(side.stop - side.start for side in box) for box in boxes])
+
+
+def by_slices(mask):
+    """The label of the component that reaches through most slices."""
+    boxes = ndimage.find_objects(ndimage.label(mask)[0])
+    return 1 + np.argmax([box[0].stop - box[0].start for box in boxes])
 
 
 def flipped(network, images, axis=-1, back=-1):
@@ -267,6 +295,12 @@ MISTAKES = {
         (lambda mask: mask.copy(), "yours keeps all of them"),
         (lambda mask: 1 * labelled(mask, biggest), "is a mask of bool"),
         (lambda mask: labelled(mask, lambda sizes: 1), "compare sizes, not numbers"),
+        (lambda mask: labelled(mask, lambda n: by_box(mask)), "count voxels"),
+        (lambda mask: labelled(mask, lambda n: by_slices(mask)), "most slices"),
+        (
+            lambda mask: labelled(mask, biggest) if mask.any() else mask.astype(int),
+            "its type is int64 for an empty mask",
+        ),
         (
             lambda mask: labelled(mask, biggest) if mask.any() else ~mask,
             "without a component return the mask",
@@ -409,6 +443,7 @@ MISTAKES = {
             lambda p, n, seed: by_patient(p, n, seed, lambda names: list(dict.fromkeys(p))),
             "sort the patients first",
         ),
+        (lambda p, n, seed: by_patient(p, n, seed, first_come), "a set has no order"),
         (
             lambda p, n, seed: tuple(part[::-1] for part in by_patient(p, n, seed)),
             "sort the indices",
@@ -430,6 +465,19 @@ MISTAKES = {
 def test_mistakes(name, answer, sentence):
     (line,) = remedies(name, answer)
     assert any(part in line for part in sentence.split("|")), line
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        sorted,
+        lambda names: np.unique(list(names)),
+        lambda names: sorted(dict.fromkeys(names)),
+        lambda n: sorted({*n}),
+    ],
+)
+def test_right_splits_pass(order):
+    assert remedies("split_by_patient", lambda p, n, seed: by_patient(p, n, seed, order)) == []
 
 
 def test_forty_mistakes_and_more_each_with_a_sentence_of_its_own():
