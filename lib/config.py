@@ -551,6 +551,8 @@ PROFILES: dict[str, dict[str, Any]] = {
 
 STUDENT_SEEDS = 2**31  # of 200 students with five seeds in a row, two meet in 1 of 12,000 classes
 
+FURTHER_SEEDS = 32  # more than anybody trains a recipe with
+
 
 def seed_of(student: str) -> int:
     """Return the seed of a student's runs: from the id, so that no two students have the same.
@@ -560,6 +562,11 @@ def seed_of(student: str) -> int:
     """
     ids = sorted(student.replace(" ", "").split("+"))
     return int(sha256("+".join(ids).encode()), 16) % STUDENT_SEEDS
+
+
+def seeds_of(student: str) -> range:
+    """Return the seeds in a row that are a student's: that of their runs, and further ones."""
+    return range(seed_of(student), seed_of(student) + FURTHER_SEEDS)
 
 
 def choose_profile(real_data: bool, device_type: str, asked: str | None = None) -> Profile:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lib.config import changes, seed_of
+from lib.config import changes, seeds_of
 from lib.dataset import BrainData, load_data
 from lib.grade.archive import unpack, write_zip
 from lib.grade.checks import check_history, check_id, check_other_run, check_tables
@@ -277,8 +277,8 @@ def _large_team(student: str | None) -> Iterator[str]:
 
 def _seed_of_nobody(run: Run, student: str | None) -> Iterator[str]:
     """Yield a remark if the run's seed is not that of the student, or of a member of the team."""
-    own = {seed_of(name) for name in (student, *members(student))} if student else set()
-    if own and run.config.seed not in own:
+    own = [seeds_of(name) for name in (student, *members(student))] if student else []
+    if own and not any(run.config.seed in seeds for seeds in own):
         yield (
             f"the run has seed {run.config.seed}, not that of {student}: whoever trained the same "
             f"recipe with it has the same weights; put your id into the first cell of the notebooks"

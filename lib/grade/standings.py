@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lib.config import seed_of
+from lib.config import seeds_of
 from lib.grade.checkpoint import weights_hash
 from lib.grade.nearness import apart, near, near_weights, shapes, sketch
 from lib.grade.platforms import is_late
@@ -391,12 +391,12 @@ def large_teams(results: Sequence[Result], most: int) -> Iterator[tuple[int, Fin
 
 def other_seeds(results: Sequence[Result]) -> Iterator[tuple[int, Finding]]:
     """Yield submissions of which a run has the seed that the id of somebody else gives."""
-    owners = {seed_of(result.student): result for result in results}
+    owners = {seed: result for result in results for seed in seeds_of(result.student)}
     for index, result in enumerate(results):
         runs = dict.fromkeys(result.seeds, "A run of the comparison")
         runs[result.recipe.get("seed", -1)] = "The run"
         for seed, run in runs.items():
-            owner = owners.get(seed, result)
+            owner = result if seed in seeds_of(result.student) else owners.get(seed, result)
             if apart(owner, result):
                 text = f"{run} has the seed that another student's id gives."
                 private = f"the seed of {owner.student}"

@@ -334,13 +334,15 @@ def test_the_seeds_of_compared_runs_may_be_somebody_elses():
     ada = result("ada", recipe={"seed": seed_of("ada")}, seeds=[seed_of("ada") + 1, 42])
     finn = result("finn", recipe={"seed": seed_of("finn")}, seeds=[seed_of("ada"), 42])
     both = result("gus", recipe={"seed": seed_of("ada")}, seeds=[seed_of("ada")])
+    ines = result("ines", recipe={"seed": seed_of("ines") + 2}, seeds=[seed_of("ada") + 4])
     found = [
         (index, one.private, one.text.split(" has")[0])
-        for index, one in other_seeds([ada, finn, both])
+        for index, one in other_seeds([ada, finn, both, ines])
     ]
     assert found == [
         (1, "the seed of ada", "A run of the comparison"),
         (2, "the seed of ada", "The run"),
+        (3, "the seed of ada", "A run of the comparison"),
     ]
 
 

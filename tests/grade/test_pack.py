@@ -211,6 +211,13 @@ def test_a_seed_that_is_nobodys_is_told(out):
     assert not any("has seed" in remark for remark in pack(None, out, quick=True).remarks)
 
 
+@pytest.mark.parametrize(("further", "told"), [(0, False), (3, False), (31, False), (32, True)])
+def test_a_few_seeds_in_a_row_are_the_students(out, monkeypatch, further, told):
+    seed = find_run(out, run_id=pack("ada", out, quick=True).run_id).config.seed
+    monkeypatch.setattr("lib.config.seed_of", lambda student: seed - further)
+    assert told is any("has seed" in remark for remark in pack("ada", out, quick=True).remarks)
+
+
 def test_the_course_says_which_data_count(out, monkeypatch):
     module = sys.modules["lib.grade.pack"]
     run = pack("ada", out, quick=True).run_id
