@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lib.plot.pixels import ORANGE
-from lib.plot.style import VERDICT_COLOURS, styled, were_trained_on
+from lib.plot.style import VERDICT_COLOURS, legend_below, styled, were_trained_on
 from lib.stats import Runs, Scored, compare_to_baseline, detectable
 from lib.stats.words import runs_in_words, span
 from lib.utils import KitError, as_list
@@ -109,7 +109,7 @@ def among(mine: Mapping[str, Runs], reference: Mapping[str, Runs]) -> Figure:
         title="\n".join(_title(yours, theirs, table)),
     )
     axis.grid(axis="y", visible=False)
-    figure.legend(handles=_handles(rows), loc="outside lower center", ncols=4)
+    legend_below(figure, _handles(rows), 4)
     return figure
 
 

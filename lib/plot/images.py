@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping
 
 import matplotlib.pyplot as plt
@@ -32,6 +33,7 @@ from lib.utils import KitError
 # of what is shown around a head: below AIR times white is air, SOME of a row must be brighter, and
 # MARGIN is added, as a share of the edge
 AIR, SOME, MARGIN = 0.2, 0.05, 0.02
+LONGEST_LINE = 30  # of the title of a slice, in characters
 
 
 @styled
@@ -111,7 +113,8 @@ def disagreement(predictions: Mapping[str, Prediction]) -> Figure:
     for outlined, coloured, mask, label in zip(
         axes[::2], axes[1::2], masks, predictions, strict=True
     ):
-        _show(outlined, flair, number, f"{label}: DSC {counts(mask, truth).dsc:.3f}")
+        above = f"{label}: DSC {counts(mask, truth).dsc:.3f}"
+        _show(outlined, flair, number, textwrap.fill(above, LONGEST_LINE))
         _outline(outlined, truth[number], TRUTH, 2.5)
         _outline(outlined, mask[number], PREDICTION)
         errors = kinds(truth[number], mask[number], flair[number].shape)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 import matplotlib.pyplot as plt
@@ -15,11 +16,12 @@ from matplotlib.lines import Line2D
 
 from lib.logger import Run
 from lib.plot.pixels import BLUE
-from lib.plot.style import dsc_axis, line_styles, side_by_side, styled
+from lib.plot.style import dsc_axis, legend_below, line_styles, side_by_side, styled
 from lib.stats import paired_test
 from lib.utils import as_list
 
 MOST_PAIRED = 4  # rows between which patients are joined: with more, lines hide the dots
+LONGEST_LINE, LINE = 28, 0.17  # of a recipe's label: characters; height in inches
 BESIDE = 1.02  # right of the axis, where words begin
 
 
@@ -34,10 +36,10 @@ def dsc_strips(scores: Mapping[str, pd.Series]) -> Figure:
     Args:
         scores: label -> patient -> DSC, without missing ones.
     """
-    figure, axis = plt.subplots(figsize=(10, 1.5 + 0.42 * len(scores)))
+    figure, axis = plt.subplots(figsize=(10, 1.5 + _height(scores, 0.42)))
     draw_strips(axis, scores, [BLUE] * len(scores))
     axis.set_title("DSC of each patient at the best epoch")
-    figure.legend(handles=_handles(len(scores)), loc="outside lower center", ncols=3)
+    legend_below(figure, _handles(len(scores)), 3)
     return figure
 
 
@@ -51,7 +53,7 @@ def sweep_scores(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
     """
     listed = {label: as_list(given) for label, given in runs.items()}
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(10, max(3.4, 1.2 + 0.4 * len(listed))), width_ratios=(5, 4)
+        1, 2, figsize=(10, max(3.4, 1.2 + _height(listed, 0.4))), width_ratios=(5, 4)
     )
     dsc_axis(left, "validation DSC per epoch")
     styles = line_styles(len(listed))
@@ -62,8 +64,7 @@ def sweep_scores(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
     draw_strips(right, scores, [style["color"] for style in styles])
     right.set_title("per patient at the best epoch")
     lines = [Line2D([], [], label=label, **s) for label, s in zip(listed, styles, strict=True)]
-    handles = [*lines, *_handles(len(listed))]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, handlelength=3)
+    legend_below(figure, [*lines, *_handles(len(listed))], 4, handlelength=3)
     return figure
 
 
@@ -84,9 +85,20 @@ def draw_strips(axis: Axes, scores: Mapping[str, pd.Series], colours: Sequence[s
         axis.text(BESIDE, place, words, transform=axis.get_yaxis_transform(), va="center")
     if len(rows) > 1:
         axis.axvline(first.mean(), color="black", linestyle="--", linewidth=1)
-    axis.set_yticks(range(len(rows)), list(scores))
+    axis.set_yticks(range(len(rows)), _wrapped(scores))
     axis.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-0.02, 1.02), xlabel="DSC")
     axis.grid(axis="y", visible=False)
+
+
+def _wrapped(labels: Iterable[str]) -> list[str]:
+    """Return labels in lines that leave room for the dots."""
+    return [textwrap.fill(label, LONGEST_LINE) for label in labels]
+
+
+def _height(labels: Iterable[str], row: float) -> float:
+    """Return the height of all rows in inches; ``row`` is that of a label of one line."""
+    lines = [label.count("\n") for label in _wrapped(labels)]
+    return len(lines) * (row + LINE * max(lines, default=0))
 
 
 def _join(axis: Axes, place: int, above: pd.Series, below: pd.Series) -> None:

@@ -6,15 +6,17 @@ once; ``figure.savefig("name.svg")`` keeps it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from cycler import cycler
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.ticker import MaxNLocator
 
 from lib.plot import labels
@@ -120,6 +122,33 @@ def side_by_side(histories: Iterable[pd.DataFrame], column: str) -> pd.DataFrame
     """
     columns = [history.set_index("epoch")[column] for history in histories]
     return pd.concat(columns, axis=1).dropna()
+
+
+def legend_below(
+    figure: Figure, handles: Sequence[Artist], most: int, handlelength: float = 2
+) -> None:
+    """Draw a legend below the axes, in as many columns as fit into the figure.
+
+    A legend of more rows than it has with ``most`` columns makes the figure higher.
+    """
+
+    def draw(columns: int) -> Legend:
+        legend = figure.legend(
+            handles=handles, loc="outside lower center", ncols=columns, handlelength=handlelength
+        )
+        for text in legend.get_texts():  # as wide as they will be
+            text.set_text(labels.label(text.get_text()))
+        return legend
+
+    legend = draw(most)
+    lowest = legend.get_window_extent().height
+    for columns in range(most - 1, 0, -1):
+        if legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
+        legend = draw(columns)
+    further = legend.get_window_extent().height - lowest
+    figure.set_figheight(figure.get_figheight() + further / figure.dpi)
 
 
 def dsc_axis(axis: Axes, title: str) -> None:

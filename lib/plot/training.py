@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from lib.logger import Run
 from lib.plot.pixels import GREEN, VERMILION
-from lib.plot.style import dsc_axis, line_styles, side_by_side, styled
+from lib.plot.style import dsc_axis, legend_below, line_styles, side_by_side, styled
 from lib.utils import KitError, as_list
 
 
@@ -118,9 +118,7 @@ def sweep_curves(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
     left.set(title=title, xlabel="epoch", ylabel="loss")
     left.xaxis.get_major_locator().set_params(integer=True)
     dsc_axis(right, "validation DSC")
-    figure.legend(
-        *right.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(runs), 4)
-    )
+    legend_below(figure, right.get_legend_handles_labels()[0], 4)
     return figure
 
 
@@ -155,7 +153,7 @@ def seeds_curves(runs: Mapping[str, WithHistory | Sequence[WithHistory]]) -> Fig
         count = "1 seed" if table.shape[1] == 1 else f"{table.shape[1]} seeds"
         words = f"{label}: {count}, {median.iloc[-1]:.3f} at the end"
         axis.plot(median.index, median, linewidth=3, label=words, **style)
-    figure.legend(loc="outside lower center", ncols=2)
+    legend_below(figure, axis.get_legend_handles_labels()[0], 2)
     return figure
 
 

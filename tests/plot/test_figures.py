@@ -144,6 +144,36 @@ def test_a_mean_of_several_runs_ends_with_the_shortest():
         assert line.get_ydata() == pytest.approx(mean)
 
 
+def test_legends_of_long_labels_are_within_the_figure():
+    """What a report saves is not made wider for a legend."""
+    text = "loss=FocalTverskyLoss, lr_scheduler=cosine, weight_decay=1e-4"
+    for draw in (plot.sweep_curves, plot.sweep_scores, plot.seeds_curves):
+        sizes = []
+        for labels in ([f"{i}" for i in range(6)], [f"{text}, {i}" for i in range(6)]):
+            figure = draw({label: run(seed) for seed, label in enumerate(labels)})
+            figure.canvas.draw()
+            [legend] = figure.legends
+            box = legend.get_window_extent()
+            assert box.x0 >= 0 and box.x1 <= figure.bbox.width, draw
+            assert set(labels) <= {line.get_text()[: len(labels[0])] for line in legend.texts}
+            assert min(axis.get_window_extent().width for axis in figure.axes) > 150, draw
+            sizes.append(figure.get_figheight())
+        assert sizes[1] > sizes[0], "the figure makes room for more rows"
+
+
+def test_titles_of_long_labels_are_within_the_figure(tiny_kaggle):
+    data = load_data(tiny_kaggle, 32)
+    labels = [f"loss=FocalTverskyLoss, lr_scheduler=cosine, weight_decay=1e-{i}" for i in (3, 4)]
+    figure = plot.disagreement(
+        {label: prediction(data, shift, NAMES[:1]) for shift, label in enumerate(labels)}
+    )
+    figure.canvas.draw()
+    for axis, label in zip(figure.axes[::2], labels, strict=True):
+        assert axis.get_title().replace("\n", " ").startswith(f"{label}: DSC")
+        box = axis.title.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+
+
 def test_strips_compare_the_patients_of_both_with_the_first():
     first = pd.Series({"a": 0.5, "b": 0.7, "c": 0.9})
     second = pd.Series({"d": 0.1, "c": 1.0, "b": 0.9, "a": 0.8})
