@@ -14,6 +14,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from lib.plot.given import require_given
 from lib.plot.pixels import SKY
 from lib.plot.style import VERDICT_COLOURS, line_styles, styled
 from lib.stats import Spread, power, smallest_difference
@@ -39,6 +40,7 @@ def waterfall(table: pd.DataFrame) -> Figure:
     Raises:
         KitError: no step, or a table of another kind.
     """
+    require_given("waterfall", table)
     if "compared with" not in table or table.empty:
         raise KitError("waterfall: no steps to show; give a table of lib.stats.compare_ladder")
     name = next(column for column in table if column.startswith("mean "))
@@ -115,6 +117,7 @@ def power_curve(
     Raises:
         KitError: no number of runs, or one below 2; or another number out of range.
     """
+    require_given("power_curve", spread)
     numbers = list(seeds) if isinstance(seeds, Iterable) else [seeds]
     if not numbers or (seen is not None and not math.isfinite(seen)):
         raise KitError(

@@ -13,11 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from lib.plot.given import listed_runs
 from lib.plot.pixels import ORANGE
 from lib.plot.style import VERDICT_COLOURS, legend_below, styled, were_trained_on
 from lib.stats import Runs, Scored, compare_to_baseline, detectable
 from lib.stats.words import runs_in_words, span
-from lib.utils import KitError, as_list
+from lib.utils import KitError
 
 REFERENCE_RUN = "darkgrey"
 YOUR_STYLE: Any = {
@@ -87,11 +88,11 @@ def among(mine: Mapping[str, Runs], reference: Mapping[str, Runs]) -> Figure:
             first is the baseline.
 
     Raises:
-        KitError: no reference run, a label that has none, or a run without scores; or see
+        KitError: no runs, no reference run, a label that has none, or a run without scores; or see
             ``lib.stats.compare_to_baseline``.
     """
-    theirs: dict[str, list[Scored]] = {label: as_list(runs) for label, runs in reference.items()}
-    yours: dict[str, list[Scored]] = {label: as_list(runs) for label, runs in mine.items()}
+    theirs: dict[str, list[Scored]] = listed_runs("among", reference, "cases", "config")
+    yours: dict[str, list[Scored]] = listed_runs("among", mine, "cases", "config")
     _require_known(yours, theirs)
     table = compare_to_baseline(reference) if len(theirs) > 1 else pd.DataFrame()
     rows = _rows(yours, theirs, table)

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from lib.dataset import BrainData
+from lib.dataset import BrainData, require_loaded
 from lib.metrics import counts
+from lib.plot.given import require_given
 from lib.plot.pixels import (
     CHANNELS,
     FALSE_ALARM,
@@ -39,6 +40,7 @@ LONGEST_LINE = 30  # of the title of a slice, in characters
 @styled
 def patient_slices(data: BrainData, patient: str) -> Figure:
     """Draw the three sequences of the slice with the most tumour, and its outline on FLAIR."""
+    require_loaded(data)
     volume, truth = data.volume(patient), _ground_truth(data, patient)
     number = _largest_slice(truth)
     figure, axes = plt.subplots(1, 4, figsize=(10, 2.9))
@@ -60,6 +62,7 @@ def overlays(prediction: Prediction) -> Figure:
     Ground truth and prediction are outlined; below, the errors are coloured. Only patients that the
     network was not trained on are drawn, if there are any.
     """
+    require_given("overlays", prediction)
     scored = with_score(prediction.cases, "dsc_native").sort_values(["dsc_native", "patient"])
     if scored.empty:
         return nothing_to_score()
@@ -102,6 +105,7 @@ def disagreement(predictions: Mapping[str, Prediction]) -> Figure:
     Args:
         predictions: label -> prediction of the same patient, see ``lib.predict.most_different``.
     """
+    require_given("disagreement", predictions)
     first = next(iter(predictions.values()))
     [patient] = first.cases["patient"]
     masks = [prediction.mask(patient) for prediction in predictions.values()]

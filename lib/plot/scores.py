@@ -10,6 +10,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from lib.evaluate import Calibration
 from lib.metrics import summarise
+from lib.plot.given import require_given
 from lib.plot.pixels import BLUE, ORANGE, SKY, VERMILION
 from lib.plot.style import (
     TRAINED_ON,
@@ -32,6 +33,7 @@ def dsc_bars(cases: pd.DataFrame, column: str = "dsc") -> Figure:
             only if all are.
         column: ``dsc`` (published protocol) or ``dsc_native`` (file's own grid).
     """
+    require_given("dsc_bars", cases)
     scored = with_score(cases, column).sort_values(column)
     if scored.empty:
         return nothing_to_score()
@@ -67,6 +69,7 @@ def size_against_dsc(cases: pd.DataFrame) -> Figure:
         cases: ``run.cases`` or ``prediction.cases``; patients without tumour have no size and are
             left out. Patients trained on are grey, and named only if all are.
     """
+    require_given("size_against_dsc", cases)
     scored = with_score(cases, "dsc_native")
     if not scored.empty:
         scored = scored.assign(size=scored["tp"] + scored["fn"]).query("size > 0")
@@ -113,6 +116,7 @@ def forest(table: pd.DataFrame, ladder: bool = False) -> Figure:
         table: from ``lib.stats.compare_to_baseline``.
         ladder: it is from ``compare_ladder``: each row is compared with the step before it.
     """
+    require_given("forest", table)
     other = "the step before" if ladder else "the baseline"
     figure, axis = plt.subplots(figsize=(10, 1.3 + 0.42 * len(table)))
     for place, row in enumerate(table.to_dict("records")):
@@ -138,6 +142,7 @@ def forest(table: pd.DataFrame, ladder: bool = False) -> Figure:
 @styled
 def calibration(result: Calibration) -> Figure:
     """Draw observed against predicted probability, and the DSC by threshold."""
+    require_given("calibration", result)
     if not len(result.dsc):
         return nothing_to_score("patients with masks that the network was not trained on")
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
@@ -206,6 +211,7 @@ def lesion_sizes(lesions: pd.DataFrame) -> Figure:
     Args:
         lesions: ``prediction.lesions()``. What is invented is in a row of its own, below 0.
     """
+    require_given("lesion_sizes", lesions)
     if lesions.empty:
         return nothing_to_score()
     figure, axis = plt.subplots(figsize=(7.5, 4))

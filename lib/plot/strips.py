@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lib.logger import Run
+from lib.plot.given import require_given, some_runs
 from lib.plot.pixels import BLUE
 from lib.plot.style import dsc_axis, legend_below, line_styles, side_by_side, styled
 from lib.stats import paired_test
-from lib.utils import as_list
+from lib.utils import KitError
 
 MOST_PAIRED = 4  # rows between which patients are joined: with more, lines hide the dots
 LONGEST_LINE, LINE = 28, 0.17  # of a recipe's label: characters; height in inches
@@ -35,7 +36,13 @@ def dsc_strips(scores: Mapping[str, pd.Series]) -> Figure:
 
     Args:
         scores: label -> patient -> DSC, without missing ones.
+
+    Raises:
+        KitError: nothing to draw, or other things than that.
     """
+    require_given("dsc_strips", scores)
+    if not scores or not all(isinstance(values, pd.Series) for values in scores.values()):
+        raise KitError("dsc_strips: no scores to draw; give label -> pandas.Series of each patient")
     figure, axis = plt.subplots(figsize=(10, 1.5 + _height(scores, 0.42)))
     draw_strips(axis, scores, [BLUE] * len(scores))
     axis.set_title("DSC of each patient at the best epoch")
@@ -50,8 +57,11 @@ def sweep_scores(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
     Args:
         runs: label -> run, or its runs with several seeds, of which the mean is drawn, up to the
             end of the shortest.
+
+    Raises:
+        KitError: nothing to draw, or no runs.
     """
-    listed = {label: as_list(given) for label, given in runs.items()}
+    listed = some_runs("sweep_scores", runs, "history", "cases")
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(10, max(3.4, 1.2 + _height(listed, 0.4))), width_ratios=(5, 4)
     )

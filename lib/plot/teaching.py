@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import nn
 
-from lib.dataset import BrainData
+from lib.dataset import BrainData, require_loaded
+from lib.plot.given import require_given
 from lib.plot.pixels import AGREED, FLAIR, PREDICTION, TRUTH
 from lib.plot.style import styled
 from lib.transform import Augmentation
@@ -29,6 +30,7 @@ def augmented_slices(data: BrainData, patient: str, augmentation: Augmentation) 
 
     FLAIR is shown as the network sees it, with the outline of the mask that moves along.
     """
+    require_loaded(data)
     slices = data.slices((patient,))
     images, masks = slices.batch(np.repeat(slices.areas.argmax(), TIMES))
     drawn = augmentation.draw(np.random.default_rng(0), TIMES)
@@ -53,6 +55,7 @@ def sliding_mask(losses: Mapping[str, nn.Module]) -> Figure:
     Args:
         losses: label -> loss, called with logits and {0, 1} masks, ``(1, 1, H, W)``.
     """
+    require_given("sliding_mask", losses)
     truth = _disc(0)
     shifts = range(2 * RADIUS + 9)
     figure, (picture, curve) = plt.subplots(1, 2, figsize=(8, 2.6), width_ratios=(1, 2.4))

@@ -11,14 +11,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lib.logger import Run
+from lib.plot.given import require_given, some_runs
 from lib.plot.pixels import GREEN, VERMILION
 from lib.plot.style import dsc_axis, legend_below, line_styles, side_by_side, styled
-from lib.utils import KitError, as_list
+from lib.utils import KitError
 
 
 @styled
 def curves(run: Run) -> Figure:
-    """Draw training and validation loss, and validation DSC with the best epoch marked."""
+    """Draw training and validation loss, and validation DSC with the best epoch marked.
+
+    Raises:
+        KitError: it is no run.
+    """
+    require_given("curves", run)
     history = run.history
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
     _draw_losses(left, run, "epoch")
@@ -52,8 +58,9 @@ def rate_range(run: Run) -> Figure:
         run: with ``lr_scheduler="range"``.
 
     Raises:
-        KitError: it has another schedule.
+        KitError: it has another schedule, or is no run.
     """
+    require_given("rate_range", run)
     if run.config.lr_scheduler != "range":
         raise KitError(
             f"rate_range: schedule {run.config.lr_scheduler} is no range test; train with "
@@ -89,14 +96,12 @@ def sweep_curves(runs: Mapping[str, Run | Sequence[Run]]) -> Figure:
             cannot be compared.
 
     Raises:
-        KitError: nothing to draw.
+        KitError: nothing to draw, or no runs.
     """
-    if not runs:
-        raise KitError("sweep_curves: no runs to draw; train some first")
+    listed = some_runs("sweep_curves", runs, "history", "config")
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
     losses = set()
-    for (label, given), style in zip(runs.items(), line_styles(len(runs)), strict=True):
-        several = as_list(given)
+    for (label, several), style in zip(listed.items(), line_styles(len(runs)), strict=True):
         losses |= {run.config.loss for run in several}
         for axis, column in ((left, "val loss"), (right, "val_dsc")):
             table = side_by_side([run.history for run in several], column)
@@ -140,11 +145,10 @@ def seeds_curves(runs: Mapping[str, WithHistory | Sequence[WithHistory]]) -> Fig
         runs: label -> run, or its runs with several seeds; two recipes can be told apart best.
 
     Raises:
-        KitError: nothing to draw, or a recipe whose runs have no validation DSC.
+        KitError: nothing to draw, no runs, or a recipe whose runs have no validation DSC.
     """
-    if not runs:
-        raise KitError("seeds_curves: no runs to draw; train some first")
-    tables = {label: _scores_by_epoch(label, given) for label, given in runs.items()}
+    listed = some_runs("seeds_curves", runs, "history")
+    tables = {label: _scores_by_epoch(label, several) for label, several in listed.items()}
     figure, axis = plt.subplots(figsize=(8, 4.2))
     dsc_axis(axis, "validation DSC of each seed (thick: their median)")
     for (label, table), style in zip(tables.items(), line_styles(len(tables)), strict=True):
@@ -157,9 +161,8 @@ def seeds_curves(runs: Mapping[str, WithHistory | Sequence[WithHistory]]) -> Fig
     return figure
 
 
-def _scores_by_epoch(label: str, given: WithHistory | Sequence[WithHistory]) -> pd.DataFrame:
+def _scores_by_epoch(label: str, several: Sequence[WithHistory]) -> pd.DataFrame:
     """Return the validation DSC (epoch, run). Raises KitError if no epoch has it of all runs."""
-    several = as_list(given)
     histories = [run.history for run in several if len(run.history)]
     columns = [history.set_index("epoch")["val_dsc"] for history in histories]
     table = pd.concat(columns, axis=1) if columns else pd.DataFrame()

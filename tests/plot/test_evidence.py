@@ -350,7 +350,7 @@ def test_the_median_ends_with_the_shortest_run():
 def test_seeds_without_scores_are_refused():
     with pytest.raises(KitError, match="no runs to draw; train some"):
         plot.seeds_curves({})
-    with pytest.raises(KitError, match="best has no run with a validation DSC; train it"):
+    with pytest.raises(KitError, match="no runs of best to draw; train some"):
         plot.seeds_curves({"best": []})
     nobody = run()
     nobody.history["val_dsc"] = np.nan

@@ -17,6 +17,7 @@ from lib.dataset import load_data
 from lib.evaluate import BINS, THRESHOLDS, Calibration, _by_bin, calibrate
 from lib.logger import Run
 from lib.loss import DiceLoss, IOULoss
+from lib.plot.given import EXPECTED
 from lib.plot.images import zoom
 from lib.plot.style import TRAINED_ON
 from lib.predict import predict
@@ -225,6 +226,48 @@ def test_what_cannot_be_drawn_is_said():
         plot.rate_range(run())
     with pytest.raises(KitError, match="no runs"):
         plot.sweep_curves({})
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_wrong_things_are_refused_in_a_line_that_says_what_to_give(name):
+    given = [[run(0), run(1)], SimpleNamespace(runs={}), None]
+    for thing in given:
+        more = [{}] if name == "among" else [3, 200] if name == "power_curve" else []
+        with pytest.raises(KitError, match=rf"^{name}: expected a \w+, got a .*; give ") as error:
+            getattr(plot, name)(thing, *more)
+        assert "\n" not in f"{error.value}"
+
+
+def test_every_figure_refuses_wrong_things():
+    checked = {"patient_slices", "augmented_slices"}  # by ``require_loaded``
+    assert set(EXPECTED) | checked == set(plot.__all__) - {"LiveView", "styled"}
+
+
+def test_runs_and_tables_of_another_kind_are_refused(tiny_kaggle):
+    for draw in (plot.sweep_curves, plot.sweep_scores, plot.seeds_curves):
+        with pytest.raises(KitError, match=r"Dice: expected a run, .* got a DataFrame; give label"):
+            draw({"Dice": run().cases})
+        for nobody in ({}, {"Dice": []}):
+            with pytest.raises(KitError, match=r"no runs( of Dice)? to draw; train some first"):
+                draw(nobody)
+    for scores in ({}, {"Dice": run()}):
+        with pytest.raises(KitError, match="no scores to draw"):
+            plot.dsc_strips(scores)
+    table = compare_to_baseline({"0": run(0), "a": run(1)})
+    for draw in (plot.dsc_bars, plot.size_against_dsc):
+        with pytest.raises(KitError, match=r"no column 'patient'; give run\.cases"):
+            draw(table)
+    with pytest.raises(KitError, match=r"no column 'verdict'; give a table"):
+        plot.forest(run().cases)
+    data = load_data(tiny_kaggle, 32)
+    for draw in (
+        plot.patient_slices,
+        lambda *given: plot.augmented_slices(*given, Augmentation(BEST)),
+    ):
+        with pytest.raises(KitError, match="no patient nobody there"):
+            draw(data, "nobody")
+        with pytest.raises(KitError, match=r"use load_data"):
+            draw(tiny_kaggle, NAMES[0])
 
 
 def test_patients_without_masks_leave_a_sentence():
