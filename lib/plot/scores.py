@@ -22,6 +22,9 @@ from lib.plot.style import (
     with_score,
 )
 from lib.stats import p_in_words
+from lib.utils import KitError
+
+DSC = {"dsc": "DSC", "dsc_native": "DSC on the file's grid"}  # column of cases.csv -> in a title
 
 
 @styled
@@ -32,15 +35,19 @@ def dsc_bars(cases: pd.DataFrame, column: str = "dsc") -> Figure:
         cases: ``run.cases`` or ``prediction.cases``. Patients trained on are grey, and counted
             only if all are.
         column: ``dsc`` (published protocol) or ``dsc_native`` (file's own grid).
+
+    Raises:
+        KitError: another column, or no such table.
     """
     require_given("dsc_bars", cases)
+    if column not in DSC:
+        raise KitError(f"dsc_bars: column {column!r} is not one of {', '.join(DSC)}; choose one")
     scored = with_score(cases, column).sort_values(column)
     if scored.empty:
         return nothing_to_score()
     seen = were_trained_on(scored)
     counted, who = who_counts(seen)
     summary = summarise(scored.loc[counted, column])
-    what = "DSC" if column == "dsc" else "DSC on the file's grid"
     figure, axis = plt.subplots(figsize=(10, max(2.2, 0.24 * len(scored) + 0.9)))
     axis.barh(
         scored["patient"] + np.where(seen, " (trained on)", ""),
@@ -52,7 +59,7 @@ def dsc_bars(cases: pd.DataFrame, column: str = "dsc") -> Figure:
     axis.axvline(
         summary.median, color=VERMILION, linestyle="--", label=f"median {summary.median:.3f}"
     )
-    axis.set(title=f"{what}, {who}, worst first", xlabel="DSC", xlim=(0, 1))
+    axis.set(title=f"{DSC[column]}, {who}, worst first", xlabel="DSC", xlim=(0, 1))
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1))

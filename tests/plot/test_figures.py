@@ -341,6 +341,13 @@ def test_bars_name_the_grid():
     assert titles[1].startswith("DSC on the file's grid, ")
 
 
+def test_bars_of_an_unknown_column_name_those_there_are():
+    for cases in (ALL, ALL.drop(columns=["dsc", "dsc_native"])):
+        for column in ("dice", "tp", None):
+            with pytest.raises(KitError, match=f"{column}.* not one of dsc, dsc_native; choose"):
+                plot.dsc_bars(cases, column)
+
+
 def test_bars_count_the_patients_not_trained_on():
     [axis] = plot.dsc_bars(HALF).axes
     names = [label.get_text() for label in axis.get_yticklabels()]
