@@ -104,9 +104,21 @@ def disagreement(predictions: Mapping[str, Prediction]) -> Figure:
 
     Args:
         predictions: label -> prediction of the same patient, see ``lib.predict.most_different``.
+            Without two of them there is nothing to compare; a sentence says so.
+
+    Raises:
+        KitError: more than two, or of other patients; or the patient has no masks.
     """
     require_given("disagreement", predictions)
-    first = next(iter(predictions.values()))
+    if len(predictions) < 2:
+        return nothing_to_score("second run to compare with")
+    first, second, *others = predictions.values()
+    names = [list(one.cases["patient"]) for one in (first, second, *others)]
+    if others or names[0] != names[1] or len(names[0]) != 1:
+        raise KitError(
+            "disagreement: expected two predictions, both of one and the same patient; give what "
+            "lib.predict.most_different returns"
+        )
     [patient] = first.cases["patient"]
     masks = [prediction.mask(patient) for prediction in predictions.values()]
     truth = _ground_truth(first.data, patient)

@@ -94,13 +94,11 @@ def most_different(
 
     Returns:
         The reference and the run whose mean DSC differs most from it, by label: their predictions
-        of the patient whose DSC differs most between the two.
-
-    Raises:
-        KitError: fewer than two runs.
+        of the patient whose DSC differs most between the two. Nothing of fewer than two runs, as a
+        sweep with ``only=[]`` has: ``lib.plot.disagreement`` then says so.
     """
     if len(runs) < 2:
-        raise KitError("two runs at least are needed to compare; train some more first")
+        return {}
     firsts = {label: as_list(given)[0] for label, given in runs.items()}
     scores = pd.DataFrame(
         {label: run.cases.set_index("patient")["dsc_native"] for label, run in firsts.items()}

@@ -20,7 +20,7 @@ from lib.loss import DiceLoss, IOULoss
 from lib.plot.given import EXPECTED
 from lib.plot.images import zoom
 from lib.plot.style import TRAINED_ON
-from lib.predict import predict
+from lib.predict import most_different, predict
 from lib.stats import Spread, compare_ladder, compare_to_baseline, paired_test
 from lib.transform import Augmentation
 from lib.utils import KitError
@@ -421,6 +421,23 @@ def test_two_that_differ_most_where_no_tumour_is_say_so(tiny_kaggle):
     title = plot.disagreement({"good": good, "alarmed": alarmed}).get_suptitle()
     assert "slice 1 of" in title and title.endswith("\nthere is no tumour in this slice")
     assert "no tumour" not in there
+
+
+def test_one_run_leaves_a_sentence(tiny_kaggle):
+    """The notebook goes on where a sweep had only=[]."""
+    data = load_data(tiny_kaggle, 32)
+    nothing = "no second run to compare with: nothing to show"
+    for found in (most_different({"baseline": [run()]}, data), most_different({}, data)):
+        assert plot.disagreement(found).texts[0].get_text() == nothing
+
+
+def test_more_than_two_or_of_several_patients_are_refused(tiny_kaggle):
+    data = load_data(tiny_kaggle, 32)
+    one, other = prediction(data, 2, NAMES[:1]), prediction(data, 2, NAMES[1:2])
+    several = prediction(data, 2, NAMES[:3])
+    for given in ([one, one, one], [one, other], [several, several]):
+        with pytest.raises(KitError, match=r"two predictions, both of .*\.most_different"):
+            plot.disagreement(dict(enumerate(given)))
 
 
 def test_cases_of_a_run_are_drawn_without_a_word_about_training():
