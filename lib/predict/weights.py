@@ -47,7 +47,7 @@ def default_weights(out: str | Path = "result", data: BrainData | None = None) -
     if not runs and not KIT_WEIGHTS.is_file():
         raise KitError(
             f"{Path(out) / 'runs'}: no finished run on {data.name if data else 'patients'}; "
-            f"train one first"
+            f"train one first, or name best.pt of another run (--weights FILE)"
         )
     return max(outside_folds(runs), key=lambda run: run.dsc.mean).weights if runs else KIT_WEIGHTS
 

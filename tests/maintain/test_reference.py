@@ -140,7 +140,9 @@ def test_own_weights_come_before_those_of_the_kit(tiny_kaggle, tmp_path, monkeyp
         "patients are not segmented by what saw phantoms"
     )
     monkeypatch.setattr(weights, "KIT_WEIGHTS", tmp_path / "best.pt")
-    with pytest.raises(KitError, match="no finished run on patients; train one first"):
+    with pytest.raises(
+        KitError, match=r"no finished run on patients; train one first, .*--weights"
+    ):
         default_weights(tmp_path / "phantoms")
     assert unseen(load_weights(run.weights), data) == run.unseen(data)
 
