@@ -243,7 +243,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Hold the recipes of a plan with the same data and the same base.
+    """Hold the recipes of a plan with the same data, the same base and the same question.
 
     Attributes:
         reference: the first of them; None if it was never started.
@@ -290,6 +290,8 @@ class Experiment:
 
 def experiments(attempts: Iterable[Attempt]) -> dict[str, list[Experiment]]:
     """Return plan -> its experiments, one for each base that it was tried on.
+
+    Plans of the same name with other questions are experiments of their own.
 
     Plans are sorted by name, those of the best CSV last. Runs without a place in a plan, started by
     ``fit`` alone, make an experiment for each set of patients: their labels are the settings that

@@ -35,6 +35,8 @@ class Plan:
     """Hold a question, and the variants that are tried to answer it.
 
     Attributes:
+        name: of its runs in tables. Runs of the same name and question are compared with one
+            another: a plan that gets a further variant keeps both.
         variants: label -> the fields of ``Config`` that change; ``{}`` is the baseline.
         ladder: each variant is compared with the one before it, not with the reference.
         table: the result CSV of its runs, ``train`` or ``best``.

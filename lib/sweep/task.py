@@ -15,7 +15,7 @@ from lib.dataset import BrainData, load_data, make_split
 from lib.logger import Epoch, Place, RunFolder, Table, description, run_id
 from lib.networks import build
 from lib.runtime import code_fingerprint
-from lib.sweep.plans import Plan, Trial
+from lib.sweep.plans import PLANS, Plan, Trial
 from lib.train import fit
 from lib.utils import EditedError, KitError, changing, fingerprint
 
@@ -89,7 +89,7 @@ def make_tasks(
     parts = [
         (split.train, split.validation) for split in (make_split(data, name) for name in splits)
     ]
-    group = fingerprint([settings, data.fingerprint, parts])[:8]
+    group = fingerprint([settings, data.fingerprint, parts, *_own_question(plan)])[:8]
     positions = {label: position for position, label in enumerate(plan.configs(base))}
     return [
         Task(
@@ -101,6 +101,15 @@ def make_tasks(
         for split in splits
         for trial in plan.trials(replace(base, split=split), seeds)
     ]
+
+
+def _own_question(plan: Plan) -> list[str]:
+    """Return the question of a plan, which keeps plans of the same name apart.
+
+    The question of a shipped plan is left out, as its name says which it is.
+    """
+    shipped = PLANS.get(plan.name)
+    return [] if shipped and shipped.question == plan.question else [plan.question]
 
 
 def _id(config: Config, data: BrainData) -> str:

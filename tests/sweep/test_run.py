@@ -21,7 +21,7 @@ from lib.dataset import load_data
 from lib.logger import BEST_CSV, TRAIN_CSV, RunFolder, finished_runs, write_result_csvs
 from lib.report.experiments import experiments, read_attempts
 from lib.stats import compare_to_baseline
-from lib.sweep import Plan, grid
+from lib.sweep import PLANS, Plan, grid
 from lib.sweep import sweep as sweep_by_any
 from lib.sweep.__main__ import main
 from lib.sweep.task import make_tasks
@@ -130,6 +130,38 @@ def test_places_in_run_json(data, tmp_path, steps):
         ("tiny", 3)
     ]  # it has one place
     assert shared.runs["Dice"][0].info["plans"] == ["other", "tiny"]
+
+
+def test_plans_of_the_same_name_are_kept_apart_by_their_question(data, tmp_path, steps):
+    out = tmp_path / "out"
+    rates = Plan("mine", "Which rate?", {"1e-4": {"lr": 1e-4}, "1e-3": {"lr": 1e-3}})
+    turns = Plan("mine", "Does rotation help?", {"baseline": {}, "none": {"rotation": 0.0}})
+    for plan in (rates, turns):
+        sweep(plan, BASE, data, out)
+
+    def found() -> dict[str, set[str]]:
+        own = experiments(read_attempts(out)[0])["mine"]
+        assert all(one.reference and one.verdicts is not None for one in own)
+        return {one.reference.label: {recipe.label for recipe in one.recipes} for one in own}
+
+    assert found() == {"1e-4": {"1e-4", "1e-3"}, "baseline": {"baseline", "none"}}
+    each = count(steps) // len(list(out.glob("runs/*")))
+    trained = count(steps)
+    further = {**rates.variants, "3e-4": {"lr": 3e-4}}
+    assert list(sweep(replace(rates, variants=further), BASE, data, out).runs) == list(further)
+    assert count(steps) == trained + each, "the other two are kept"
+    assert found() == {"1e-4": set(further), "baseline": {"baseline", "none"}}
+
+
+def test_a_shipped_plan_keeps_its_group_with_a_variant_more(data, tmp_path):
+    loss = PLANS["loss"]
+    plans = [
+        loss,
+        replace(loss, variants={**loss.variants, "BCE": {"loss": "DiceBCELoss"}}),
+        replace(loss, question="Which loss is mine?"),
+    ]
+    group, same, other = [make_tasks(plan, BASE, data, tmp_path)[0].place.group for plan in plans]
+    assert group == same != other
 
 
 def test_a_variant_that_fails_is_recorded_and_stops_nothing(data, tmp_path, steps):
