@@ -58,25 +58,39 @@ class Plan:
             KitError: no variants; one that names an unknown field or a value that it cannot have;
                 or two steps of a ladder are the same.
         """
-        if not self.variants:
-            raise KitError(f"plan {self.name}: has no variants; give it at least one")
-        configs: dict[str, Config] = {}
-        for label, changes in self.variants.items():
-            config = _changed(self.name, label, base, changes)
-            same = next((known for known, other in configs.items() if other == config), None)
-            if same is None:
-                configs[label] = config
-            elif self.ladder:
-                raise KitError(
-                    f"plan {self.name}: step {label!r} is the same recipe as {same!r}; leave it "
-                    f"out, or change another field: the profile may have set this one already"
-                )
+        configs, same = self._different(base)
+        if self.ladder and same:
+            label, first = next(iter(same.items()))
+            raise KitError(
+                f"plan {self.name}: step {label!r} is the same recipe as {first!r}; leave it out, "
+                f"or change another field: the profile may have set this one already"
+            )
         if self.ladder:
             return configs
         reference = next(
             (label for label, config in configs.items() if config == base), next(iter(configs))
         )
         return {reference: configs[reference], **configs}
+
+    def repeats(self, base: Config) -> dict[str, str]:
+        """Return label -> label of the variant before it that has the same config.
+
+        Raises:
+            KitError: see ``configs``.
+        """
+        return self._different(base)[1]
+
+    def _different(self, base: Config) -> tuple[dict[str, Config], dict[str, str]]:
+        """Return the configs that differ, and which label has the same as which of them."""
+        if not self.variants:
+            raise KitError(f"plan {self.name}: has no variants; give it at least one")
+        configs: dict[Config, str] = {}
+        same = {}
+        for label, changes in self.variants.items():
+            first = configs.setdefault(_changed(self.name, label, base, changes), label)
+            if first != label:
+                same[label] = first
+        return {label: config for config, label in configs.items()}, same
 
     def trials(self, base: Config, seeds: Sequence[int] = ()) -> list[Trial]:
         """Return every variant with every seed; the first seed of all variants first.

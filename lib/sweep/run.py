@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from lib.config import Config, require_config
 from lib.dataset import BrainData, require_loaded
@@ -44,6 +44,19 @@ _OPTIONS = {
     "cpus": _Option(("ray",), Real, 0.01, "a number, 0.01 or more"),
     "retries": _Option(("ray",), Integral, 0, "a whole number, 0 or more"),
 }
+
+
+class RunsOfPlan(dict[str, list[Run]]):
+    """Hold label -> its finished runs; a label without any says why it has none."""
+
+    def __init__(self, plan: str, runs: dict[str, list[Run]], reasons: dict[str, str]) -> None:
+        super().__init__(runs)
+        self._plan, self._reasons = plan, reasons
+
+    def __missing__(self, label: str) -> NoReturn:
+        """Raise ``KitError`` with the reason why a label has no runs."""
+        reason = self._reasons.get(label, f"not trained here; take one of {', '.join(self)}")
+        raise KitError(f"plan {self._plan}: {label!r} has no runs: {reason}")
 
 
 @dataclass(frozen=True)
@@ -99,10 +112,15 @@ def sweep(
     require_loaded(data)
     require_config(base)
     tasks = make_tasks(plan, base, data, Path(out).absolute(), seeds)
+    repeats = plan.repeats(base)
+    if repeats:
+        pairs = [f"{label!r} equals {first!r}" for label, first in repeats.items()]
+        say(f"plan {plan.name}: {', '.join(pairs)}: trained once")
     tasks = chosen(tasks, only)
     train_tasks(tasks, data, out, executor, **options)
     runs, failures = outcome(tasks)
-    return Sweep(plan, runs, failures)
+    equal = {label: f"it equals {first!r}; take that" for label, first in repeats.items()}
+    return Sweep(plan, RunsOfPlan(plan.name, runs, failures | equal), failures)
 
 
 def chosen(tasks: list[Task], only: Sequence[str] | None) -> list[Task]:

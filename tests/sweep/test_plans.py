@@ -101,6 +101,15 @@ def test_two_steps_of_a_ladder_that_are_the_same_are_named():
         plan.configs(REFERENCE)
 
 
+def test_a_variant_that_repeats_another_is_named():
+    variants = {"as it is": {}, "same": {"lr": REFERENCE.lr}, "low": {"lr": 1e-6}, "too": {}}
+    plan = Plan("rates", "?", variants)
+    assert list(plan.configs(REFERENCE)) == ["as it is", "low"]
+    assert plan.repeats(REFERENCE) == {"same": "as it is", "too": "as it is"}
+    assert plan.repeats(replace(REFERENCE, lr=1e-6)) == {"low": "as it is", "too": "as it is"}
+    assert all(PLANS[name].repeats(QUICK) == {} for name in PLANS if name != "everything")
+
+
 @pytest.mark.parametrize("values", [[], 1e-3, "DiceLoss", None, {"DiceLoss"}])
 def test_values_of_a_plan_that_are_no_list_are_named(values):
     told = r"plan mine: loss=.* is no list of values; give one, as loss="

@@ -132,6 +132,19 @@ def test_places_in_run_json(data, tmp_path, steps):
     assert shared.runs["Dice"][0].info["plans"] == ["other", "tiny"]
 
 
+def test_a_variant_that_equals_another_is_trained_once_and_says_so(data, tmp_path, steps, capsys):
+    plan = Plan("rates", "?", {"baseline": {}, "again": {"lr": BASE.lr}, "low": {"lr": 1e-6}})
+    done = sweep(plan, BASE, data, tmp_path / "out", only=[])
+    assert "plan rates: 'again' equals 'baseline': trained once\n" in capsys.readouterr().out
+    assert list(done.runs) == ["baseline"] and not done.failures and "again" not in done.runs
+    with pytest.raises(
+        KitError, match="plan rates: 'again' has no runs: it equals 'baseline'; take"
+    ):
+        done.runs["again"]
+    with pytest.raises(KitError, match="'low' has no runs: not trained here; take one of baseline"):
+        done.runs["low"]
+
+
 def test_plans_of_the_same_name_are_kept_apart_by_their_question(data, tmp_path, steps):
     out = tmp_path / "out"
     rates = Plan("mine", "Which rate?", {"1e-4": {"lr": 1e-4}, "1e-3": {"lr": 1e-3}})
