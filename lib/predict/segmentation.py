@@ -29,6 +29,7 @@ from lib.runtime import deterministic, tune_allocator
 from lib.runtime.device import prepare
 from lib.runtime.memory import memory_in_words
 from lib.runtime.own_files import OwnFiles, require_replaceable
+from lib.stats.scored import require_runs
 from lib.utils import KitError, as_list, as_path, changing, progress, say
 
 
@@ -97,6 +98,7 @@ def most_different(
         of the patient whose DSC differs most between the two. Nothing of fewer than two runs, as a
         sweep with ``only=[]`` has: ``lib.plot.disagreement`` then says so.
     """
+    require_runs(runs)
     if len(runs) < 2:
         return {}
     firsts = {label: as_list(given)[0] for label, given in runs.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -19,7 +19,7 @@ from lib.sweep.on_ray import run_on_ray
 from lib.sweep.plans import Plan, find_plan
 from lib.sweep.table import Row, SweepTable
 from lib.sweep.task import Task, make_tasks, train_task
-from lib.utils import KitError, in_notebook, progress, say
+from lib.utils import KitError, as_path, in_notebook, progress, say
 
 EXECUTORS = ("auto", "local", "processes", "ray")
 
@@ -111,7 +111,7 @@ def sweep(
     plan = find_plan(plan)
     require_loaded(data)
     require_config(base)
-    tasks = make_tasks(plan, base, data, Path(out).absolute(), seeds)
+    tasks = make_tasks(plan, base, data, as_path(out, "out").absolute(), seeds)
     repeats = plan.repeats(base)
     if repeats:
         pairs = [f"{label!r} equals {first!r}" for label, first in repeats.items()]
@@ -142,7 +142,8 @@ def chosen_labels(plan: str, known: Sequence[str], only: Sequence[str] | None) -
     """
     if only is None:
         return set(known)
-    if isinstance(only, str) or not set(only).issubset(known):
+    listed = isinstance(only, Iterable) and not isinstance(only, str)
+    if not listed or not set(only).issubset(known):
         raise KitError(
             f"plan {plan}: only={only!r} is no list of its variants; give some of {known}"
         )

@@ -429,6 +429,8 @@ def test_one_run_leaves_a_sentence(tiny_kaggle):
     nothing = "no second run to compare with: nothing to show"
     for found in (most_different({"baseline": [run()]}, data), most_different({}, data)):
         assert plot.disagreement(found).texts[0].get_text() == nothing
+    with pytest.raises(KitError, match=r"expected label -> run, .*got a list"):
+        most_different([run(), run()], data)
 
 
 def test_more_than_two_or_of_several_patients_are_refused(tiny_kaggle):

@@ -84,7 +84,7 @@ def test_some_variants_are_trained_beside_the_reference(data, tmp_path, steps):
     assert count(steps) == half
     assert [place["position"] for place in some.runs["slow"][0].info["places"]] == [2]
     assert list(sweep(PLAN, BASE, data, tmp_path / "out").runs) == ["Dice", "IoU", "slow"]
-    for wrong in (["slow", "quick"], "slow"):
+    for wrong in (["slow", "quick"], "slow", 3):
         with pytest.raises(KitError, match=r"plan tiny: only=.* give some of \['Dice', 'IoU'"):
             sweep(PLAN, BASE, data, tmp_path / "out", only=wrong)
 
