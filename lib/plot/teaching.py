@@ -17,6 +17,7 @@ from lib.plot.given import require_given
 from lib.plot.pixels import AGREED, FLAIR, PREDICTION, TRUTH
 from lib.plot.style import styled
 from lib.transform import Augmentation
+from lib.utils import require_called
 
 TIMES = 8  # augmented slices
 SIZE, RADIUS = 64, 12  # pixels; of the sliding mask
@@ -56,6 +57,8 @@ def sliding_mask(losses: Mapping[str, nn.Module]) -> Figure:
         losses: label -> loss, called with logits and {0, 1} masks, ``(1, 1, H, W)``.
     """
     require_given("sliding_mask", losses)
+    for label, loss in losses.items():
+        require_called(loss, f"sliding_mask: {label}")
     truth = _disc(0)
     shifts = range(2 * RADIUS + 9)
     figure, (picture, curve) = plt.subplots(1, 2, figsize=(8, 2.6), width_ratios=(1, 2.4))

@@ -423,6 +423,13 @@ def test_two_that_differ_most_where_no_tumour_is_say_so(tiny_kaggle):
     assert "no tumour" not in there
 
 
+def test_a_loss_that_cannot_be_called_is_named():
+    with pytest.raises(KitError, match=r"sliding_mask: Dice: .*make an object: DiceLoss\(\)"):
+        plot.sliding_mask({"Dice": DiceLoss})
+    with pytest.raises(KitError, match="sliding_mask: Dice: expected a function, got a int"):
+        plot.sliding_mask({"Dice": 3})
+
+
 def test_one_run_leaves_a_sentence(tiny_kaggle):
     """The notebook goes on where a sweep had only=[]."""
     data = load_data(tiny_kaggle, 32)
