@@ -112,14 +112,12 @@ def sweep(
     require_loaded(data)
     require_config(base)
     tasks = make_tasks(plan, base, data, as_path(out, "out").absolute(), seeds)
-    repeats = plan.repeats(base)
-    if repeats:
-        pairs = [f"{label!r} equals {first!r}" for label, first in repeats.items()]
-        say(f"plan {plan.name}: {', '.join(pairs)}: trained once")
     tasks = chosen(tasks, only)
     train_tasks(tasks, data, out, executor, **options)
     runs, failures = outcome(tasks)
-    equal = {label: f"it equals {first!r}; take that" for label, first in repeats.items()}
+    equal = {
+        label: f"it equals {first!r}; take that" for label, first in plan.repeats(base).items()
+    }
     return Sweep(plan, RunsOfPlan(plan.name, runs, failures | equal), failures)
 
 

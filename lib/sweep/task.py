@@ -17,7 +17,7 @@ from lib.networks import build
 from lib.runtime import code_fingerprint
 from lib.sweep.plans import PLANS, Plan, Trial
 from lib.train import fit
-from lib.utils import EditedError, KitError, changing, fingerprint
+from lib.utils import EditedError, KitError, changing, fingerprint, say
 
 LOG = "log.txt"  # output of a run of a sweep, in its folder
 RETRIES = 3  # of a run whose worker died: out of memory, killed, machine lost
@@ -70,6 +70,8 @@ def make_tasks(
 ) -> list[Task]:
     """Return the runs of a plan, in the order in which they are trained.
 
+    Variants that are one recipe are named: they are trained once.
+
     Args:
         out: absolute: workers run elsewhere.
         splits: train everything on each of these, ``fold-1-of-5`` and so on, instead of on that of
@@ -90,6 +92,8 @@ def make_tasks(
         (split.train, split.validation) for split in (make_split(data, name) for name in splits)
     ]
     group = fingerprint([settings, data.fingerprint, parts, *_own_question(plan)])[:8]
+    for label, first in plan.repeats(base).items():
+        say(f"plan {plan.name}: {label!r} equals {first!r}: trained once")
     positions = {label: position for position, label in enumerate(plan.configs(base))}
     return [
         Task(
