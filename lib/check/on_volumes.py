@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from lib.check.exercise import compared, unchanged, written
 from lib.runtime.trial import Check
+
+_PLACES = 1024  # that names are chosen for; a set of ten has 32, one that shrank may have more
 
 
 def dsc(score: Any) -> Iterator[Check]:
@@ -191,8 +193,10 @@ def _equal(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def split_by_patient(split: Any) -> Iterator[Check]:
     """Try ``split_by_patient`` on ten patients with one to ten slices."""
-    names = _names_without_order(10)
-    patients = [name for number, name in enumerate(names) for _ in range(number + 1)]
+    numbers = itertools.count()
+    names, twins = (_names(range(10), numbers) for _ in range(2))  # in a set they ascend
+    others = _names(range(9, -1, -1), numbers)  # in a set they descend
+    patients = _slices(names)
     given = list(patients)
     value = split(given, 3, 0)
     yield written(value, "the slices to train on, and those to validate on")
@@ -230,35 +234,55 @@ def split_by_patient(split: Any) -> Iterator[Check]:
         again == scored,
         "two calls differ: draw from a generator that you make of seed, or no two runs compare",
     )
-    seeds = range(1, 21)
-    others, backwards = (
-        [frozenset(order[int(index)] for index in split(list(order), 3, seed)[1]) for seed in seeds]
-        for order in (patients, patients[::-1])
-    )
+    drawn, backwards = (_drawn(split, names, order) for order in (patients, patients[::-1]))
     yield Check(
         "is another for another seed",
-        len(set(others)) > 1,
+        len(set(drawn)) > 1,
         "every seed gives the same patients: draw them by it",
     )
     yield Check(
         "draws no patient twice",
-        all(len(drawn) == 3 for drawn in others),
+        all(len(few) == 3 for few in drawn),
         "with some seeds fewer patients come out: draw without replacement",
     )
     yield Check(
         "does not depend on the order of the slices",
-        backwards == others,
-        "other patients come out if the slices come in another order: sort the patients first, "
-        "and note that a set has no order",
+        backwards == drawn,
+        "other patients come out if the slices come in another order: sort the patients first",
+    )
+    of_twins, of_others = (_drawn(split, each, _slices(each)) for each in (twins, others))
+    # the twins differ from the names in their text alone: a split may draw by that (hashlib)
+    yield Check(
+        "does not depend on the order of a set",
+        of_others == drawn or of_twins != drawn,
+        "a set has no order, and other patients come out in another process: draw from a sorted "
+        "list of them",
     )
 
 
-def _names_without_order(count: int) -> list[str]:
-    """Return ascending names whose order in a set is that in which they were put into it.
+def _slices(names: list[str]) -> list[str]:
+    """Return the patient of each slice: one slice of the first, two of the second, and so on."""
+    return [name for number, name in enumerate(names) for _ in range(number + 1)]
 
-    Otherwise the order follows from the hashes, which are others in each process: a split that
-    takes the patients from a set would often look as if it did not depend on anything.
+
+def _drawn(split: Any, names: list[str], patients: list[str]) -> list[frozenset[int]]:
+    """Return the indices in ``names`` of the patients that each of 20 seeds draws."""
+    return [
+        frozenset(names.index(patients[int(index)]) for index in split(list(patients), 3, seed)[1])
+        for seed in range(1, 21)
+    ]
+
+
+def _names(places: Iterable[int], numbers: Iterator[int]) -> list[str]:
+    """Return ascending names that have these places in a set of them.
+
+    The last bits of a hash give the place. Hashes of text differ from process to process and
+    never change in one, so a split that depends on the order of a set looks repeatable in it.
+
+    Args:
+        numbers: to make names of, ascending.
     """
-    names = (f"P{number:04}" for number in itertools.count())
-    # the places of a small set are the last five bits of the hash: all want the same one
-    return list(itertools.islice((name for name in names if hash(name) % 32 == 0), count))
+    return [
+        next(name for name in map("P{:06}".format, numbers) if hash(name) % _PLACES == place)
+        for place in places
+    ]

@@ -1,5 +1,6 @@
 """Exercises: model solutions pass, unwritten ones say so, each mistake has its sentence."""
 
+import hashlib
 import inspect
 import itertools
 import math
@@ -240,6 +241,10 @@ def first_come(names):
     return list(names)
 
 
+def sorted_too_soon(names):
+    return list(set().union(sorted(names)))
+
+
 class Step(exercises.DecoderStep):
     """The model solution, of which a part is spoilt."""
 
@@ -444,6 +449,11 @@ MISTAKES = {
             "sort the patients first",
         ),
         (lambda p, n, seed: by_patient(p, n, seed, first_come), "a set has no order"),
+        (lambda p, n, seed: by_patient(p, n, seed, sorted_too_soon), "draw from a sorted list"),
+        (
+            lambda p, n, seed: by_patient(p, n, seed, lambda names: list({*np.unique(p)})),
+            "draw from a sorted list",
+        ),
         (
             lambda p, n, seed: tuple(part[::-1] for part in by_patient(p, n, seed)),
             "sort the indices",
@@ -474,10 +484,22 @@ def test_mistakes(name, answer, sentence):
         lambda names: np.unique(list(names)),
         lambda names: sorted(dict.fromkeys(names)),
         lambda n: sorted({*n}),
+        lambda names: sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest()),
     ],
 )
 def test_right_splits_pass(order):
     assert remedies("split_by_patient", lambda p, n, seed: by_patient(p, n, seed, order)) == []
+
+
+def test_a_split_from_a_set_fails_where_hashes_do_not_change(tmp_path):
+    source = (PROJECT / "exercises.py").read_text(encoding="utf-8")
+    patients = "patients = sorted(set(patient_of))"
+    assert patients in source
+    body = source.replace(patients, "patients = list(set(sorted(patient_of)))")
+    (tmp_path / "exercises.py").write_text(body, encoding="utf-8")
+    done = checked(tmp_path, "exercises:split_by_patient", PYTHONHASHSEED="0")
+    assert done.returncode == 1
+    assert "[FAIL] split_by_patient does not depend on the order of a set: " in done.stdout
 
 
 def test_forty_mistakes_and_more_each_with_a_sentence_of_its_own():
@@ -543,12 +565,12 @@ def test_what_was_checked_is_told_before_code_that_never_ends(tmp_path):
     assert done.returncode == 7 and "[OK] mirror draws from rng alone" in done.stdout
 
 
-def checked(folder):
+def checked(folder, what="exercises", **environment):
     """What the command says of the exercises of a folder."""
     return subprocess.run(
-        [sys.executable, "-m", "lib.check", "exercises"],
+        [sys.executable, "-m", "lib.check", what],
         cwd=folder,
-        env={"PYTHONPATH": str(PROJECT), "PATH": ""},
+        env={"PYTHONPATH": str(PROJECT), "PATH": "", **environment},
         capture_output=True,
         text=True,
     )
