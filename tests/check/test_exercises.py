@@ -133,6 +133,8 @@ LOSSES = {
         (lambda z, t: (1 - dice(s(z), t)).item(), "is one number for the batch"),
         (lambda z, t: (1 - dice(s(z), t)).detach(), "nothing leads back to the logits"),
         (lambda z, t: 1 - dice(s(z.detach()), t), "nothing leads back to the logits"),
+        (lambda z, t: 1 - dice(s(z.detach().requires_grad_()), t), "nothing leads back"),
+        (lambda z, t: (1 - dice(s(z), t)).detach().requires_grad_(), "nothing leads back"),
         (lambda z, t: 1 - dice(half_detached(s(z)), t), "in another way than its value"),
         (lambda z, t: 1 - dice(straight(s(z)), t), "a threshold has no gradient"),
         (lambda z, t: 1 - dice(s(z), t.sub_(0)) + 0 * t.fill_(0).sum(), "work on a copy"),
