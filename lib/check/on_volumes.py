@@ -13,6 +13,7 @@ from lib.check.exercise import compared, unchanged, written
 from lib.runtime.trial import Check
 
 _PLACES = 1024  # that names are chosen for; a set of ten has 32, one that shrank may have more
+_SHARES_AN_EDGE = "voxels are connected by their faces: yours also takes one that shares an edge"
 
 
 def dsc(score: Any) -> Iterator[Check]:
@@ -80,7 +81,7 @@ def largest_component(keep: Any) -> Iterator[Check]:
     mistakes = {
         "connect slices, too: yours takes the largest of each slice, a tumour is a volume": flat,
         "the background is no component: leave out label 0 before you look for the largest": ~mask,
-        "voxels are connected by their faces: yours also takes one that shares an edge": edge,
+        _SHARES_AN_EDGE: edge,
         "take the largest: yours is the smallest": small,
         "take the largest by its voxels: yours is another component": four,
         "choose one: yours keeps all of them": mask,
@@ -104,14 +105,17 @@ def largest_component(keep: Any) -> Iterator[Check]:
     mask, large = np.zeros((2, 4, 7, 7), bool)
     mask[:, 1, 1] = mask[0, 1, 1:3] = mask[3, 1:3, 1] = True  # six, through four slices
     mask[1:3, 4:6, 4:6] = large[1:3, 4:6, 4:6] = True  # eight, in two slices and a smaller box
-    mask[0, 3, 5] = True
+    mask[0, 3, 5] = True  # touches the eight with an edge only, from slice to slice
     thin = mask & ~large
     thin[0, 3, 5] = False
     yield compared(
         "keeps the one with most voxels",
         keep(mask.copy()),
         large,
-        {"count voxels: yours takes the component with the largest box, or most slices": thin},
+        {
+            "count voxels: yours takes the component with the largest box, or most slices": thin,
+            _SHARES_AN_EDGE: mask & ~thin,
+        },
         "eight voxels in two slices are more than six in four",
     )
     nothing = keep(np.zeros_like(mask))

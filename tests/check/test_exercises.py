@@ -182,6 +182,11 @@ def labelled(mask, choose, structure=None):
     return labels == choose(np.bincount(labels.ravel()))
 
 
+# faces within a slice, edges and corners too between two of them
+BETWEEN_SLICES = np.ones((3, 3, 3)) * ndimage.generate_binary_structure(2, 1)
+BETWEEN_SLICES[[0, 2]] = 1
+
+
 def biggest(sizes):
     return 1 + sizes[1:].argmax()
 
@@ -298,6 +303,8 @@ MISTAKES = {
         (each_slice(lambda plane: labelled(plane, biggest)), "a tumour is a volume"),
         (lambda mask: labelled(mask, np.argmax), "leave out label 0"),
         (lambda mask: labelled(mask, biggest, np.ones((3, 3, 3))), "shares an edge"),
+        (lambda mask: labelled(mask, biggest, ndimage.generate_binary_structure(3, 2)), "an edge"),
+        (lambda mask: labelled(mask, biggest, BETWEEN_SLICES), "shares an edge"),
         (lambda mask: labelled(mask, lambda n: 1 + n[1:].argmin()), "yours is the smallest"),
         (lambda mask: mask.copy(), "yours keeps all of them"),
         (lambda mask: 1 * labelled(mask, biggest), "is a mask of bool"),
