@@ -278,8 +278,10 @@ class Config:
             return "ema", "must be below 1, e.g. 0.999"
         if self.nesterov and (self.optimizer != "SGD" or not self.momentum):
             return "nesterov", "needs optimizer=SGD and a momentum above 0"
-        if self.warmup and self.in_epochs(self.warmup) >= self.epochs:
-            return "warmup", "must be shorter than epochs"
+        # rounded as by lib.optim.learning_rate
+        climb = round(self.warmup if self.warmup >= 1 else self.warmup * self.epochs)
+        if self.warmup and max(1, climb) >= self.epochs:
+            return "warmup", f"takes all of {self.epochs} epochs; give fewer, or more epochs"
         if self.warmup and self.lr_scheduler == "range":
             return "warmup", "must be 0 with lr_scheduler=range, which climbs by itself"
         nobody = "split all leaves nobody to validate on"
@@ -303,10 +305,6 @@ class Config:
                 f"is for model unet_3plus; {self.model} has no classification-guided module",
             )
         return None
-
-    def in_epochs(self, length: float) -> int:
-        """Return ``warmup`` or ``lr_step`` in epochs, at least 1; below 1 it is a share of them."""
-        return max(1, round(length if length >= 1 else length * self.epochs))
 
     @property
     def in_channels(self) -> int:
@@ -551,7 +549,7 @@ PROFILES: dict[str, dict[str, Any]] = {
 
 STUDENT_SEEDS = 2**31  # of 200 students with five seeds in a row, two meet in 1 of 12,000 classes
 
-FURTHER_SEEDS = 32  # more than anybody trains a recipe with
+SEEDS_OF_A_STUDENT = 32  # more than anybody trains a recipe with
 
 
 def seed_of(student: str) -> int:
@@ -565,8 +563,8 @@ def seed_of(student: str) -> int:
 
 
 def seeds_of(student: str) -> range:
-    """Return the seeds in a row that are a student's: that of their runs, and further ones."""
-    return range(seed_of(student), seed_of(student) + FURTHER_SEEDS)
+    """Return the seed of a student's runs, and those after it that are theirs, too."""
+    return range(seed_of(student), seed_of(student) + SEEDS_OF_A_STUDENT)
 
 
 def choose_profile(real_data: bool, device_type: str, asked: str | None = None) -> Profile:

@@ -88,14 +88,18 @@ def binary(mask: np.ndarray) -> np.ndarray:
     """Return a mask as bool: what is not 0 is tumour.
 
     Raises:
-        KitError: probabilities, logits or other numbers that are not 0 or 1.
+        KitError: probabilities, logits or other numbers that are not 0 and 1, or 0 and 255.
     """
     found = np.asarray(mask)
-    whole = found.dtype == bool or np.issubdtype(found.dtype, np.integer)
-    if not whole and not (found.dtype.kind == "f" and np.isin(found, (0, 1)).all()):
+    if found.dtype == bool or np.issubdtype(found.dtype, np.integer):
+        return found.astype(bool)
+    if not np.issubdtype(found.dtype, np.floating):
+        raise KitError(f"mask: expected an array of 0 and 1, got {found.dtype}")
+    if not any(np.isin(found, (0, tumour)).all() for tumour in (1, 255)):
         raise KitError(
-            f"mask: {found.dtype} values that are not 0 or 1; turn probabilities into a mask "
-            f"first, e.g. with probabilities > 0.5"
+            f"mask: expected 0 and 1, got {found.dtype} from {found.min():.3g} to "
+            f"{found.max():.3g}; turn probabilities into a mask first, e.g. with "
+            f"probabilities > 0.5"
         )
     return found.astype(bool)
 
@@ -111,7 +115,7 @@ def binary_pair(pred: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def counts(pred: np.ndarray, true: np.ndarray) -> Counts:
-    """Count the voxels of a predicted mask that agree with a true one, and those that do not.
+    """Count the voxels of a prediction that are right, wrong and missed.
 
     Raises:
         KitError: the shapes differ, or one is no mask.
@@ -152,8 +156,15 @@ def likeliest_component(mask: np.ndarray, probabilities: np.ndarray) -> np.ndarr
 
     Args:
         probabilities: of the shape of ``mask``, in [0, 1]; log-odds are limited to +-13.8.
+
+    Raises:
+        KitError: another shape, or no mask.
     """
     mask = binary(mask)
+    if probabilities.shape != mask.shape:
+        raise KitError(
+            f"probabilities of {probabilities.shape} voxels, mask of {mask.shape}: they must agree"
+        )
     labels, n = ndimage.label(mask)
     if n < 2:
         return mask

@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from lib.config import MODELS, REFERENCE, Config
+from lib.config import MODELS, REFERENCE, Config, require_fields
 from lib.loss import LOSSES, build_loss, build_objective
 from lib.runtime import (
     Machine,
@@ -289,8 +289,17 @@ def cost_line(config: Config, chunk: int, machine: Machine) -> str:
 
 
 def _precision_name(config: Config, precision: str) -> str:
-    """Return a precision, with ``auto`` resolved. Raises KitError if there is none of that name."""
-    return pick_precision(pick_device(config.device), precision).name
+    """Return the name of a precision, ``auto`` resolved for the device of ``config``.
+
+    No other needs the device: a laptop may ask what a run costs on a GPU elsewhere.
+
+    Raises:
+        KitError: there is none of that name.
+    """
+    require_fields(precision=precision)
+    if precision != "auto":
+        return precision
+    return pick_precision(pick_device(config.device)).name
 
 
 def _state_bytes(config: Config, parameters: int) -> int:

@@ -94,8 +94,8 @@ def learning_rate(config: Config, epoch: int, val_losses: Sequence[float] = ()) 
     Raises:
         KitError: there is no such function, or it returns no number of at least 0.
     """
-    warmup = config.in_epochs(config.warmup) if config.warmup else 0
-    lr_step = config.in_epochs(config.lr_step)
+    warmup = _in_epochs(config.warmup, config) if config.warmup else 0
+    lr_step = _in_epochs(config.lr_step, config)
     done, whole = epoch - warmup, config.epochs - warmup
     if done < 0:
         return config.lr * (epoch + 1) / (warmup + 1)
@@ -137,6 +137,11 @@ def is_done(config: Config, val_dsc: Sequence[float]) -> bool:
         return done >= config.epochs
     best = max(range(done), key=lambda epoch: val_dsc[epoch])
     return done - 1 - best >= config.patience
+
+
+def _in_epochs(length: float, config: Config) -> int:
+    """Return a length in whole epochs, at least 1; below 1 it is a share of the run."""
+    return max(1, round(length if length >= 1 else length * config.epochs))
 
 
 def _plateaus(losses: Sequence[float], patience: int) -> int:

@@ -89,7 +89,7 @@ def fit(
     """
     require_plan(plan, table)
     require_prepared(data, config)
-    require_called(watch, "watch")
+    require_called(watch, "watch", optional=True)
     split = make_split(data, config.split)
     network, objective = build(config)
     try_custom(config)

@@ -229,16 +229,16 @@ def see(page: str, section: str) -> str:
 
 def as_path(value: object, what: str) -> Path:
     """Return a path; raise ``KitError`` for what is none, with the name of the argument."""
-    if not isinstance(value, (str, Path)):
+    if not isinstance(value, (str, os.PathLike)):
         raise KitError(f"{what}: expected a path, got a {type(value).__name__}; give it as text")
     return Path(value)
 
 
-def require_called(value: object, what: str) -> None:
-    """Raise ``KitError`` unless it is None or can be called; a class is not one of its objects."""
+def require_called(value: object, what: str, optional: bool = False) -> None:
+    """Raise ``KitError`` unless a value can be called, and is no class; None if it may be left."""
     if isinstance(value, type):
         raise KitError(f"{what}: is the class {value.__name__}; make an object: {value.__name__}()")
-    if value is not None and not callable(value):
+    if not callable(value) and not (optional and value is None):
         raise KitError(f"{what}: expected a function, got a {type(value).__name__}")
 
 

@@ -341,7 +341,7 @@ WRONG = {
     "a part of each image": ({"augmentation": "Cropped"}, r"got .* \(2, 3, 16, 32\) and a tensor"),
     "fewer images": ({"augmentation": "Fewer"}, r"got a tensor of shape \(1, 3, 32, 32\) and"),
     "infinite images": ({"augmentation": "Divided"}, "returned values that are infinite or not"),
-    "masks of 255": ({"augmentation": "Grey"}, "masks from 0 to 255, they must lie from 0 to 1"),
+    "masks of 255": ({"augmentation": "Grey"}, "masks from 0 to 255, they must be from 0 to 1"),
     "another number of draws": ({"augmentation": "Three"}, "Three: it raised RuntimeError: grid_s"),
     "no optimiser": ({"optimizer": "Inverted"}, r"derived from torch\.optim\.Optimizer"),
     "no weight decay": ({"optimizer": "Choosy"}, "own_code:Choosy: is made with the parameters"),

@@ -13,7 +13,7 @@ from medpy.filter.binary import largest_connected_component
 from medpy.metric import binary as medpy
 from scipy import stats
 
-from lib.metrics import Counts, counts, dsc, hd95, largest_component, summarise
+from lib.metrics import Counts, counts, dsc, hd95, largest_component, likeliest_component, summarise
 from lib.utils import KitError
 
 SHAPES = hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=6)
@@ -82,7 +82,7 @@ def test_shapes_must_agree():
 @pytest.mark.parametrize("score", [dsc, hd95, lambda a, b: largest_component(a)])
 @pytest.mark.parametrize("soft", [np.full(FULL.shape, 0.4), np.full(FULL.shape, -3.0, np.float32)])
 def test_probabilities_and_logits_are_no_masks(score, soft):
-    with pytest.raises(KitError, match=r"float\d\d values that are not 0 or 1.*> 0\.5"):
+    with pytest.raises(KitError, match=r"expected 0 and 1, got float\d\d from .*> 0\.5"):
         score(soft, FULL)
 
 
@@ -91,6 +91,11 @@ def test_masks_of_other_types_count_the_same():
     for cast in (np.float32, np.int64, np.ndarray.tolist, lambda a: torch.from_numpy(a.copy())):
         ours = cast(pred) if callable(cast) and not isinstance(cast, type) else pred.astype(cast)
         assert dsc(ours, true) == dsc(pred, true) and hd95(ours, true) == hd95(pred, true)
+    assert dsc(255.0 * pred, true) == dsc(pred, true)
+    with pytest.raises(KitError, match="expected an array of 0 and 1, got object"):
+        dsc(None, true)
+    with pytest.raises(KitError, match="they must agree"):
+        likeliest_component(pred, np.zeros((2, 2, 2)))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -132,12 +132,10 @@ def largest_component(keep: Any) -> Iterator[Check]:
 def _of_bool(mask: Any) -> Check:
     """Return whether a mask is an array of bool."""
     kind = getattr(mask, "dtype", type(mask).__name__)
-    return Check(
-        "is a mask of bool",
-        isinstance(mask, np.ndarray) and mask.dtype.kind == "b",
-        f"its type is {kind}{'' if np.any(mask) else ' for an empty mask'}: compare the labels "
-        f"with one",
-    )
+    remedy = f"its type is {kind}: compare the labels with one"
+    if not np.any(mask):
+        remedy = f"its type is {kind} for an empty mask: return the mask itself, or zeros of bool"
+    return Check("is a mask of bool", isinstance(mask, np.ndarray) and mask.dtype == bool, remedy)
 
 
 def mirror(augment: Any) -> Iterator[Check]:
@@ -231,7 +229,7 @@ def split_by_patient(split: Any) -> Iterator[Check]:
     )
     ascending = (learn, scored) == (sorted(learn), sorted(scored))
     yield Check("is ascending", ascending, "sort the indices: a run reads the slices in order")
-    yield unchanged([names.index(name) for name in patients], [names.index(name) for name in given])
+    yield unchanged(patients, given)
     again = [int(index) for index in split(list(patients), 3, 0)[1]]
     yield Check(
         "is the same for the same seed",

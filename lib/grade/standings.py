@@ -398,7 +398,7 @@ def other_seeds(results: Sequence[Result]) -> Iterator[tuple[int, Finding]]:
         for seed, run in runs.items():
             owner = result if seed in seeds_of(result.student) else owners.get(seed, result)
             if apart(owner, result):
-                text = f"{run} has the seed that another student's id gives."
+                text = f"{run} has a seed that belongs to another student's id."
                 private = f"the seed of {owner.student}"
                 yield index, Finding("review", "another's seed", text, private)
 

@@ -37,7 +37,7 @@ class Place(NamedTuple):
     """Name the place of a run in a sweep.
 
     Attributes:
-        group: the same for all runs that a sweep compares: base recipe, data and split.
+        group: the same for all runs that a sweep compares: base recipe, data, split and question.
         position: of the variant in the plan; the reference has 0.
         ladder: each variant is compared with the one before it, not with the reference.
         scale: the name of the experiment's size, if it has one.

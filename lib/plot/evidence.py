@@ -88,7 +88,7 @@ def among(mine: Mapping[str, Runs], reference: Mapping[str, Runs]) -> Figure:
             first is the baseline.
 
     Raises:
-        KitError: no runs, no reference run, a label that has none, or a run without scores; or see
+        KitError: no reference run, a label that has none, or a run without scores; or see
             ``lib.stats.compare_to_baseline``.
     """
     theirs: dict[str, list[Scored]] = listed_runs("among", reference, "cases", "config")

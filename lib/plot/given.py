@@ -11,6 +11,7 @@ from lib.evaluate import Calibration
 from lib.logger import Run
 from lib.predict import Prediction
 from lib.stats import Spread
+from lib.stats.scored import require_runs
 from lib.utils import KitError, as_list
 
 _ONE_RUN = "one run, e.g. of fit; sweep_curves({label: run}) draws several"
@@ -40,7 +41,7 @@ EXPECTED = {
     "dsc_bars": Expected(pd.DataFrame, _CASES, "patient"),
     "dsc_strips": Expected(Mapping, "label -> patient -> DSC, of each label a pandas.Series"),
     "forest": Expected(pd.DataFrame, "a table of lib.stats.compare_to_baseline", "verdict"),
-    "lesion_sizes": Expected(pd.DataFrame, "prediction.lesions()"),
+    "lesion_sizes": Expected(pd.DataFrame, "prediction.lesions()", "kind"),
     "overlays": Expected(Prediction, "what lib.predict.predict returns"),
     "power_curve": Expected(Spread, "what lib.stats.spread returns"),
     "rate_range": Expected(Run, _ONE_RUN),
@@ -66,9 +67,10 @@ def require_given(figure: str, given: object) -> None:
 
 
 def listed_runs(figure: str, given: Any, *needed: str) -> dict[str, list[Any]]:
-    """Return label -> runs as a list, from label -> run, or its runs with several seeds.
+    """Return label -> runs as a list.
 
     Args:
+        given: label -> run, or its runs with several seeds.
         figure: its name, for the messages.
         needed: the attributes of a run that the figure draws.
 
@@ -76,19 +78,16 @@ def listed_runs(figure: str, given: Any, *needed: str) -> dict[str, list[Any]]:
         KitError: it is no such mapping.
     """
     require_given(figure, given)
-    listed = {label: as_list(runs) for label, runs in given.items()}
-    for label, runs in listed.items():
-        for run in runs:
-            if not all(hasattr(run, name) for name in needed):
-                raise KitError(
-                    f"{figure}: {label}: expected a run, or runs with several seeds, got a "
-                    f"{type(run).__name__}; give {_RUNS}"
-                )
-    return listed
+    require_runs(given, figure, needed)
+    return {str(label): as_list(runs) for label, runs in given.items()}
 
 
 def some_runs(figure: str, given: Any, *needed: str) -> dict[str, list[Any]]:
-    """Return the same; raise ``KitError`` also if there are no runs, or none of a label."""
+    """Return the same as ``listed_runs``, of which there must be some of each label.
+
+    Raises:
+        KitError: there are none; or see ``listed_runs``.
+    """
     listed = listed_runs(figure, given, *needed)
     empty = [label for label, runs in listed.items() if not runs]
     if empty or not listed:

@@ -112,6 +112,12 @@ def disagreement(predictions: Mapping[str, Prediction]) -> Figure:
     require_given("disagreement", predictions)
     if len(predictions) < 2:
         return nothing_to_score("second run to compare with")
+    for label, prediction in predictions.items():
+        if not isinstance(prediction, Prediction):
+            raise KitError(
+                f"disagreement: {label}: expected a prediction, got a "
+                f"{type(prediction).__name__}; give what lib.predict.most_different returns"
+            )
     first, second, *others = predictions.values()
     names = [list(one.cases["patient"]) for one in (first, second, *others)]
     if others or names[0] != names[1] or len(names[0]) != 1:

@@ -41,8 +41,14 @@ def dsc_strips(scores: Mapping[str, pd.Series]) -> Figure:
         KitError: nothing to draw, or other things than that.
     """
     require_given("dsc_strips", scores)
-    if not scores or not all(isinstance(values, pd.Series) for values in scores.values()):
-        raise KitError("dsc_strips: no scores to draw; give label -> pandas.Series of each patient")
+    if not scores:
+        raise KitError("dsc_strips: no scores to draw; train some runs first")
+    for label, values in scores.items():
+        if not isinstance(values, pd.Series):
+            raise KitError(
+                f"dsc_strips: {label}: expected a pandas.Series of patient -> DSC, got a "
+                f"{type(values).__name__}; give run.cases.set_index('patient')['dsc']"
+            )
     figure, axis = plt.subplots(figsize=(10, 1.5 + _height(scores, 0.42)))
     draw_strips(axis, scores, [BLUE] * len(scores))
     axis.set_title("DSC of each patient at the best epoch")
@@ -102,11 +108,15 @@ def draw_strips(axis: Axes, scores: Mapping[str, pd.Series], colours: Sequence[s
 
 def _wrapped(labels: Iterable[str]) -> list[str]:
     """Return labels in lines that leave room for the dots."""
-    return [textwrap.fill(label, LONGEST_LINE) for label in labels]
+    return [textwrap.fill(str(label), LONGEST_LINE) for label in labels]
 
 
 def _height(labels: Iterable[str], row: float) -> float:
-    """Return the height of all rows in inches; ``row`` is that of a label of one line."""
+    """Return the height of all rows in inches.
+
+    Args:
+        row: the height of a row whose label has one line.
+    """
     lines = [label.count("\n") for label in _wrapped(labels)]
     return len(lines) * (row + LINE * max(lines, default=0))
 

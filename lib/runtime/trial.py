@@ -259,7 +259,7 @@ def try_augmentation(augmentation: Any, images: Tensor) -> Iterator[Check]:
         yield Check(
             "keeps masks between 0 and 1",
             bool(((new >= 0) & (new <= 1)).all()),
-            f"apply returned masks from {new.min():g} to {new.max():g}, they must lie from 0 to 1",
+            f"apply returned masks from {new.min():g} to {new.max():g}, they must be from 0 to 1",
         )
 
 

@@ -41,15 +41,24 @@ Runs = Scored | Sequence[Scored]
 """A recipe's run, or its runs with several seeds."""
 
 
-def require_runs(runs: object) -> None:
-    """Raise ``KitError`` unless it is label -> run, or runs with several seeds."""
+def require_runs(
+    runs: object, what: str = "runs", needed: Sequence[str] = ("cases", "config")
+) -> None:
+    """Raise ``KitError`` unless it is label -> run, or runs with several seeds.
+
+    Args:
+        what: takes them, for the message.
+        needed: the attributes of a run that are read.
+    """
     expected = 'expected label -> run, e.g. {"baseline": run, ...} or sweep(...).runs'
     if not isinstance(runs, Mapping):
-        raise KitError(f"runs: {expected}, got a {type(runs).__name__}")
+        raise KitError(f"{what}: {expected}, got a {type(runs).__name__}")
     for label, given in runs.items():
         for run in as_list(given):
-            if not (hasattr(run, "cases") and hasattr(run, "config")):
-                raise KitError(f"runs: {expected}, got a {type(run).__name__} for {label!r}")
+            # without reading the files that a property of a run stands for
+            known = {*dir(type(run)), *getattr(run, "__dict__", ())}
+            if not known.issuperset(needed):
+                raise KitError(f"{what}: {expected}, got a {type(run).__name__} for {label!r}")
 
 
 def runs_of(label: str, runs: Runs) -> list[Scored]:
@@ -62,7 +71,6 @@ def runs_of(label: str, runs: Runs) -> list[Scored]:
 
 def scores_of(runs: Mapping[str, Runs], metric: str) -> dict[str, pd.DataFrame]:
     """Return label -> scores (patient, run), of runs that are comparable with the first."""
-    require_runs(runs)
     if metric not in METRICS:
         raise KitError(f"metric {metric!r} is not one of {', '.join(METRICS)}")
     listed = {label: runs_of(label, given) for label, given in runs.items()}

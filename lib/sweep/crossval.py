@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from lib.runtime.device import prepare
 from lib.sweep.plans import Plan, find_plan
 from lib.sweep.run import outcome, train_tasks
 from lib.sweep.task import make_tasks
-from lib.utils import KitError, as_list, as_path
+from lib.utils import KitError, as_path
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def cross_validate(
 
 
 def ensemble(
-    members: Run | TrainedModel | Sequence[Run | TrainedModel],
+    members: Run | TrainedModel | Iterable[Run | TrainedModel],
     data: BrainData,
     patients: Sequence[str] | None = None,
     out: str | Path | None = None,
@@ -119,7 +119,8 @@ def ensemble(
             ``predict``.
     """
     require_batch_size(batch_size)
-    networks = [trained_model(member) for member in as_list(members)]
+    several = [members] if isinstance(members, (Run, TrainedModel)) else members
+    networks = [trained_model(member) for member in several]
     if not networks:
         raise KitError("ensemble: no network; train some first")
     if not all(network.trained_on for network in networks):

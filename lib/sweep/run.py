@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from lib.config import Config, require_config
 from lib.dataset import BrainData, require_loaded
@@ -46,26 +46,14 @@ _OPTIONS = {
 }
 
 
-class RunsOfPlan(dict[str, list[Run]]):
-    """Hold label -> its finished runs; a label without any says why it has none."""
-
-    def __init__(self, plan: str, runs: dict[str, list[Run]], reasons: dict[str, str]) -> None:
-        super().__init__(runs)
-        self._plan, self._reasons = plan, reasons
-
-    def __missing__(self, label: str) -> NoReturn:
-        """Raise ``KitError`` with the reason why a label has no runs."""
-        reason = self._reasons.get(label, f"not trained here; take one of {', '.join(self)}")
-        raise KitError(f"plan {self._plan}: {label!r} has no runs: {reason}")
-
-
 @dataclass(frozen=True)
 class Sweep:
     """Hold what became of a plan.
 
     Attributes:
         runs: label -> its finished runs, one a seed, the reference first; for
-            ``lib.stats.compare_to_baseline`` and ``lib.plot``.
+            ``lib.stats.compare_to_baseline`` and ``lib.plot``. Of variants that are one recipe it
+            has the first, see ``Plan.repeats``.
         failures: label -> why it has no run, or not all.
     """
 
@@ -115,10 +103,7 @@ def sweep(
     tasks = chosen(tasks, only)
     train_tasks(tasks, data, out, executor, **options)
     runs, failures = outcome(tasks)
-    equal = {
-        label: f"it equals {first!r}; take that" for label, first in plan.repeats(base).items()
-    }
-    return Sweep(plan, RunsOfPlan(plan.name, runs, failures | equal), failures)
+    return Sweep(plan, runs, failures)
 
 
 def chosen(tasks: list[Task], only: Sequence[str] | None) -> list[Task]:
@@ -140,12 +125,13 @@ def chosen_labels(plan: str, known: Sequence[str], only: Sequence[str] | None) -
     """
     if only is None:
         return set(known)
-    listed = isinstance(only, Iterable) and not isinstance(only, str)
-    if not listed or not set(only).issubset(known):
+    several = isinstance(only, Iterable) and not isinstance(only, str)
+    labels = list(only) if several else []
+    if not several or not all(label in known for label in labels):
         raise KitError(
             f"plan {plan}: only={only!r} is no list of its variants; give some of {known}"
         )
-    return {known[0], *only}
+    return {known[0], *labels}
 
 
 def train_tasks(

@@ -70,7 +70,7 @@ def make_tasks(
 ) -> list[Task]:
     """Return the runs of a plan, in the order in which they are trained.
 
-    Variants that are one recipe are named: they are trained once.
+    Variants that are one recipe are named, and trained under the first label.
 
     Args:
         out: absolute: workers run elsewhere.
@@ -91,9 +91,11 @@ def make_tasks(
     parts = [
         (split.train, split.validation) for split in (make_split(data, name) for name in splits)
     ]
-    group = fingerprint([settings, data.fingerprint, parts, *_own_question(plan)])[:8]
-    for label, first in plan.repeats(base).items():
-        say(f"plan {plan.name}: {label!r} equals {first!r}: trained once")
+    group = fingerprint([settings, data.fingerprint, parts])[:8] + _own_question(plan)
+    repeats = plan.repeats(base)
+    if repeats:
+        pairs = ", ".join(f"{label!r} equals {first!r}" for label, first in repeats.items())
+        say(f"plan {plan.name}: no recipe is trained twice: {pairs}")
     positions = {label: position for position, label in enumerate(plan.configs(base))}
     return [
         Task(
@@ -107,13 +109,15 @@ def make_tasks(
     ]
 
 
-def _own_question(plan: Plan) -> list[str]:
-    """Return the question of a plan, which keeps plans of the same name apart.
+def _own_question(plan: Plan) -> str:
+    """Return a hash of the question of a plan, which keeps plans of the same name apart.
 
-    The question of a shipped plan is left out, as its name says which it is.
+    It is empty for a shipped plan, as its name says which it is.
     """
     shipped = PLANS.get(plan.name)
-    return [] if shipped and shipped.question == plan.question else [plan.question]
+    if shipped and shipped.question == plan.question:
+        return ""
+    return f"-{fingerprint([plan.question])[:4]}"
 
 
 def _id(config: Config, data: BrainData) -> str:

@@ -472,6 +472,7 @@ MISTAKES = {
             "54 of 55 slices",
         ),
         (lambda p, n, seed: by_patient(p, n, seed)[1], "return two lists"),
+        (lambda p, n, seed: (by_patient(p, n, seed), p.__setitem__(0, "x"))[0], "work on a copy"),
         (lambda p, n, seed: by_patient(p, n, seed, replace=True), "draw without replacement"),
     ],
 }

@@ -245,14 +245,15 @@ def test_every_figure_refuses_wrong_things():
 
 def test_runs_and_tables_of_another_kind_are_refused(tiny_kaggle):
     for draw in (plot.sweep_curves, plot.sweep_scores, plot.seeds_curves):
-        with pytest.raises(KitError, match=r"Dice: expected a run, .* got a DataFrame; give label"):
+        with pytest.raises(KitError, match=r"expected label -> run, .* got a DataFrame for 'Dice'"):
             draw({"Dice": run().cases})
         for nobody in ({}, {"Dice": []}):
             with pytest.raises(KitError, match=r"no runs( of Dice)? to draw; train some first"):
                 draw(nobody)
-    for scores in ({}, {"Dice": run()}):
-        with pytest.raises(KitError, match="no scores to draw"):
-            plot.dsc_strips(scores)
+    with pytest.raises(KitError, match="no scores to draw"):
+        plot.dsc_strips({})
+    with pytest.raises(KitError, match=r"Dice: expected a pandas\.Series .*got a Run"):
+        plot.dsc_strips({"Dice": run()})
     table = compare_to_baseline({"0": run(0), "a": run(1)})
     for draw in (plot.dsc_bars, plot.size_against_dsc):
         with pytest.raises(KitError, match=r"no column 'patient'; give run\.cases"):
@@ -428,6 +429,26 @@ def test_a_loss_that_cannot_be_called_is_named():
         plot.sliding_mask({"Dice": DiceLoss})
     with pytest.raises(KitError, match="sliding_mask: Dice: expected a function, got a int"):
         plot.sliding_mask({"Dice": 3})
+    with pytest.raises(KitError, match="sliding_mask: Dice: expected a function, got a NoneType"):
+        plot.sliding_mask({"Dice": None})
+
+
+def test_labels_may_be_numbers():
+    for draw in (plot.sweep_scores, plot.sweep_curves, plot.seeds_curves):
+        assert draw({1e-3: run(), 1e-4: run()}).axes
+    cases = run().cases.set_index("patient")["dsc"]
+    assert plot.dsc_strips({1e-3: cases}).axes
+    with pytest.raises(KitError, match=r"no runs of 0\.001 to draw"):
+        plot.sweep_scores({1e-3: []})
+    with pytest.raises(KitError, match=r"0\.001: expected a pandas\.Series .*got a DataFrame"):
+        plot.dsc_strips({1e-3: run().cases})
+
+
+def test_tables_and_predictions_of_another_kind_are_named():
+    with pytest.raises(KitError, match=r"lesion_sizes: the table has no column 'kind'"):
+        plot.lesion_sizes(run().cases)
+    with pytest.raises(KitError, match=r"disagreement: a: expected a prediction, got a int"):
+        plot.disagreement({"a": 1, "b": 2})
 
 
 def test_one_run_leaves_a_sentence(tiny_kaggle):

@@ -138,13 +138,19 @@ def test_sizes_come_from_config_and_nothing_is_drawn():
     assert torch.equal(torch.get_rng_state(), state)
     with pytest.raises(KitError, match=r"40x40.*48x48"):
         summary(Config(), 2, 40)
-    with pytest.raises(KitError, match="precision 'float32' is unknown; use one of auto, fp32"):
+    with pytest.raises(KitError, match=r"Config\.precision: 'float32'"):
         summary(Config(), 2, 32, "float32")
     for sizes in ((0, 32), (-1, 32), (2, -32), (2, 0)):
         with pytest.raises(KitError, match="give numbers from 1 on"):
             summary(Config(), *sizes)
-    with pytest.raises(KitError, match="precision 'float32' is unknown"):
+    with pytest.raises(KitError, match=r"Config\.precision: 'float32'"):
         largest_batch(Config(), 32, 2**30, "float32")
+
+
+def test_costs_on_a_device_that_is_elsewhere():
+    here, elsewhere = (Config(init_features=2, device=name) for name in ("cpu", "cuda"))
+    assert summary(elsewhere, 2, 32, "bf16") == summary(here, 2, 32, "bf16")
+    assert largest_batch(elsewhere, 64, 2**30, "bf16") == largest_batch(here, 64, 2**30, "bf16")
 
 
 def test_sgd_keeps_one_number_a_weight():

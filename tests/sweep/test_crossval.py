@@ -96,7 +96,7 @@ def test_cross_validations_are_compared_over_all_patients(folds_of_3, data, tmp_
 
 
 def test_the_ensemble_of_a_cross_validation_is_the_cross_validation(folds_of_3, data):
-    together = ensemble(folds_of_3.runs, data, device="cpu")
+    together = ensemble(iter(folds_of_3.runs), data, device="cpu")
     np.testing.assert_allclose(together.cases["dsc"], folds_of_3.cases["dsc"], atol=1e-6)
     assert together.seen == ()
 

@@ -21,7 +21,7 @@ from lib.dataset import load_data
 from lib.logger import BEST_CSV, TRAIN_CSV, RunFolder, finished_runs, write_result_csvs
 from lib.report.experiments import experiments, read_attempts
 from lib.stats import compare_to_baseline
-from lib.sweep import PLANS, Plan, grid
+from lib.sweep import PLANS, Plan, cross_validate, grid
 from lib.sweep import sweep as sweep_by_any
 from lib.sweep.__main__ import main
 from lib.sweep.task import make_tasks
@@ -84,7 +84,7 @@ def test_some_variants_are_trained_beside_the_reference(data, tmp_path, steps):
     assert count(steps) == half
     assert [place["position"] for place in some.runs["slow"][0].info["places"]] == [2]
     assert list(sweep(PLAN, BASE, data, tmp_path / "out").runs) == ["Dice", "IoU", "slow"]
-    for wrong in (["slow", "quick"], "slow", 3):
+    for wrong in (["slow", "quick"], "slow", 3, [["slow"]]):
         with pytest.raises(KitError, match=r"plan tiny: only=.* give some of \['Dice', 'IoU'"):
             sweep(PLAN, BASE, data, tmp_path / "out", only=wrong)
 
@@ -135,14 +135,18 @@ def test_places_in_run_json(data, tmp_path, steps):
 def test_a_variant_that_equals_another_is_trained_once_and_says_so(data, tmp_path, steps, capsys):
     plan = Plan("rates", "?", {"baseline": {}, "again": {"lr": BASE.lr}, "low": {"lr": 1e-6}})
     done = sweep(plan, BASE, data, tmp_path / "out", only=[])
-    assert "plan rates: 'again' equals 'baseline': trained once\n" in capsys.readouterr().out
-    assert list(done.runs) == ["baseline"] and not done.failures and "again" not in done.runs
-    with pytest.raises(
-        KitError, match="plan rates: 'again' has no runs: it equals 'baseline'; take"
-    ):
-        done.runs["again"]
-    with pytest.raises(KitError, match="'low' has no runs: not trained here; take one of baseline"):
-        done.runs["low"]
+    said = "plan rates: no recipe is trained twice: 'again' equals 'baseline'\n"
+    assert said in capsys.readouterr().out
+    assert list(done.runs) == ["baseline"] and not done.failures
+    assert list(cross_validate(plan, BASE, data, tmp_path / "out", k=2)) == ["baseline", "low"]
+    assert said in capsys.readouterr().out
+
+
+def test_only_is_any_list_of_labels(data, tmp_path, steps):
+    assert list(sweep(PLAN, BASE, data, tmp_path / "out", only=iter(["slow"])).runs) == [
+        "Dice",
+        "slow",
+    ]
 
 
 def test_plans_of_the_same_name_are_kept_apart_by_their_question(data, tmp_path, steps):
