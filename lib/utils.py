@@ -235,7 +235,14 @@ def as_path(value: object, what: str) -> Path:
 
 
 def require_called(value: object, what: str, optional: bool = False) -> None:
-    """Raise ``KitError`` unless a value can be called, and is no class; None if it may be left."""
+    """Raise ``KitError`` unless a value can be called.
+
+    A class is refused, as an object of it is meant.
+
+    Args:
+        what: the argument, for the message.
+        optional: None is accepted, too.
+    """
     if isinstance(value, type):
         raise KitError(f"{what}: is the class {value.__name__}; make an object: {value.__name__}()")
     if not callable(value) and not (optional and value is None):
