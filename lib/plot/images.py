@@ -34,7 +34,7 @@ from lib.utils import KitError
 # of what is shown around a head: below AIR times white is air, SOME of a row must be brighter, and
 # MARGIN is added, as a share of the edge
 AIR, SOME, MARGIN = 0.2, 0.05, 0.02
-LONGEST_LINE = 30  # of the title of a slice, in characters
+LONGEST_LINE = 36  # of the title of a slice, in characters
 
 
 @styled
